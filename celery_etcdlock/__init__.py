@@ -1,0 +1,1 @@
+"""Celery tasks that run one at a time, whatever dies, under etcd lease locks."""

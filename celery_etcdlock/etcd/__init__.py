@@ -1,0 +1,1 @@
+"""All knowledge of etcd: transport, messages, transactions. Knows nothing of Celery."""
