@@ -1,0 +1,275 @@
+"""What the protocol asks of a lock store, and what a store may answer.
+
+Each operation is semantic and atomic: a store does it entirely or not at all, in one place of one total
+order (in etcd a transaction, in Redis a script). A store that can't tell whether an operation took effect raises
+``LockUnavailable`` with ``maybe_applied``; the protocol then sees ``Failed``.
+
+A *session* is a lease with a key of its own on it. The ``mod_revision`` of that key is the session's *epoch*:
+every operation that takes a place under a lock's name compares it, so bumping it (``FenceSession``) makes sure that
+no earlier request of ours, however late it arrives, can take effect any more (rule 3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.record import Record
+from celery_etcdlock.errors import LockUnavailable
+
+# --- operations ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class GrantLease:
+    """Create the lease, with the id we chose. Granted already counts as success. -> LeaseGranted"""
+
+    lease: int
+    ttl_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class FenceSession:
+    """Write the session's key anew on its lease, which moves the epoch. -> SessionFenced | SessionGone"""
+
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeepAlive:
+    """Renew the lease. A success alone proves nothing: ``CheckKeys`` must follow. -> KeptAlive | SessionGone"""
+
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeldKey:
+    """A key we believe to own: there, with this ``mod_revision``, or it is ours no more."""
+
+    name: str
+    token: str
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class CheckKeys:
+    """Read, linearizably, whether the session's key and ours are still there. -> KeysSeen | SessionGone"""
+
+    lease: int
+    keys: tuple[HeldKey, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class RevokeLease:
+    """End the lease and delete all keys on it. Gone already counts as success. -> Done"""
+
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class TryAcquire:
+    """Put our key if all keys under the name were created at or before ``seen_revision`` (0: if there are none).
+
+    -> Owned | Present | EpochMoved | SessionGone. Repeating it finds our own key and answers ``Owned``.
+    """
+
+    lease: int
+    epoch: int
+    name: str
+    token: str
+    record: Record
+    seen_revision: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Enqueue:
+    """Put our key behind all others, unless it is there.
+
+    -> Queued when it was put now, Present when it was there | EpochMoved | SessionGone
+    """
+
+    lease: int
+    epoch: int
+    name: str
+    token: str
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class Promote:
+    """Become owner: rewrite our key if it is as we wrote it and, with ``alone``, no key precedes it.
+
+    -> Owned | Present | EpochMoved | SessionGone
+    """
+
+    lease: int
+    epoch: int
+    name: str
+    token: str
+    record: Record
+    create_revision: int
+    mod_revision: int
+    alone: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Look:
+    """Read all keys under the name, linearizably. -> Present"""
+
+    name: str
+
+
+@dataclass(frozen=True, slots=True)
+class AwaitChange:
+    """Wait until a key under the name is deleted or, with ``token``, until that key is deleted or rewritten.
+
+    Counts changes after ``after_revision``; those that came before the wait began are found too. -> Changed, also when
+    the time given is over or the store can't tell: whoever is woken looks again.
+    """
+
+    name: str
+    after_revision: int
+    token: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """Delete our key if its ``mod_revision`` is as we wrote it, else touch nothing. -> Released | NotHeld"""
+
+    name: str
+    token: str
+    mod_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Pause:
+    """Not for the store: wait so many seconds before going on. -> Changed"""
+
+    seconds: float
+
+
+StoreOperation = (
+    GrantLease
+    | FenceSession
+    | KeepAlive
+    | CheckKeys
+    | RevokeLease
+    | TryAcquire
+    | Enqueue
+    | Promote
+    | Look
+    | AwaitChange
+    | Release
+)
+Operation = StoreOperation | Pause
+
+
+# --- replies --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGranted:
+    """The lease stands for ``ttl_seconds``: what was asked for, or the server's least if that is more."""
+
+    ttl_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFenced:
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAlive:
+    """``term`` is the leader's term as the answering server knew it."""
+
+    ttl_seconds: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeysSeen:
+    """``missing`` are the tokens of keys that aren't there as we wrote them."""
+
+    term: int
+    missing: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """We own the lock; ``revision`` is that of the write by which we became owner."""
+
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """All keys under the name, in order of creation, as of ``revision``."""
+
+    keys: tuple[Key, ...]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """Our key was put at ``revision``; ``keys`` are all under the name just after that, ours included."""
+
+    keys: tuple[Key, ...]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochMoved:
+    """Nothing was written: the session's key has another revision than the operation named."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionGone:
+    """Nothing was written: the session's key or lease is gone, and all its keys with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class NotHeld:
+    """The key wasn't there as we wrote it: gone, or somebody else's. Nothing was deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No answer, or an error. ``error.maybe_applied`` says whether the operation may have taken effect."""
+
+    error: LockUnavailable
+
+
+StoreReply = (
+    LeaseGranted
+    | SessionFenced
+    | KeptAlive
+    | KeysSeen
+    | Owned
+    | Present
+    | Queued
+    | EpochMoved
+    | SessionGone
+    | Changed
+    | Released
+    | NotHeld
+    | Done
+)
+Reply = StoreReply | Failed

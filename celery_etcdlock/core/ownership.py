@@ -1,0 +1,76 @@
+"""Who owns a lock, and how long the owner may believe it.
+
+**Ownership** is decided by revisions that the store hands out in one order for all. The keys under a lock's
+name are ranked by ``create_revision``; the first ``limit`` of them own the lock and the rest wait in that order.
+Contenders may disagree on the limit: the smallest one that is recorded counts.
+
+**The fencing token** is the ``mod_revision`` of the write by which a key's owner became owner: the put itself
+when nobody preceded, the promotion when somebody did. Nothing else ever rewrites the key, so the same number
+also guards its deletion (rule 1).
+
+**Trust.** The owner's key lives as long as its session's lease. The server counts a lease's TTL from when it
+received the grant or renewal; we count from before we *sent* it, allow for a clock that runs slow
+by ``DRIFT`` and stop ``MARGIN_SECONDS`` early. So we know that the lock is lost before the store gives it to
+somebody else (rule 9).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from enum import Enum
+
+from celery_etcdlock.core.record import Record
+
+__all__ = ["Key", "Standing", "effective_limit", "preceding", "standing", "trust_deadline"]
+
+#: How much slower than the server's our clock may run, as a fraction: 20 times what NTP may slew.
+DRIFT = 0.01
+
+#: Seconds kept between the end of our trust and the earliest end of the lease.
+MARGIN_SECONDS = 0.25
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """One key under a lock's name. ``record`` is ``None`` when it can't be understood: held by someone."""
+
+    token: str
+    create_revision: int
+    mod_revision: int
+    record: Record | None
+
+
+class Standing(Enum):
+    """Where a token stands among the keys under its lock's name."""
+
+    ABSENT = "absent"
+    WAITING = "waiting"
+    FIRST = "first"
+
+
+def preceding(keys: Iterable[Key], create_revision: int) -> list[Key]:
+    """The keys that come before ``create_revision``, in order."""
+    return sorted((key for key in keys if key.create_revision < create_revision), key=lambda key: key.create_revision)
+
+
+def effective_limit(limit: int, keys: Iterable[Key]) -> int:
+    """How many may own the lock: the smallest limit that anyone concerned has recorded."""
+    return min([limit, *(key.record.limit for key in keys if key.record is not None)])
+
+
+def standing(keys: Sequence[Key], token: str, limit: int) -> Standing:
+    """Whether ``token`` is among the first ``limit`` of ``keys``."""
+    mine = next((key for key in keys if key.token == token), None)
+    if mine is None:
+        return Standing.ABSENT
+    before = preceding(keys, mine.create_revision)
+    return Standing.FIRST if len(before) < effective_limit(limit, before) else Standing.WAITING
+
+
+def trust_deadline(sent_at: float, ttl_seconds: float) -> float:
+    """When to stop trusting a lease that was granted or renewed by a request sent at ``sent_at``.
+
+    Both times are on one clock that keeps counting through a suspend of the machine.
+    """
+    return sent_at + ttl_seconds * (1 - DRIFT) - MARGIN_SECONDS

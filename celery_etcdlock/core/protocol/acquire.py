@@ -1,0 +1,308 @@
+"""Acquire: become owner of a lock, now or in turn, and be sure of the answer.
+
+States::
+
+    TRYING ------> owned | conflict                      one operation when nobody holds the lock
+    QUEUEING ----> owned | WAITING                       with a time to wait: take a place at once
+    WAITING -----> PROMOTING                             woken by a change, or by the clock
+    PROMOTING ---> owned | WAITING | QUEUEING            looks at all that precede, never at its own key alone
+    WITHDRAWING -> conflict                              the time to wait is over: delete our place
+    RESOLVING ---> conflict | unavailable                an unanswered request must not take effect any more
+
+*Trust.* We own the lock only if the store said so in an operation that compared the session's epoch. A token that is
+found under the name is ours and of one of our own unanswered requests: it is random and nobody else writes it.
+
+*Failure.* An operation that may have been applied is repeated as it was until ``give_up_at``; the repeat finds the
+key if the first one made it. After that the token is resolved (``resolve``) until ``deadline``; when even that gets no
+answer, the outcome says that the token stays doubtful, and the session goes on resolving it. A success after an
+unanswered try is doubtful too: the late one may put our key again when we have released it (rule 3).
+
+*Limits above one.* A try-lock first assumes that nobody is there; if fewer than ``limit`` keys are seen, it tries
+again on the condition that no key has been created since. A waiter looks first and promotes itself when fewer than
+``limit`` keys precede: that stays true, so no further condition is needed (rules 2 and 5).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+
+from celery_etcdlock.core.operations import (
+    AwaitChange,
+    Changed,
+    Enqueue,
+    EpochMoved,
+    Failed,
+    Look,
+    NotHeld,
+    Operation,
+    Owned,
+    Present,
+    Promote,
+    Queued,
+    Release,
+    Released,
+    Reply,
+    SessionGone,
+    TryAcquire,
+)
+from celery_etcdlock.core.ownership import Key, Standing, effective_limit, preceding, standing
+from celery_etcdlock.core.protocol.outcome import SessionLost, Unavailable, pause_before_try
+from celery_etcdlock.core.protocol.resolve import Resolve, Resolved
+from celery_etcdlock.core.record import Record
+from celery_etcdlock.errors import LockUnavailable
+
+__all__ = ["Acquire", "AcquireOutcome", "Acquired", "Conflicted"]
+
+
+@dataclass(frozen=True, slots=True)
+class Acquired:
+    """We own the lock. ``fencing_token`` also guards the release.
+
+    ``doubtful``: an earlier try went unanswered and may still arrive, which would put our key anew once it is
+    released. So release by ``Resolve``, which fences first.
+    """
+
+    fencing_token: int
+    doubtful: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Conflicted:
+    """Others own the lock, and nothing of ours is left under its name. ``keys`` are theirs, owners first."""
+
+    keys: tuple[Key, ...]
+
+
+AcquireOutcome = Acquired | Conflicted | SessionLost | Unavailable
+
+
+class State(Enum):
+    TRYING = "trying"
+    QUEUEING = "queueing"
+    WAITING = "waiting"
+    PROMOTING = "promoting"
+    WITHDRAWING = "withdrawing"
+    RESOLVING = "resolving"
+
+
+class Acquire:
+    """Acquire one lock for one token.
+
+    All times are on the driver's clock. Until ``give_up_at`` failed operations are repeated; ``deadline`` ends the whole of
+    it, but for waiting, which ends at ``wait_until`` (``None``: don't wait). While waiting, each operation gets
+    ``answer_seconds``, and an outage ends the wait only when the session or the time to wait is over.
+    """
+
+    def __init__(
+        self,
+        *,
+        lease: int,
+        epoch: int,
+        name: str,
+        token: str,
+        record: Record,
+        give_up_at: float,
+        deadline: float,
+        wait_until: float | None = None,
+        answer_seconds: float = 5.0,
+    ) -> None:
+        self._lease = lease
+        self._epoch = epoch
+        self._name = name
+        self._token = token
+        self._record = record
+        self._give_up_at = give_up_at
+        self._deadline = deadline
+        self._wait_until = wait_until
+        self._answer_seconds = answer_seconds
+        self.answer_by = deadline
+        self._state = State.TRYING if wait_until is None else State.QUEUEING
+        self._tries = 1
+        self._doubtful = False
+        self._seen_revision = 0
+        self._mine: Key | None = None
+        self._others: tuple[Key, ...] = ()
+        self._last_error = LockUnavailable("no answer from the lock store")
+        self._resolve: Resolve | None = None
+
+    # --- events -------------------------------------------------------------------------------------------
+
+    def start(self, now: float) -> Operation:
+        return self._send(now)
+
+    def on(self, reply: Reply, now: float) -> Operation | AcquireOutcome:
+        if self._resolve is not None:
+            return self._on_resolving(self._resolve, reply, now)
+        match reply:
+            case Owned(revision=revision):
+                return Acquired(revision, self._doubtful)
+            case SessionGone():
+                return SessionLost("its lease has ended or was revoked, or its key was deleted")
+            case EpochMoved(epoch=epoch):
+                # Requests with the old epoch can't take effect any more, and none has: our key isn't there.
+                self._epoch = epoch
+                self._doubtful = False
+                return self._send(now) if now < self._deadline or self._waits else self._fail(now)
+            case Queued(keys=keys, revision=revision):
+                if standing(keys, self._token, self._record.limit) is Standing.FIRST:
+                    return Acquired(revision, self._doubtful)
+                return self._wait_behind(keys, revision, now)
+            case Present(keys=keys, revision=revision):
+                return self._on_present(keys, revision, now)
+            case Failed(error=error):
+                return self._on_failed(error, now)
+            case Released() | NotHeld():
+                return self._on_withdrawn(reply, now)
+            case Changed():
+                return self._on_woken(now)
+            case _:
+                raise TypeError(f"no operation of Acquire is answered with {reply!r}")
+
+    # --- what the replies mean ------------------------------------------------------------------------------
+
+    @property
+    def _waits(self) -> bool:
+        return self._state in (State.WAITING, State.PROMOTING)
+
+    def _on_present(self, keys: tuple[Key, ...], revision: int, now: float) -> Operation | AcquireOutcome:
+        mine = next((key for key in keys if key.token == self._token), None)
+        self._others = tuple(key for key in keys if key.token != self._token)
+        if self._state is State.TRYING:
+            limit = effective_limit(self._record.limit, keys)
+            if len(keys) >= limit:
+                # Refused with our key absent: but an earlier try without an answer may still arrive.
+                return Conflicted(self._others) if not self._doubtful else self._resolve_doubt(now)
+            if now >= self._deadline:
+                return self._fail(now)
+            self._seen_revision = revision
+            return self._send(now)
+        if mine is None:
+            return self._on_place_lost(now)
+        if self._mine is not None and mine.mod_revision != self._mine.mod_revision:
+            # Only our own promotion rewrites our key, and it is refused unless we are next: an answer that got lost.
+            return Acquired(mine.mod_revision, self._doubtful)
+        return self._wait_behind(keys, revision, now, may_promote=True)
+
+    def _wait_behind(
+        self, keys: tuple[Key, ...], revision: int, now: float, *, may_promote: bool = False
+    ) -> Operation | AcquireOutcome:
+        mine = next(key for key in keys if key.token == self._token)
+        self._mine = mine
+        self._others = tuple(key for key in keys if key.token != self._token)
+        before = preceding(keys, mine.create_revision)
+        limit = effective_limit(self._record.limit, before)
+        if may_promote and len(before) < limit:
+            self._state = State.PROMOTING
+            return self._promote(alone=limit == 1, now=now)
+        if self._wait_until is not None and now >= self._wait_until:
+            return self._withdraw(now)
+        self._state = State.WAITING
+        self.answer_by = self._wait_until if self._wait_until is not None else now
+        # Only the next in line needs to see every departure; the others need the one just before them.
+        next_in_line = len(before) == limit
+        return AwaitChange(self._name, revision, None if next_in_line else before[-1].token)
+
+    def _on_woken(self, now: float) -> Operation | AcquireOutcome:
+        if self._state is not State.WAITING:
+            return self._send(now)
+        self._state = State.PROMOTING
+        self._tries = 1
+        return self._send(now)
+
+    def _on_place_lost(self, now: float) -> Operation | AcquireOutcome:
+        """Somebody deleted our key in the queue while the session lives: take a new place."""
+        if self._wait_until is not None and now >= self._wait_until and not self._doubtful:
+            return Conflicted(self._others)
+        self._mine = None
+        self._state = State.QUEUEING
+        self._tries = 1
+        self._allow_answers(now)
+        return self._send(now)
+
+    def _on_failed(self, error: LockUnavailable, now: float) -> Operation | AcquireOutcome:
+        self._last_error = error
+        # Only these two put a key; a late promotion or release finds its guard broken and does nothing.
+        if error.maybe_applied and self._state in (State.TRYING, State.QUEUEING):
+            self._doubtful = True
+        self._tries += 1
+        if self._waits:
+            if self._wait_until is not None and now >= self._wait_until:
+                return self._withdraw(now)
+        elif error.permanent or now >= self._give_up_at:
+            return self._fail(now)
+        pause = pause_before_try(self._tries)
+        return pause if pause.seconds else self._send(now)
+
+    def _on_withdrawn(self, reply: Released | NotHeld, now: float) -> Operation | AcquireOutcome:
+        if isinstance(reply, Released):
+            return Conflicted(self._others)
+        # Not as we wrote it: deleted by somebody, or promoted by a request whose answer we never saw.
+        return self._resolve_doubt(now)
+
+    def _on_resolving(self, resolve: Resolve, reply: Reply, now: float) -> Operation | AcquireOutcome:
+        step = resolve.on(reply, now)
+        if isinstance(step, Resolved):
+            if self._others:
+                return Conflicted(self._others)
+            return Unavailable(self._last_error)
+        if isinstance(step, Unavailable):
+            return Unavailable(self._last_error, doubtful=True)
+        return step
+
+    # --- what to do next -------------------------------------------------------------------------------------
+
+    def _send(self, now: float) -> Operation:
+        """The operation of the state we are in, for the first time or once more."""
+        if self._waits:
+            self.answer_by = now + self._answer_seconds
+        match self._state:
+            case State.TRYING:
+                return TryAcquire(self._lease, self._epoch, self._name, self._token, self._record, self._seen_revision)
+            case State.QUEUEING:
+                return Enqueue(self._lease, self._epoch, self._name, self._token, self._record)
+            case State.WITHDRAWING if self._mine is not None:
+                return Release(self._name, self._token, self._mine.mod_revision)
+            case _:
+                # With others before us that own together, count them first; alone, one operation decides.
+                if self._mine is None or effective_limit(self._record.limit, self._others) > 1:
+                    return Look(self._name)
+                return self._promote(alone=True, now=now)
+
+    def _promote(self, *, alone: bool, now: float) -> Operation:
+        mine = self._mine
+        if mine is None:
+            return Look(self._name)
+        self.answer_by = now + self._answer_seconds
+        return Promote(
+            self._lease,
+            self._epoch,
+            self._name,
+            self._token,
+            self._record,
+            mine.create_revision,
+            mine.mod_revision,
+            alone,
+        )
+
+    def _withdraw(self, now: float) -> Operation:
+        self._allow_answers(now)
+        if self._doubtful:
+            return self._resolve_doubt(now)
+        self._state = State.WITHDRAWING
+        self._tries = 1
+        return self._send(now)
+
+    def _allow_answers(self, now: float) -> None:
+        self._give_up_at = self._deadline = self.answer_by = now + self._answer_seconds
+
+    def _fail(self, now: float) -> Operation | AcquireOutcome:
+        if self._doubtful or self._state is State.WITHDRAWING:
+            return self._resolve_doubt(now)
+        return Unavailable(self._last_error)
+
+    def _resolve_doubt(self, now: float) -> Operation:
+        self._state = State.RESOLVING
+        self.answer_by = max(self._deadline, now)
+        self._resolve = Resolve(lease=self._lease, name=self._name, token=self._token, deadline=self.answer_by)
+        return self._resolve.start(now)

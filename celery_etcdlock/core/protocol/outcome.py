@@ -1,0 +1,33 @@
+"""Outcomes that several machines share, and the pause between two tries."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from celery_etcdlock.core.operations import Pause
+from celery_etcdlock.errors import LockUnavailable
+
+__all__ = ["SessionLost", "Unavailable", "pause_before_try"]
+
+
+@dataclass(frozen=True, slots=True)
+class SessionLost:
+    """The session is gone and whatever hung on it: open another and begin anew."""
+
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class Unavailable:
+    """The store gave no usable answer in time.
+
+    ``doubtful``: a request of ours may still take effect, so the token must be resolved before it is forgotten.
+    """
+
+    error: LockUnavailable
+    doubtful: bool = False
+
+
+def pause_before_try(number: int) -> Pause:
+    """The pause before try ``number`` (2 is the first repeat): none at first, then doubling from 50 ms to 1 s."""
+    return Pause(0.0 if number <= 2 else min(0.05 * 2 ** min(number - 3, 10), 1.0))

@@ -1,0 +1,79 @@
+"""Resolve: make sure that an unanswered request neither has taken effect nor ever will.
+
+A request that timed out here may be applied there much later: a stopped follower forwards it when it wakes, and
+the server's own deadline starts only when it reads the request. So before a doubtful token may be forgotten:
+
+1. *fence*: write the session's key. Every request that names the old epoch is refused from now on.
+2. *look*: what the doubtful request did before the fence is there for all to see, and nothing can be added.
+3. *delete* our key, if it is there, under the ``mod_revision`` just read.
+
+Without the fence, a late put becomes a ghost that our renewed lease keeps alive for the life of the process (rule 3).
+A session that is gone has taken its keys along and refuses everything that names it: nothing is left to resolve.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from celery_etcdlock.core.operations import (
+    Failed,
+    FenceSession,
+    Look,
+    NotHeld,
+    Operation,
+    Present,
+    Release,
+    Released,
+    Reply,
+    SessionFenced,
+    SessionGone,
+)
+from celery_etcdlock.core.protocol.outcome import Unavailable, pause_before_try
+
+__all__ = ["Resolve", "Resolved"]
+
+
+@dataclass(frozen=True, slots=True)
+class Resolved:
+    """The token has no key and can't get one: forget it."""
+
+
+class Resolve:
+    """Resolve one doubtful token by ``deadline``. Outcomes: ``Resolved``, or ``Unavailable`` and still doubtful."""
+
+    def __init__(self, *, lease: int, name: str, token: str, deadline: float) -> None:
+        self._lease = lease
+        self._name = name
+        self._token = token
+        self.answer_by = deadline
+        self._tries = 1
+        self._step: Operation = FenceSession(lease)
+
+    def start(self, now: float) -> Operation:
+        return self._step
+
+    def on(self, reply: Reply, now: float) -> Operation | Resolved | Unavailable:
+        match reply:
+            case SessionFenced():
+                self._step = Look(self._name)
+            case SessionGone():
+                return Resolved()
+            case Present(keys=keys):
+                mine = next((key for key in keys if key.token == self._token), None)
+                if mine is None:
+                    return Resolved()
+                self._step = Release(self._name, self._token, mine.mod_revision)
+            case Released():
+                return Resolved()
+            case NotHeld():
+                self._step = Look(self._name)
+            case Failed(error=error):
+                self._tries += 1
+                if error.permanent or now >= self.answer_by:
+                    return Unavailable(error, doubtful=True)
+                pause = pause_before_try(self._tries)
+                if pause.seconds:
+                    return pause
+            case _:  # a Pause is over: send the step that failed once more
+                pass
+        return self._step
