@@ -119,7 +119,7 @@ def decode_record(value: bytes) -> Record | None:
             _time(fields["until"]) if "until" in fields else None,
             fields.get("handed_over", False) is True,
         )
-    except (KeyError, ValueError):
+    except (KeyError, ValueError, OverflowError):
         return None
     return record if record.limit >= 1 else None
 

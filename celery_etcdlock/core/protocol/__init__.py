@@ -17,7 +17,7 @@ to the operation just emitted is worth waiting for; a driver that got none by th
 """
 
 from celery_etcdlock.core.protocol.acquire import Acquire, Acquired, AcquireOutcome, Conflicted
-from celery_etcdlock.core.protocol.outcome import SessionLost, Unavailable
+from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable
 from celery_etcdlock.core.protocol.release import Released, ReleaseKey, ReleaseOutcome
 from celery_etcdlock.core.protocol.resolve import Resolve, Resolved
 from celery_etcdlock.core.protocol.session import Open, Opened, Renew, Renewed
@@ -27,6 +27,7 @@ __all__ = [
     "AcquireOutcome",
     "Acquired",
     "Conflicted",
+    "Machine",
     "Open",
     "Opened",
     "ReleaseKey",

@@ -47,7 +47,7 @@ from celery_etcdlock.core.operations import (
     TryAcquire,
 )
 from celery_etcdlock.core.ownership import Key, Standing, effective_limit, preceding, standing
-from celery_etcdlock.core.protocol.outcome import SessionLost, Unavailable, pause_before_try
+from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
 from celery_etcdlock.core.protocol.resolve import Resolve, Resolved
 from celery_etcdlock.core.record import Record
 from celery_etcdlock.errors import LockUnavailable
@@ -86,10 +86,10 @@ class State(Enum):
     RESOLVING = "resolving"
 
 
-class Acquire:
+class Acquire(Machine[AcquireOutcome]):
     """Acquire one lock for one token.
 
-    All times are on the driver's clock. Until ``give_up_at`` failed operations are repeated; ``deadline`` ends the whole of
+    All times are on the driver's clock. Until ``give_up_at`` failed operations are repeated; ``deadline`` ends all of
     it, but for waiting, which ends at ``wait_until`` (``None``: don't wait). While waiting, each operation gets
     ``answer_seconds``, and an outage ends the wait only when the session or the time to wait is over.
     """

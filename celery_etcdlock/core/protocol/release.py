@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from celery_etcdlock.core import operations
 from celery_etcdlock.core.operations import Failed, NotHeld, Operation, Reply
-from celery_etcdlock.core.protocol.outcome import Unavailable, pause_before_try
+from celery_etcdlock.core.protocol.machine import Machine, Unavailable, pause_before_try
 
 __all__ = ["ReleaseKey", "ReleaseOutcome", "Released"]
 
@@ -26,7 +26,7 @@ class Released:
 ReleaseOutcome = Released | Unavailable
 
 
-class ReleaseKey:
+class ReleaseKey(Machine[ReleaseOutcome]):
     """Release one key by ``deadline``. Outcomes: ``Released``, or ``Unavailable`` when it must be tried again later."""
 
     def __init__(self, *, name: str, token: str, mod_revision: int, deadline: float) -> None:

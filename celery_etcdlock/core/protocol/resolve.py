@@ -28,7 +28,7 @@ from celery_etcdlock.core.operations import (
     SessionFenced,
     SessionGone,
 )
-from celery_etcdlock.core.protocol.outcome import Unavailable, pause_before_try
+from celery_etcdlock.core.protocol.machine import Machine, Unavailable, pause_before_try
 
 __all__ = ["Resolve", "Resolved"]
 
@@ -38,7 +38,7 @@ class Resolved:
     """The token has no key and can't get one: forget it."""
 
 
-class Resolve:
+class Resolve(Machine["Resolved | Unavailable"]):
     """Resolve one doubtful token by ``deadline``. Outcomes: ``Resolved``, or ``Unavailable`` and still doubtful."""
 
     def __init__(self, *, lease: int, name: str, token: str, deadline: float) -> None:

@@ -32,7 +32,7 @@ from celery_etcdlock.core.operations import (
     SessionGone,
 )
 from celery_etcdlock.core.ownership import trust_deadline
-from celery_etcdlock.core.protocol.outcome import SessionLost, Unavailable, pause_before_try
+from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
 from celery_etcdlock.errors import LockUnavailable
 
 __all__ = ["Open", "Opened", "Renew", "Renewed"]
@@ -58,7 +58,7 @@ class Renewed:
     missing: frozenset[str]
 
 
-class Open:
+class Open(Machine["Opened | SessionLost | Unavailable"]):
     """Open a session by ``deadline``. Outcomes: ``Opened``, ``SessionLost`` (choose another lease), ``Unavailable``."""
 
     def __init__(self, *, lease: int, ttl_seconds: int, deadline: float) -> None:
@@ -98,7 +98,7 @@ class Open:
         return self._step
 
 
-class Renew:
+class Renew(Machine["Renewed | SessionLost | Unavailable"]):
     """Renew a session once, by ``deadline``. Outcomes: ``Renewed``, ``SessionLost``, ``Unavailable`` (try again)."""
 
     def __init__(self, *, lease: int, keys: tuple[HeldKey, ...], deadline: float) -> None:

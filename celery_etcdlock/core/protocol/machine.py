@@ -1,13 +1,30 @@
-"""Outcomes that several machines share, and the pause between two tries."""
+"""What all machines have in common, outcomes that several share, and the pause between two tries."""
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from typing import Generic, TypeVar
 
-from celery_etcdlock.core.operations import Pause
+from celery_etcdlock.core.operations import Operation, Pause, Reply
 from celery_etcdlock.errors import LockUnavailable
 
-__all__ = ["SessionLost", "Unavailable", "pause_before_try"]
+__all__ = ["Machine", "SessionLost", "Unavailable", "pause_before_try"]
+
+Outcome = TypeVar("Outcome", covariant=True)
+
+
+class Machine(ABC, Generic[Outcome]):
+    """Emits operations, takes replies and the time, and ends with an outcome. See the package."""
+
+    #: Until when the reply to the operation just emitted is worth waiting for.
+    answer_by: float
+
+    @abstractmethod
+    def start(self, now: float) -> Operation: ...
+
+    @abstractmethod
+    def on(self, reply: Reply, now: float) -> Operation | Outcome: ...
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,0 +1,112 @@
+"""Checks of a single value, shared by task options and settings.
+
+A check takes the value and returns it in the form that the rest of the package uses. It raises ``ValueError``
+with the end of a sentence ("must be ..."); whoever calls it puts the name of the option or setting in front.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from collections.abc import Callable, Iterable
+from typing import Any
+
+__all__ = [
+    "check_on_conflict",
+    "check_whole_seconds",
+    "choice",
+    "did_you_mean",
+    "number_of_seconds",
+    "shown",
+    "unsupported",
+]
+
+# etcd raises a lease's TTL to its own least, one and a half election timeouts, which is 2 s by default, and
+# refuses any above the greatest.
+LEAST_TTL_SECONDS = 2
+GREATEST_TTL_SECONDS = 9_000_000_000
+
+_NOT_YET = "is not supported by this version of celery-etcdlock"
+
+
+def shown(value: object) -> str:
+    """The value for a message: plain values as they are (shortened), anything else by its type."""
+    if value is None or type(value) in (bool, int, float, str):
+        try:
+            text = repr(value)
+        except ValueError:  # an int of more digits than Python is willing to print
+            return "a very large int"
+        return text if len(text) <= 80 else text[:77] + "..."
+    return f"a {type(value).__qualname__}"
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """`` (did you mean 'x'?)``, or nothing when no known name is close."""
+    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def unsupported(allowed: Iterable[str]) -> ValueError:
+    return ValueError(f"{_NOT_YET}: use {_listed(allowed)}")
+
+
+def choice(*allowed: str, later: tuple[str, ...] = ()) -> Callable[[Any], str]:
+    """A check for one of ``allowed``; those in ``later`` are known, but this version doesn't have them."""
+
+    def check(value: Any) -> str:
+        if isinstance(value, str):
+            text = str.__str__(value)  # a str Enum's value, not its repr
+            if text in allowed:
+                return text
+            if text in later:
+                raise unsupported(allowed)
+            hint = did_you_mean(text, (*allowed, *later))
+        else:
+            hint = ""
+        raise ValueError(f"must be {_listed(allowed)}, not {shown(value)}{hint}")
+
+    return check
+
+
+def check_whole_seconds(value: Any) -> int:
+    """A TTL. etcd's leases are counted in whole seconds, so 2.5 is refused and 30.0 is 30."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1:
+        raise ValueError(f"must be a whole number of seconds (etcd's leases are), not {shown(value)}")
+    if value < LEAST_TTL_SECONDS:
+        raise ValueError(f"must be at least {LEAST_TTL_SECONDS} seconds, etcd's least, not {shown(value)}")
+    if value > GREATEST_TTL_SECONDS:
+        raise ValueError(f"must be at most {GREATEST_TTL_SECONDS} seconds, etcd's greatest, not {shown(value)}")
+    return int(value)
+
+
+def number_of_seconds(value: Any) -> float:
+    """A time limit: a finite number of seconds above 0."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        raise ValueError(f"must be a number of seconds, not {shown(value)}")
+    try:
+        seconds = float(value)
+    except OverflowError:
+        seconds = math.inf
+    if not (math.isfinite(seconds) and seconds > 0):
+        raise ValueError(f"must be a finite number of seconds above 0, not {shown(value)}")
+    return seconds
+
+
+_conflict_name = choice("skip", "raise", "retry", later=("wait", "join", "replace"))
+
+
+def check_on_conflict(value: Any) -> str:
+    """What a loser gets. A dict for enqueue and run, and a callable, are known but not in this version."""
+    if isinstance(value, dict) or (callable(value) and not isinstance(value, str)):
+        kind = "a dict" if isinstance(value, dict) else "a callable"
+        raise ValueError(f"as {kind} {_NOT_YET}: use 'skip', 'raise' or 'retry'")
+    try:
+        return _conflict_name(value)
+    except ValueError as error:
+        text = str(error)
+        raise ValueError(text if text.startswith("must") else f"{shown(value)} {text}") from None
+
+
+def _listed(words: Iterable[str]) -> str:
+    *firsts, last = (repr(word) for word in words)
+    return f"{', '.join(firsts)} or {last}" if firsts else last

@@ -1,0 +1,69 @@
+"""A lock that is held: what its holder sees of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from celery_etcdlock.errors import LockLost
+
+if TYPE_CHECKING:
+    from celery_etcdlock.locking.session import Session
+
+__all__ = ["Lock"]
+
+
+class Lock:
+    """A lock held by this process, trusted for as long as its session is.
+
+    ``name`` is the lock's name. ``fencing_token`` strictly rises with every new ownership of that name: hand it to the
+    resource that the lock protects, and let the resource refuse lower ones. A lock that is lost stays lost.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        fencing_token: int,
+        *,
+        token: str,
+        session: Session,
+        doubtful: bool = False,
+        on_lost: Callable[[Lock], None] | None = None,
+    ) -> None:
+        self.name = name
+        self.fencing_token = fencing_token
+        self.token = token
+        self.session = session
+        self.pid = os.getpid()
+        #: An unanswered request may still arrive: release by resolving (``core.protocol.acquire``).
+        self.doubtful = doubtful
+        self.on_lost = on_lost
+        self._lost_reason: str | None = None
+
+    @property
+    def remaining(self) -> float:
+        """Seconds for which the lock may be trusted if it weren't renewed any more; 0 once it is lost."""
+        if self._lost_reason is not None:
+            return 0.0
+        return self.session.remaining()
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lock can't be trusted any more."""
+        return self._lost_reason is not None or self.session.lost_reason() is not None
+
+    def check(self) -> None:
+        """Raise ``LockLost`` once the lock can't be trusted any more. Costs no network."""
+        reason = self._lost_reason or self.session.lost_reason()
+        if reason is not None:
+            raise LockLost(self.name, reason)
+
+    def lose(self, reason: str) -> None:
+        """Mark this one lock as lost, for good."""
+        if self._lost_reason is None:
+            self._lost_reason = reason
+
+    def __repr__(self) -> str:
+        state = "lost" if self.lost else f"{self.remaining:.1f} s left"
+        return f"<Lock {self.name!r} fencing_token={self.fencing_token} {state}>"

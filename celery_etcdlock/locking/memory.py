@@ -1,0 +1,205 @@
+"""A lock store in this process's memory, for tests: of this package, and of its users (``memory://``).
+
+It has etcd's semantics (one order of revisions, leases with an end, keys that die with their lease) without a
+server. Locks are seen by this process alone, so it protects nothing across workers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from celery_etcdlock.core.operations import (
+    AwaitChange,
+    Changed,
+    CheckKeys,
+    Done,
+    Enqueue,
+    EpochMoved,
+    FenceSession,
+    GrantLease,
+    KeepAlive,
+    KeptAlive,
+    KeysSeen,
+    LeaseGranted,
+    Look,
+    NotHeld,
+    Owned,
+    Present,
+    Promote,
+    Queued,
+    Release,
+    Released,
+    RevokeLease,
+    SessionFenced,
+    SessionGone,
+    StoreOperation,
+    StoreReply,
+    TryAcquire,
+)
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.record import decode_record, encode_record
+from celery_etcdlock.locking.clock import Clock, boot_time
+from celery_etcdlock.native import allocate_mutex
+
+__all__ = ["MemoryStore"]
+
+POLL_SECONDS = 0.002
+
+
+@dataclass
+class _Lease:
+    ttl_seconds: int
+    ends_at: float
+    epoch: int | None = None
+    keys: set[tuple[str, str]] = field(default_factory=set)
+
+
+class MemoryStore:
+    """See the module. ``clock`` may be a test's own; ``sleep`` is called while a change is awaited."""
+
+    def __init__(self, clock: Clock = boot_time, sleep: Callable[[float], object] = time.sleep) -> None:
+        self._clock = clock
+        self._sleep = sleep
+        self._mutex = allocate_mutex()
+        self._revision = 1
+        self._names: dict[str, dict[str, Key]] = {}
+        self._lease_of: dict[tuple[str, str], int] = {}
+        self._leases: dict[int, _Lease] = {}
+        self._last_deletion: dict[str, int] = {}
+
+    def perform(self, operation: StoreOperation, timeout_seconds: float) -> StoreReply:
+        if isinstance(operation, AwaitChange):
+            return self._await_change(operation, timeout_seconds)
+        with self._mutex:
+            self._expire()
+            return self._perform(operation)
+
+    def close(self) -> None:
+        """Nothing to let go of: the locks stay, as they would on a server."""
+
+    # --- leases and sessions --------------------------------------------------------------------------------
+
+    def _expire(self) -> None:
+        now = self._clock()
+        for lease in [lease for lease, state in self._leases.items() if now >= state.ends_at]:
+            self._revoke(lease)
+
+    def _revoke(self, lease: int) -> None:
+        state = self._leases.pop(lease, None)
+        if state is not None and (state.keys or state.epoch is not None):
+            self._revision += 1
+            for name, token in state.keys:
+                self._delete(name, token)
+
+    def _perform(self, operation: StoreOperation) -> StoreReply:
+        match operation:
+            case GrantLease(lease=lease, ttl_seconds=ttl_seconds):
+                self._leases.setdefault(lease, _Lease(ttl_seconds, self._clock() + ttl_seconds))
+                return LeaseGranted(ttl_seconds)
+            case RevokeLease(lease=lease):
+                self._revoke(lease)
+                return Done()
+            case Look(name=name):
+                return self._present(name)
+            case Release(name=name, token=token, mod_revision=mod_revision):
+                key = self._names.get(name, {}).get(token)
+                if key is None or key.mod_revision != mod_revision:
+                    return NotHeld()
+                self._revision += 1
+                self._delete(name, token)
+                return Released()
+            case AwaitChange():
+                raise TypeError("AwaitChange doesn't run under the mutex")
+        state = self._leases.get(operation.lease)
+        match operation:
+            case FenceSession() if state is not None:
+                self._revision += 1
+                state.epoch = self._revision
+                return SessionFenced(self._revision)
+            case KeepAlive() if state is not None:
+                state.ends_at = self._clock() + state.ttl_seconds
+                return KeptAlive(state.ttl_seconds, term=1)
+            case CheckKeys(keys=keys) if state is not None and state.epoch is not None:
+                found = {key: self._names.get(key.name, {}).get(key.token) for key in keys}
+                return KeysSeen(
+                    1,
+                    frozenset(
+                        key.token
+                        for key, there in found.items()
+                        if there is None or there.mod_revision != key.mod_revision
+                    ),
+                )
+            case TryAcquire() | Enqueue() | Promote() if state is not None and state.epoch is not None:
+                return self._take(operation, state)
+        return SessionGone()
+
+    # --- places under a name ----------------------------------------------------------------------------------
+
+    def _take(self, operation: TryAcquire | Enqueue | Promote, state: _Lease) -> StoreReply:
+        keys = self._names.get(operation.name, {})
+        mine = keys.get(operation.token)
+        epoch_moved = state.epoch != operation.epoch
+        match operation:
+            case TryAcquire(seen_revision=seen_revision):
+                if mine is not None:
+                    return Owned(mine.mod_revision)
+                if epoch_moved:
+                    return EpochMoved(state.epoch or 0)
+                if any(key.create_revision > seen_revision for key in keys.values()):
+                    return self._present(operation.name)
+                return Owned(self._put(operation))
+            case Enqueue():
+                if mine is not None:
+                    return self._present(operation.name)
+                if epoch_moved:
+                    return EpochMoved(state.epoch or 0)
+                revision = self._put(operation)
+                return Queued(self._present(operation.name).keys, revision)
+            case Promote(alone=alone):
+                if mine is None or mine.mod_revision != operation.mod_revision:
+                    return self._present(operation.name)
+                if epoch_moved:
+                    return EpochMoved(state.epoch or 0)
+                if alone and any(key.create_revision < mine.create_revision for key in keys.values()):
+                    return self._present(operation.name)
+                return Owned(self._put(operation, mine.create_revision))
+
+    def _put(self, operation: TryAcquire | Enqueue | Promote, create_revision: int | None = None) -> int:
+        self._revision += 1
+        # Through the encoding, so that a record behaves here as it does in a real store.
+        record = decode_record(encode_record(operation.record))
+        key = Key(operation.token, create_revision or self._revision, self._revision, record)
+        self._names.setdefault(operation.name, {})[operation.token] = key
+        self._lease_of[operation.name, operation.token] = operation.lease
+        self._leases[operation.lease].keys.add((operation.name, operation.token))
+        return self._revision
+
+    def _delete(self, name: str, token: str) -> None:
+        keys = self._names[name]
+        del keys[token]
+        if not keys:
+            del self._names[name]
+        state = self._leases.get(self._lease_of.pop((name, token)))
+        if state is not None:
+            state.keys.discard((name, token))
+        self._last_deletion[name] = self._revision
+
+    def _present(self, name: str) -> Present:
+        keys = sorted(self._names.get(name, {}).values(), key=lambda key: key.create_revision)
+        return Present(tuple(keys), self._revision)
+
+    def _await_change(self, operation: AwaitChange, timeout_seconds: float) -> Changed:
+        ends_at = self._clock() + timeout_seconds
+        while True:
+            with self._mutex:
+                self._expire()
+                key = self._names.get(operation.name, {}).get(operation.token or "")
+                if operation.token is None:
+                    changed = self._last_deletion.get(operation.name, 0) > operation.after_revision
+                else:
+                    changed = key is None or key.mod_revision > operation.after_revision
+            if changed or self._clock() >= ends_at:
+                return Changed()
+            self._sleep(POLL_SECONDS)

@@ -1,0 +1,274 @@
+"""Keeps the sessions of one process: opens them, renews them, tells of losses, pays their debts.
+
+There is one session for each TTL in use, and one real thread for all of them, the only one of this package. Each
+session is renewed every third of its TTL, with jitter so that a thousand workers don't renew in step. An attempt that
+fails is repeated soon; what ends a session is its deadline, or the store's word that it is gone.
+
+After each renewal that worked the thread pays the session's *debts*: releases that got no answer, and doubtful tokens
+(``session.Debt``). A session that is lost owes nothing any more once its lease is gone, so the thread revokes the
+lease, or leaves it to run out when the store is away. A session that nobody has used for a while is closed.
+
+The thread uses a store of its own, so that no other request can queue in front of a renewal.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import random
+import secrets
+import threading
+from collections.abc import Callable
+
+from celery_etcdlock.core.operations import RevokeLease
+from celery_etcdlock.core.protocol import (
+    Machine,
+    Open,
+    Opened,
+    ReleaseKey,
+    Renew,
+    Renewed,
+    Resolve,
+    SessionLost,
+    Unavailable,
+)
+from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.clock import Clock
+from celery_etcdlock.locking.driver import drive
+from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.locking.session import Debt, Session
+from celery_etcdlock.locking.store import LockStore
+from celery_etcdlock.native import Alarm, allocate_mutex, start_thread
+
+__all__ = ["SessionKeeper"]
+
+logger = logging.getLogger("celery_etcdlock")
+
+#: Fraction of the TTL after which a session is renewed.
+RENEW_AFTER = 1 / 3
+
+#: Seconds after which an unused session is closed, or two TTLs if that is more.
+IDLE_SECONDS = 60.0
+
+#: Seconds between two tries to pay what is owed, or to renew after a failure (a tenth of the TTL if that is less).
+RETRY_SECONDS = 1.0
+
+#: How long the revocation of a lost or idle session may take, in seconds.
+REVOKE_SECONDS = 1.0
+
+#: How many debts are paid between two looks at the schedule.
+DEBTS_AT_A_TIME = 20
+
+
+class SessionKeeper:
+    """The sessions of this process. ``on_lost`` is called in the renewal's thread for each lock that is lost."""
+
+    def __init__(
+        self,
+        store: LockStore,
+        renewal_store: LockStore,
+        clock: Clock,
+        *,
+        on_lost: Callable[[Lock, str], None],
+    ) -> None:
+        self._store = store
+        self._renewal_store = renewal_store
+        self._clock = clock
+        self._on_lost = on_lost
+        self._mutex = allocate_mutex()
+        # Held across I/O, so a greenlet's under gevent; the renewal's thread never takes it.
+        self._opening = threading.Lock()
+        self._sessions: dict[int, Session] = {}
+        self._alarm = Alarm()
+        self._thread_runs = False
+        self._stopped = False
+        self._pid = os.getpid()
+
+    # --- for the tasks' threads -----------------------------------------------------------------------------
+
+    def enter(self, ttl_seconds: int, deadline: float) -> Session:
+        """The open session with this TTL, kept open until ``leave``. Raises ``LockUnavailable`` by ``deadline``."""
+        session = self._live(ttl_seconds)
+        if session is not None:
+            return session
+        if not self._opening.acquire(timeout=max(0.0, deadline - self._clock())):
+            raise LockUnavailable("the lock store gave no answer in time while a session was opened")
+        try:
+            return self._live(ttl_seconds) or self._open(ttl_seconds, deadline)
+        finally:
+            self._opening.release()
+
+    def _live(self, ttl_seconds: int) -> Session | None:
+        with self._mutex:
+            session = self._sessions.get(ttl_seconds)
+        return session if session is not None and session.enter() else None
+
+    def _open(self, ttl_seconds: int, deadline: float) -> Session:
+        while True:
+            lease = secrets.randbits(62) + 1
+            machine = Open(lease=lease, ttl_seconds=ttl_seconds, deadline=deadline)
+            outcome = drive(machine, self._store, self._clock)
+            if isinstance(outcome, Opened):
+                break
+            if isinstance(outcome, Unavailable):
+                raise outcome.error
+            if self._clock() >= deadline:
+                raise LockUnavailable(f"no session could be opened in time: {outcome.reason}")
+        if outcome.ttl_seconds > ttl_seconds:
+            logger.warning(
+                "etcd's least TTL is %s s, more than the %s s asked for (etcdlock_ttl or lock_ttl): a dead worker's "
+                "locks stay for %s s. Raise the setting, or lower etcd's --election-timeout.",
+                outcome.ttl_seconds,
+                ttl_seconds,
+                outcome.ttl_seconds,
+            )
+        session = Session(lease, outcome, self._clock)
+        session.enter()
+        self._schedule(session, session.ttl_seconds * RENEW_AFTER)
+        with self._mutex:
+            replaced = self._sessions.get(ttl_seconds)
+            self._sessions[ttl_seconds] = session
+            if replaced is not None:  # lost or closed; the thread says so and revokes its lease
+                self._sessions[-replaced.lease] = replaced
+            start = not self._thread_runs
+            self._thread_runs = True
+        if start:
+            start_thread(self._run, "celery-etcdlock-renewal")
+        self._alarm.ring()
+        return session
+
+    def renew(self, session: Session) -> bool:
+        """Renew now, in the caller's thread. Returns whether the session may be trusted for longer."""
+        return self._renew(session, self._store)
+
+    def owe(self, session: Session, debt: Debt) -> None:
+        """Have ``debt`` paid in the background as soon as the store answers."""
+        session.abandon(debt)
+        self._alarm.ring()
+
+    def stop(self) -> None:
+        """Revoke the leases on which nothing hangs and end the thread. Locks still held are no longer renewed."""
+        self._stopped = True
+        self._alarm.ring()
+        with self._mutex:
+            sessions = list(self._sessions.values())
+            self._sessions.clear()
+        for session in sessions:
+            if session.close_if_idle(0):
+                self._revoke(session, self._store)
+
+    # --- the renewal's thread -------------------------------------------------------------------------------
+
+    def _run(self) -> None:
+        while not self._stopped and os.getpid() == self._pid:
+            try:
+                self._alarm.wait(self._round())
+            except Exception:
+                # Whatever it was, the locks of this process depend on the next attempt.
+                logger.exception("celery-etcdlock: the renewal failed unexpectedly and goes on")
+                self._alarm.wait(RETRY_SECONDS)
+
+    def _round(self) -> float | None:
+        """Do what is due. Returns the seconds until something is due again."""
+        with self._mutex:
+            sessions = list(self._sessions.items())
+        for place, session in sessions:
+            if session.lost_reason() is not None:
+                self._bury(place, session)
+            elif session.closed or session.close_if_idle(max(IDLE_SECONDS, 2 * session.ttl_seconds)):
+                self._forget(place, session)
+                self._revoke(session, self._renewal_store)
+            elif self._clock() >= session.renew_at:
+                if self._renew(session, self._renewal_store):
+                    self._schedule(session, session.ttl_seconds * RENEW_AFTER)
+                    self._pay(session)
+                else:
+                    self._schedule(session, min(RETRY_SECONDS, session.ttl_seconds / 10))
+            elif session.debts():
+                self._pay(session)
+        return self._seconds_to_next()
+
+    def _seconds_to_next(self) -> float | None:
+        with self._mutex:
+            sessions = list(self._sessions.values())
+        if not sessions:
+            return None
+        due = [min(session.renew_at, session.deadline) for session in sessions]
+        due += [self._clock() + RETRY_SECONDS for session in sessions if session.debts()]
+        return max(0.0, min(due) - self._clock())
+
+    def _schedule(self, session: Session, seconds: float) -> None:
+        session.renew_at = self._clock() + seconds * random.uniform(0.85, 1.0)
+
+    def _renew(self, session: Session, store: LockStore) -> bool:
+        # One attempt must leave time for another, and must not make other sessions late.
+        patience = max(session.ttl_seconds / 4, 0.5)
+        answer_by = min(session.deadline, self._clock() + patience)
+        machine = Renew(lease=session.lease, keys=session.held_keys(), deadline=answer_by)
+        outcome = drive(machine, store, self._clock, sleep=self._pause)
+        if isinstance(outcome, SessionLost):
+            session.lose(outcome.reason)
+            self._alarm.ring()
+            return False
+        if isinstance(outcome, Unavailable):
+            logger.warning(
+                "celery-etcdlock: a renewal failed (%s); the locks of this process are safe for another %.1f s",
+                outcome.error,
+                session.remaining(),
+            )
+            return False
+        session.renewed(outcome.deadline)
+        self._tell_missing(session, outcome)
+        return session.lost_reason() is None
+
+    def _tell_missing(self, session: Session, outcome: Renewed) -> None:
+        for lock in session.held() if outcome.missing else ():
+            # A lock that was let go meanwhile isn't in ``held`` any more: it is missing because we released it.
+            if lock.token in outcome.missing and session.let_go(lock):
+                self._lose(lock, "its key was deleted or overwritten by somebody else")
+
+    def _bury(self, place: int, session: Session) -> None:
+        """Tell the holders of a lost session's locks, and free them for others."""
+        self._forget(place, session)
+        reason = session.lost_reason() or "lost"
+        for lock in session.held():
+            if session.let_go(lock):
+                self._lose(lock, reason)
+        self._revoke(session, self._renewal_store)
+
+    def _lose(self, lock: Lock, reason: str) -> None:
+        lock.lose(reason)
+        try:
+            self._on_lost(lock, reason)
+        except Exception:
+            logger.exception("celery-etcdlock: a listener failed on the loss of lock %r", lock.name)
+
+    def _forget(self, place: int, session: Session) -> None:
+        with self._mutex:
+            if self._sessions.get(place) is session:
+                del self._sessions[place]
+
+    def _revoke(self, session: Session, store: LockStore) -> None:
+        try:
+            store.perform(RevokeLease(session.lease), REVOKE_SECONDS)
+        except LockUnavailable as error:
+            logger.debug("lease %x is left to run out: %s", session.lease, error)
+
+    def _pay(self, session: Session) -> None:
+        answer_by = min(session.deadline, session.renew_at, self._clock() + RETRY_SECONDS)
+        for debt in session.debts()[:DEBTS_AT_A_TIME]:
+            if isinstance(self._drive_debt(debt, session, answer_by), Unavailable):
+                return
+            session.settle(debt)
+
+    def _drive_debt(self, debt: Debt, session: Session, answer_by: float) -> object:
+        machine: Machine[object]
+        if debt.mod_revision is None:
+            machine = Resolve(lease=session.lease, name=debt.name, token=debt.token, deadline=answer_by)
+        else:
+            machine = ReleaseKey(name=debt.name, token=debt.token, mod_revision=debt.mod_revision, deadline=answer_by)
+        return drive(machine, self._renewal_store, self._clock, observe=session.observe, sleep=self._pause)
+
+    def _pause(self, seconds: float) -> None:
+        # time.sleep belongs to the hub under gevent; this is a real thread's.
+        Alarm().wait(seconds)

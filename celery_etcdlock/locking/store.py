@@ -1,0 +1,24 @@
+"""The port: what a lock store must offer. Every store passes ``tests/contract``."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from celery_etcdlock.core.operations import StoreOperation, StoreReply
+
+__all__ = ["LockStore"]
+
+
+class LockStore(Protocol):
+    """A strictly ordered store of locks, sessions and leases.
+
+    ``perform`` does one operation (``core.operations`` says what each one means and what it is answered with)
+    atomically, within ``timeout_seconds``. It never blocks longer, may be called from many threads at once, and raises
+    ``LockUnavailable`` when it has no usable answer; ``maybe_applied`` on that error must be true whenever the
+    operation may have taken effect or still may. In a forked child it works and leaves its parent's connections alone.
+    """
+
+    def perform(self, operation: StoreOperation, timeout_seconds: float) -> StoreReply: ...
+
+    def close(self) -> None:
+        """Let go of connections. The store may be used again afterwards."""

@@ -1,0 +1,61 @@
+"""Real threads and mutexes, also where gevent has replaced Python's by greenlets.
+
+A lease must be renewed while greenlets hog the hub, so the renewal runs in a real thread, and what it shares with the
+rest is guarded by real mutexes. Such a mutex is held only for moments, never across I/O: a greenlet that waited for one
+would stop its whole hub.
+"""
+
+from __future__ import annotations
+
+import sys
+import threading
+from _thread import LockType
+from collections.abc import Callable
+from typing import Any
+
+__all__ = ["Alarm", "allocate_mutex", "original", "start_thread"]
+
+
+def original(module: str, name: str) -> Any:
+    """``module.name`` as it was before gevent patched it, if it did."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched(module):
+        return monkey.get_original(module, name)
+    __import__(module)
+    return getattr(sys.modules[module], name)
+
+
+def allocate_mutex() -> LockType:
+    """A real mutex."""
+    mutex: LockType = original("_thread", "allocate_lock")()
+    return mutex
+
+
+def start_thread(target: Callable[[], None], name: str) -> None:
+    """Run ``target`` in a real daemon thread."""
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        original("_thread", "start_new_thread")(target, ())
+    else:
+        threading.Thread(target=target, name=name, daemon=True).start()
+
+
+class Alarm:
+    """Wakes the one real thread that waits for it. Rings that come while nobody waits count as one."""
+
+    def __init__(self) -> None:
+        self._lock = allocate_mutex()
+        self._lock.acquire()
+
+    def wait(self, timeout_seconds: float | None) -> None:
+        """Return when the alarm rings, or after so many seconds (``None``: only then)."""
+        if timeout_seconds is None:
+            self._lock.acquire()
+        else:
+            self._lock.acquire(timeout=min(max(timeout_seconds, 0.0), 3600.0))
+
+    def ring(self) -> None:
+        try:
+            self._lock.release()
+        except RuntimeError:  # it rings already
+            return
