@@ -50,13 +50,13 @@ def canonical_text(value: object, argument: str, *, task_name: str | None = None
     """
     try:
         return _Walk().text(value)
-    except _Refused as refused:
+    except _RefusedError as refused:
         task = f"task {task_name!r}: " if task_name else ""
         path = argument + "".join(reversed(refused.path))
         raise InvalidKey(f"{task}argument {path} can't be part of a lock's key: {refused.reason}. {_REMEDY}.") from None
 
 
-class _Refused(Exception):
+class _RefusedError(Exception):
     """A value has no text. The path grows from the inside out, while this passes through the containers."""
 
     def __init__(self, reason: str) -> None:
@@ -88,21 +88,21 @@ class _Walk:
         if base in _CONTAINERS:
             return self._within(_CONTAINERS[base], value)
         if isinstance(value, Enum):
-            raise _Refused(
+            raise _RefusedError(
                 f"it is a member of the Enum {_type_name(kind)}, which has no plain value "
                 "(only an Enum that is also a str or an int has); pass its .value"
             )
-        raise _Refused(f"it is of type {_type_name(kind)}, which has no canonical form")
+        raise _RefusedError(f"it is of type {_type_name(kind)}, which has no canonical form")
 
     def _within(self, write: Callable[[_Walk, Any], str], container: Any) -> str:
         me = id(container)
         if me in self._inside:
-            raise _Refused("it contains itself")
+            raise _RefusedError("it contains itself")
         if len(self._inside) >= MAX_DEPTH:
-            raise _Refused(f"it is nested deeper than {MAX_DEPTH} levels")
+            raise _RefusedError(f"it is nested deeper than {MAX_DEPTH} levels")
         self._seen += len(container)
         if self._seen > MAX_VALUES:
-            raise _Refused(f"it holds more than {MAX_VALUES} values")
+            raise _RefusedError(f"it holds more than {MAX_VALUES} values")
         self._inside.add(me)
         try:
             return write(self, container)
@@ -114,17 +114,16 @@ class _Walk:
         try:
             for item in items:
                 texts.append(self.text(item))
-        except _Refused as refused:
+        except _RefusedError as refused:
             refused.path.append(f"[{len(texts)}]")
             raise
         return f"[{','.join(texts)}]"
 
     def _set(self, items: Any) -> str:
         try:
-            # Unlike 1 and 1.0, two elements that Python tells apart may share a text (two time zones' names
-            # for one instant don't, but an Enum's member and its value can): one is enough.
+            # A set of texts: a str of two surrogates and the character they make are two strings, but one text.
             texts = sorted({self.text(item) for item in items})
-        except _Refused as refused:
+        except _RefusedError as refused:
             refused.path.append("{...}")
             raise
         return f"set({','.join(texts)})"
@@ -135,13 +134,13 @@ class _Walk:
             try:
                 name = _key(key)
                 if name in texts:
-                    raise _Refused("its dict has two keys that JSON writes alike, like 1 and '1'")
+                    raise _RefusedError("its dict has two keys that JSON writes alike, like 1 and '1'")
                 texts[name] = self.text(value)
-            except _Refused as refused:
+            except _RefusedError as refused:
                 refused.path.append(_key_in_path(key, number))
                 raise
         if len(texts) == 2 and items.keys() == _KOMBU_ENVELOPE:
-            raise _Refused("kombu takes a dict of just the keys __type__ and __value__ for something else")
+            raise _RefusedError("kombu takes a dict of just the keys __type__ and __value__ for something else")
         return "{" + ",".join([f"{name}:{texts[name]}" for name in sorted(texts)]) + "}"
 
 
@@ -162,7 +161,7 @@ def decimal_digits(value: Decimal) -> str:
     sign, digits, exponent = value.as_tuple()
     if not isinstance(exponent, int):
         if exponent != "F":
-            raise _Refused("it is a NaN, which doesn't even equal itself")
+            raise _RefusedError("it is a NaN, which doesn't even equal itself")
         return "-inf" if sign else "inf"
     significant = "".join(map(str, digits)).lstrip("0")
     stripped = significant.rstrip("0")
@@ -185,7 +184,7 @@ def _int(value: int) -> str:
 
 def _float(value: float) -> str:
     if value != value:
-        raise _Refused("it is a NaN, which doesn't even equal itself")
+        raise _RefusedError("it is a NaN, which doesn't even equal itself")
     return float.__repr__(value) if value else "0.0"  # -0.0 is 0.0
 
 
@@ -195,7 +194,7 @@ def _bytes(value: bytes | bytearray | memoryview) -> str:
 
 def _datetime(value: datetime) -> str:
     if value != value:  # pandas.NaT claims to be a datetime
-        raise _Refused("it is a not-a-time value, which doesn't even equal itself")
+        raise _RefusedError("it is a not-a-time value, which doesn't even equal itself")
     offset = value.utcoffset()
     wall = datetime(value.year, value.month, value.day, value.hour, value.minute, value.second, value.microsecond)
     if offset is None:
@@ -231,11 +230,11 @@ def _key(key: Any) -> str:
         return f'"{int.__repr__(key)}"'
     if kind is float:
         if key != key:
-            raise _Refused("its key in the dict is a NaN")
+            raise _RefusedError("its key in the dict is a NaN")
         if key in (float("inf"), float("-inf")):
             return '"Infinity"' if key > 0 else '"-Infinity"'
         return f'"{float.__repr__(key)}"'
-    raise _Refused(f"its key in the dict is of type {_type_name(type(key))}, which JSON has no key for")
+    raise _RefusedError(f"its key in the dict is of type {_type_name(type(key))}, which JSON has no key for")
 
 
 def _key_in_path(key: Any, number: int) -> str:

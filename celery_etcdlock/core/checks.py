@@ -16,6 +16,7 @@ __all__ = [
     "check_whole_seconds",
     "choice",
     "did_you_mean",
+    "kind_of",
     "number_of_seconds",
     "shown",
     "unsupported",
@@ -37,13 +38,23 @@ def shown(value: object) -> str:
         except ValueError:  # an int of more digits than Python is willing to print
             return "a very large int"
         return text if len(text) <= 80 else text[:77] + "..."
-    return f"a {type(value).__qualname__}"
+    return kind_of(value)
 
 
-def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """`` (did you mean 'x'?)``, or nothing when no known name is close."""
-    close = difflib.get_close_matches(name, sorted(known), n=1, cutoff=0.6)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+def kind_of(value: object) -> str:
+    """The value's type with its article, where the value itself may be a secret: ``a list``, ``an int``."""
+    name = type(value).__qualname__
+    return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
+
+
+def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
+    """`` (did you mean 'x'?)``, or nothing when no known name is close.
+
+    A ``prefix`` that all have isn't compared: it would make any two of them close.
+    """
+    candidates = sorted(word.removeprefix(prefix) for word in known)
+    close = difflib.get_close_matches(name.removeprefix(prefix), candidates, n=1, cutoff=0.6)
+    return f" (did you mean {prefix + close[0]!r}?)" if close else ""
 
 
 def unsupported(allowed: Iterable[str]) -> ValueError:

@@ -1,0 +1,178 @@
+"""A task's options: what may be written on a task, checked when it is defined.
+
+`OPTIONS` is the only place where an option's name, default, check and meaning are written. Options that are
+planned but not built yet are in it too, so that asking for one is answered with "not supported by this
+version", and not with silence or "unknown".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Iterable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from celery_etcdlock.core.checks import (
+    check_on_conflict,
+    check_whole_seconds,
+    choice,
+    did_you_mean,
+    number_of_seconds,
+    shown,
+)
+from celery_etcdlock.core.keys import normalise_unique_on
+from celery_etcdlock.core.settings import Settings
+from celery_etcdlock.errors import InvalidOption
+
+__all__ = ["OPTIONS", "OPTION_NAMES", "Option", "TaskOptions", "check_option_names"]
+
+
+@dataclass(frozen=True)
+class Option:
+    """One option: ``check`` returns the value as it is used, or raises ``ValueError`` ("must be ...").
+
+    An option that isn't ``supported`` by this version may only have its default, which changes nothing.
+    """
+
+    name: str
+    default: Any
+    check: Callable[[Any], Any]
+    doc: str
+    supported: bool = True
+
+
+def _or_setting(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
+    """``None`` stands for the setting of the same meaning."""
+    return lambda value: None if value is None else check(value)
+
+
+def _check_lock_key(value: Any) -> Any:
+    """The shape alone: a template's fields and a callable need the signature, which `KeySpec` knows."""
+    if isinstance(value, (list, tuple, set, frozenset)):
+        raise ValueError(
+            "as a list (several locks for one task) is not supported by this version of celery-etcdlock: "
+            "use one template or callable"
+        )
+    if value is not None and not isinstance(value, str) and not callable(value):
+        raise ValueError(f"must be a template string or a callable, not {shown(value)}")
+    return value
+
+
+def _not_supported(value: Any) -> Any:
+    raise ValueError("is not supported by this version of celery-etcdlock: leave it out")
+
+
+OPTIONS: tuple[Option, ...] = (
+    Option(
+        "lock",
+        "while_executing",
+        choice(
+            "while_executing",
+            later=("until_executing", "until_executed", "until_and_while_executing", "until_expired"),
+        ),
+        "when the lock is held: `while_executing`, from just before the task's body until just after it",
+    ),
+    Option(
+        "unique_on",
+        None,
+        normalise_unique_on,
+        'argument names that make the key; `"*"` all of them; `None` the task\'s name alone',
+    ),
+    Option(
+        "lock_key",
+        None,
+        _check_lock_key,
+        "explicit lock name: a format template over the bound arguments, or a callable of them",
+    ),
+    Option(
+        "lock_ttl",
+        None,
+        _or_setting(check_whole_seconds),
+        "whole seconds until a dead holder's lock is free; `None`: the setting `etcdlock_ttl`",
+    ),
+    Option(
+        "on_conflict",
+        None,
+        _or_setting(check_on_conflict),
+        "what a loser gets: `skip`, `raise` or `retry`; `None`: the setting `etcdlock_on_conflict`",
+    ),
+    Option(
+        "wait_timeout",
+        300.0,
+        number_of_seconds,
+        "seconds that `retry` keeps coming back before the conflict stands",
+    ),
+    Option("lock_limit", 1, _not_supported, "how many may hold the lock at once", False),
+    Option("pending_ttl", None, _not_supported, "seconds a lock taken at enqueue stands for its message", False),
+    Option("unique_for", None, _not_supported, "seconds the key stays taken, from the acquire", False),
+    Option("lock_at_least_for", 0, _not_supported, "least hold, in seconds", False),
+    Option("on_lock_lost", None, _not_supported, "what happens in a task whose lock is lost", False),
+)
+OPTION_NAMES: tuple[str, ...] = tuple(option.name for option in OPTIONS)
+
+
+@dataclass(frozen=True)
+class TaskOptions:
+    """The options of one task, checked. ``None`` in ``lock_ttl`` and ``on_conflict`` means the setting.
+
+    ``lock_ttl`` and ``wait_timeout`` are in seconds. Their defaults and meanings are in `OPTIONS`.
+    """
+
+    lock: str
+    unique_on: tuple[str, ...] | str | None
+    lock_key: str | Callable[..., object] | None
+    lock_ttl: int | None
+    on_conflict: str | None
+    wait_timeout: float
+
+    @classmethod
+    def from_attributes(cls, task_name: str, attributes: Mapping[str, Any]) -> TaskOptions:
+        """From what is written on the task. Absent options have their default, names we don't know are passed over.
+
+        Raises `InvalidOption`, which names the task and the option.
+        """
+        values: dict[str, Any] = {}
+        for option in OPTIONS:
+            value = attributes.get(option.name, option.default)
+            if not option.supported and _is_default(value, option.default):
+                continue
+            try:
+                checked = option.check(value)
+            except ValueError as error:
+                raise InvalidOption(f"task {task_name!r}: {option.name} {error}") from None
+            if option.supported:
+                values[option.name] = checked
+        if values["unique_on"] is not None and values["lock_key"] is not None:
+            raise InvalidOption(
+                f"task {task_name!r}: unique_on and lock_key are both given, and each makes the whole key: "
+                "leave one out"
+            )
+        return cls(**values)
+
+    def resolved_with(self, settings: Settings) -> TaskOptions:
+        """The same with the settings in place of ``None``, so that TTL and policy are known."""
+        return replace(
+            self,
+            lock_ttl=settings.ttl if self.lock_ttl is None else self.lock_ttl,
+            on_conflict=settings.on_conflict if self.on_conflict is None else self.on_conflict,
+        )
+
+
+def check_option_names(
+    names: Iterable[str], known_celery_names: Collection[str], *, task_name: str | None = None
+) -> None:
+    """Refuse the keywords of a decorator that neither we nor Celery know, which Celery would take in silence.
+
+    Raises `InvalidOption` with the nearest name.
+    """
+    known = {*OPTION_NAMES, *known_celery_names}
+    for name in names:
+        if name not in known:
+            task = f"task {task_name!r}: " if task_name else ""
+            raise InvalidOption(
+                f"{task}unknown option {name!r}{did_you_mean(name, known)}; "
+                f"celery-etcdlock's options are {', '.join(OPTION_NAMES)}"
+            )
+
+
+def _is_default(value: Any, default: Any) -> bool:
+    return value is default or (type(value) is type(default) and bool(value == default))

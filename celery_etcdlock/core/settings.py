@@ -1,0 +1,262 @@
+"""The ``etcdlock_*`` settings of an app, checked and frozen.
+
+`SETTINGS` is the only place where a setting's name, default, check and meaning are written. What needs two
+settings at once is checked in `Settings.from_mapping`. Endpoints are only looked at here, so that a slip is
+found at start; the client parses them.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from celery_etcdlock.core.checks import (
+    check_on_conflict,
+    check_whole_seconds,
+    choice,
+    did_you_mean,
+    kind_of,
+    number_of_seconds,
+    shown,
+)
+from celery_etcdlock.core.names import escape_name
+from celery_etcdlock.errors import InvalidSetting
+
+__all__ = ["ENDPOINTS_VARIABLE", "SETTINGS", "SETTING_NAMES", "Setting", "Settings"]
+
+PREFIX_OF_NAMES = "etcdlock_"
+ENDPOINTS_VARIABLE = "ETCDLOCK_ENDPOINTS"
+LEAST_HASH_KEY_BYTES = 16
+MAX_PREFIX_BYTES = 512
+_MEMORY = "memory://"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One setting: ``check`` returns the value as it is used, or raises ``ValueError`` ("must be ...").
+
+    ``default`` is in the form in which a user would write it; a default of ``None`` is not checked.
+    """
+
+    name: str
+    default: Any
+    check: Callable[[Any], Any]
+    doc: str
+
+    @property
+    def field(self) -> str:
+        return self.name.removeprefix(PREFIX_OF_NAMES)
+
+
+def _check_endpoints(value: Any) -> tuple[str, ...]:
+    # No entry is printed: it may hold a password.
+    entries = value.split(",") if isinstance(value, str) else value
+    if not isinstance(entries, (list, tuple)) or not all(isinstance(entry, str) for entry in entries):
+        raise ValueError(f"must be a list of endpoints or one comma-separated str, not {_kind(value)}")
+    endpoints = tuple(str.__str__(entry).strip() for entry in entries)
+    if not any(endpoints):
+        raise ValueError("is empty: name at least one endpoint, like '127.0.0.1:2379', or leave it out")
+    for number, endpoint in enumerate(endpoints, 1):
+        where = f"has an endpoint (number {number})"
+        if not endpoint:
+            raise ValueError(f"{where} that is empty: take out the extra comma or entry")
+        if endpoint.lower().startswith(("redis://", "rediss://")):
+            raise ValueError("names a Redis, which is not supported yet by this version: use etcd's endpoints")
+        if "@" in endpoint:
+            raise ValueError(
+                f"{where} with credentials in it: use etcdlock_username and etcdlock_password, which Celery masks"
+            )
+        if any(character.isspace() or not character.isprintable() for character in endpoint):
+            raise ValueError(f"{where} with a space or control character in it: separate endpoints by commas")
+    if _MEMORY in endpoints and len(endpoints) > 1:
+        raise ValueError(f"has {_MEMORY} beside other endpoints: it is a store of its own, use it alone")
+    return endpoints
+
+
+def _check_text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"must be a non-empty str, not {_kind(value)}")
+    return str.__str__(value)
+
+
+def _check_path(value: Any) -> str:
+    path = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(path, str) or not path:
+        raise ValueError(f"must be the path of a PEM file, not {_kind(value)}")
+    return path
+
+
+def _check_prefix(value: Any) -> str:
+    if not isinstance(value, str) or not (value.startswith("/") and value.endswith("/")):
+        raise ValueError(f"must be a str that begins and ends with '/', not {shown(value)}")
+    if not value.isprintable() or " " in value:
+        raise ValueError(f"must not hold spaces or control characters: {shown(value)}")
+    if len(value.encode()) > MAX_PREFIX_BYTES:
+        raise ValueError(f"must be at most {MAX_PREFIX_BYTES} bytes long")
+    return str.__str__(value)
+
+
+def _check_hash_key(value: Any) -> bytes:
+    if not isinstance(value, (str, bytes)):
+        raise ValueError(f"must be a str or bytes, not {_kind(value)}")
+    try:
+        key = value.encode() if isinstance(value, str) else bytes(value)
+    except UnicodeEncodeError:
+        raise ValueError("must be a str that UTF-8 can encode") from None
+    if len(key) < LEAST_HASH_KEY_BYTES:
+        raise ValueError(f"must be at least {LEAST_HASH_KEY_BYTES} bytes long, it has {len(key)}")
+    return key
+
+
+def _check_channel(value: Any) -> Callable[[], Any]:
+    if not callable(value):
+        raise ValueError(
+            f"must be a callable that returns a grpc channel or an etcd3 client, not {_kind(value)}: "
+            "each process needs a channel of its own"
+        )
+    function: Callable[[], Any] = value
+    return function
+
+
+def _check_dedup(value: Any) -> None:
+    if value:
+        raise ValueError("is not supported by this version of celery-etcdlock: leave it out")
+
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting(
+        "etcdlock_endpoints",
+        "127.0.0.1:2379",
+        _check_endpoints,
+        f"etcd's endpoints, a list or comma-separated; the variable `{ENDPOINTS_VARIABLE}` comes before the "
+        "default; `memory://` for tests",
+    ),
+    Setting("etcdlock_username", None, _check_text, "etcd user, with `etcdlock_password`"),
+    Setting("etcdlock_password", None, _check_text, "its password"),
+    Setting("etcdlock_ca_cert", None, _check_path, "PEM file of the CA that signed etcd's certificate"),
+    Setting("etcdlock_client_cert", None, _check_path, "PEM file of our certificate, with `etcdlock_client_key`"),
+    Setting("etcdlock_client_key", None, _check_path, "PEM file of its private key"),
+    Setting(
+        "etcdlock_prefix",
+        None,
+        _check_prefix,
+        "what our keys in etcd begin with, from `/` to `/`; `None`: `/celery-etcdlock/{app name}/`",
+    ),
+    Setting("etcdlock_ttl", 30, check_whole_seconds, "whole seconds until a dead holder's lock is free, at least 2"),
+    Setting(
+        "etcdlock_timeout",
+        5,
+        number_of_seconds,
+        "seconds that one call to etcd may take; less than `etcdlock_ttl`",
+    ),
+    Setting("etcdlock_on_conflict", "skip", check_on_conflict, "what a loser gets: `skip`, `raise` or `retry`"),
+    Setting(
+        "etcdlock_on_unavailable",
+        "retry",
+        choice("retry", "raise", "run"),
+        "what a task does when etcd is away: `retry` comes back later, `raise` fails, `run` runs without a lock",
+    ),
+    Setting(
+        "etcdlock_hash_key",
+        None,
+        _check_hash_key,
+        f"secret of at least {LEAST_HASH_KEY_BYTES} bytes that keys the digests in lock names; the same everywhere",
+    ),
+    Setting(
+        "etcdlock_channel",
+        None,
+        _check_channel,
+        "callable that returns a grpc channel or python-etcd3 client to use instead of our own connection",
+    ),
+    Setting("etcdlock_dedup", None, _check_dedup, "deduplication of whole workers; not in this version"),
+)
+SETTING_NAMES: tuple[str, ...] = tuple(setting.name for setting in SETTINGS)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """An app's settings, each named as in the configuration less ``etcdlock_``.
+
+    ``ttl`` and ``timeout`` are in seconds. Defaults and meanings are in `SETTINGS`.
+    """
+
+    endpoints: tuple[str, ...]
+    username: str | None
+    password: str | None = field(repr=False)
+    ca_cert: str | None
+    client_cert: str | None
+    client_key: str | None
+    prefix: str
+    ttl: int
+    timeout: float
+    on_conflict: str
+    on_unavailable: str
+    hash_key: bytes | None = field(repr=False)
+    channel: Callable[[], Any] | None
+    dedup: None
+
+    @classmethod
+    def from_mapping(
+        cls, mapping: Mapping[str, Any], environ: Mapping[str, str] | None = None, app_name: str = ""
+    ) -> Settings:
+        """From the ``etcdlock_*`` keys of a configuration; other keys are passed over, ``None`` is the default.
+
+        ``environ`` is where ``ETCDLOCK_ENDPOINTS`` is looked up, and ``app_name`` makes the default prefix.
+        Raises `InvalidSetting`, which names the setting and never shows a credential.
+        """
+        _refuse_unknown(mapping)
+        values: dict[str, Any] = {}
+        for setting in SETTINGS:
+            value, source = mapping.get(setting.name), setting.name
+            if value is None:
+                value = setting.default
+                if setting.name == "etcdlock_endpoints" and environ and environ.get(ENDPOINTS_VARIABLE):
+                    value = environ[ENDPOINTS_VARIABLE]
+                    source = f"the environment variable {ENDPOINTS_VARIABLE} (for {setting.name})"
+            try:
+                values[setting.field] = None if value is None else setting.check(value)
+            except ValueError as error:
+                raise InvalidSetting(f"{source} {error}") from None
+        if values["prefix"] is None:
+            values["prefix"] = f"/celery-etcdlock/{escape_name(app_name or 'default')}/"
+        settings = cls(**values)
+        settings._check_together()
+        return settings
+
+    def _check_together(self) -> None:
+        if self.password is not None and self.username is None:
+            raise InvalidSetting("etcdlock_password is set without etcdlock_username: set both or neither")
+        if self.username is not None and self.password is None:
+            raise InvalidSetting("etcdlock_username is set without etcdlock_password: set both or neither")
+        if self.client_cert is not None and self.client_key is None:
+            raise InvalidSetting("etcdlock_client_cert is set without etcdlock_client_key: set both or neither")
+        if self.client_key is not None and self.client_cert is None:
+            raise InvalidSetting("etcdlock_client_key is set without etcdlock_client_cert: set both or neither")
+        if self.timeout >= self.ttl:
+            raise InvalidSetting(
+                f"etcdlock_timeout ({self.timeout:g} s) must be less than etcdlock_ttl ({self.ttl} s), or a lease "
+                "runs out while one renewal is waited for: lower etcdlock_timeout or raise etcdlock_ttl"
+            )
+        if self.channel is not None:
+            for name in ("username", "password", "ca_cert", "client_cert", "client_key"):
+                if getattr(self, name) is not None:
+                    raise InvalidSetting(
+                        f"etcdlock_channel and etcdlock_{name} are both set: the channel brings its own "
+                        "credentials, leave one out"
+                    )
+
+
+def _refuse_unknown(mapping: Mapping[str, Any]) -> None:
+    for name in mapping:
+        if isinstance(name, str) and name.startswith(PREFIX_OF_NAMES) and name not in SETTING_NAMES:
+            raise InvalidSetting(
+                f"unknown setting {name!r}{did_you_mean(name, SETTING_NAMES, prefix=PREFIX_OF_NAMES)}; "
+                f"celery-etcdlock's settings are {', '.join(SETTING_NAMES)}"
+            )
+
+
+def _kind(value: object) -> str:
+    """A value's type alone, where the value may be a credential."""
+    return "an empty str" if value == "" else kind_of(value)
