@@ -1,0 +1,76 @@
+"""``current_lock()``: the lock held by the task that runs here."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Protocol
+
+from celery_etcdlock.errors import LockLost, NotLocked
+
+__all__ = ["CurrentLock", "UnprotectedLock", "current_lock", "holding"]
+
+
+class CurrentLock(Protocol):
+    """What ``current_lock()`` returns."""
+
+    @property
+    def name(self) -> str:
+        """The lock's name."""
+
+    @property
+    def fencing_token(self) -> int:
+        """Rises strictly with every new ownership of the name; let the resource refuse lower ones."""
+
+    @property
+    def remaining(self) -> float:
+        """Seconds for which the lock may be trusted if it weren't renewed any more; 0 once it is lost."""
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lock can't be trusted any more."""
+
+    def check(self) -> None:
+        """Raise ``LockLost`` once the lock can't be trusted any more. Costs no network."""
+
+
+class UnprotectedLock:
+    """Stands in for a lock where ``etcdlock_on_unavailable = "run"`` let a task run without one.
+
+    It is lost from the start, and its fencing token 0 is refused by every resource that has seen a real one.
+    """
+
+    fencing_token = 0
+    remaining = 0.0
+    lost = True
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+
+    def check(self) -> None:
+        raise LockLost(self.name, "it was never taken: etcd was away and etcdlock_on_unavailable is 'run'")
+
+
+_current: ContextVar[CurrentLock | None] = ContextVar("celery_etcdlock_current", default=None)
+
+
+def current_lock() -> CurrentLock:
+    """The lock held by the task running now: the innermost, where locked tasks call each other directly.
+
+    Raises ``NotLocked`` outside the body of a locked task, and in threads that it starts itself.
+    """
+    lock = _current.get()
+    if lock is None:
+        raise NotLocked("current_lock() is for the body of a task that is locked (a SingletonTask)")
+    return lock
+
+
+@contextmanager
+def holding(lock: CurrentLock) -> Iterator[None]:
+    """Make ``lock`` the current one."""
+    before = _current.set(lock)
+    try:
+        yield
+    finally:
+        _current.reset(before)

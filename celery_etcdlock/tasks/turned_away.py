@@ -1,0 +1,73 @@
+"""The ways out for a task that doesn't run now: skipped, or sent back to its queue."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any, NoReturn
+
+from celery import Task, states
+from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
+
+from celery_etcdlock.core.conflict import ComeBack, Place
+from celery_etcdlock.errors import EtcdLockError
+from celery_etcdlock.tasks.call import COMEBACKS_HEADER, RETRIES_HEADER, WAITING_SINCE_HEADER, Call
+
+__all__ = ["Skipped", "come_back", "skip"]
+
+logger = logging.getLogger("celery_etcdlock")
+
+
+class Skipped(Ignore):
+    """Ends a task that was skipped: its result is stored already, and says REVOKED."""
+
+
+def skip(task: Task[Any, Any], call: Call, reason: str) -> NoReturn:
+    """Don't run. The result is REVOKED and says why; so are those of the links behind it in a chain.
+
+    A skipped run must look like neither a success nor a result that is still to come.
+    """
+    reason = f"not run: {reason}"
+    logger.info("Task %s[%s] %s", task.name, call.delivery.task_id, reason)
+    if call.place is Place.WORKER:
+        # Like a revoke, this calls no link_error. Other than a revoke, it ends the chain and the chord too.
+        task.backend.mark_as_failure(
+            call.delivery.task_id,
+            TaskRevokedError(reason),
+            request=call.request,
+            store_result=not call.request.ignore_result,
+            call_errbacks=False,
+            state=states.REVOKED,
+        )
+    raise Skipped(reason)
+
+
+def come_back(task: Task[Any, Any], call: Call, decision: ComeBack, why: EtcdLockError) -> NoReturn:
+    """Publish the message again, under its own id and with its own retries, to come after a delay; then end this run.
+
+    The new message is out before the old one is acknowledged: should we die in between there are two copies, which the
+    lock itself keeps apart, and never none.
+    """
+    request = call.request
+    headers = dict(request.headers or {})
+    headers[COMEBACKS_HEADER] = decision.comebacks
+    headers[RETRIES_HEADER] = call.delivery.retries
+    headers[WAITING_SINCE_HEADER] = call.waiting_since if call.waiting_since is not None else time.time()
+    signature = task.signature_from_request(
+        request,
+        request.args,
+        request.kwargs,
+        countdown=decision.seconds,
+        retries=call.delivery.retries,
+        headers=headers,
+    )
+    try:
+        signature.apply_async()
+    except Exception as error:
+        logger.exception("Task %s[%s] can't be sent back to its queue", task.name, call.delivery.task_id)
+        if task.acks_late:
+            # Not acknowledged yet, so the broker itself can give it to us again.
+            raise Reject(str(error), requeue=True) from error
+        raise why from error
+    seconds: Any = decision.seconds  # celery-types wants a numbers.Real
+    raise Retry(str(why), exc=why, when=seconds)

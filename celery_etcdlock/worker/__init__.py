@@ -1,0 +1,1 @@
+"""Celery's side in the worker's MainProcess."""
