@@ -1,0 +1,355 @@
+"""Calls to an etcd cluster: pooled connections, failover, logging in again, forks.
+
+Each call borrows a connection of its own, the one used last, or makes one; none waits for another. A connection goes
+back to the pool only when a call on it has ended cleanly. There is no mutex: the pool is a deque, the rest are plain
+attributes whose races cost at most a needless attempt. So greenlets, threads and a forked child can't find one held.
+
+What is repeated, always within the caller's deadline, at the next endpoint that is well:
+  * anything, if the request certainly didn't reach etcd (no connection, GOAWAY, REFUSED_STREAM, no leader);
+  * anything, after logging in again, if etcd rejected the token: it checks that before it acts;
+  * only what the caller marked ``repeatable``, if etcd may have applied it already.
+
+A process that was forked finds a client that belongs to its parent. It closes its copies of the sockets without a
+word to the server, and starts with fresh connections; the login token is a fact, not a resource, and is kept.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+import random
+import ssl
+import weakref
+from collections import deque
+from collections.abc import Iterable
+from typing import Any
+
+from celery_etcdlock.errors import InvalidSetting
+
+from . import messages
+from .endpoints import Endpoint, EndpointHealth, next_endpoint, parse_endpoints
+from .errors import (
+    AuthenticationFailed,
+    ConnectFailed,
+    DeadlinePassed,
+    EtcdError,
+    EtcdStatusError,
+    NotEtcd,
+    StatusCode,
+    TlsFailed,
+    TokenRejected,
+)
+from .http2 import Http2Connection
+from .sockets import Channel, Sockets, connect_tcp, patched
+from .stream import EtcdStream
+from .tls import TlsChannel, TlsFiles, client_context, explain_tls_error
+
+__all__ = ["EtcdClient"]
+
+AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
+MOST_IDLE_CONNECTIONS = 32
+MOST_LOGINS_PER_CALL = 3
+NO_LOGIN_NEEDED = ""
+
+_clients: weakref.WeakSet[EtcdClient] = weakref.WeakSet()
+
+
+class EtcdClient:
+    """A client of one etcd cluster, for any number of threads.
+
+    ``sockets`` is a flavour from ``sockets.py``, by default the process's. Raises ``InvalidSetting`` for settings
+    that contradict each other; the server isn't contacted before the first call.
+    """
+
+    def __init__(
+        self,
+        endpoints: str | Iterable[str] = "127.0.0.1:2379",
+        *,
+        username: str | None = None,
+        password: str | None = None,
+        ca_cert: str | None = None,
+        client_cert: str | None = None,
+        client_key: str | None = None,
+        sockets: Sockets | None = None,
+        idle_seconds: float = 60.0,
+    ) -> None:
+        self._tls_files = TlsFiles(ca_cert, client_cert, client_key)
+        if client_key and not client_cert:
+            raise InvalidSetting("etcdlock_client_key is set without etcdlock_client_cert: set both")
+        if bool(username) != bool(password):
+            missing = "etcdlock_password" if username else "etcdlock_username"
+            raise InvalidSetting(f"{missing} is missing: set both etcdlock_username and etcdlock_password")
+        self.endpoints = parse_endpoints(endpoints, tls=bool(self._tls_files))
+        self._username = username
+        self._password = password
+        self._sockets = sockets or patched()
+        self._idle_seconds = idle_seconds
+        self._healths = [EndpointHealth(endpoint) for endpoint in self.endpoints]
+        random.shuffle(self._healths)
+        self._token: str | None = None if username else NO_LOGIN_NEEDED
+        self._headers: dict[tuple[str, str], list[tuple[bytes, bytes]]] = {}
+        self._pid = os.getpid()
+        self._idle: deque[Http2Connection] = deque()
+        self._open: weakref.WeakSet[Http2Connection] = weakref.WeakSet()
+        _clients.add(self)
+
+    def __repr__(self) -> str:
+        return f"<EtcdClient of {', '.join(map(str, self.endpoints))}>"
+
+    def __reduce__(self) -> Any:
+        raise TypeError("an EtcdClient can't be pickled: make one in each process")
+
+    # ---- public
+
+    def call(self, path: str, request: bytes, timeout_seconds: float, *, repeatable: bool = False) -> bytes:
+        """One unary call, e.g. of ``/etcdserverpb.KV/Txn``; the serialized reply.
+
+        ``repeatable`` says that applying the request twice does no harm (reads). Raises ``EtcdError``.
+        """
+        self._after_fork()
+        deadline = self._sockets.monotonic() + timeout_seconds
+        return self._call(path, request, deadline, repeatable=repeatable, login=path != AUTHENTICATE)
+
+    def stream(self, path: str, request: bytes, timeout_seconds: float) -> EtcdStream:
+        """A call with many answers, e.g. of ``/etcdserverpb.Watch/Watch``: a context manager over them.
+
+        ``timeout_seconds`` bounds the whole stream. It has a connection of its own, closed at the end.
+        """
+        self._after_fork()
+        return EtcdStream(self, path, request, self._sockets.monotonic() + timeout_seconds)
+
+    def forget_token(self) -> None:
+        """Log in again at the next call (if there is a user name)."""
+        if self._username:
+            self._token = None
+
+    def close(self) -> None:
+        """Close the idle connections. Calls under way end by themselves; a later call connects anew."""
+        self._after_fork()
+        while self._idle:
+            self._discard(self._idle.pop())
+
+    # ---- a call
+
+    def _call(self, path: str, request: bytes, deadline: float, *, repeatable: bool, login: bool) -> bytes:
+        logins = 0
+        untried = len(self._healths)
+        in_doubt = False
+        while True:
+            token = self._current_token(deadline) if login else NO_LOGIN_NEEDED
+            try:
+                connection, health = self._borrow(deadline)
+            except EtcdError as error:
+                error.maybe_applied = error.maybe_applied or in_doubt
+                raise
+            now = self._sockets.monotonic()
+            share = now + (deadline - now) / max(1, untried) if repeatable else deadline
+            untried -= 1
+            try:
+                try:
+                    headers = self._request_headers(connection.endpoint, path, deadline - now, token)
+                    reply = connection.call(headers, request, share)
+                finally:
+                    self._give_back(connection)
+            except EtcdError as error:
+                if self._login_again(error, token) and logins < MOST_LOGINS_PER_CALL:
+                    logins += 1
+                    continue
+                in_doubt = in_doubt or error.maybe_applied
+                if _blames_endpoint(error):
+                    health.failed(self._sockets.monotonic())
+                    harmless = repeatable or not error.maybe_applied
+                    if harmless and not error.permanent and self._sockets.monotonic() < deadline:
+                        continue
+                error.maybe_applied = in_doubt
+                raise
+            health.succeeded()
+            return reply
+
+    def _request_headers(
+        self, authority: str, path: str, timeout_seconds: float, token: str
+    ) -> list[tuple[bytes, bytes]]:
+        fixed = self._headers.get((authority, path))
+        if fixed is None:
+            fixed = self._headers[authority, path] = [
+                (b":method", b"POST"),
+                (b":scheme", b"https" if self.endpoints[0].tls else b"http"),
+                (b":path", path.encode()),
+                (b":authority", authority.encode()),
+                (b"te", b"trailers"),
+                (b"content-type", b"application/grpc"),
+                (b"user-agent", b"celery-etcdlock"),
+                (b"hasleader", b"true"),  # fail at once at a member that is cut off from its leader
+            ]
+        milliseconds = max(1, math.ceil(timeout_seconds * 1000))
+        unit = b"%dm" % milliseconds if milliseconds < 10**8 else b"%dS" % min(10**8 - 1, milliseconds // 1000)
+        headers = [*fixed, (b"grpc-timeout", unit)]
+        if token:
+            headers.append((b"token", token.encode()))
+        return headers
+
+    # ---- logging in
+
+    def _current_token(self, deadline: float) -> str:
+        token = self._token
+        if token is None:
+            request = messages.AuthenticateRequest(name=self._username, password=self._password)
+            try:
+                reply = self._call(AUTHENTICATE, request.SerializeToString(), deadline, repeatable=True, login=False)
+                token = str(messages.AuthenticateResponse.FromString(reply).token)
+            except EtcdStatusError as error:
+                error.maybe_applied = False
+                if "authentication is not enabled" not in error.details:
+                    raise
+                token = NO_LOGIN_NEEDED
+            except EtcdError as error:
+                error.maybe_applied = False
+                raise
+            self._token = token
+        return token
+
+    def _login_again(self, error: EtcdError, token: str) -> bool:
+        """Whether another login may help: the token was rejected, or auth was switched on since we asked."""
+        if not self._username:
+            return False
+        rejected = isinstance(error, TokenRejected) or (
+            isinstance(error, AuthenticationFailed) and "user name is empty" in error.details
+        )
+        if rejected and self._token == token:
+            self._token = None
+        return rejected
+
+    # ---- connections
+
+    def _borrow(self, deadline: float) -> tuple[Http2Connection, EndpointHealth]:
+        now = self._sockets.monotonic()
+        while True:
+            try:
+                connection = self._idle.pop()
+            except IndexError:
+                return self._connect(deadline)
+            health = self._health_of(connection)
+            fresh = now - connection.idle_since < self._idle_seconds and health.rests_until <= now
+            if fresh and connection.still_alive():
+                return connection, health
+            self._discard(connection)
+
+    def _give_back(self, connection: Http2Connection) -> None:
+        if not connection.reusable or self._pid != os.getpid():
+            self._discard(connection)
+            return
+        now = connection.idle_since = self._sockets.monotonic()
+        self._idle.append(connection)
+        try:
+            while len(self._idle) > MOST_IDLE_CONNECTIONS or now - self._idle[0].idle_since > self._idle_seconds:
+                self._discard(self._idle.popleft())
+        except IndexError:
+            pass  # another thread was quicker
+
+    def _discard(self, connection: Http2Connection) -> None:
+        self._open.discard(connection)
+        connection.close()
+
+    def _health_of(self, connection: Http2Connection) -> EndpointHealth:
+        return next(health for health in self._healths if str(health.endpoint) == connection.endpoint)
+
+    def _connect(self, deadline: float) -> tuple[Http2Connection, EndpointHealth]:
+        """A new connection to any endpoint, trying until the deadline; ConnectFailed says what each one said."""
+        problems: dict[str, EtcdError] = {}
+        monotonic = self._sockets.monotonic
+        while True:
+            now = monotonic()
+            health = next_endpoint(self._healths, now)
+            remaining = deadline - now
+            pause = health.rests_until - now
+            if remaining <= 0 or (pause >= remaining and problems):
+                raise _unreachable(problems)
+            if 0 < pause < remaining:
+                self._sockets.sleep(pause)
+                remaining -= pause
+            untried = len(self._healths) - len(problems)
+            share = monotonic() + remaining / max(1, untried)
+            try:
+                connection = self._connect_to(health.endpoint, share)
+            except EtcdError as error:
+                health.failed(monotonic())
+                problems[str(health.endpoint)] = error
+                if len(problems) == len(self._healths) and all(one.permanent for one in problems.values()):
+                    raise _unreachable(problems) from error
+                continue
+            return connection, health
+
+    def _connect_to(self, endpoint: Endpoint, deadline: float) -> Http2Connection:
+        context = client_context(self._tls_files) if endpoint.tls else None
+        channel: Channel = connect_tcp(self._sockets, endpoint.host, endpoint.port, deadline)
+        try:
+            if context is not None:
+                channel = _secured(channel, context, endpoint, deadline)
+            connection = Http2Connection(channel, str(endpoint), self._sockets.monotonic)
+            self._open.add(connection)
+            connection.open(deadline)
+        except BaseException:
+            channel.close()
+            raise
+        return connection
+
+    # ---- forks
+
+    def _after_fork(self) -> None:
+        if self._pid == os.getpid():
+            return
+        self._pid = os.getpid()
+        inherited = list(self._open)
+        self._open = weakref.WeakSet()
+        self._idle = deque()
+        for connection in inherited:
+            connection.forget()
+
+
+def _secured(below: Channel, context: ssl.SSLContext, endpoint: Endpoint, deadline: float) -> Channel:
+    channel = TlsChannel(below, context, endpoint.host)
+    try:
+        channel.handshake(deadline)
+    except ssl.SSLError as error:
+        raise explain_tls_error(error, str(endpoint)) from error
+    except TimeoutError as error:
+        raise TlsFailed(f"{endpoint}: no TLS handshake in time", endpoint=str(endpoint)) from error
+    except OSError as error:
+        raise TlsFailed(
+            f"{endpoint}: the TLS handshake was cut off ({error.strerror or error}): does this server speak TLS? If "
+            "not, use http:// in etcdlock_endpoints, without certificates",
+            endpoint=str(endpoint),
+        ) from error
+    return channel
+
+
+def _blames_endpoint(error: EtcdError) -> bool:
+    """Whether another endpoint might do better."""
+    if isinstance(error, EtcdStatusError):
+        return error.code in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED)
+    return True
+
+
+def _unreachable(problems: dict[str, EtcdError]) -> EtcdError:
+    if not problems:
+        return DeadlinePassed("no time was left to connect to etcd")
+    if len(problems) == 1:
+        (only,) = problems.values()
+        return only
+    kinds = {type(problem) for problem in problems.values()}
+    kind = kinds.pop() if len(kinds) == 1 and kinds <= {TlsFailed, NotEtcd} else ConnectFailed
+    permanent = all(problem.permanent for problem in problems.values())
+    return kind(
+        "no etcd endpoint could be reached: " + "; ".join(str(problem) for problem in problems.values()),
+        permanent=permanent,
+    )
+
+
+def _forget_inherited() -> None:
+    """In a forked child, at once: else its copies keep the parent's connections open after the parent has died."""
+    for client in list(_clients):
+        client._after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_inherited)

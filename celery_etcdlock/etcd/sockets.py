@@ -1,0 +1,220 @@
+"""Sockets and clocks in two flavours, and a plain TCP channel over them.
+
+Under gevent's monkey-patching the standard names are cooperative: they switch greenlets and belong to one hub.
+That is right for tasks, which run in greenlets, and wrong for the thread that renews leases, which must go on
+while a greenlet hogs the hub. So ``patched()`` is whatever the process uses, and ``native()`` the operating
+system's own. Without gevent they are the same. gevent is never imported here, only noticed.
+
+Nothing here or in the client holds a mutex, since a lock of either flavour would be wrong for the other and
+could be held by a thread that doesn't exist after a fork: shared state is a deque and plain attributes.
+"""
+
+from __future__ import annotations
+
+import _thread
+import os
+import socket
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+from .errors import ConnectFailed
+
+__all__ = ["Channel", "PlainChannel", "Sockets", "connect_tcp", "native", "patched"]
+
+RECEIVE_BYTES = 65536
+KEEPALIVE_IDLE_SECONDS = 10
+KEEPALIVE_INTERVAL_SECONDS = 5
+KEEPALIVE_PROBES = 3
+UNACKNOWLEDGED_MILLISECONDS = 20_000
+
+Address = tuple[int, int, int, Any]  # family, type, protocol, socket address
+
+
+@dataclass(frozen=True)
+class Sockets:
+    """The functions of one flavour."""
+
+    name: str
+    socket_class: Callable[..., socket.socket]
+    sleep: Callable[[float], None]
+    monotonic: Callable[[], float]
+    start_thread: Callable[..., Any]
+    """Always a real thread, in both flavours: it carries the one call that can't be given a deadline."""
+    getaddrinfo: Callable[..., Any]
+    """Always the operating system's, called in such a thread."""
+
+
+def patched() -> Sockets:
+    """The flavour of the process: cooperative where gevent has patched the standard library."""
+    return _make("patched", socket.socket, time.sleep)
+
+
+def native() -> Sockets:
+    """The operating system's own, for a real thread, even where gevent has patched the standard library."""
+    return _make("native", _original("socket", "socket"), _original("time", "sleep"))
+
+
+def _make(name: str, socket_class: Callable[..., Any], sleep: Callable[[float], None]) -> Sockets:
+    return Sockets(
+        name=name,
+        socket_class=socket_class,
+        sleep=sleep,
+        monotonic=time.monotonic,
+        start_thread=_original("_thread", "start_new_thread"),
+        getaddrinfo=_original("socket", "getaddrinfo"),
+    )
+
+
+def _original(module: str, name: str) -> Any:
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None:
+        return monkey.get_original(module, name)
+    return getattr({"socket": socket, "time": time, "_thread": _thread}[module], name)
+
+
+class Channel(Protocol):
+    """Bytes both ways on one connection. ``deadline`` is a time of the flavour's ``monotonic``."""
+
+    def send(self, data: bytes, deadline: float) -> None: ...
+    def receive(self, deadline: float) -> bytes:
+        """At least one byte, or none at the end. Raises TimeoutError without an errno past the deadline."""
+
+    def receive_now(self) -> bytes | None:
+        """What has arrived already: None for nothing, empty at the end."""
+
+    def interrupt(self) -> None:
+        """Make a ``receive`` that another thread is in return now; the channel is unusable afterwards."""
+
+    def close(self) -> None: ...
+    def forget(self) -> None:
+        """After a fork: give up the child's copy of the descriptor; says nothing to the peer."""
+
+
+class PlainChannel:
+    """A connected TCP socket."""
+
+    def __init__(self, sock: socket.socket, monotonic: Callable[[], float]) -> None:
+        self._socket = sock
+        self._monotonic = monotonic
+
+    def _remaining(self, deadline: float) -> float:
+        remaining = deadline - self._monotonic()
+        if remaining <= 0:
+            raise TimeoutError("deadline passed")
+        return remaining
+
+    def send(self, data: bytes, deadline: float) -> None:
+        self._socket.settimeout(self._remaining(deadline))
+        self._socket.sendall(data)
+
+    def receive(self, deadline: float) -> bytes:
+        self._socket.settimeout(self._remaining(deadline))
+        return self._socket.recv(RECEIVE_BYTES)
+
+    def receive_now(self) -> bytes | None:
+        self._socket.settimeout(0)
+        try:
+            return self._socket.recv(RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return None
+
+    def interrupt(self) -> None:
+        with suppress(OSError):
+            self._socket.shutdown(socket.SHUT_RDWR)
+
+    def close(self) -> None:
+        with suppress(OSError):
+            self._socket.close()
+
+    def forget(self) -> None:
+        with suppress(OSError):
+            descriptor = self._socket.detach()
+            if descriptor >= 0:
+                os.close(descriptor)
+
+
+def resolve(sockets: Sockets, host: str, port: int, deadline: float) -> list[Address]:
+    """The addresses of a host. The system's resolver takes no deadline, so names are looked up in a thread."""
+
+    def look_up(flags: int = 0) -> list[Address]:
+        found = sockets.getaddrinfo(host, port, 0, socket.SOCK_STREAM, socket.IPPROTO_TCP, flags)
+        return [(family, kind, protocol, address) for family, kind, protocol, _, address in found]
+
+    with suppress(OSError):
+        return look_up(socket.AI_NUMERICHOST)
+
+    outcome: list[list[Address] | BaseException] = []
+
+    def in_thread() -> None:
+        try:
+            outcome.append(look_up())
+        except BaseException as error:
+            outcome.append(error)
+
+    sockets.start_thread(in_thread, ())
+    pause = 0.0005
+    while not outcome:
+        remaining = deadline - sockets.monotonic()
+        if remaining <= 0:
+            raise TimeoutError("deadline passed")
+        sockets.sleep(min(pause, remaining))
+        pause = min(pause * 2, 0.02)
+    result = outcome[0]
+    if isinstance(result, BaseException):
+        raise result
+    return result
+
+
+def connect_tcp(sockets: Sockets, host: str, port: int, deadline: float) -> PlainChannel:
+    """Connect to the first address of ``host`` that answers; raises ConnectFailed."""
+    endpoint = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+    try:
+        addresses = resolve(sockets, host, port, deadline)
+    except TimeoutError:
+        raise ConnectFailed(f"{endpoint}: the host name wasn't resolved in time", endpoint=endpoint) from None
+    except (OSError, UnicodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise ConnectFailed(f"{endpoint}: the host name can't be resolved: {reason}", endpoint=endpoint) from error
+    problem: OSError | None = None
+    for position, address in enumerate(addresses):
+        now = sockets.monotonic()
+        share = now + (deadline - now) / (len(addresses) - position)
+        try:
+            return _connect_one(sockets, address, share)
+        except OSError as error:
+            problem = error
+    if isinstance(problem, TimeoutError) and problem.errno is None:
+        raise ConnectFailed(f"{endpoint}: no connection in time", endpoint=endpoint) from problem
+    reason = (problem.strerror or str(problem)) if problem else "no address"
+    raise ConnectFailed(f"{endpoint}: {reason}", endpoint=endpoint) from problem
+
+
+def _connect_one(sockets: Sockets, address: Address, deadline: float) -> PlainChannel:
+    family, kind, protocol, where = address
+    sock = sockets.socket_class(family, kind, protocol)
+    try:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
+        for option, value in (
+            ("TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
+            ("TCP_KEEPALIVE", KEEPALIVE_IDLE_SECONDS),  # macOS's name
+            ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
+            ("TCP_KEEPCNT", KEEPALIVE_PROBES),
+            ("TCP_USER_TIMEOUT", UNACKNOWLEDGED_MILLISECONDS),
+        ):
+            if hasattr(socket, option):
+                with suppress(OSError):
+                    sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
+        remaining = deadline - sockets.monotonic()
+        if remaining <= 0:
+            raise TimeoutError("deadline passed")
+        sock.settimeout(remaining)
+        sock.connect(where)
+        return PlainChannel(sock, sockets.monotonic)
+    except BaseException:
+        sock.close()
+        raise

@@ -1,0 +1,145 @@
+"""A call with many answers, such as a watch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from types import TracebackType
+from typing import TYPE_CHECKING
+
+from . import messages
+from .errors import DeadlinePassed, EtcdError, StatusCode, TokenRejected
+
+if TYPE_CHECKING:
+    from .client import EtcdClient
+    from .http2 import Http2Connection
+
+__all__ = ["EtcdStream"]
+
+WATCH = "/etcdserverpb.Watch/Watch"
+MOST_LOGINS = 3
+
+
+class EtcdStream:
+    """A context manager over the answers, each as bytes. One thread uses it; any thread may ``cancel``.
+
+    Iterating blocks until the next answer and raises ``DeadlinePassed`` when the stream's time is over. After any
+    error the stream is finished: open another.
+    """
+
+    def __init__(self, client: EtcdClient, path: str, request: bytes, deadline: float) -> None:
+        self._client = client
+        self._path = path
+        self._request = request
+        self._deadline = deadline
+        self._connection: Http2Connection | None = None
+        self._token = ""
+        self._logins = 0
+        self._first = True
+        self._ended = False
+        self._cancelled = False
+
+    def __enter__(self) -> EtcdStream:
+        self._open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        message = self._receive(self._deadline)
+        if message is not None:
+            return message
+        if self._ended:
+            raise StopIteration
+        raise DeadlinePassed("the stream's time is over", maybe_applied=True)
+
+    def receive(self, timeout_seconds: float) -> bytes | None:
+        """The next answer, or None if none came in this time (the stream goes on) or the server has ended it."""
+        until = self._client._sockets.monotonic() + timeout_seconds
+        message = self._receive(min(until, self._deadline))
+        if message is None and not self._ended and until > self._deadline:
+            raise DeadlinePassed("the stream's time is over", maybe_applied=True)
+        return message
+
+    @property
+    def ended(self) -> bool:
+        """The server has ended the stream, without an error."""
+        return self._ended
+
+    def cancel(self) -> None:
+        """From any thread: end the stream; a blocked receiver gets ConnectionLost."""
+        self._cancelled = True
+        connection = self._connection
+        if connection is not None:
+            connection.interrupt()
+
+    def _receive(self, deadline: float) -> bytes | None:
+        while not self._ended:
+            if self._connection is None:
+                raise RuntimeError("the stream is closed: use it inside its with block")
+            try:
+                message = self._connection.receive(deadline)
+                if message is not None and self._first:
+                    self._first = False
+                    self._check_watch(message)
+            except EOFError:
+                self._ended = True
+            except EtcdError as error:
+                self._close()
+                if not self._client._login_again(error, self._token) or self._logins >= MOST_LOGINS:
+                    raise
+                self._logins += 1
+                self._first = True
+                self._open()
+            else:
+                return message
+        return None
+
+    def _check_watch(self, message: bytes) -> None:
+        """etcd refuses a watch inside an OK answer, and calls an expired token a missing permission."""
+        if self._path != WATCH or not self._token:
+            return
+        answer = messages.WatchResponse.FromString(message)
+        if not answer.canceled or self._logins:
+            return
+        if any(part in answer.cancel_reason for part in ("permission denied", "auth token", "auth store is old")):
+            raise TokenRejected(StatusCode.UNAUTHENTICATED, answer.cancel_reason)
+
+    def _open(self) -> None:
+        client = self._client
+        client._after_fork()
+        while True:
+            token = client._current_token(self._deadline)
+            connection, health = client._borrow(self._deadline)
+            try:
+                now = client._sockets.monotonic()
+                headers = client._request_headers(connection.endpoint, self._path, self._deadline - now, token)
+                # a watch stays open at our end: half-closed, it would end at a grpc-proxy
+                connection.start_stream(headers, self._request, self._deadline, half_close=self._path != WATCH)
+            except EtcdError as error:
+                client._discard(connection)
+                health.failed(client._sockets.monotonic())
+                if error.maybe_applied or error.permanent or client._sockets.monotonic() >= self._deadline:
+                    raise
+            except BaseException:
+                client._discard(connection)
+                raise
+            else:
+                self._token = token
+                self._connection = connection
+                if self._cancelled:
+                    connection.interrupt()
+                return
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            self._client._discard(connection)
