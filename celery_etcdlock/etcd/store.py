@@ -50,7 +50,7 @@ from celery_etcdlock.core.operations import (
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import decode_record, encode_record
 from celery_etcdlock.etcd import messages
-from celery_etcdlock.etcd.errors import DeadlinePassed, LeaseExists, LeaseNotFound
+from celery_etcdlock.etcd.errors import DeadlinePassed, EtcdStatusError, LeaseExists, LeaseNotFound
 
 __all__ = ["EtcdStore", "Transport"]
 
@@ -303,6 +303,10 @@ class EtcdStore:
                         break
         except DeadlinePassed:
             pass
+        except EtcdStatusError as error:
+            # The server counts the same deadline as we do, and may be first to say so.
+            if "deadline exceeded" not in error.details:
+                raise
         return Changed()
 
     # --- calls ------------------------------------------------------------------------------------------------

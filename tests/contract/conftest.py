@@ -1,0 +1,40 @@
+"""Every LockStore that there is, empty, under one fixture."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator
+
+import pytest
+
+from celery_etcdlock.etcd.client import EtcdClient
+from celery_etcdlock.etcd.store import EtcdStore
+from celery_etcdlock.locking.memory import MemoryStore
+from celery_etcdlock.locking.store import LockStore
+
+_prefixes = itertools.count()
+
+
+@pytest.fixture(params=["memory", "etcd"])
+def new_store(request: pytest.FixtureRequest) -> Iterator[Callable[[], LockStore]]:
+    """Makes clients of one store that is empty at first; each call gives one with connections of its own."""
+    if request.param == "memory":
+        memory = MemoryStore()
+        yield lambda: memory
+        return
+    server = request.getfixturevalue("etcd")
+    prefix = f"/contract-{next(_prefixes)}/"
+    opened: list[EtcdStore] = []
+
+    def open_store() -> LockStore:
+        opened.append(EtcdStore(EtcdClient(server.endpoint), prefix))
+        return opened[-1]
+
+    yield open_store
+    for store in opened:
+        store.close()
+
+
+@pytest.fixture
+def store(new_store: Callable[[], LockStore]) -> LockStore:
+    return new_store()
