@@ -6,7 +6,16 @@ import time
 from collections.abc import Callable
 from typing import TypeVar
 
-from celery_etcdlock.core.operations import AwaitChange, Changed, Failed, Operation, Pause, Reply, StoreReply
+from celery_etcdlock.core.operations import (
+    AwaitChange,
+    Changed,
+    Failed,
+    Operation,
+    Pause,
+    Reply,
+    StoreOperation,
+    StoreReply,
+)
 from celery_etcdlock.core.protocol import Machine
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
@@ -31,8 +40,25 @@ def drive(
     """Run ``machine`` to its outcome. ``observe`` sees each of the store's replies before the machine does."""
     now = clock()
     step = machine.start(now)
+    trouble = LockUnavailable("the lock store gave no answer in time")
     while True:
-        reply = _reply(step, store, machine.answer_by - now, observe, sleep)
+        seconds_left = machine.answer_by - now
+        reply: Reply
+        if isinstance(step, Pause):
+            sleep(max(0.0, min(step.seconds, seconds_left)))
+            reply = Changed()
+        elif seconds_left <= 0:
+            # What went wrong before tells more than that the time is over.
+            reply = Failed(trouble)
+        else:
+            try:
+                reply = store.perform(step, _patience(step, seconds_left))
+            except LockUnavailable as error:
+                trouble = error
+                reply = Failed(error)
+            else:
+                if observe is not None:
+                    observe(reply)
         now = clock()
         following = machine.on(reply, now)
         if not isinstance(following, Operation):
@@ -40,24 +66,5 @@ def drive(
         step = following
 
 
-def _reply(
-    operation: Operation,
-    store: LockStore,
-    seconds_left: float,
-    observe: Callable[[StoreReply], None] | None,
-    sleep: Callable[[float], object],
-) -> Reply:
-    if isinstance(operation, Pause):
-        sleep(max(0.0, min(operation.seconds, seconds_left)))
-        return Changed()
-    if seconds_left <= 0:
-        return Failed(LockUnavailable("the lock store gave no answer in time"))
-    if isinstance(operation, AwaitChange):
-        seconds_left = min(seconds_left, LONGEST_WATCH_SECONDS)
-    try:
-        reply = store.perform(operation, seconds_left)
-    except LockUnavailable as error:
-        return Failed(error)
-    if observe is not None:
-        observe(reply)
-    return reply
+def _patience(operation: StoreOperation, seconds_left: float) -> float:
+    return min(seconds_left, LONGEST_WATCH_SECONDS) if isinstance(operation, AwaitChange) else seconds_left

@@ -11,6 +11,7 @@ from celery.exceptions import TaskRevokedError
 from celery.result import EagerResult
 
 from celery_etcdlock.core.options import OPTIONS
+from celery_etcdlock.errors import LockConflict
 from celery_etcdlock.tasks.execution import run_locked
 from celery_etcdlock.tasks.plan import LockPlan, plan_of
 from celery_etcdlock.tasks.runtime import EtcdLocks
@@ -49,6 +50,9 @@ class SingletonTask(_TypedTask[P, R]):
     """
 
     abstract = True
+
+    #: A conflict that was asked for (``on_conflict="raise"``) is no surprise: one line in the log, without a traceback.
+    throws = (LockConflict,)
 
     _lock_plan: ClassVar[LockPlan]
 
