@@ -18,6 +18,7 @@ digested without sending anything.
 
 from __future__ import annotations
 
+import logging
 import ssl
 from collections.abc import Callable, Iterable
 
@@ -46,6 +47,10 @@ PONG_HEADER = b"\x00\x00\x08\x06\x01\x00\x00\x00\x00"
 LAST_STREAM_ID = 2**30
 PING_AFTER_SECONDS = 10.0  # etcd takes offence at pings more often than every 5 s
 PONG_WITHIN_SECONDS = 10.0
+
+# hpack writes every header to its debug log, the login token too.
+if logging.getLogger("hpack").level == logging.NOTSET:
+    logging.getLogger("hpack").setLevel(logging.INFO)
 
 Headers = Iterable[tuple[bytes, bytes]]
 

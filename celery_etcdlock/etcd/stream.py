@@ -13,10 +13,23 @@ if TYPE_CHECKING:
     from .client import EtcdClient
     from .http2 import Http2Connection
 
-__all__ = ["EtcdStream"]
+__all__ = ["EtcdStream", "check_watch"]
 
 WATCH = "/etcdserverpb.Watch/Watch"
 MOST_LOGINS = 3
+_LOGIN_MAY_HELP = ("permission denied", "auth token", "auth store is old")
+
+
+def check_watch(path: str, first_answer: bytes) -> None:
+    """Raise TokenRejected if a new login may help this watch.
+
+    etcd refuses a watch inside an OK answer, and calls an expired token a missing permission.
+    """
+    if path != WATCH:
+        return
+    answer = messages.WatchResponse.FromString(first_answer)
+    if answer.canceled and any(part in answer.cancel_reason for part in _LOGIN_MAY_HELP):
+        raise TokenRejected(StatusCode.UNAUTHENTICATED, answer.cancel_reason)
 
 
 class EtcdStream:
@@ -89,7 +102,8 @@ class EtcdStream:
                 message = self._connection.receive(deadline)
                 if message is not None and self._first:
                     self._first = False
-                    self._check_watch(message)
+                    if self._token and not self._logins:
+                        check_watch(self._path, message)
             except EOFError:
                 self._ended = True
             except EtcdError as error:
@@ -102,16 +116,6 @@ class EtcdStream:
             else:
                 return message
         return None
-
-    def _check_watch(self, message: bytes) -> None:
-        """etcd refuses a watch inside an OK answer, and calls an expired token a missing permission."""
-        if self._path != WATCH or not self._token:
-            return
-        answer = messages.WatchResponse.FromString(message)
-        if not answer.canceled or self._logins:
-            return
-        if any(part in answer.cancel_reason for part in ("permission denied", "auth token", "auth store is old")):
-            raise TokenRejected(StatusCode.UNAUTHENTICATED, answer.cancel_reason)
 
     def _open(self) -> None:
         client = self._client

@@ -19,7 +19,7 @@ class Session:
     def __init__(self, sock: socket.socket, server: ScriptedServer) -> None:
         self.sock, self.server = sock, server
         self.h2 = H2Connection(H2Configuration(client_side=False, header_encoding=None))
-        self.bodies: dict[int, bytes] = {}
+        self.bodies: dict[int, bytearray] = {}
         self.headers: dict[int, dict[bytes, bytes]] = {}
         self._ended: list[int] = []
 
@@ -38,7 +38,7 @@ class Session:
             raise ConnectionResetError
         for event in self.h2.receive_data(data):
             if isinstance(event, RequestReceived):
-                self.bodies[event.stream_id] = b""
+                self.bodies[event.stream_id] = bytearray()
                 self.headers[event.stream_id] = dict(event.headers)
             elif isinstance(event, DataReceived):
                 self.bodies[event.stream_id] += event.data
@@ -68,7 +68,7 @@ class Session:
         self.h2.send_headers(stream_id, fixed + list(more), end_stream=end)
         self.flush()
 
-    def send_message(self, stream_id: int, message: bytes) -> None:
+    def send_message(self, stream_id: int, message: bytes | bytearray) -> None:
         body = b"\0" + len(message).to_bytes(4, "big") + message
         offset = 0
         while offset < len(body):
@@ -76,7 +76,7 @@ class Session:
             if room <= 0:
                 self.pump()
                 continue
-            self.h2.send_data(stream_id, body[offset : offset + room])
+            self.h2.send_data(stream_id, bytes(body[offset : offset + room]))
             self.flush()
             offset += room
 
@@ -87,7 +87,7 @@ class Session:
         self.h2.send_headers(stream_id, trailers, end_stream=True)
         self.flush()
 
-    def answer(self, stream_id: int, message: bytes) -> None:
+    def answer(self, stream_id: int, message: bytes | bytearray) -> None:
         self.send_headers(stream_id)
         self.send_message(stream_id, message)
         self.send_trailers(stream_id)

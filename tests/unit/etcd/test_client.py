@@ -9,11 +9,11 @@ import threading
 import time
 
 import pytest
-from scripted_server import ScriptedServer, Session, echo, unused_port
 
 from celery_etcdlock.etcd import client as client_module
 from celery_etcdlock.etcd.client import EtcdClient
 from celery_etcdlock.etcd.errors import ConnectFailed, EtcdStatusError, TokenRejected
+from tests.unit.etcd.scripted_server import ScriptedServer, Session, echo, unused_port
 
 PATH = "/etcdserverpb.KV/Txn"
 

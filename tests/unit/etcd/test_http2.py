@@ -9,7 +9,6 @@ import time
 from collections.abc import Callable
 
 import pytest
-from scripted_server import ScriptedServer, Session, echo
 
 from celery_etcdlock.etcd import http2
 from celery_etcdlock.etcd.client import EtcdClient
@@ -26,6 +25,7 @@ from celery_etcdlock.etcd.errors import (
     PermissionDenied,
     StatusCode,
 )
+from tests.unit.etcd.scripted_server import ScriptedServer, Session, echo
 
 PATH = "/etcdserverpb.KV/Txn"
 
