@@ -1,0 +1,40 @@
+# Two commands matter: `make demo` and `make test`. Both make the environment that they need, in .venv.
+# Another Python: `PYTHON=python3.12 make demo`. No colours: `NO_COLOR=1 make demo`.
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# A Python that was asked for replaces an environment of another version; the default takes the one that is there.
+SET_UP := $(PYTHON) scripts/setup_env.py --venv $(VENV) $(if $(filter file,$(origin PYTHON)),--keep-python)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test lint bench setup clean
+
+help:  ## list the targets
+	@echo "make TARGET, with TARGET one of"
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-8s %s\n", $$1, $$2 }'
+
+demo:  ## two workers, one etcd: locks at work, a kill -9, a timeline (half a minute)
+	@$(SET_UP) demo
+	@$(BIN)/python -m examples.demo
+
+test: lint  ## lint, then all tests that need no root (minutes)
+	@$(BIN)/python -m pytest
+
+lint:  ## ruff, mypy --strict and the import contracts
+	@$(SET_UP) test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports --no-cache
+
+bench:  ## the figures of benchmarks/
+	@$(SET_UP) test
+	@$(BIN)/python -m benchmarks
+
+setup:  ## only make .venv, with all that tests need
+	@$(SET_UP) test
+
+clean:  ## remove .venv and what tools left behind
+	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
