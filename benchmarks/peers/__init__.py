@@ -1,0 +1,1 @@
+"""Lock clients, each a process of its own that speaks ``line_protocol``."""

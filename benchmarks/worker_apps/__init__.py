@@ -1,0 +1,1 @@
+"""Apps that the measurements' workers run."""
