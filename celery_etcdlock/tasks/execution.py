@@ -143,10 +143,12 @@ class _Run:
                 error,
             )
             return UnprotectedLock(self._name)
+        # Of the public type: a result backend names the class, and whoever reads it must be able to catch it.
+        public = LockUnavailable(str(error), maybe_applied=error.maybe_applied, permanent=error.permanent)
         if isinstance(decision, ComeBack):
             _outage.tell(error, settings.timeout)
-            come_back(self._task, call, decision, error)
-        raise error
+            come_back(self._task, call, decision, public)
+        raise public from error
 
 
 class _Outage:

@@ -48,7 +48,8 @@ assert not made, "nothing is made before it is needed"
 compare = m.Compare(key=b"etcd3", target=m.Compare.CREATE, create_revision=0)
 put = m.RequestOp(request_put=m.PutRequest(key=b"etcd3", value=b"1"))
 txn = m.TxnRequest(compare=[compare], success=[put]).SerializeToString()
-assert m.TxnResponse.FromString(transport.call("/etcdserverpb.KV/Txn", txn, 5)).succeeded
+first = m.TxnResponse.FromString(transport.call("/etcdserverpb.KV/Txn", txn, 5))
+assert first.succeeded
 assert not m.TxnResponse.FromString(transport.call("/etcdserverpb.KV/Txn", txn, 5, repeatable=True)).succeeded
 assert etcd3.client(host=host, port=int(port)).get("etcd3")[0] == b"1"
 
@@ -58,7 +59,8 @@ keepalive = m.LeaseKeepAliveRequest(ID=77).SerializeToString()
 reply = m.LeaseKeepAliveResponse.FromString(transport.call("/etcdserverpb.Lease/LeaseKeepAlive", keepalive, 5))
 assert reply.TTL == 60
 
-watch = m.WatchRequest(create_request=m.WatchCreateRequest(key=b"etcd3", start_revision=1)).SerializeToString()
+create = m.WatchCreateRequest(key=b"etcd3", start_revision=first.header.revision)
+watch = m.WatchRequest(create_request=create).SerializeToString()
 with transport.stream("/etcdserverpb.Watch/Watch", watch, 10) as answers:
     assert m.WatchResponse.FromString(next(answers)).created
     assert m.WatchResponse.FromString(next(answers)).events[0].kv.value == b"1"

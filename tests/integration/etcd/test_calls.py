@@ -17,6 +17,7 @@ from celery_etcdlock.etcd.errors import (
     LeaseNotFound,
     TooManyOperations,
 )
+from tests.etcd_server import running_etcd
 
 WATCH = "/etcdserverpb.Watch/Watch"
 
@@ -120,15 +121,18 @@ def test_watch(client: EtcdClient, api: Any) -> None:
         assert (event.type, event.prev_kv.value) == (m.Event.DELETE, b"2")
 
 
-def test_watch_from_a_compacted_revision(client: EtcdClient, api: Any) -> None:
-    old = api.put(b"compacted", b"1").header.revision
-    now = api.put(b"compacted", b"2").header.revision
-    api("KV/Compact", m.CompactionRequest(revision=now), m.CompactionResponse)
-    with watch(client, b"compacted", start_revision=old) as stream:
-        answers = (m.WatchResponse.FromString(answer) for answer in stream)
-        assert next(answer for answer in answers if answer.canceled).compact_revision == now
-    with pytest.raises(Compacted):
-        api("KV/Range", m.RangeRequest(key=b"compacted", revision=old), m.RangeResponse)
+def test_watch_from_a_compacted_revision(make_api: Any) -> None:
+    with running_etcd() as server:  # of its own: compaction would hurt other tests' watches
+        client = EtcdClient(server.endpoint)
+        api = make_api(client)
+        old = api.put(b"compacted", b"1").header.revision
+        now = api.put(b"compacted", b"2").header.revision
+        api("KV/Compact", m.CompactionRequest(revision=now), m.CompactionResponse)
+        with watch(client, b"compacted", start_revision=old) as stream:
+            answers = (m.WatchResponse.FromString(answer) for answer in stream)
+            assert next(answer for answer in answers if answer.canceled).compact_revision == now
+        with pytest.raises(Compacted):
+            api("KV/Range", m.RangeRequest(key=b"compacted", revision=old), m.RangeResponse)
 
 
 def test_watch_is_cancelled_at_the_server(client: EtcdClient, etcd: Any, until: Any) -> None:

@@ -1,0 +1,135 @@
+"""The app whose tasks the worker tests run. All it needs to know comes by environment: each test has its own."""
+
+from __future__ import annotations
+
+import functools
+import json
+import os
+import time
+from typing import Any
+
+from celery import Celery
+
+from celery_etcdlock import LockConflict, SingletonTask, current_lock, singleton_task
+
+app = Celery(os.environ["TEST_APP_NAME"], broker=os.environ["TEST_BROKER"], backend=os.environ["TEST_BACKEND"])
+app.conf.update(
+    worker_prefetch_multiplier=1,
+    broker_connection_retry_on_startup=True,
+    task_default_queue=os.environ["TEST_APP_NAME"],
+    worker_enable_remote_control=False,
+    **json.loads(os.environ.get("TEST_SETTINGS", "{}")),
+)
+#: Not shared: the test process makes one such app after the other.
+task = functools.partial(app.task, shared=False)
+
+
+def note(**what: Any) -> None:
+    """One line in the log of bodies: a single append, so that lines of several processes don't mix."""
+    line = json.dumps({"at": time.monotonic(), "pid": os.getpid(), **what}) + "\n"
+    descriptor = os.open(os.environ["TEST_LOG"], os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o600)
+    try:
+        os.write(descriptor, line.encode())
+    finally:
+        os.close(descriptor)
+
+
+def body(seconds: float) -> int:
+    """Stay inside the lock for a while, on record."""
+    lock = current_lock()
+    note(event="enter", name=lock.name, token=lock.fencing_token)
+    try:
+        ends_at = time.monotonic() + seconds
+        while time.monotonic() < ends_at and not os.path.exists(os.environ["TEST_LOG"] + ".end"):
+            time.sleep(0.01)
+    finally:
+        note(event="exit", name=lock.name, token=lock.fencing_token, lost=lock.lost)
+    return lock.fencing_token
+
+
+@singleton_task(app=app, shared=False)
+def single(seconds: float = 0.0) -> int:
+    return body(seconds)
+
+
+@task(base=SingletonTask, unique_on=["key"], on_conflict="retry")
+def per_key(key: str, seconds: float = 0.0, *, note: str = "") -> int:
+    return body(seconds)
+
+
+@task(base=SingletonTask, on_conflict="raise")
+def strict(seconds: float = 0.0) -> int:
+    return body(seconds)
+
+
+@task(base=SingletonTask, on_conflict="retry", wait_timeout=1.0)
+def impatient(seconds: float = 0.0) -> int:
+    return body(seconds)
+
+
+@task(base=SingletonTask, bind=True, max_retries=5)
+def retries(self: Any, times: int) -> int:
+    body(0.0)
+    if self.request.retries < times:
+        raise self.retry(countdown=0)
+    return int(self.request.retries)
+
+
+@task(base=SingletonTask, autoretry_for=(ValueError,), retry_backoff=False, default_retry_delay=0, max_retries=5)
+def autoretried(path: str) -> str:
+    body(0.0)
+    if not os.path.exists(path):
+        with open(path, "w"):
+            raise ValueError("not yet")
+    return "done"
+
+
+@task(base=SingletonTask)
+def fails() -> None:
+    body(0.0)
+    raise ValueError("on purpose")
+
+
+@task(base=SingletonTask, bind=True)
+def calls_itself_directly(self: Any, depth: int = 1) -> str:
+    outer = current_lock().fencing_token
+    if depth == 0:
+        return "inner ran"
+    try:
+        return str(calls_itself_directly(depth - 1))
+    except LockConflict as conflict:
+        assert current_lock().fencing_token == outer
+        return f"conflict with {conflict.holder.split(' ')[1]}, I am {self.request.id}"
+
+
+@task(base=SingletonTask)
+def calls_another_directly() -> list[str]:
+    outer = current_lock().name
+    other = str(called_directly())
+    return [outer, other, current_lock().name]
+
+
+@task(base=SingletonTask)
+def called_directly() -> str:
+    return current_lock().name
+
+
+@task(base=SingletonTask, bind=True)
+def replaces_itself(self: Any) -> int:
+    body(0.0)
+    return int(self.replace(single.si(0.0)))
+
+
+@task(base=SingletonTask, unique_on=["value"])
+def takes_anything(value: Any) -> str:
+    return current_lock().name
+
+
+@task(base=SingletonTask, lock_key=lambda key: 1 / 0)
+def bad_key(key: str) -> None:
+    body(0.0)
+
+
+@task()
+def plain(*args: Any) -> str:
+    return "plain"

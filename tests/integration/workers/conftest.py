@@ -1,0 +1,89 @@
+"""An app with a name, a queue and a prefix of its own for each test, and real workers for it."""
+
+from __future__ import annotations
+
+import importlib
+import itertools
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+
+import pytest
+
+from celery_etcdlock import EtcdLocks
+from tests.etcd_server import EtcdServer
+from tests.integration.workers.worker_process import Bodies, Worker
+from tests.redis_server import RedisServer
+
+_numbers = itertools.count()
+
+StartWorker = Callable[..., Worker]
+
+
+class Project:
+    """One test's app. ``module`` is the app's module in this process; workers have their own."""
+
+    def __init__(self, redis: RedisServer, endpoint: str, directory: Path, **settings: object) -> None:
+        self.name = f"test{os.getpid()}x{next(_numbers)}"
+        self.directory = directory
+        self.bodies = Bodies(directory / "bodies")
+        self.environment = {
+            **os.environ,
+            "TEST_APP_NAME": self.name,
+            "TEST_BROKER": redis.url(0),
+            "TEST_BACKEND": redis.url(1),
+            "TEST_LOG": str(self.bodies.path),
+            "TEST_SETTINGS": json.dumps({"etcdlock_endpoints": endpoint, **settings}),
+        }
+        self._workers: list[Worker] = []
+        self.module = self._load()
+        self.app = self.module.app
+
+    def _load(self) -> ModuleType:
+        before = dict(os.environ)
+        os.environ.update(self.environment)
+        try:
+            sys.modules.pop("tests.integration.workers.app", None)
+            module = importlib.import_module("tests.integration.workers.app")
+            module.app.set_current()
+            module.app.finalize()
+            return module
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
+
+    def start_worker(self, *arguments: str, wait: bool = True, environment: dict[str, str] | None = None) -> Worker:
+        name = f"w{len(self._workers)}"
+        worker = Worker(self.environment | (environment or {}), self.directory, name, *arguments)
+        self._workers.append(worker)
+        return worker.wait_ready() if wait else worker
+
+    def close(self) -> None:
+        self.bodies.end_all()
+        for worker in self._workers:
+            worker.stop()
+        EtcdLocks.from_app(self.app).close()
+        self.app.close()
+
+
+@pytest.fixture
+def new_project(
+    redis: RedisServer, etcd: EtcdServer, tmp_path: Path, request: pytest.FixtureRequest
+) -> Iterator[Callable[..., Project]]:
+    projects: list[Project] = []
+
+    def make(endpoint: str = etcd.endpoint, **settings: object) -> Project:
+        projects.append(Project(redis, endpoint, tmp_path, **settings))
+        return projects[-1]
+
+    yield make
+    for project in projects:
+        project.close()
+
+
+@pytest.fixture
+def project(new_project: Callable[..., Project]) -> Project:
+    return new_project()
