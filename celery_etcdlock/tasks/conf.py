@@ -18,7 +18,7 @@ __all__ = ["broker_fingerprint", "host_name", "settings_of"]
 
 def settings_of(app: Celery) -> Settings:
     """The app's settings, checked. Raises ``ImproperlyConfigured``, which names the setting and the remedy."""
-    namespace = (getattr(app.conf, "prefix", None) or "").rstrip("_").upper()
+    namespace = (getattr(app, "namespace", None) or "").upper()
     found: dict[str, Any] = {}
     for key in list(app.conf):
         if not isinstance(key, str) or "etcdlock_" not in key.lower():

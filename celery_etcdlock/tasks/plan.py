@@ -68,8 +68,9 @@ def _attribute(task: type[Task[Any, Any]], name: str) -> Any:
 
 def _refuse_near_misses(task: type[Task[Any, Any]]) -> None:
     """Celery takes any keyword of ``app.task`` for an attribute, so a slip of the pen would mean no option at all."""
+    known = {*dir(Task), *OPTION_NAMES}  # not hasattr: Task.app would bind Task itself
     for name in vars(task):
-        if not name.startswith("_") and not hasattr(Task, name) and name not in OPTION_NAMES:
+        if not name.startswith("_") and name not in known:
             near = difflib.get_close_matches(name, OPTION_NAMES, n=1, cutoff=0.8)
             if near:
                 raise InvalidOption(
