@@ -16,7 +16,7 @@ from kombu.utils.json import dumps
 
 
 class Channel(filesystem.Channel):
-    def _put(self, queue: str, payload: dict[str, Any], **_: Any) -> None:
+    def _put(self, queue: str, payload: Any, **_: Any) -> None:  # type: ignore[override]  # as in kombu
         name = os.path.join(self.data_folder_out, f"{time.monotonic_ns():020}_{uuid.uuid4()}")
         with open(f"{name}.part", "w") as file:
             file.write(dumps(payload))

@@ -63,7 +63,8 @@ class Journal:
 def spans_of(events: Iterable[dict[str, Any]]) -> list[Span]:
     """The bodies, in the order in which they began.
 
-    A ``killed`` event ends all that still ran on its worker, a ``freed`` one tells when a killed one's lock was. A call that a broker delivered twice has two spans.
+    A ``killed`` event ends all that still ran on its worker, a ``freed`` one tells when a killed one's lock was. A call
+    that a broker delivered twice has two spans.
     """
     running: dict[tuple[str, int], Span] = {}
     done: list[Span] = []

@@ -36,9 +36,7 @@ def singleton(stage: Stage, *, short: bool) -> None:
     stage.screen.step(f"{len(results)} calls: {ran} bodies ran, {skipped} were skipped.")
     for result, state in zip(results, states, strict=True):
         if state == "REVOKED":
-            stage.screen.line(
-                f"         A skipped one's result is REVOKED: {stage.screen.style.dim(str(result.result))}"
-            )
+            stage.screen.remark(f"A skipped one's result is {state}: {result.result}")
             break
     stage.conclude("rebuild_index", "rebuild_index")
     if stage.with_lock:
@@ -52,20 +50,16 @@ def per_argument(stage: Stage, *, short: bool) -> None:
 
     accounts, each = ("anna", "ben", "cleo"), (2 if short else 4)
     stage.screen.title("2. A lock per argument: sync(account) runs one at a time for each account")
-    stage.screen.step(
-        f"Firing {each} calls for each of {', '.join(accounts)}; who finds it locked comes back later ..."
-    )
-    results = [
-        sync.apply_async((account, number, 0.5)) for number in range(1, each + 1) for account in accounts
-    ]  # fmt: skip
+    stage.screen.step(f"Firing {each} calls for each of {', '.join(accounts)}; conflicts come back later ...")
+    results = [sync.apply_async((account, number, 0.5)) for number in range(1, each + 1) for account in accounts]
     states = wait_for_results(stage, results, "every sync to have run")
     spans = stage.spans("sync")
     at_once, done = most_at_once(spans), states.count("SUCCESS")
     stage.screen.step(f"{done} of {len(results)} ran, up to {at_once} at once (of different accounts).")
     if stage.with_lock:
-        for key, of_key in by_key(spans).items():
+        for key, of_key in sorted(by_key(spans).items()):
             tokens = " < ".join(str(span.token) for span in of_key)
-            stage.screen.line(f"         {key}: fencing tokens {tokens}")
+            stage.screen.remark(f"{key}: fencing tokens {tokens}")
     stage.conclude("sync", "sync")
     once = done == len(results) and Counter(span.call for span in spans) == Counter(result.id for result in results)
     stage.check("sync: all calls ran in the end, once each", f"{done} of {len(results)}", once)
@@ -90,7 +84,8 @@ def kill_minus_nine(stage: Stage) -> None:
     screen.step(f"kill -9 of {first.worker} and its pool, {killed_at - first.start:.1f} s into its task.")
     if stage.with_lock:
         stage.wait(lambda: not stage.etcd.holds_lock_of(killed.id), 20, "etcd to end the dead worker's lease")
-        screen.step(f"etcd ended the dead worker's lease, {time.monotonic() - killed_at:.1f} s after the kill.")
+        freed_at = stage.journal.note("freed", call=killed.id)
+        screen.step(f"etcd ended the dead worker's lease, {freed_at - killed_at:.1f} s after the kill.")
         stage.wait(lambda: bool(_after(stage, key, killed_at)), 20, "the lock to move on")
         second = _after(stage, key, killed_at)[0]
         moved = f"{second.start - killed_at:.1f} s after the kill"
@@ -98,8 +93,8 @@ def kill_minus_nine(stage: Stage) -> None:
         stage.check("close_book: the dead worker's lock moved on", moved, second.worker == survivor)
     if stage.broker.redelivers:
         screen.step(
-            f"The killed call isn't lost: it was never acknowledged, so Redis gives it out again "
-            f"{REDELIVERY_SECONDS} s after it did first ..."
+            "The killed call isn't lost: it was never acknowledged, so Redis gives it out again, "
+            f"{REDELIVERY_SECONDS} s after the first time (by default an hour) ..."
         )
         others.append(killed)
     else:

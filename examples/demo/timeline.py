@@ -3,7 +3,8 @@
     rebuild_index  alpha  12######            23######
                    beta             18######
 
-A body that was killed ends in an X, and dots show how long its lock stayed taken. Where two bodies of a key ran at once, a row of ``!`` under the key says so.
+A body that was killed ends in an X, and dots show how long its lock stayed taken. Where two bodies of a key ran at
+once, a row of ``!`` under the key says so.
 """
 
 from __future__ import annotations
@@ -16,7 +17,8 @@ from examples.demo.journal import Span
 from examples.demo.style import Style
 
 #: Bars of each worker: background colour, and what fills them without colours, in Unicode and ASCII.
-LOOKS = (("30;46", "\u2588", "#"), ("30;45", "\u2593", "="), ("30;43", "\u2592", "%"))
+LOOKS = (("46", "\u2588", "#"), ("45", "\u2593", "="), ("43", "\u2592", "%"))
+TOKEN = "1"
 KILLED, LINGERS, OVERLAP = "1;37;41", "31", "1;31"
 TICKS_SECONDS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 60)
 CELLS_PER_TICK = 8
@@ -52,7 +54,7 @@ def draw(spans: Sequence[Span], workers: Sequence[str], style: Style) -> list[st
                     cells[at] = ("!", OVERLAP)
             lines.append(f"{'TWO AT ONCE':>{left - 2}}  " + _join(cells, style))
     lines.append(" " * left + style.dim(_axis(scale, style)))
-    if any(span.killed for span in spans):
+    if any(span.freed for span in spans):
         lines.append(" " * left + style.dim("X killed; the dots: its lock, until etcd ended the lease"))
     return [line.rstrip() for line in lines]
 
@@ -84,8 +86,8 @@ def _row(spans: Sequence[Span], scale: _Scale, look: tuple[str, str, str], style
         last = max(first, scale.last_cell(end_of(span)))
         room = last - first + 1
         token = str(span.token) if span.token and len(str(span.token)) < room else ""
-        text = token.ljust(room, fill)
-        cells[first : last + 1] = [(character, colour) for character in text]
+        cells[first : last + 1] = [(fill, colour)] * room
+        cells[first : first + len(token)] = [(digit, TOKEN) for digit in token]
         if style.colour and not token:
             cells[first] = (style.pick("\u258f", "|"), colour)
         if span.killed:
