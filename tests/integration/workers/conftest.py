@@ -26,15 +26,15 @@ StartWorker = Callable[..., Worker]
 class Project:
     """One test's app. ``module`` is the app's module in this process; workers have their own."""
 
-    def __init__(self, redis: RedisServer, endpoint: str, directory: Path, **settings: object) -> None:
+    def __init__(self, broker: str, backend: str, endpoint: str, directory: Path, **settings: object) -> None:
         self.name = f"test{os.getpid()}x{next(_numbers)}"
         self.directory = directory
         self.bodies = Bodies(directory / "bodies")
         self.environment = {
             **os.environ,
             "TEST_APP_NAME": self.name,
-            "TEST_BROKER": redis.url(0),
-            "TEST_BACKEND": redis.url(1),
+            "TEST_BROKER": broker,
+            "TEST_BACKEND": backend,
             "TEST_LOG": str(self.bodies.path),
             "TEST_SETTINGS": json.dumps({"etcdlock_endpoints": endpoint, **settings}),
         }
@@ -75,8 +75,8 @@ def new_project(
 ) -> Iterator[Callable[..., Project]]:
     projects: list[Project] = []
 
-    def make(endpoint: str = etcd.endpoint, **settings: object) -> Project:
-        projects.append(Project(redis, endpoint, tmp_path, **settings))
+    def make(endpoint: str = etcd.endpoint, *, broker: str = redis.url(0), **settings: object) -> Project:
+        projects.append(Project(broker, redis.url(1), endpoint, tmp_path, **settings))
         return projects[-1]
 
     yield make
