@@ -14,11 +14,11 @@ from zoneinfo import ZoneInfo
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from key_vectors import IntColor, Point, StrColor
 from kombu.utils import json as kombu_json
 
 from celery_etcdlock.core.canonical import MAX_DEPTH, canonical_text
 from celery_etcdlock.errors import InvalidKey
+from tests.unit.core.key_vectors import IntColor, Point, StrColor
 
 NAMES = {
     **{kind.__name__: kind for kind in (date, datetime, time, timedelta, timezone, Decimal, UUID, Point)},

@@ -16,11 +16,11 @@ from uuid import UUID
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from key_vectors import HASH_KEY, VECTORS, IntColor, StrColor, spec_of
 
 from celery_etcdlock.core.keys import KeySpec
 from celery_etcdlock.core.names import escape_name
 from celery_etcdlock.errors import InvalidKey, InvalidOption
+from tests.unit.core.key_vectors import HASH_KEY, VECTORS, IntColor, StrColor, spec_of
 
 SCRIPT = Path(__file__).with_name("key_vectors.py")
 OTHER_PYTHONS = sorted(
