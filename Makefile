@@ -18,14 +18,17 @@ demo:  ## two workers, one etcd: locks at work, a kill -9, a timeline (half a mi
 	@$(SET_UP) demo
 	@$(BIN)/python -m examples.demo
 
-test: lint  ## lint, then all tests that need no root (minutes)
-	@$(BIN)/python -m pytest
+test:  ## all tests that need no root, then lint (minutes)
+	@$(SET_UP) test
+	$(BIN)/python -m pytest
+	@$(MAKE) --no-print-directory lint
 
 lint:  ## ruff, mypy --strict and the import contracts
 	@$(SET_UP) test
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check .
+	$(BIN)/ruff format --check --extend-exclude '*.md' .
 	$(BIN)/mypy
+	$(BIN)/mypy -p examples.demo
 	$(BIN)/lint-imports --no-cache
 
 bench:  ## the figures of benchmarks/

@@ -117,7 +117,12 @@ def install(python: Path, *what: str) -> None:
 
 
 def run(command: list[str], failure: str) -> None:
-    if subprocess.run(command, cwd=ROOT, stdin=subprocess.DEVNULL, check=False).returncode:  # noqa: S603
+    """What pip and the build tool say (much, and of no use to who only wants a demo) is shown if they fail."""
+    done = subprocess.run(  # noqa: S603
+        command, cwd=ROOT, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    )
+    if done.returncode:
+        print(done.stdout, file=sys.stderr)
         raise SetUpFailed(f"{failure}.\nThe command was: {' '.join(command)}\nRun the same make again to go on.")
 
 
