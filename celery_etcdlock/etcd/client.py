@@ -325,8 +325,8 @@ def _secured(below: Channel, context: ssl.SSLContext, endpoint: Endpoint, deadli
 
 def _blames_endpoint(error: EtcdError) -> bool:
     """Whether another endpoint might do better."""
-    if isinstance(error, EtcdStatusError):
-        return error.code in (StatusCode.UNAVAILABLE, StatusCode.DEADLINE_EXCEEDED, StatusCode.CANCELLED)
+    if isinstance(error, EtcdStatusError) and not isinstance(error, DeadlinePassed):
+        return error.code in (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
     return True
 
 

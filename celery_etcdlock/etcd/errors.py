@@ -25,6 +25,7 @@ __all__ = [
     "NotEtcd",
     "NotProcessed",
     "PermissionDenied",
+    "ServerDeadlinePassed",
     "StatusCode",
     "TlsFailed",
     "TokenRejected",
@@ -138,6 +139,10 @@ class EtcdStatusError(EtcdError):
         return self.text
 
 
+class ServerDeadlinePassed(EtcdStatusError, DeadlinePassed):
+    """The server's copy of our deadline ran out first: the two clocks race, so both sides' words mean the same."""
+
+
 class AuthenticationFailed(EtcdStatusError):
     """Wrong user name or password, or a login is required and none is configured."""
 
@@ -202,6 +207,9 @@ def status_error(code: int, details: str, endpoint: str = "") -> EtcdStatusError
             return error_class(
                 known, details, endpoint=endpoint, remedy=remedy, permanent=permanent, maybe_applied=False
             )
+    if known is StatusCode.DEADLINE_EXCEEDED or "context deadline exceeded" in details:
+        # etcd 3.4 and 3.5 end a watch with UNKNOWN at its deadline
+        return ServerDeadlinePassed(known, details, endpoint=endpoint, maybe_applied=True)
     if known is StatusCode.PERMISSION_DENIED:
         return PermissionDenied(known, details, endpoint=endpoint, remedy=_ROLE, permanent=True)
     return EtcdStatusError(known, details, endpoint=endpoint)

@@ -16,7 +16,7 @@ from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Any
 
-from .errors import ConnectFailed, DeadlinePassed, EtcdError, StatusCode, TokenRejected, status_error
+from .errors import ConnectFailed, EtcdError, StatusCode, TokenRejected, status_error
 from .stream import check_watch
 
 __all__ = ["GrpcStream", "GrpcTransport"]
@@ -164,6 +164,4 @@ def _typed(error: Any) -> EtcdError:
     details = error.details() or ""
     if code is StatusCode.UNAVAILABLE and details.startswith(_NEVER_SENT):
         return ConnectFailed(f"no connection to etcd: {details}")
-    if code is StatusCode.DEADLINE_EXCEEDED:
-        return DeadlinePassed(f"no answer from etcd in time: {details}", maybe_applied=True)
     return status_error(code, details)

@@ -16,6 +16,7 @@ CASES = [
     errors.ConnectionLost("bad", maybe_applied=True),
     errors.DeadlinePassed("bad", endpoint="a:1", maybe_applied=True),
     *(status_error(code, "etcdserver: odd", "a:1") for code in range(1, 20)),
+    status_error(2, "context deadline exceeded", "a:1"),
     status_error(5, "etcdserver: requested lease not found", "a:1"),
     status_error(3, "etcdserver: authentication failed, invalid user ID or password", "a:1"),
 ]
@@ -61,6 +62,13 @@ def test_types(code: int, details: str, kind: type[EtcdStatusError], permanent: 
 def test_said_before_the_request_was_looked_at(details: str) -> None:
     assert not status_error(14, details).maybe_applied
     assert status_error(14, "etcdserver: leader changed").maybe_applied
+
+
+@pytest.mark.parametrize(("code", "details"), [(4, "Deadline Exceeded"), (2, "context deadline exceeded")])
+def test_the_servers_deadline_is_ours(code: int, details: str) -> None:
+    error = status_error(code, details)
+    assert isinstance(error, errors.DeadlinePassed)
+    assert error.maybe_applied
 
 
 def test_remedies() -> None:
