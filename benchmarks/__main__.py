@@ -70,7 +70,7 @@ def _measure(bench: Bench) -> dict[str, Any]:
         print(f"{bench.name}: not measured: {error}\n", flush=True)
         return {"error": f"{type(error).__name__}: {error}", "busy_percent_before": busy}
     if busy is not None and busy > BUSY_PERCENT:
-        result.notes.append(f"others used {busy:.0f} % of the machine when this began: trust the ratios at most")
+        result.notes.append(f"others used {busy:.0f} % of the machine when this began: measure again when it is quiet")
     if bench.quick:
         result.notes.append("quick run: too few rounds for a figure to quote")
     print(result.text(), end="\n\n", flush=True)
