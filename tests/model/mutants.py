@@ -1,0 +1,267 @@
+"""The production code with one guard removed at a time.
+
+Each mutant says which rule the guard serves, where its absence has to show, and as what. Most weaken the store's
+transactions (``store_class``), some the machines or the deadline (``apply``, undone by ``monkeypatch``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Any
+
+import pytest
+
+from celery_etcdlock.core import ownership
+from celery_etcdlock.core.operations import (
+    KeptAlive,
+    KeysSeen,
+    LeaseGranted,
+    Look,
+    Owned,
+    Promote,
+    Release,
+    StoreReply,
+    TryAcquire,
+)
+from celery_etcdlock.core.protocol import Acquire, Acquired, Open, Renew, Renewed, Resolve, Unavailable
+from celery_etcdlock.core.protocol.acquire import State
+from celery_etcdlock.etcd import messages
+from celery_etcdlock.etcd.store import EtcdStore
+
+__all__ = ["MUTANTS", "Mutant"]
+
+EXCLUSION = frozenset({"P1", "P2"})
+
+
+def _nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    pass
+
+
+@dataclass(frozen=True)
+class Mutant:
+    name: str
+    rule: str
+    scenario: str
+    shows_as: frozenset[str]
+    store_class: type[EtcdStore] = EtcdStore
+    apply: Callable[[pytest.MonkeyPatch], None] = _nothing
+    one_per_name: bool = True
+
+
+# --- the store's transactions ---------------------------------------------------------------------------------------
+
+
+class WithoutTokenCheck(EtcdStore):
+    """A repeated try-lock that is refused because of its own key says that somebody holds the lock."""
+
+    def _txn(self, request: Any, timeout_seconds: float, *, repeatable: bool = False) -> Any:
+        self.last = super()._txn(request, timeout_seconds, repeatable=repeatable)
+        return self.last
+
+    def _try_acquire(self, operation: TryAcquire, timeout_seconds: float) -> StoreReply:
+        result = super()._try_acquire(operation, timeout_seconds)
+        if isinstance(result, Owned) and not self.last.succeeded:
+            return self._why_refused(self.last, operation, self._name_start(operation.name))
+        return result
+
+
+class WithoutReleaseGuard(EtcdStore):
+    """Deletes the key as long as it is there, whoever wrote it last."""
+
+    def _release(self, operation: Release, timeout_seconds: float) -> StoreReply:
+        there = messages.Compare
+        self._weaker = lambda compare: (
+            compare.CopyFrom(there(key=compare.key, target=there.CREATE, result=there.GREATER)) or True
+        )
+        try:
+            return super()._release(operation, timeout_seconds)
+        finally:
+            del self._weaker
+
+    def _txn(self, request: Any, timeout_seconds: float, *, repeatable: bool = False) -> Any:
+        weaker = getattr(self, "_weaker", None)
+        if weaker is not None:
+            for compare in request.compare:
+                weaker(compare)
+        return super()._txn(request, timeout_seconds, repeatable=repeatable)
+
+
+class WithoutLookAtAllThatPrecede(EtcdStore):
+    """A woken waiter is promoted if its own key is as it wrote it."""
+
+    def _promote(self, operation: Promote, timeout_seconds: float) -> StoreReply:
+        return super()._promote(replace(operation, alone=False), timeout_seconds)
+
+
+class WithoutEpoch(EtcdStore):
+    """Takes a place whatever the session's epoch."""
+
+    def _txn(self, request: Any, timeout_seconds: float, *, repeatable: bool = False) -> Any:
+        kept = [
+            compare
+            for compare in request.compare
+            if not (compare.key.startswith(self._sessions) and compare.target == compare.MOD)
+        ]
+        request = messages.TxnRequest(compare=kept, success=request.success, failure=request.failure)
+        return super()._txn(request, timeout_seconds, repeatable=repeatable)
+
+
+class WithoutSeenRevision(EtcdStore):
+    """A try-lock with a limit above one puts its key although others came since it looked."""
+
+    def _try_acquire(self, operation: TryAcquire, timeout_seconds: float) -> StoreReply:
+        if operation.seen_revision:
+            operation = replace(operation, seen_revision=2**40)
+        return super()._try_acquire(operation, timeout_seconds)
+
+
+# --- the machines ---------------------------------------------------------------------------------------------------
+
+
+def without_fence(monkeypatch: pytest.MonkeyPatch) -> None:
+    start = Resolve.__init__
+
+    def looks_only(self: Any, **arguments: Any) -> None:
+        start(self, **arguments)
+        self._step = Look(arguments["name"])
+
+    monkeypatch.setattr(Resolve, "__init__", looks_only)
+
+
+def without_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
+    on = Acquire.on
+
+    def never_in_doubt(self: Any, reply: Any, now: float) -> Any:
+        step = on(self, reply, now)
+        return replace(step, doubtful=False) if isinstance(step, Acquired) else step
+
+    monkeypatch.setattr(Acquire, "on", never_in_doubt)
+
+
+def without_list(monkeypatch: pytest.MonkeyPatch) -> None:
+    on = Acquire.on
+
+    def forgets_the_token(self: Any, reply: Any, now: float) -> Any:
+        step = on(self, reply, now)
+        return replace(step, doubtful=False) if isinstance(step, Unavailable) else step
+
+    monkeypatch.setattr(Acquire, "on", forgets_the_token)
+
+
+def without_reread(monkeypatch: pytest.MonkeyPatch) -> None:
+    on = Renew.on
+
+    def trusts_the_keepalive(self: Any, reply: Any, now: float) -> Any:
+        if isinstance(reply, KeptAlive):
+            return Renewed(ownership.trust_deadline(self._sent_at, reply.ttl_seconds), frozenset())
+        return on(self, reply, now)
+
+    monkeypatch.setattr(Renew, "on", trusts_the_keepalive)
+
+
+def without_term(monkeypatch: pytest.MonkeyPatch) -> None:
+    on = Renew.on
+
+    def any_leader_will_do(self: Any, reply: Any, now: float) -> Any:
+        return on(self, replace(reply, term=self._term) if isinstance(reply, KeysSeen) else reply, now)
+
+    monkeypatch.setattr(Renew, "on", any_leader_will_do)
+
+
+def _counts_from_the_answer(machine: type[Any], answer: type[Any]) -> Callable[[pytest.MonkeyPatch], None]:
+    def apply(monkeypatch: pytest.MonkeyPatch) -> None:
+        on = machine.on
+
+        def counts_from_the_answer(self: Any, reply: Any, now: float) -> Any:
+            if isinstance(reply, answer):
+                self._sent_at = now
+            return on(self, reply, now)
+
+        monkeypatch.setattr(machine, "on", counts_from_the_answer)
+
+    return apply
+
+
+def without_margin(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ownership, "MARGIN_SECONDS", 0.0)
+
+
+def without_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ownership, "DRIFT", 0.0)
+
+
+def without_count(monkeypatch: pytest.MonkeyPatch) -> None:
+    send = Acquire._send
+
+    def promotes_at_once(self: Any, now: float) -> Any:
+        if self._state is State.PROMOTING and self._mine is not None:
+            return self._promote(alone=False, now=now)
+        return send(self, now)
+
+    monkeypatch.setattr(Acquire, "_send", promotes_at_once)
+
+
+def without_smallest_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("celery_etcdlock.core.protocol.acquire.effective_limit", lambda limit, keys: limit)
+    monkeypatch.setattr(ownership, "effective_limit", lambda limit, keys: limit)
+
+
+GHOST = frozenset({"rule 3"})
+TIME = "leases and a slow clock"
+
+MUTANTS = (
+    Mutant("the token check", "ambiguous answers", "try-lock, limit 1", frozenset({"token check"}), WithoutTokenCheck),
+    Mutant(
+        "the mod_revision compare of release",
+        "rule 1",
+        "handed over to a successor",
+        EXCLUSION,
+        WithoutReleaseGuard,
+    ),
+    Mutant(
+        "the look at all that precede",
+        "rule 2",
+        "ordered wait, one gives up",
+        EXCLUSION,
+        WithoutLookAtAllThatPrecede,
+    ),
+    Mutant(
+        "the count of those that precede, limit 2",
+        "rule 2",
+        "ordered wait, limit 2",
+        EXCLUSION,
+        apply=without_count,
+    ),
+    Mutant("the session's epoch", "rule 3", "try-lock, limit 1", GHOST, WithoutEpoch),
+    Mutant("the fence before a token is forgotten", "rule 3", "try-lock, limit 1", GHOST, apply=without_fence),
+    Mutant("the doubt about a success after a time-out", "rule 3", "try-lock, limit 1", GHOST, apply=without_doubt),
+    Mutant("the list of tokens in doubt", "rule 3", "tokens left in doubt", GHOST, apply=without_list),
+    Mutant("one operation per name in a Txn", "rule 4", "transactions shared", EXCLUSION, one_per_name=False),
+    Mutant("the revision that was looked at", "rule 5", "try-lock, limit 2", EXCLUSION, WithoutSeenRevision),
+    Mutant(
+        "the smallest limit counts",
+        "rule 5",
+        "wait and try-lock, limits differ",
+        EXCLUSION,
+        apply=without_smallest_limit,
+    ),
+    Mutant(
+        "the re-read after a keepalive",
+        "rule 9",
+        "an administrator deletes keys and revokes leases",
+        frozenset({"rule 9"}),
+        apply=without_reread,
+    ),
+    Mutant("one leader's term", "rule 9", "leader changes", EXCLUSION, apply=without_term),
+    Mutant("t_sent before a keepalive", "rule 9", TIME, EXCLUSION, apply=_counts_from_the_answer(Renew, KeptAlive)),
+    Mutant(
+        "t_sent before a grant",
+        "P2",
+        "sessions opened and lost",
+        EXCLUSION,
+        apply=_counts_from_the_answer(Open, LeaseGranted),
+    ),
+    Mutant("the margin", "P2", TIME, EXCLUSION, apply=without_margin),
+    Mutant("the drift", "P2", TIME, EXCLUSION, apply=without_drift),
+)

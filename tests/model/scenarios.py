@@ -1,0 +1,155 @@
+"""What is explored: few clients and few faults each, together all of them.
+
+``SCENARIOS`` run with every test run; with ``CELERY_ETCDLOCK_DEEP=1`` each has more faults and takes minutes.
+"""
+
+from __future__ import annotations
+
+from tests.model.world import Attempt, Faults, Plan, Scenario
+
+__all__ = ["SCENARIOS", "by_name"]
+
+TRY = Attempt()
+WAIT = Attempt(wait_seconds=100.0)
+BRIEF = Attempt(wait_seconds=10.0)
+
+SCENARIOS = (
+    Scenario(
+        "try-lock, limit 1",
+        (Plan((TRY, TRY)), Plan((TRY,))),
+        Faults(unanswered=2),
+        deep=Faults(unanswered=3),
+    ),
+    Scenario(
+        "try-lock, refused requests and repeats by the transport",
+        (Plan((TRY, TRY)), Plan((TRY,))),
+        Faults(unanswered=1, refused=1, echoes=1),
+        deep=Faults(unanswered=2, refused=1, echoes=1),
+    ),
+    Scenario(
+        # Past the deadlines, so that tokens stay in doubt: the keeper's fence moves the epoch under the next attempt.
+        "tokens left in doubt",
+        (Plan((TRY, TRY)), Plan((TRY,), ahead=True)),
+        Faults(unanswered=1, ticks=1, delays=0),
+        instants=(6, 12),
+        deep=Faults(unanswered=2, ticks=2, delays=1),
+    ),
+    Scenario(
+        "tokens left in doubt, nobody else there",
+        (Plan((TRY, TRY)),),
+        Faults(unanswered=2, ticks=1, delays=0),
+        instants=(6, 12),
+        deep=Faults(unanswered=3, ticks=2, delays=2, echoes=1),
+    ),
+    Scenario(
+        "try-lock, a crash",
+        (Plan((TRY,)), Plan((TRY,), opened=False, not_before=15)),
+        Faults(delays=0, unanswered=1, crashes=1, ticks=2),
+        instants=(15, 30, 45),
+        answer_seconds=50,
+        deep=Faults(unanswered=2, refused=1, crashes=1, ticks=3),
+    ),
+    Scenario(
+        "try-lock, limit 2",
+        (Plan((TRY,), ahead=True), Plan((TRY,)), Plan((TRY,))),
+        Faults(unanswered=1),
+        limit=2,
+        deep=Faults(unanswered=2),
+    ),
+    Scenario(
+        "ordered wait, limit 1",
+        (Plan((WAIT,), ahead=True), Plan((WAIT,)), Plan((WAIT,))),
+        Faults(unanswered=1, spurious=1),
+        deep=Faults(unanswered=2, spurious=1),
+    ),
+    Scenario(
+        "ordered wait, one gives up",
+        (Plan((WAIT,), ahead=True), Plan((BRIEF,)), Plan((WAIT,))),
+        Faults(ticks=1),
+        instants=(12,),
+        answer_seconds=20,
+        deep=Faults(unanswered=1, ticks=1),
+    ),
+    Scenario(
+        "ordered wait, a waiter in doubt gives up",
+        (Plan((TRY,), ahead=True), Plan((BRIEF, TRY))),
+        Faults(unanswered=2, ticks=1),
+        instants=(12,),
+        answer_seconds=20,
+        deep=Faults(unanswered=3, spurious=1, ticks=1),
+    ),
+    Scenario(
+        "ordered wait, limit 2",
+        (Plan((WAIT,), ahead=True), Plan((WAIT,)), Plan((WAIT,))),
+        Faults(unanswered=1, spurious=1),
+        limit=2,
+        deep=Faults(unanswered=2, spurious=2),
+    ),
+    Scenario(
+        "wait and try-lock, limits differ",
+        (Plan((WAIT,), limit=2, ahead=True), Plan((WAIT,), limit=1), Plan((TRY,), limit=2)),
+        Faults(unanswered=1),
+        limit=2,
+        deep=Faults(unanswered=2),
+    ),
+    Scenario(
+        "leases and a slow clock",
+        (Plan((TRY,), renewals=1, rate=0.99), Plan((TRY,), opened=False, not_before=30)),
+        Faults(delays=1, ticks=3, unanswered=0),
+        instants=(5, 30, 40, 60),
+        answer_seconds=50,
+        deep=Faults(ticks=4, unanswered=1),
+    ),
+    Scenario(
+        "sessions opened and lost",
+        (Plan((TRY, TRY), sessions=2, opened=False, rate=0.99), Plan((TRY,), opened=False, not_before=30)),
+        Faults(delays=1, ticks=2),
+        instants=(5, 30, 60),
+        answer_seconds=50,
+        deep=Faults(delays=2, ticks=3, unanswered=1, echoes=1),
+    ),
+    Scenario(
+        "waiters on leases that run out",
+        (Plan((WAIT,), rate=0.99, ahead=True), Plan((WAIT,), renewals=1)),
+        Faults(delays=1, ticks=3),
+        instants=(15, 30, 45, 60),
+        answer_seconds=50,
+        deep=Faults(ticks=4, crashes=1, unanswered=1),
+    ),
+    Scenario(
+        "leader changes",
+        (Plan((TRY,), renewals=1, rate=0.99, ahead=True), Plan((TRY,), opened=False, not_before=30)),
+        Faults(delays=0, ticks=2, elections=1),
+        instants=(15, 30, 45),
+        answer_seconds=50,
+        deep=Faults(delays=1, ticks=3, elections=2, unanswered=1),
+    ),
+    Scenario(
+        "an administrator deletes keys and revokes leases",
+        (Plan((TRY, TRY), renewals=1, sessions=2), Plan((WAIT,))),
+        Faults(delays=1, admin_deletes=1, admin_revokes=1),
+        deep=Faults(admin_deletes=2, admin_revokes=1, unanswered=1),
+    ),
+    Scenario(
+        "an administrator deletes a waiter's key",
+        (Plan((TRY,)), Plan((WAIT,))),
+        Faults(admin_deletes=1, unanswered=1, spurious=1),
+        deep=Faults(admin_deletes=1, unanswered=2, spurious=2),
+    ),
+    Scenario(
+        "handed over to a successor",
+        (Plan((TRY,)), Plan(()), Plan((TRY,))),
+        Faults(hand_overs=1, unanswered=1),
+        deep=Faults(hand_overs=1, unanswered=2),
+    ),
+    Scenario(
+        "transactions shared",
+        (Plan((TRY,)), Plan((TRY,)), Plan((TRY,))),
+        Faults(batches=2),
+        deep=Faults(batches=2, unanswered=1),
+    ),
+)
+
+
+def by_name(name: str) -> Scenario:
+    return next(scenario for scenario in SCENARIOS if scenario.name == name)

@@ -1,0 +1,220 @@
+"""The explorer's world: everything that decides what may happen next, as one immutable, hashable value.
+
+Time is the server's and moves on to the scenario's instants; a client's own clock runs at its ``rate``. A client is
+what a
+process is in production: a session, a *main* lane that acquires, holds and releases, and a *keeper* lane that renews
+and
+pays debts. Each lane drives one production machine at a time.
+"""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+from celery_etcdlock.core.operations import Operation
+from celery_etcdlock.core.protocol import Machine
+from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.errors import LockUnavailable
+from tests.model.model_etcd import EtcdState
+
+__all__ = [
+    "NAME",
+    "Attempt",
+    "Client",
+    "Faults",
+    "Frozen",
+    "Held",
+    "Lane",
+    "Plan",
+    "Scenario",
+    "Session",
+    "Violation",
+    "World",
+    "record_of",
+]
+
+NAME = "report"
+PREFIX = "/m/"
+
+
+class Violation(AssertionError):
+    """A property doesn't hold. ``rule`` names it."""
+
+    def __init__(self, rule: str, what: str) -> None:
+        super().__init__(f"{rule}: {what}")
+        self.rule = rule
+
+
+# --- what is explored ---------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """One acquire and, if it succeeds, a body and a release. ``wait_seconds`` ``None`` is a try-lock."""
+
+    wait_seconds: float | None = None
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What one client does: its attempts one after the other, on at most ``sessions`` sessions.
+
+    ``opened``: its first session stands from the beginning. ``rate``: local seconds per second of the server.
+    """
+
+    attempts: tuple[Attempt, ...] = (Attempt(),)
+    renewals: int = 0
+    sessions: int = 1
+    opened: bool = True
+    #: Its first attempt has come as far as it can, calmly, before the others begin.
+    ahead: bool = False
+    #: Nothing of it before this time.
+    not_before: float = 0.0
+    rate: float = 1.0
+    limit: int | None = None
+
+
+class Faults(NamedTuple):
+    """How often each of these may happen, in any order and at any time."""
+
+    #: A request gets no answer: it may have been applied, or is applied at any later time, or never.
+    unanswered: int = 0
+    #: A request is refused and surely not applied.
+    refused: int = 0
+    #: The transport itself sends a repeatable request twice; the copy arrives at any later time.
+    echoes: int = 0
+    #: A watch ends without an event.
+    spurious: int = 0
+    #: Time moves on, for all, to the scenario's next instant. Whoever doesn't act meanwhile was paused.
+    ticks: int = 0
+    #: An answer travels for a while after the request was applied, so that others come in between; -1: any number.
+    delays: int = -1
+    crashes: int = 0
+    #: An administrator deletes one key under the name.
+    admin_deletes: int = 0
+    admin_revokes: int = 0
+    #: The leader changes; leases get their whole TTL anew. The old one may still answer keepalives.
+    elections: int = 0
+    #: A successor adopts the key of a holder, as rule 1 asks for it.
+    hand_overs: int = 0
+    #: Requests of one process travel in one transaction, nested.
+    batches: int = 0
+
+
+@dataclass(frozen=True)
+class Scenario:
+    name: str
+    plans: tuple[Plan, ...]
+    faults: Faults
+    limit: int = 1
+    ttl_seconds: int = 30
+    #: The times, by the server's clock, to which ``Faults.ticks`` move on from 0.
+    instants: tuple[float, ...] = ()
+    answer_seconds: float = 5.0
+    #: More faults, for a deeper run.
+    deep: Faults | None = None
+
+
+# --- its state ----------------------------------------------------------------------------------------------------
+
+
+class Frozen:
+    """A machine that nobody changes any more; ``thaw`` gives a copy to go on with. Equal if it would act alike."""
+
+    __slots__ = ("_hash", "key", "machine")
+
+    def __init__(self, machine: Machine[Any]) -> None:
+        self.machine = machine
+        self.key = _key(machine)
+        self._hash = hash(self.key)
+
+    def thaw(self) -> Machine[Any]:
+        machine = copy.copy(self.machine)
+        inner = getattr(machine, "_resolve", None)
+        if inner is not None:
+            machine._resolve = copy.copy(inner)  # type: ignore[attr-defined]
+        return machine
+
+    def __hash__(self) -> int:
+        return self._hash
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Frozen) and self.key == other.key
+
+
+def _key(value: Any) -> Any:
+    if isinstance(value, Machine):
+        return (type(value).__name__, *(_key(field) for field in vars(value).values()))
+    if isinstance(value, LockUnavailable):
+        return (value.maybe_applied, value.permanent)
+    return value
+
+
+class Lane(NamedTuple):
+    """A machine at work. ``reply`` is ``None`` until the request was applied; then what the server answered."""
+
+    purpose: str
+    machine: Frozen
+    operation: Operation
+    path: str
+    request: bytes
+    answer_by: float
+    sent_at: float
+    reply: bytes | tuple[int, str] | None = None
+    #: For a renewal: the held token whose key wasn't there any more when the keepalive was sent.
+    gone: str | None = None
+
+
+class Session(NamedTuple):
+    lease: int
+    epoch: int
+    deadline: float
+    lost: bool = False
+
+
+class Held(NamedTuple):
+    """What a client believes to own, for as long as its session's deadline lies ahead."""
+
+    token: str
+    fencing_token: int
+    doubtful: bool
+
+
+class Client(NamedTuple):
+    alive: bool = True
+    session: Session | None = None
+    sessions: int = 0
+    attempt: int = 0
+    #: The token of the attempt under way.
+    token: str = ""
+    #: The highest fencing token of an ownership that had ended when this attempt began.
+    floor: int = 0
+    give_up_at: float = 0.0
+    held: Held | None = None
+    main: Lane | None = None
+    keeper: Lane | None = None
+    debts: tuple[tuple[str, int | None], ...] = ()
+    renewals: int = 0
+    #: An administrator took the held key away: P1 and P2 don't cover that.
+    excused: bool = False
+
+
+class World(NamedTuple):
+    etcd: EtcdState
+    clients: tuple[Client, ...]
+    #: Requests without an answer that weren't applied: each may be, at any time.
+    limbo: tuple[tuple[str, bytes], ...]
+    faults: Faults
+    #: Fencing tokens: of all beliefs so far, and the highest of an ownership that has ended.
+    fences: frozenset[int] = frozenset()
+    ended: int = 0
+    interfered: bool = False
+
+    def with_client(self, index: int, client: Client) -> World:
+        return self._replace(clients=(*self.clients[:index], client, *self.clients[index + 1 :]))
+
+
+def record_of(index: int, limit: int) -> Record:
+    return Record(Delivery(f"t{index}"), "t", "h", index, 0.0, limit)
