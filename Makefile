@@ -26,7 +26,7 @@ test:  ## all tests that need no root, then lint (minutes)
 lint:  ## ruff, mypy --strict and the import contracts
 	@$(SET_UP) test
 	$(BIN)/ruff check .
-	$(BIN)/ruff format --check --extend-exclude '*.md' .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/mypy -p examples.demo
 	$(BIN)/lint-imports --no-cache
