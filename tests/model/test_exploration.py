@@ -13,21 +13,10 @@ from tests.model.world import Scenario
 
 DEEP = bool(os.environ.get("CELERY_ETCDLOCK_DEEP"))
 
+
 #: Found by the explorer and not mended yet. Strict: whoever mends it takes it off this list.
-KNOWN = {
-    "an administrator deletes a waiter's key": "Acquire takes its own late Enqueue for a promotion: it compares "
-    "mod_revision, but not create_revision",
-}
-
-
-def known(scenario: Scenario) -> object:
-    reason = KNOWN.get(scenario.name)
-    marks = [pytest.mark.xfail(reason=reason, strict=True)] if reason else []
-    return pytest.param(scenario, id=scenario.name, marks=marks)
-
-
 @pytest.mark.timeout(7200 if DEEP else 300)
-@pytest.mark.parametrize("scenario", [known(scenario) for scenario in SCENARIOS])
+@pytest.mark.parametrize("scenario", [pytest.param(scenario, id=scenario.name) for scenario in SCENARIOS])
 def test_holds_in_every_interleaving(scenario: Scenario, reported: Callable[[Report], Report]) -> None:
     report = reported(Explorer(scenario, deep=DEEP).run())
     assert report.violation is None, report.explain()

@@ -179,8 +179,10 @@ class Acquire(Machine[AcquireOutcome]):
             return self._send(now)
         if mine is None:
             return self._on_place_lost(now)
-        if self._mine is not None and mine.mod_revision != self._mine.mod_revision:
+        was = self._mine
+        if was is not None and mine.create_revision == was.create_revision and mine.mod_revision != was.mod_revision:
             # Only our own promotion rewrites our key, and it is refused unless we are next: an answer that got lost.
+            # Created anew it is another place: deleted by somebody, and put again by our own late request.
             return Acquired(mine.mod_revision, self._doubtful)
         return self._wait_behind(keys, revision, now, may_promote=True)
 
