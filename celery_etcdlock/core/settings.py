@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from celery_etcdlock.core.checks import (
@@ -224,6 +224,11 @@ class Settings:
         settings = cls(**values)
         settings._check_together()
         return settings
+
+    def at(self, endpoints: tuple[str, ...]) -> Settings:
+        """The same at other endpoints, of a store without TLS or users."""
+        no_login = dict.fromkeys(("username", "password", "ca_cert", "client_cert", "client_key", "channel"))
+        return replace(self, endpoints=endpoints, **no_login)  # type: ignore[arg-type]
 
     def _check_together(self) -> None:
         if self.password is not None and self.username is None:

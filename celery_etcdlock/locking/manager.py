@@ -13,6 +13,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from celery_etcdlock.core.events import Listener, LockAcquired, LockEvent, LockReleased, LockWasLost
+from celery_etcdlock.core.operations import Look, Present
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.protocol import (
     Acquire,
@@ -179,6 +180,13 @@ class LockManager:
         if isinstance(drive(resolve, self._store, self._clock, observe=session.observe), Resolved):
             return SessionLost(reason or "its key was deleted at once")
         raise LockUnavailable("the session of this process was lost, and its locks aren't gone yet")
+
+    def keys(self, name: str) -> tuple[Key, ...]:
+        """All keys under the lock's name now, those of its owners first. Raises ``LockUnavailable``."""
+        reply = self._store.perform(Look(name), self._timeout_seconds)
+        if not isinstance(reply, Present):
+            raise TypeError(f"a look was answered with {reply!r}")
+        return reply.keys
 
     def release(self, lock: Lock) -> None:
         """Release the lock, once. Never raises for the store's sake: what can't be confirmed is repeated until it is.

@@ -9,7 +9,8 @@ from __future__ import annotations
 import atexit
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 from weakref import WeakKeyDictionary
 
@@ -26,9 +27,11 @@ from celery_etcdlock.locking.manager import Conflict, LockManager
 from celery_etcdlock.tasks.conf import broker_fingerprint, host_name, settings_of
 from celery_etcdlock.wiring import open_stores
 
-__all__ = ["EtcdLocks", "StandaloneLock", "describe_holder"]
+__all__ = ["EtcdLocks", "StandaloneLock", "describe_holder", "locks_at"]
 
 _locks_of_apps: WeakKeyDictionary[Celery, EtcdLocks] = WeakKeyDictionary()
+#: Where all locks of this process are while tests say so (``locks_at``).
+_elsewhere: tuple[str, ...] | None = None
 
 
 class EtcdLocks:
@@ -53,7 +56,8 @@ class EtcdLocks:
     def settings(self) -> Settings:
         """The app's ``etcdlock_*`` settings, read at first use. Raises ``ImproperlyConfigured``."""
         if self._settings is None:
-            self._settings = settings_of(self._app)
+            settings = settings_of(self._app)
+            self._settings = settings if _elsewhere is None else settings.at(_elsewhere)
         return self._settings
 
     @property
@@ -106,6 +110,10 @@ class EtcdLocks:
     ) -> Lock | Conflict:
         """See ``LockManager.acquire``."""
         return self.manager.acquire(name, record, ttl_seconds=ttl_seconds, wait_seconds=wait_seconds, on_held=on_held)
+
+    def holders(self, name: str) -> tuple[Key, ...]:
+        """Who holds the lock ``name`` now, and who waits behind them, in order. Raises ``LockUnavailable``."""
+        return self.manager.keys(name)
 
     def close(self) -> None:
         """Give up this process's connections and its lease, if nothing hangs on it."""
@@ -167,6 +175,26 @@ def describe_holder(keys: tuple[Key, ...]) -> str:
         return "something that isn't celery-etcdlock, or is a newer version of it"
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(record.since))
     return f"task {record.delivery.task_id} ({record.task}) on {record.host}, pid {record.pid}, since {since}"
+
+
+@contextmanager
+def locks_at(endpoints: tuple[str, ...]) -> Iterator[None]:
+    """For tests: all apps of this process have their locks at ``endpoints``, without TLS or a user."""
+    global _elsewhere
+    before = _elsewhere
+    _open_anew()
+    _elsewhere = endpoints
+    try:
+        yield
+    finally:
+        _open_anew()
+        _elsewhere = before
+
+
+def _open_anew() -> None:
+    for locks in list(_locks_of_apps.values()):
+        locks.close()
+        locks._settings = None
 
 
 def _close_all(**_: object) -> None:

