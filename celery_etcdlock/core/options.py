@@ -105,7 +105,13 @@ OPTIONS: tuple[Option, ...] = (
     Option("pending_ttl", None, _not_supported, "seconds a lock taken at enqueue stands for its message", False),
     Option("unique_for", None, _not_supported, "seconds the key stays taken, from the acquire", False),
     Option("lock_at_least_for", 0, _not_supported, "least hold, in seconds", False),
-    Option("on_lock_lost", None, _not_supported, "what happens in a task whose lock is lost", False),
+    Option(
+        "on_lock_lost",
+        "raise",
+        choice("raise", "flag"),
+        "what happens in a running task whose lock is lost: `raise` LockLost in it where the pool can, or `flag`: "
+        "`current_lock().lost` says so",
+    ),
 )
 OPTION_NAMES: tuple[str, ...] = tuple(option.name for option in OPTIONS)
 
@@ -123,6 +129,7 @@ class TaskOptions:
     lock_ttl: int | None
     on_conflict: str | None
     wait_timeout: float
+    on_lock_lost: str
 
     @classmethod
     def from_attributes(cls, task_name: str, attributes: Mapping[str, Any]) -> TaskOptions:

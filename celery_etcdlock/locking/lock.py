@@ -51,11 +51,16 @@ class Lock:
     @property
     def lost(self) -> bool:
         """Whether the lock can't be trusted any more."""
-        return self._lost_reason is not None or self.session.lost_reason() is not None
+        return self.lost_reason is not None
+
+    @property
+    def lost_reason(self) -> str | None:
+        """Why the lock is lost; ``None`` while it isn't."""
+        return self._lost_reason or self.session.lost_reason()
 
     def check(self) -> None:
         """Raise ``LockLost`` once the lock can't be trusted any more. Costs no network."""
-        reason = self._lost_reason or self.session.lost_reason()
+        reason = self.lost_reason
         if reason is not None:
             raise LockLost(self.name, reason)
 

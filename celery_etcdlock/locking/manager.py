@@ -202,7 +202,7 @@ class LockManager:
         debt = Debt(lock.name, lock.token, None if lock.doubtful else lock.fencing_token)
         if session.lost_reason() is not None:
             # Its lease is being revoked, or runs out.
-            lock.lose("its session was lost")
+            self._lost_unnoticed(lock, session.lost_reason() or "its session was lost")
             self._tell(LockReleased(lock.name, lock.fencing_token, was_held=False))
             return
         deadline = self._clock() + self._timeout_seconds
@@ -215,7 +215,15 @@ class LockManager:
             self._keeper.owe(session, debt)
             logger.warning("the release of lock %r got no answer and is repeated until it does", lock.name)
         was_held = not isinstance(outcome, Released) or outcome.was_held
+        if not was_held:
+            self._lost_unnoticed(lock, "its key was gone when it was released")
         self._tell(LockReleased(lock.name, lock.fencing_token, was_held))
+
+    def _lost_unnoticed(self, lock: Lock, reason: str) -> None:
+        """Say of a lock that its holder lets go what the renewal hadn't come to say yet."""
+        lock.lose(reason)
+        lock.on_lost = None  # nobody is left to interrupt
+        self._on_lost(lock)
 
     @staticmethod
     def _releasing(lock: Lock, deadline: float) -> Machine[Released | Resolved | Unavailable]:
@@ -230,7 +238,8 @@ class LockManager:
         if self._renewal_store is not self._store:
             self._renewal_store.close()
 
-    def _on_lost(self, lock: Lock, reason: str) -> None:
+    def _on_lost(self, lock: Lock) -> None:
+        reason = lock.lost_reason or "lost"
         logger.error("celery-etcdlock: lock %r (fencing token %s) is lost: %s", lock.name, lock.fencing_token, reason)
         self._tell(LockWasLost(lock.name, lock.fencing_token, reason))
         if lock.on_lost is not None:

@@ -69,7 +69,7 @@ class SessionKeeper:
         renewal_store: LockStore,
         clock: Clock,
         *,
-        on_lost: Callable[[Lock, str], None],
+        on_lost: Callable[[Lock], None],
     ) -> None:
         self._store = store
         self._renewal_store = renewal_store
@@ -80,6 +80,8 @@ class SessionKeeper:
         self._opening = threading.Lock()
         self._sessions: dict[int, Session] = {}
         self._alarm = Alarm()
+        #: Locks that were lost alone, while their session lives, and whose holders haven't been told yet.
+        self._untold: list[Lock] = []
         self._thread_runs = False
         self._stopped = False
         self._pid = os.getpid()
@@ -172,10 +174,18 @@ class SessionKeeper:
         """Do what is due. Returns the seconds until something is due again."""
         with self._mutex:
             sessions = list(self._sessions.items())
+        lost = [(place, session) for place, session in sessions if session.lost_reason() is not None]
+        # All holders are told before any request that may take long: by now their time is over.
+        for _, session in lost:
+            self._tell_all(session)
+        self._tell_untold()
+        for place, session in lost:
+            self._forget(place, session)
+            self._revoke(session, self._renewal_store)
         for place, session in sessions:
             if session.lost_reason() is not None:
-                self._bury(place, session)
-            elif session.closed or session.close_if_idle(max(IDLE_SECONDS, 2 * session.ttl_seconds)):
+                continue  # just buried, or lost in this round: the next one begins at once
+            if session.closed or session.close_if_idle(max(IDLE_SECONDS, 2 * session.ttl_seconds)):
                 self._forget(place, session)
                 self._revoke(session, self._renewal_store)
             elif self._clock() >= session.renew_at:
@@ -191,6 +201,9 @@ class SessionKeeper:
     def _seconds_to_next(self) -> float | None:
         with self._mutex:
             sessions = list(self._sessions.values())
+            untold = bool(self._untold)
+        if untold or any(session.lost_reason() is not None for session in sessions):
+            return 0.0
         if not sessions:
             return None
         due = [min(session.renew_at, session.deadline) for session in sessions]
@@ -203,7 +216,7 @@ class SessionKeeper:
     def _renew(self, session: Session, store: LockStore) -> bool:
         # One attempt must leave time for another, and must not make other sessions late.
         patience = max(session.ttl_seconds / 4, 0.5)
-        answer_by = min(session.deadline, self._clock() + patience)
+        answer_by = min(self._next_deadline(session), self._clock() + patience)
         machine = Renew(lease=session.lease, keys=session.held_keys(), deadline=answer_by)
         outcome = drive(machine, store, self._clock, sleep=self._pause)
         if isinstance(outcome, SessionLost):
@@ -221,25 +234,38 @@ class SessionKeeper:
         self._tell_missing(session, outcome)
         return session.lost_reason() is None
 
+    def _next_deadline(self, session: Session) -> float:
+        """When some session's time is over: its holders must be told then, whatever this one waits for."""
+        with self._mutex:
+            others = [other.deadline for other in self._sessions.values() if other.lost_reason() is None]
+        return min([session.deadline, *others])
+
     def _tell_missing(self, session: Session, outcome: Renewed) -> None:
         for lock in session.held() if outcome.missing else ():
             # A lock that was let go meanwhile isn't in ``held`` any more: it is missing because we released it.
             if lock.token in outcome.missing and session.let_go(lock):
-                self._lose(lock, "its key was deleted or overwritten by somebody else")
+                lock.lose("its key was deleted or overwritten by somebody else")
+                with self._mutex:
+                    self._untold.append(lock)
+                # The thread tells, since this may be the holder's own, which a loss may interrupt.
+                self._alarm.ring()
 
-    def _bury(self, place: int, session: Session) -> None:
-        """Tell the holders of a lost session's locks, and free them for others."""
-        self._forget(place, session)
+    def _tell_untold(self) -> None:
+        with self._mutex:
+            untold, self._untold = self._untold, []
+        for lock in untold:
+            self._tell(lock)
+
+    def _tell_all(self, session: Session) -> None:
         reason = session.lost_reason() or "lost"
         for lock in session.held():
             if session.let_go(lock):
-                self._lose(lock, reason)
-        self._revoke(session, self._renewal_store)
+                lock.lose(reason)
+                self._tell(lock)
 
-    def _lose(self, lock: Lock, reason: str) -> None:
-        lock.lose(reason)
+    def _tell(self, lock: Lock) -> None:
         try:
-            self._on_lost(lock, reason)
+            self._on_lost(lock)
         except Exception:
             logger.exception("celery-etcdlock: a listener failed on the loss of lock %r", lock.name)
 

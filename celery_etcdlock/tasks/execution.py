@@ -11,6 +11,7 @@ from celery import Task
 
 from celery_etcdlock.core.conflict import (
     ComeBack,
+    Place,
     RunUnprotected,
     Situation,
     Skip,
@@ -20,11 +21,12 @@ from celery_etcdlock.core.conflict import (
 )
 from celery_etcdlock.core.options import TaskOptions
 from celery_etcdlock.core.record import Kinship
-from celery_etcdlock.errors import LockConflict, LockUnavailable
+from celery_etcdlock.errors import LockConflict, LockLost, LockUnavailable
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.manager import Conflict
 from celery_etcdlock.tasks.call import Call, entrance
 from celery_etcdlock.tasks.current import CurrentLock, UnprotectedLock, holding
+from celery_etcdlock.tasks.interruption import Interruption, running_here
 from celery_etcdlock.tasks.runtime import EtcdLocks, describe_holder
 from celery_etcdlock.tasks.turned_away import come_back, skip
 
@@ -50,7 +52,7 @@ def run_locked(
     run = _Run(task, options, name)
     try:
         with holding(run.take()):
-            return body()
+            return run.body(body)
     finally:
         run.release()
 
@@ -65,6 +67,15 @@ class _Run:
         self._locks = EtcdLocks.from_app(task.app)
         self._call: Call = entrance(task)
         self._held: Lock | None = None
+        self._interruption = self._make_interruption()
+
+    def _make_interruption(self) -> Interruption | None:
+        """Only a worker's task is interrupted: a process of somebody else's has its own use for signals."""
+        in_worker = self._call.place is Place.WORKER or running_here()
+        return Interruption() if in_worker and self._options.on_lock_lost == "raise" else None
+
+    def body(self, body: Callable[[], Result]) -> Result:
+        return body() if self._interruption is None else self._interruption.run(body)
 
     def take(self) -> CurrentLock:
         waited_for_predecessor = False
@@ -77,6 +88,7 @@ class _Run:
                     ttl_seconds=self._options.lock_ttl or self._locks.settings.ttl,
                     wait_seconds=wait_seconds,
                     on_held=self._hold,
+                    on_lost=self._lost,
                 )
             except LockUnavailable as error:
                 return self._on_unavailable(error)
@@ -94,6 +106,13 @@ class _Run:
 
     def _hold(self, lock: Lock) -> None:
         self._held = lock
+
+    def _lost(self, lock: Lock) -> None:
+        try:
+            lock.check()
+        except LockLost as error:
+            if self._interruption is not None:
+                self._interruption.interrupt(error)
 
     def _on_conflict(self, conflict: Conflict, waited_for_predecessor: bool) -> WaitForPredecessor:
         call = self._call

@@ -107,9 +107,12 @@ class EtcdLocks:
         ttl_seconds: int,
         wait_seconds: float = 0.0,
         on_held: Callable[[Lock], None] | None = None,
+        on_lost: Callable[[Lock], None] | None = None,
     ) -> Lock | Conflict:
         """See ``LockManager.acquire``."""
-        return self.manager.acquire(name, record, ttl_seconds=ttl_seconds, wait_seconds=wait_seconds, on_held=on_held)
+        return self.manager.acquire(
+            name, record, ttl_seconds=ttl_seconds, wait_seconds=wait_seconds, on_held=on_held, on_lost=on_lost
+        )
 
     def holders(self, name: str) -> tuple[Key, ...]:
         """Who holds the lock ``name`` now, and who waits behind them, in order. Raises ``LockUnavailable``."""

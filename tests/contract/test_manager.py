@@ -317,6 +317,39 @@ def test_a_store_that_goes_away_means_a_lost_lock_before_its_lease_ends(
     manager.release(lock)
 
 
+def test_listeners_that_raise_block_neither_a_loss_nor_a_release(new_store: NewStore, new_manager: NewManager) -> None:
+    def listener(event: LockEvent) -> None:
+        raise RuntimeError("a listener's own trouble")
+
+    told: list[Lock] = []
+
+    def on_lost(lock: Lock) -> None:
+        told.append(lock)
+        raise RuntimeError("its own trouble too")
+
+    manager = new_manager(listener=listener)
+    other = manager.acquire("other", record(), ttl_seconds=2, on_lost=told.append)
+    lock = manager.acquire("a", record(), ttl_seconds=2, on_lost=on_lost)
+    assert isinstance(lock, Lock)
+    assert isinstance(other, Lock)
+    new_store().perform(RevokeLease(lock.session.lease), 5.0)
+    wait_for(lambda: len(told) == 2, "both holders are told", 10)
+    manager.release(lock)
+    manager.release(other)
+    manager.release(own(manager, "a"))
+    manager.release(own(manager, "a"))
+
+
+def test_a_loss_that_only_the_release_finds_is_told(new_store: NewStore, new_manager: NewManager) -> None:
+    events: list[LockEvent] = []
+    manager = new_manager(listener=events.append)
+    lock = own(manager, "a")
+    new_store().perform(Release("a", lock.token, lock.fencing_token), 5.0)
+    manager.release(lock)
+    assert [type(event) for event in events] == [LockAcquired, LockWasLost, LockReleased]
+    assert lock.lost
+
+
 def test_a_deleted_key_is_found_missing_while_its_lease_lives(new_store: NewStore, new_manager: NewManager) -> None:
     manager = new_manager()
     lost: list[Lock] = []

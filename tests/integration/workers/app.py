@@ -10,7 +10,7 @@ from typing import Any
 
 from celery import Celery
 
-from celery_etcdlock import LockConflict, SingletonTask, current_lock, singleton_task
+from celery_etcdlock import LockConflict, LockLost, SingletonTask, current_lock, singleton_task
 
 app = Celery(os.environ["TEST_APP_NAME"], broker=os.environ["TEST_BROKER"], backend=os.environ["TEST_BACKEND"])
 app.conf.update(
@@ -88,6 +88,23 @@ def autoretried(path: str) -> str:
 def fails() -> None:
     body(0.0)
     raise ValueError("on purpose")
+
+
+@task(base=SingletonTask, on_lock_lost="flag")
+def flagged(seconds: float = 0.0) -> bool:
+    body(seconds)
+    return current_lock().lost
+
+
+@task(base=SingletonTask, autoretry_for=(LockLost,), retry_backoff=False, default_retry_delay=0, max_retries=5)
+def retried_when_lost(seconds: float = 0.0) -> int:
+    return body(0.0 if retried_when_lost.request.retries else seconds)
+
+
+@task(base=SingletonTask)
+def sleeps_in_one_go(seconds: float) -> None:
+    note(event="enter", name=current_lock().name, token=current_lock().fencing_token)
+    time.sleep(seconds)
 
 
 @task(base=SingletonTask, bind=True)

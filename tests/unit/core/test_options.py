@@ -36,6 +36,7 @@ def test_defaults() -> None:
         lock_ttl=None,
         on_conflict=None,
         wait_timeout=300.0,
+        on_lock_lost="raise",
     )
 
 
@@ -136,8 +137,8 @@ POLICIES = "use 'skip', 'raise' or 'retry'"
         ("pending_ttl", 60, f"pending_ttl {LATER}: leave it out"),
         ("unique_for", 60, f"unique_for {LATER}: leave it out"),
         ("lock_at_least_for", 1, f"lock_at_least_for {LATER}: leave it out"),
-        ("on_lock_lost", "flag", f"on_lock_lost {LATER}: leave it out"),
-        ("on_lock_lost", "raise", f"on_lock_lost {LATER}: leave it out"),
+        ("on_lock_lost", "ignore", "on_lock_lost must be 'raise' or 'flag', not 'ignore'"),
+        ("on_lock_lost", None, "on_lock_lost must be 'raise' or 'flag', not None"),
     ],
 )  # fmt: skip
 def test_refused(name: str, value: object, message: str) -> None:

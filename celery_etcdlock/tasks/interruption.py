@@ -1,0 +1,222 @@
+"""Raises ``LockLost`` in the body of a running task whose lock is lost, and nowhere else.
+
+The loss is found in the renewal's thread; the body runs somewhere else, and each pool has its own means:
+
+===================  ==============================================  ==================================
+where the body runs  means                                           what it can't interrupt
+===================  ==============================================  ==================================
+a process's main     ``SIGUSR2`` to that thread, whose handler       C code that ignores signals, or
+thread: prefork,     raises; it ends a sleep or a socket call too    holds the GIL
+solo
+another thread:      an asynchronous exception                       a call that blocks in C: it is
+threads                                                              raised when the call returns
+a greenlet: gevent   thrown in from the hub                          a greenlet that doesn't switch
+===================  ==============================================  ==================================
+
+States of one interruption: *idle* until the body begins, then *armed*, and *over* once it raised or the body ended. It
+raises once at most, and only while armed, so it can hit neither Celery's own code around the body nor the release. A
+loss that comes while idle is raised before the body. A body that catches ``LockLost`` and goes on is left alone.
+
+A ``SIGUSR2`` that we didn't send is passed on to the handler that was there before ours.
+"""
+
+from __future__ import annotations
+
+import signal
+import sys
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable
+from types import FrameType
+from typing import Any, TypeVar
+
+from celery_etcdlock.errors import LockLost
+from celery_etcdlock.native import allocate_mutex
+
+__all__ = ["Interruption", "running_here"]
+
+Result = TypeVar("Result")
+
+SIGNAL = signal.SIGUSR2
+
+#: The interruptions that are armed in each thread or greenlet, outermost first.
+_armed: dict[int, list[Interruption]] = {}
+_mutex = allocate_mutex()
+
+
+def running_here() -> bool:
+    """Whether an interruptible body runs in this thread or greenlet, so that a task it calls directly is one too."""
+    return bool(_armed.get(threading.get_ident()))
+
+
+class Interruption:
+    """Interrupts one body, if the lock is lost while it runs."""
+
+    def __init__(self) -> None:
+        self._lost: LockLost | None = None
+        self._is_armed = False
+        self._means: _Means | None = None
+
+    def interrupt(self, error: LockLost) -> None:
+        """Have ``error`` raised in the body. Called in any thread; returns at once."""
+        with _mutex:
+            self._lost = error
+            if self._is_armed and self._means is not None:
+                self._means.send()
+
+    def run(self, body: Callable[[], Result]) -> Result:
+        """Run ``body``. Raises ``LockLost`` in it, or instead of it."""
+        try:
+            self._arm()
+            return body()
+        except _LostInThread as error:
+            # The same, but of the class that everybody knows.
+            raise LockLost(error.name, error.reason) from None
+        finally:
+            try:
+                self._disarm()
+            except LockLost:
+                self._disarm()
+                raise
+
+    def take(self) -> LockLost | None:
+        """The error to raise now, once."""
+        if not self._is_armed or self._lost is None:
+            return None
+        self._is_armed = False
+        return self._lost
+
+    def _arm(self) -> None:
+        self._means = _means_here()
+        _armed.setdefault(threading.get_ident(), []).append(self)
+        with _mutex:
+            lost = self._lost
+            self._is_armed = lost is None
+        if lost is not None:
+            raise lost
+
+    def _disarm(self) -> None:
+        ident = threading.get_ident()
+        with _mutex:
+            # Armed, and found, until nothing can arrive any more: what arrived here would have nothing to say.
+            around = [other for other in _armed.get(ident, ()) if other is not self]
+            if self._means is not None:
+                self._means.clear(any(other.waits for other in around))
+            self._is_armed = False
+            _armed[ident] = around
+            if not around:
+                del _armed[ident]
+
+    @property
+    def waits(self) -> bool:
+        """Whether it was asked to raise and hasn't yet."""
+        return self._is_armed and self._lost is not None
+
+
+def _next_error(ident: int) -> LockLost | None:
+    for interruption in reversed(_armed.get(ident, [])):
+        error = interruption.take()
+        if error is not None:
+            return error
+    return None
+
+
+class _Means(ABC):
+    """How an exception gets into the thread or greenlet that made this. Both methods are called under the mutex."""
+
+    @abstractmethod
+    def send(self) -> None:
+        """Have the armed interruption raise, soon, there."""
+
+    @abstractmethod
+    def clear(self, others_wait: bool) -> None:
+        """Take back what hasn't arrived yet, unless bodies around this one wait for the same."""
+
+
+def _means_here() -> _Means:
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        return _Greenlet()
+    if threading.current_thread() is threading.main_thread():
+        return _MainThread()
+    return _Thread()
+
+
+class _MainThread(_Means):
+    """A signal. It is sent to the thread, for one to the process may end in another and leave a sleep as it is."""
+
+    _before: Any = None
+    _sent = 0
+
+    def __init__(self) -> None:
+        self._ident = threading.get_ident()
+        if signal.getsignal(SIGNAL) != _MainThread._handle:
+            _MainThread._before = signal.signal(SIGNAL, _MainThread._handle)
+
+    def send(self) -> None:
+        _MainThread._sent += 1
+        signal.pthread_kill(self._ident, SIGNAL)
+
+    def clear(self, others_wait: bool) -> None:
+        """Nothing: a signal that comes late finds nothing armed."""
+
+    @staticmethod
+    def _handle(number: int, frame: FrameType | None) -> None:
+        # Runs in the main thread, maybe inside of _disarm: takes no mutex.
+        if _MainThread._sent:
+            _MainThread._sent = 0
+            error = _next_error(threading.get_ident())
+            if error is not None:
+                raise error
+        elif callable(_MainThread._before):
+            _MainThread._before(number, frame)
+
+
+class _LostInThread(LockLost):
+    """An asynchronous exception is a class, made an instance where it is raised: this one finds out what it says."""
+
+    def __init__(self) -> None:
+        error = _next_error(threading.get_ident())
+        super().__init__(error.name if error else "", error.reason if error else "")
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return LockLost, (self.name, self.reason)
+
+
+class _Thread(_Means):
+    def __init__(self) -> None:
+        import ctypes  # only this pool needs it
+
+        self._ident = threading.get_ident()
+        self._set = ctypes.pythonapi.PyThreadState_SetAsyncExc
+        self._set.argtypes = (ctypes.c_ulong, ctypes.py_object)
+        self._raise = ctypes.py_object(_LostInThread)
+        self._nothing = ctypes.py_object()
+
+    def send(self) -> None:
+        self._set(self._ident, self._raise)
+
+    def clear(self, others_wait: bool) -> None:
+        self._set(self._ident, self._raise if others_wait else self._nothing)
+
+
+class _Greenlet(_Means):
+    """The hub throws, in its own turn: then no other greenlet of the thread runs, so what is armed stays armed."""
+
+    def __init__(self) -> None:
+        import gevent
+
+        self._greenlet = gevent.getcurrent()
+        self._hub = gevent.get_hub()
+        self._ident = threading.get_ident()
+
+    def send(self) -> None:
+        self._hub.loop.run_callback_threadsafe(self._throw)
+
+    def clear(self, others_wait: bool) -> None:
+        """Nothing: the hub finds nothing armed."""
+
+    def _throw(self) -> None:
+        error = _next_error(self._ident)
+        if error is not None:
+            self._greenlet.throw(error)
