@@ -11,15 +11,17 @@ could be held by a thread that doesn't exist after a fork: shared state is a deq
 
 from __future__ import annotations
 
-import _thread
+import math
 import os
+import select
 import socket
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
+
+from celery_etcdlock.native import original
 
 from .errors import ConnectFailed
 
@@ -40,6 +42,7 @@ class Sockets:
 
     name: str
     socket_class: Callable[..., socket.socket]
+    channel_class: Callable[[socket.socket, Callable[[], float]], PlainChannel]
     sleep: Callable[[float], None]
     monotonic: Callable[[], float]
     start_thread: Callable[..., Any]
@@ -55,25 +58,20 @@ def patched() -> Sockets:
 
 def native() -> Sockets:
     """The operating system's own, for a real thread, even where gevent has patched the standard library."""
-    return _make("native", _original("socket", "socket"), _original("time", "sleep"))
+    return _make("native", original("socket", "socket"), original("time", "sleep"))
 
 
 def _make(name: str, socket_class: Callable[..., Any], sleep: Callable[[float], None]) -> Sockets:
+    cooperative = socket_class is not original("socket", "socket")
     return Sockets(
         name=name,
         socket_class=socket_class,
+        channel_class=PlainChannel if cooperative else PolledChannel,
         sleep=sleep,
         monotonic=time.monotonic,
-        start_thread=_original("_thread", "start_new_thread"),
-        getaddrinfo=_original("socket", "getaddrinfo"),
+        start_thread=original("_thread", "start_new_thread"),
+        getaddrinfo=original("socket", "getaddrinfo"),
     )
-
-
-def _original(module: str, name: str) -> Any:
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None:
-        return monkey.get_original(module, name)
-    return getattr({"socket": socket, "time": time, "_thread": _thread}[module], name)
 
 
 class Channel(Protocol):
@@ -95,7 +93,7 @@ class Channel(Protocol):
 
 
 class PlainChannel:
-    """A connected TCP socket."""
+    """A connected TCP socket of any flavour."""
 
     def __init__(self, sock: socket.socket, monotonic: Callable[[], float]) -> None:
         self._socket = sock
@@ -135,6 +133,48 @@ class PlainChannel:
             descriptor = self._socket.detach()
             if descriptor >= 0:
                 os.close(descriptor)
+
+
+class PolledChannel(PlainChannel):
+    """A connected TCP socket of the operating system that never blocks.
+
+    Python asks the kernel for each ``settimeout``; a socket that stays as it is saves two system calls of three.
+    """
+
+    def __init__(self, sock: socket.socket, monotonic: Callable[[], float]) -> None:
+        super().__init__(sock, monotonic)
+        sock.setblocking(False)
+        poll = original("select", "poll")
+        self._readable: select.poll = poll()
+        self._readable.register(sock.fileno(), select.POLLIN)
+        self._writable: select.poll = poll()
+        self._writable.register(sock.fileno(), select.POLLOUT)
+
+    def send(self, data: bytes, deadline: float) -> None:
+        rest = memoryview(data)
+        while rest:
+            try:
+                rest = rest[self._socket.send(rest) :]
+            except (BlockingIOError, InterruptedError):
+                self._await(self._writable, deadline)
+
+    def receive(self, deadline: float) -> bytes:
+        while True:
+            self._await(self._readable, deadline)
+            with suppress(BlockingIOError, InterruptedError):
+                return self._socket.recv(RECEIVE_BYTES)
+
+    def receive_now(self) -> bytes | None:
+        if not self._readable.poll(0):
+            return None
+        try:
+            return self._socket.recv(RECEIVE_BYTES)
+        except (BlockingIOError, InterruptedError):
+            return None
+
+    def _await(self, ready: select.poll, deadline: float) -> None:
+        if not ready.poll(math.ceil(self._remaining(deadline) * 1000)):
+            raise TimeoutError("deadline passed")
 
 
 def resolve(sockets: Sockets, host: str, port: int, deadline: float) -> list[Address]:
@@ -214,7 +254,7 @@ def _connect_one(sockets: Sockets, address: Address, deadline: float) -> PlainCh
             raise TimeoutError("deadline passed")
         sock.settimeout(remaining)
         sock.connect(where)
-        return PlainChannel(sock, sockets.monotonic)
+        return sockets.channel_class(sock, sockets.monotonic)
     except BaseException:
         sock.close()
         raise
