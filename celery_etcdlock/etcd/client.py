@@ -39,7 +39,7 @@ from .errors import (
     TlsFailed,
     TokenRejected,
 )
-from .http2 import Http2Connection
+from .http2 import Headers, Http2Connection
 from .sockets import Channel, Sockets, connect_tcp, patched
 from .stream import EtcdStream
 from .tls import TlsChannel, TlsFiles, client_context, explain_tls_error
@@ -48,6 +48,7 @@ __all__ = ["EtcdClient"]
 
 AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 MOST_IDLE_CONNECTIONS = 32
+MOST_HEADERS_KEPT = 64
 MOST_LOGINS_PER_CALL = 3
 NO_LOGIN_NEEDED = ""
 
@@ -87,7 +88,7 @@ class EtcdClient:
         self._healths = [EndpointHealth(endpoint) for endpoint in self.endpoints]
         random.shuffle(self._healths)
         self._token: str | None = None if username else NO_LOGIN_NEEDED
-        self._headers: dict[tuple[str, str], list[tuple[bytes, bytes]]] = {}
+        self._headers: dict[tuple[str, str, bytes, str], Headers] = {}
         self._pid = os.getpid()
         self._idle: deque[Http2Connection] = deque()
         self._open: weakref.WeakSet[Http2Connection] = weakref.WeakSet()
@@ -166,12 +167,14 @@ class EtcdClient:
             health.succeeded()
             return reply
 
-    def _request_headers(
-        self, authority: str, path: str, timeout_seconds: float, token: str
-    ) -> list[tuple[bytes, bytes]]:
-        fixed = self._headers.get((authority, path))
-        if fixed is None:
-            fixed = self._headers[authority, path] = [
+    def _request_headers(self, authority: str, path: str, timeout_seconds: float, token: str) -> Headers:
+        # Rounded up, so that the headers of most calls are the same: our own deadline is the one that counts.
+        tenths = max(1, math.ceil(timeout_seconds * 10))
+        unit = b"%dm" % (tenths * 100) if tenths < 10**6 else b"%dS" % min(10**8 - 1, tenths // 10)
+        wanted = (authority, path, unit, token)
+        headers = self._headers.get(wanted)
+        if headers is None:
+            headers = (
                 (b":method", b"POST"),
                 (b":scheme", b"https" if self.endpoints[0].tls else b"http"),
                 (b":path", path.encode()),
@@ -180,12 +183,12 @@ class EtcdClient:
                 (b"content-type", b"application/grpc"),
                 (b"user-agent", b"celery-etcdlock"),
                 (b"hasleader", b"true"),  # fail at once at a member that is cut off from its leader
-            ]
-        milliseconds = max(1, math.ceil(timeout_seconds * 1000))
-        unit = b"%dm" % milliseconds if milliseconds < 10**8 else b"%dS" % min(10**8 - 1, milliseconds // 1000)
-        headers = [*fixed, (b"grpc-timeout", unit)]
-        if token:
-            headers.append((b"token", token.encode()))
+                (b"grpc-timeout", unit),
+                *(((b"token", token.encode()),) if token else ()),
+            )
+            if len(self._headers) >= MOST_HEADERS_KEPT:
+                self._headers.clear()
+            self._headers[wanted] = headers
         return headers
 
     # ---- logging in

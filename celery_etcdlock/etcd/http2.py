@@ -20,7 +20,7 @@ from __future__ import annotations
 
 import logging
 import ssl
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from h2 import events as h2_events
 from h2.config import H2Configuration
@@ -30,11 +30,12 @@ from h2.exceptions import H2Error, NoAvailableStreamIDError, TooManyStreamsError
 from h2.settings import SettingCodes, Settings
 
 from .errors import ConnectFailed, ConnectionLost, DeadlinePassed, EtcdError, NotEtcd, NotProcessed
+from .header_blocks import RememberingEncoder
 from .reply import Reply, framed
 from .sockets import Channel
 from .tls import explain_tls_error
 
-__all__ = ["Http2Connection"]
+__all__ = ["Headers", "Http2Connection"]
 
 WINDOW_BYTES = 8 * 1024 * 1024
 LARGEST_FRAME_BYTES = 16384  # HTTP/2's default, which we don't raise
@@ -52,7 +53,7 @@ PONG_WITHIN_SECONDS = 10.0
 if logging.getLogger("hpack").level == logging.NOTSET:
     logging.getLogger("hpack").setLevel(logging.INFO)
 
-Headers = Iterable[tuple[bytes, bytes]]
+Headers = tuple[tuple[bytes, bytes], ...]
 
 # Our own headers are fixed and right; the peer's are read by name only.
 _CONFIG = H2Configuration(
@@ -74,6 +75,7 @@ class Http2Connection:
         self._channel = channel
         self._monotonic = monotonic
         self._h2 = H2Connection(config=_CONFIG)
+        self._h2.encoder = RememberingEncoder()
         self._partial = b""
         self._pongs = b""
         self._ready = False
