@@ -1,42 +1,84 @@
-"""What happens to locks, as frozen values, and who may listen."""
+"""What happens to locks, as frozen values, and who may listen.
+
+Each event has the lock's ``name`` and a ``record`` of the delivery that it happened to: task, task id, host, process.
+Times are in seconds.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Protocol
 
-__all__ = ["Listener", "LockAcquired", "LockConflicted", "LockEvent", "LockReleased", "LockWasLost"]
+from celery_etcdlock.core.record import Record
+
+__all__ = [
+    "Listener",
+    "LockAcquired",
+    "LockConflicted",
+    "LockEvent",
+    "LockReleased",
+    "LockWaiting",
+    "LockWasLost",
+    "TaskDeduplicated",
+]
 
 
 @dataclass(frozen=True, slots=True)
 class LockAcquired:
+    """``waited_seconds``: from the first request to the store until the lock was ours."""
+
     name: str
+    record: Record
     fencing_token: int
+    waited_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class LockReleased:
-    """``was_held`` is false when the key was gone already: the lease had ended or somebody deleted it."""
+    """The holder let go. Each hold ends either with this or with ``LockWasLost``, if its process lives to tell."""
 
     name: str
+    record: Record
     fencing_token: int
-    was_held: bool
+    held_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
 class LockConflicted:
+    """Somebody else holds the lock. What the task does about it is its policy's: this needn't be its end."""
+
     name: str
-    holder: str
+    record: Record
+    holder: Record | None
+
+
+@dataclass(frozen=True, slots=True)
+class LockWaiting:
+    """A place in line was taken behind ``holder``."""
+
+    name: str
+    record: Record
+    holder: Record | None
 
 
 @dataclass(frozen=True, slots=True)
 class LockWasLost:
     name: str
+    record: Record
     fencing_token: int
     reason: str
 
 
-LockEvent = LockAcquired | LockReleased | LockConflicted | LockWasLost
+@dataclass(frozen=True, slots=True)
+class TaskDeduplicated:
+    """A task ended without having run, because of its lock. ``reason`` is what its result says."""
+
+    name: str
+    record: Record
+    reason: str
+
+
+LockEvent = LockAcquired | LockReleased | LockConflicted | LockWaiting | LockWasLost | TaskDeduplicated
 
 
 class Listener(Protocol):

@@ -120,6 +120,18 @@ def _check_channel(value: Any) -> Callable[[], Any]:
     return function
 
 
+def _check_listeners(value: Any) -> tuple[str | Callable[..., Any], ...]:
+    entries = value.split(",") if isinstance(value, str) else value
+    if not isinstance(entries, (list, tuple)) or not all(
+        isinstance(entry, str) or callable(entry) for entry in entries
+    ):
+        raise ValueError(
+            "must be a list of 'prometheus', 'opentelemetry', functions that take an event, or their import paths, "
+            f"not {_kind(value)}"
+        )
+    return tuple(entry.strip() if isinstance(entry, str) else entry for entry in entries)
+
+
 def _check_dedup(value: Any) -> None:
     if value:
         raise ValueError("is not supported by this version of celery-etcdlock: leave it out")
@@ -170,6 +182,12 @@ SETTINGS: tuple[Setting, ...] = (
         _check_channel,
         "callable that returns a grpc channel or python-etcd3 client to use instead of our own connection",
     ),
+    Setting(
+        "etcdlock_listeners",
+        None,
+        _check_listeners,
+        "who else is told of lock events: `prometheus`, `opentelemetry`, functions or their import paths",
+    ),
     Setting("etcdlock_dedup", None, _check_dedup, "deduplication of whole workers; not in this version"),
 )
 SETTING_NAMES: tuple[str, ...] = tuple(setting.name for setting in SETTINGS)
@@ -195,6 +213,7 @@ class Settings:
     on_unavailable: str
     hash_key: bytes | None = field(repr=False)
     channel: Callable[[], Any] | None
+    listeners: tuple[str | Callable[..., Any], ...] | None
     dedup: None
 
     @classmethod

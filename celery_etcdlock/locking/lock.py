@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from celery_etcdlock.core.record import Record
 from celery_etcdlock.errors import LockLost
 
 if TYPE_CHECKING:
@@ -27,6 +28,7 @@ class Lock:
         fencing_token: int,
         *,
         token: str,
+        record: Record,
         session: Session,
         doubtful: bool = False,
         on_lost: Callable[[Lock], None] | None = None,
@@ -34,6 +36,10 @@ class Lock:
         self.name = name
         self.fencing_token = fencing_token
         self.token = token
+        #: What was stored: whose it is.
+        self.record = record
+        #: When it was acquired, on the session's clock.
+        self.acquired_at = session.now()
         self.session = session
         self.pid = os.getpid()
         #: An unanswered request may still arrive: release by resolving (``core.protocol.acquire``).

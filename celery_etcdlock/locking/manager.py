@@ -12,9 +12,17 @@ import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from celery_etcdlock.core.events import Listener, LockAcquired, LockEvent, LockReleased, LockWasLost
-from celery_etcdlock.core.operations import Look, Present
-from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.events import (
+    Listener,
+    LockAcquired,
+    LockConflicted,
+    LockEvent,
+    LockReleased,
+    LockWaiting,
+    LockWasLost,
+)
+from celery_etcdlock.core.operations import Look, Present, Queued, StoreReply
+from celery_etcdlock.core.ownership import Key, Standing, standing
 from celery_etcdlock.core.protocol import (
     Acquire,
     Acquired,
@@ -32,6 +40,7 @@ from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock, boot_time
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.locking.log import log_event
 from celery_etcdlock.locking.renewal import SessionKeeper
 from celery_etcdlock.locking.session import Debt, Session
 from celery_etcdlock.locking.store import LockStore
@@ -50,6 +59,11 @@ class Conflict:
 
     name: str
     keys: tuple[Key, ...]
+
+    @property
+    def holder(self) -> Record | None:
+        """The first holder; ``None`` where nobody is left, or a record that we can't read."""
+        return self.keys[0].record if self.keys else None
 
 
 class LockManager:
@@ -100,7 +114,12 @@ class LockManager:
                 outcome = self._acquire(session, name, record, deadline, wait_until, on_held, on_lost)
             finally:
                 session.leave()
-            if not isinstance(outcome, SessionLost):
+            if isinstance(outcome, Lock):
+                waited_seconds = max(0.0, outcome.acquired_at - started_at)
+                self.tell(LockAcquired(name, record, outcome.fencing_token, waited_seconds))
+                return outcome
+            if isinstance(outcome, Conflict):
+                self.tell(LockConflicted(name, record, outcome.holder))
                 return outcome
             now = self._clock()
             if wait_until is not None and now < wait_until:
@@ -132,12 +151,19 @@ class LockManager:
             answer_seconds=self._timeout_seconds,
         )
         try:
-            outcome = drive(machine, self._store, self._clock, observe=session.observe)
+
+            def observe(reply: StoreReply) -> None:
+                session.observe(reply)
+                if isinstance(reply, Queued) and standing(reply.keys, token, record.limit) is Standing.WAITING:
+                    self.tell(LockWaiting(name, record, Conflict(name, reply.keys).holder))
+
+            outcome = drive(machine, self._store, self._clock, observe=observe)
             if isinstance(outcome, Acquired):
                 lock = Lock(
                     name,
                     outcome.fencing_token,
                     token=token,
+                    record=record,
                     session=session,
                     doubtful=outcome.doubtful,
                     on_lost=on_lost,
@@ -167,7 +193,6 @@ class LockManager:
             self._keeper.renew(session)
         reason = session.lost_reason()
         if reason is None and not lock.lost:
-            self._tell(LockAcquired(lock.name, lock.fencing_token))
             return lock
         # Ours is the key that the next try would meet, so it has to go first.
         session.let_go(lock)
@@ -203,7 +228,6 @@ class LockManager:
         if session.lost_reason() is not None:
             # Its lease is being revoked, or runs out.
             self._lost_unnoticed(lock, session.lost_reason() or "its session was lost")
-            self._tell(LockReleased(lock.name, lock.fencing_token, was_held=False))
             return
         deadline = self._clock() + self._timeout_seconds
         try:
@@ -214,10 +238,10 @@ class LockManager:
         if isinstance(outcome, Unavailable):
             self._keeper.owe(session, debt)
             logger.warning("the release of lock %r got no answer and is repeated until it does", lock.name)
-        was_held = not isinstance(outcome, Released) or outcome.was_held
-        if not was_held:
+        if isinstance(outcome, Released) and not outcome.was_held:
             self._lost_unnoticed(lock, "its key was gone when it was released")
-        self._tell(LockReleased(lock.name, lock.fencing_token, was_held))
+            return
+        self.tell(LockReleased(lock.name, lock.record, lock.fencing_token, max(0.0, self._clock() - lock.acquired_at)))
 
     def _lost_unnoticed(self, lock: Lock, reason: str) -> None:
         """Say of a lock that its holder lets go what the renewal hadn't come to say yet."""
@@ -238,17 +262,18 @@ class LockManager:
         if self._renewal_store is not self._store:
             self._renewal_store.close()
 
-    def _on_lost(self, lock: Lock) -> None:
-        reason = lock.lost_reason or "lost"
-        logger.error("celery-etcdlock: lock %r (fencing token %s) is lost: %s", lock.name, lock.fencing_token, reason)
-        self._tell(LockWasLost(lock.name, lock.fencing_token, reason))
-        if lock.on_lost is not None:
-            lock.on_lost(lock)
-
-    def _tell(self, event: LockEvent) -> None:
+    def tell(self, event: LockEvent) -> None:
+        """Log ``event`` and hand it to the listener."""
+        log_event(event)
         if self._listener is None:
             return
         try:
             self._listener(event)
         except Exception:
             logger.exception("celery-etcdlock: a listener failed on %r", event)
+
+    def _on_lost(self, lock: Lock) -> None:
+        reason = lock.lost_reason or "lost"
+        self.tell(LockWasLost(lock.name, lock.record, lock.fencing_token, reason))
+        if lock.on_lost is not None:
+            lock.on_lost(lock)

@@ -60,6 +60,10 @@ class Session:
     def deadline(self) -> float:
         return self._deadline
 
+    def now(self) -> float:
+        """The time on the session's clock."""
+        return self._clock()
+
     def remaining(self) -> float:
         """Seconds left to trust the session; 0 once it is lost."""
         if self.lost_reason() is not None:

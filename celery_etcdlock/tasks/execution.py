@@ -144,7 +144,7 @@ class _Run:
         if isinstance(decision, WaitForPredecessor):
             return decision
         if isinstance(decision, Skip):
-            skip(self._task, call, str(error))
+            skip(self._task, call, self._name, str(error))
         if isinstance(decision, ComeBack):
             come_back(self._task, call, decision, error)
         raise error

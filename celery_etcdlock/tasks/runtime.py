@@ -18,12 +18,16 @@ from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 from celery.signals import worker_process_shutdown
 
+from celery_etcdlock.core.events import LockEvent
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import EtcdLockError, InvalidSetting, LockConflict
+from celery_etcdlock.listeners import Listeners, find_listener
+from celery_etcdlock.listeners.celery_events import CeleryEvents
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.manager import Conflict, LockManager
+from celery_etcdlock.signals import send_signal
 from celery_etcdlock.tasks.conf import broker_fingerprint, host_name, settings_of
 from celery_etcdlock.wiring import open_stores
 
@@ -42,6 +46,7 @@ class EtcdLocks:
         self._settings: Settings | None = None
         self._broker: str | None = None
         self._managers: dict[int, LockManager] = {}
+        self._celery_events: CeleryEvents | None = None
 
     @classmethod
     def from_app(cls, app: Celery) -> EtcdLocks:
@@ -69,10 +74,14 @@ class EtcdLocks:
 
     def _open(self, pid: int) -> LockManager:
         try:
+            listeners = [send_signal, *(find_listener(entry) for entry in self.settings.listeners or ())]
             store, renewal_store = open_stores(self.settings)
         except InvalidSetting as error:
             raise ImproperlyConfigured(str(error)) from None
-        manager = LockManager(store, renewal_store, timeout_seconds=self.settings.timeout)
+        if self._celery_events is not None:
+            listeners.append(self._celery_events)
+        timeout_seconds = self.settings.timeout
+        manager = LockManager(store, renewal_store, timeout_seconds=timeout_seconds, listener=Listeners(listeners))
         manager = self._managers.setdefault(pid, manager)
         for other in [other for other in self._managers if other != pid]:
             self._managers.pop(other, None)  # the parent's, before the fork
@@ -118,11 +127,21 @@ class EtcdLocks:
         """Who holds the lock ``name`` now, and who waits behind them, in order. Raises ``LockUnavailable``."""
         return self.manager.keys(name)
 
+    def send_celery_events(self, hostname: str) -> None:
+        """From now on, publish lock events as Celery events of the worker ``hostname``. To be called before a fork."""
+        self._celery_events = CeleryEvents(self._app, hostname)
+
+    def tell(self, event: LockEvent) -> None:
+        """Log ``event`` and tell all listeners."""
+        self.manager.tell(event)
+
     def close(self) -> None:
         """Give up this process's connections and its lease, if nothing hangs on it."""
         manager = self._managers.pop(os.getpid(), None)
         if manager is not None:
             manager.close()
+        if self._celery_events is not None:
+            self._celery_events.close()
 
 
 class StandaloneLock:

@@ -10,8 +10,10 @@ from celery import Task, states
 from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
 
 from celery_etcdlock.core.conflict import ComeBack, Place
+from celery_etcdlock.core.events import TaskDeduplicated
 from celery_etcdlock.errors import EtcdLockError
 from celery_etcdlock.tasks.call import COMEBACKS_HEADER, RETRIES_HEADER, WAITING_SINCE_HEADER, Call
+from celery_etcdlock.tasks.runtime import EtcdLocks
 
 __all__ = ["Skipped", "come_back", "skip"]
 
@@ -22,7 +24,7 @@ class Skipped(Ignore):
     """Ends a task that was skipped: its result is stored already, and says REVOKED."""
 
 
-def skip(task: Task[Any, Any], call: Call, reason: str) -> NoReturn:
+def skip(task: Task[Any, Any], call: Call, name: str, reason: str) -> NoReturn:
     """Don't run. The result is REVOKED and says why; so are those of the links behind it in a chain.
 
     A skipped run must look like neither a success nor a result that is still to come.
@@ -39,6 +41,8 @@ def skip(task: Task[Any, Any], call: Call, reason: str) -> NoReturn:
             call_errbacks=False,
             state=states.REVOKED,
         )
+        locks = EtcdLocks.from_app(task.app)
+        locks.tell(TaskDeduplicated(name, locks.record(call.delivery, task.name), reason))
     raise Skipped(reason)
 
 

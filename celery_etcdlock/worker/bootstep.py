@@ -27,7 +27,9 @@ class CheckSettings(bootsteps.Step):
             )
         locks = EtcdLocks.from_app(worker.app)
         settings = locks.settings
-        _ = locks.manager  # parses the endpoints
+        if worker.task_events:
+            locks.send_celery_events(worker.hostname)
+        _ = locks.manager  # parses the endpoints, imports the listeners
         where = f"etcd at {', '.join(settings.endpoints)}"
         if settings.endpoints == (MEMORY_ENDPOINT,):
             where = "each process's own memory, which protects nothing across processes"

@@ -1,0 +1,63 @@
+"""Who else hears of lock events: one file for each place that they go to.
+
+``signals`` and the log always hear. Celery's own events are sent by a worker that sends events at all (``-E``). The
+setting ``etcdlock_listeners`` adds ``"prometheus"``, ``"opentelemetry"``, and functions of your own.
+"""
+
+from __future__ import annotations
+
+import importlib
+import logging
+from collections.abc import Callable, Iterable
+
+from celery.utils.imports import symbol_by_name
+
+from celery_etcdlock.core.events import Listener, LockEvent
+from celery_etcdlock.errors import InvalidSetting
+
+__all__ = ["NAMED_LISTENERS", "Listeners", "find_listener"]
+
+logger = logging.getLogger("celery_etcdlock")
+
+#: Name -> module, whose ``listener()`` makes the listener, and the extra that installs what it needs.
+NAMED_LISTENERS = {
+    "prometheus": "celery_etcdlock.listeners.prometheus",
+    "opentelemetry": "celery_etcdlock.listeners.opentelemetry",
+}
+
+
+class Listeners:
+    """Several listeners as one: what one raises, the others don't notice."""
+
+    def __init__(self, listeners: Iterable[Listener]) -> None:
+        self._listeners = tuple(listeners)
+
+    def __call__(self, event: LockEvent, /) -> None:
+        for listener in self._listeners:
+            try:
+                listener(event)
+            except Exception:
+                logger.exception("celery-etcdlock: the listener %r failed on %r", listener, event)
+
+
+def find_listener(entry: str | Callable[[LockEvent], None]) -> Listener:
+    """The listener that an entry of ``etcdlock_listeners`` stands for. Raises ``InvalidSetting``."""
+    if not isinstance(entry, str):
+        return entry
+    module_name = NAMED_LISTENERS.get(entry)
+    try:
+        if module_name is not None:
+            made: Listener = importlib.import_module(module_name).listener()
+            return made
+        found = symbol_by_name(entry)
+    except (ImportError, AttributeError, ValueError) as error:
+        remedy = (
+            f"install it with: pip install 'celery-etcdlock[{entry}]'"
+            if module_name is not None
+            else f"use {', '.join(map(repr, NAMED_LISTENERS))}, or the path of a function (package.module:function)"
+        )
+        raise InvalidSetting(f"etcdlock_listeners: {entry!r} can't be imported ({error}); {remedy}") from None
+    if not callable(found):
+        raise InvalidSetting(f"etcdlock_listeners: {entry!r} is not a function that takes an event")
+    listener: Listener = found
+    return listener

@@ -1,0 +1,67 @@
+"""The log of lock events: each line with its facts as fields of the log record too, for structured logs.
+
+Fields: ``lock_event``, ``lock_name``, ``task_id``, ``task_name``, ``fencing_token``, ``lock_holder`` (a task id),
+``waited_seconds``, ``held_seconds``. A loss is an error; the rest, which happens with every task, is for
+debugging.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery_etcdlock.core.events import (
+    LockAcquired,
+    LockConflicted,
+    LockEvent,
+    LockReleased,
+    LockWaiting,
+    LockWasLost,
+    TaskDeduplicated,
+)
+from celery_etcdlock.core.record import Record
+
+__all__ = ["log_event"]
+
+logger = logging.getLogger("celery_etcdlock")
+
+
+def log_event(event: LockEvent) -> None:
+    """A ``Listener``."""
+    match event:
+        case LockWasLost():
+            message = "celery-etcdlock: lock %r (fencing token %s) is lost: %s"
+            _log(logging.ERROR, "lost", event, message, event.fencing_token, event.reason)
+        case _ if not logger.isEnabledFor(logging.DEBUG):
+            return
+        case LockAcquired():
+            message, waited = "lock %r acquired (fencing token %s)", event.waited_seconds
+            _log(logging.DEBUG, "acquired", event, message, event.fencing_token, waited_seconds=waited)
+        case LockReleased():
+            message, held = "lock %r released (fencing token %s)", event.held_seconds
+            _log(logging.DEBUG, "released", event, message, event.fencing_token, held_seconds=held)
+        case LockConflicted():
+            _log(logging.DEBUG, "conflict", event, "lock %r is held by %s", _task_id(event.holder))
+        case LockWaiting():
+            _log(logging.DEBUG, "waiting", event, "lock %r is waited for behind %s", _task_id(event.holder))
+        case TaskDeduplicated():
+            _log(logging.DEBUG, "deduplicated", event, "lock %r: a task ended without having run: %s", event.reason)
+
+
+def _log(level: int, kind: str, event: LockEvent, message: str, *arguments: object, **more: Any) -> None:
+    fields = {
+        "lock_event": kind,
+        "lock_name": event.name,
+        "task_id": event.record.delivery.task_id,
+        "task_name": event.record.task,
+        **more,
+    }
+    if isinstance(event, LockAcquired | LockReleased | LockWasLost):
+        fields["fencing_token"] = event.fencing_token
+    if isinstance(event, LockConflicted | LockWaiting):
+        fields["lock_holder"] = _task_id(event.holder)
+    logger.log(level, message, event.name, *arguments, extra=fields)
+
+
+def _task_id(holder: Record | None) -> str:
+    return "an unknown holder" if holder is None else holder.delivery.task_id

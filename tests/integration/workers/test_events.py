@@ -1,0 +1,88 @@
+"""What a worker tells while it works: Celery events, and signals in its processes."""
+
+from __future__ import annotations
+
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.events.state import State
+
+from tests.integration.workers.conftest import Project
+from tests.waiting import wait_for
+
+
+class Capture:
+    """All Celery events of an app's broker, and the state that Flower would make of them."""
+
+    def __init__(self, app: Celery) -> None:
+        self.state = State()
+        self.of: dict[str, list[dict[str, Any]]] = defaultdict(list)
+        self._app = app
+        self._receiver: Any = None
+        self.ready = threading.Event()
+
+    def run(self) -> None:
+        with self._app.connection_for_read() as connection:
+            self._receiver = self._app.events.Receiver(connection, handlers={"*": self._hear})
+            for _ in self._receiver.itercapture(limit=None, timeout=None, wakeup=False):
+                self.ready.set()
+
+    def _hear(self, event: dict[str, Any]) -> None:
+        self.of[event["type"]].append(event)
+        self.state.event(event)
+
+    def stop(self) -> None:
+        if self._receiver is not None:
+            self._receiver.should_stop = True
+
+
+@contextmanager
+def capture(app: Celery) -> Iterator[Capture]:
+    heard = Capture(app)
+    thread = threading.Thread(target=heard.run, daemon=True)
+    thread.start()
+    heard.ready.wait(10)
+    try:
+        yield heard
+    finally:
+        heard.stop()
+        thread.join(10)
+
+
+@pytest.mark.parametrize("pool", ["prefork", "gevent"])
+def test_celery_events_tell_of_locks_and_leave_states_alone(project: Project, pool: str) -> None:
+    with capture(project.app) as heard:
+        project.start_worker("-c", "2", "-P", pool, "-E")
+        running = project.module.single.delay(60.0)
+        project.bodies.wait_entered()
+        skipped = project.module.single.delay()
+        skipped.get(timeout=30, propagate=False)
+        wait_for(lambda: heard.of["task-deduplicated"], "the skip is told")
+        project.bodies.end_all()
+        running.get(timeout=30)
+        wait_for(lambda: heard.of["etcdlock-released"] and heard.of["task-succeeded"], "the end is told")
+    (acquired,), (released,), (conflict,) = (
+        heard.of[f"etcdlock-{kind}"] for kind in ("acquired", "released", "conflict")
+    )
+    assert acquired["uuid"] == released["uuid"] == running.id
+    assert acquired["hostname"] == "w0@test"
+    assert acquired["lock"].endswith(".single")
+    assert released["held_seconds"] > 0
+    assert (conflict["uuid"], conflict["holder"]) == (skipped.id, running.id)
+    (deduplicated,) = heard.of["task-deduplicated"]
+    assert deduplicated["uuid"] == skipped.id
+    assert heard.state.tasks[running.id].state == "SUCCESS"
+    assert heard.state.tasks[skipped.id].state == "DEDUPLICATED"
+
+
+def test_without_events_nothing_is_sent(new_project: Callable[..., Project]) -> None:
+    project = new_project()
+    with capture(project.app) as heard:
+        project.start_worker("-c", "1")
+        project.module.single.delay().get(timeout=30)
+    assert not [kind for kind in heard.of if kind.startswith("etcdlock-")]
