@@ -142,6 +142,18 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
+class AskToLetGo:
+    """Ask whoever has this key to let go of it: told with its next ``CheckKeys``, and forgotten with its session.
+
+    The key itself stays as it is, for its holder's guards depend on it. ``by`` says who asks. -> Asked | NotHeld
+    """
+
+    name: str
+    token: str
+    by: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """Not for the store: wait so many seconds before going on. -> Changed"""
 
@@ -160,6 +172,7 @@ StoreOperation = (
     | Look
     | AwaitChange
     | Release
+    | AskToLetGo
 )
 Operation = StoreOperation | Pause
 
@@ -189,10 +202,14 @@ class KeptAlive:
 
 @dataclass(frozen=True, slots=True)
 class KeysSeen:
-    """``missing`` are the tokens of keys that aren't there as we wrote them."""
+    """``missing`` are the tokens of keys that aren't there as we wrote them.
+
+    ``asked`` are those of our session that somebody asked us to let go of (``AskToLetGo``), each with who asked.
+    """
 
     term: int
     missing: frozenset[str]
+    asked: tuple[tuple[str, str], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -246,6 +263,11 @@ class NotHeld:
 
 
 @dataclass(frozen=True, slots=True)
+class Asked:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
 class Done:
     pass
 
@@ -270,6 +292,7 @@ StoreReply = (
     | Changed
     | Released
     | NotHeld
+    | Asked
     | Done
 )
 Reply = StoreReply | Failed

@@ -4,6 +4,7 @@ Keys, all under the app's prefix::
 
     {prefix}v1/{name}/{token}     a place under a lock's name: owners first, by create_revision; on its session's lease
     {prefix}session/{lease}       a session's own key; its mod_revision is the session's epoch
+    {prefix}let-go/{lease}/{token}  somebody asks this session to let go of that key; on the session's lease
 
 Names are escaped (``core.names``), so that no name's range holds another's keys.
 
@@ -20,6 +21,8 @@ from typing import Any, Protocol
 
 from celery_etcdlock.core.names import escape_name
 from celery_etcdlock.core.operations import (
+    Asked,
+    AskToLetGo,
     AwaitChange,
     Changed,
     CheckKeys,
@@ -78,6 +81,7 @@ class EtcdStore:
         self._transport = transport
         self._locks = f"{prefix}v1/".encode()
         self._sessions = f"{prefix}session/".encode()
+        self._let_go = f"{prefix}let-go/".encode()
         self._handlers: dict[type[Any], Callable[[Any, float], StoreReply]] = {
             GrantLease: self._grant_lease,
             FenceSession: self._fence_session,
@@ -90,6 +94,7 @@ class EtcdStore:
             Look: self._look,
             AwaitChange: self._await_change,
             Release: self._release,
+            AskToLetGo: self._ask_to_let_go,
         }
 
     def perform(self, operation: StoreOperation, timeout_seconds: float) -> StoreReply:
@@ -105,6 +110,9 @@ class EtcdStore:
 
     def _session_key(self, lease: int) -> bytes:
         return self._sessions + f"{lease:x}".encode()
+
+    def _asked_start(self, lease: int) -> bytes:
+        return self._let_go + f"{lease:x}/".encode()
 
     def _name_start(self, name: str) -> bytes:
         return self._locks + escape_name(name).encode() + b"/"
@@ -140,6 +148,8 @@ class EtcdStore:
         return KeptAlive(reply.TTL, reply.header.raft_term) if reply.TTL > 0 else SessionGone()
 
     def _check_keys(self, operation: CheckKeys, timeout_seconds: float) -> StoreReply:
+        asked_start = self._asked_start(operation.lease)
+        asked: tuple[tuple[str, str], ...] = ()
         terms: set[int] = set()
         missing: set[str] = set()
         # Once at least: the session's own key is checked even where none is held.
@@ -153,14 +163,19 @@ class EtcdStore:
                     *(_unchanged(key, held.mod_revision) for key, held in zip(keys, some, strict=True)),
                 ],
                 # A transaction without any read would not be linearizable.
-                success=[_range(session_key, keys_only=True)],
-                failure=[_range(key, keys_only=True) for key in (session_key, *keys)],
+                success=[_range(asked_start, self._end(asked_start))],
+                failure=[
+                    _range(asked_start, self._end(asked_start)),
+                    *(_range(key, keys_only=True) for key in (session_key, *keys)),
+                ],
             )
             reply = self._txn(request, timeout_seconds, repeatable=True)
             terms.add(reply.header.raft_term)
+            asking, *rest = [response.response_range.kvs for response in reply.responses]
+            asked = tuple((_token(kv, asked_start), kv.value.decode("utf-8", "replace")) for kv in asking)
             if reply.succeeded:
                 continue
-            session, *found = [response.response_range.kvs for response in reply.responses]
+            session, *found = rest
             if not session:
                 return SessionGone()
             missing.update(
@@ -168,7 +183,7 @@ class EtcdStore:
                 for held, kvs in zip(some, found, strict=True)
                 if not kvs or kvs[0].mod_revision != held.mod_revision
             )
-        return KeysSeen(terms.pop() if len(terms) == 1 else 0, frozenset(missing))
+        return KeysSeen(terms.pop() if len(terms) == 1 else 0, frozenset(missing), asked)
 
     def _revoke_lease(self, operation: RevokeLease, timeout_seconds: float) -> StoreReply:
         request = messages.LeaseRevokeRequest(ID=operation.lease)
@@ -285,6 +300,18 @@ class EtcdStore:
         )
         return Released() if reply.succeeded else NotHeld()
 
+    def _ask_to_let_go(self, operation: AskToLetGo, timeout_seconds: float) -> StoreReply:
+        key = self._key(operation.name, operation.token)
+        found = self._call("KV/Range", messages.RangeRequest(key=key), messages.RangeResponse, timeout_seconds, True)
+        if not found.kvs or not found.kvs[0].lease:
+            return NotHeld()
+        (kv,) = found.kvs
+        ask = messages.PutRequest(
+            key=self._asked_start(kv.lease) + operation.token.encode(), value=operation.by.encode(), lease=kv.lease
+        )
+        request = messages.TxnRequest(compare=[_unchanged(key, kv.mod_revision)], success=[RequestOp(request_put=ask)])
+        return Asked() if self._txn(request, timeout_seconds).succeeded else NotHeld()
+
     def _await_change(self, operation: AwaitChange, timeout_seconds: float) -> StoreReply:
         create = messages.WatchCreateRequest(start_revision=operation.after_revision + 1)
         if operation.token is None:
@@ -334,10 +361,15 @@ def _range(key: bytes, range_end: bytes = b"", *, keys_only: bool = False) -> An
     return RequestOp(request_range=messages.RangeRequest(key=key, range_end=range_end, keys_only=keys_only))
 
 
+def _token(kv: Any, start: bytes) -> str:
+    token: str = kv.key[len(start) :].decode("utf-8", "replace")
+    return token
+
+
 def _keys(kvs: Iterable[Any], start: bytes) -> tuple[Key, ...]:
     found = [
         Key(
-            kv.key[len(start) :].decode("utf-8", "replace"),
+            _token(kv, start),
             kv.create_revision,
             kv.mod_revision,
             decode_record(kv.value),

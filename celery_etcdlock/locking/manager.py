@@ -229,6 +229,7 @@ class LockManager:
             # Its lease is being revoked, or runs out.
             self._lost_unnoticed(lock, session.lost_reason() or "its session was lost")
             return
+        told_as_lost = lock.lost  # its holder was asked to let go
         deadline = self._clock() + self._timeout_seconds
         try:
             outcome = drive(self._releasing(lock, deadline), self._store, self._clock, observe=session.observe)
@@ -241,7 +242,9 @@ class LockManager:
         if isinstance(outcome, Released) and not outcome.was_held:
             self._lost_unnoticed(lock, "its key was gone when it was released")
             return
-        self.tell(LockReleased(lock.name, lock.record, lock.fencing_token, max(0.0, self._clock() - lock.acquired_at)))
+        if not told_as_lost:
+            held_seconds = max(0.0, self._clock() - lock.acquired_at)
+            self.tell(LockReleased(lock.name, lock.record, lock.fencing_token, held_seconds))
 
     def _lost_unnoticed(self, lock: Lock, reason: str) -> None:
         """Say of a lock that its holder lets go what the renewal hadn't come to say yet."""

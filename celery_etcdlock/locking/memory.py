@@ -11,6 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from celery_etcdlock.core.operations import (
+    Asked,
+    AskToLetGo,
     AwaitChange,
     Changed,
     CheckKeys,
@@ -54,6 +56,7 @@ class _Lease:
     ends_at: float
     epoch: int | None = None
     keys: set[tuple[str, str]] = field(default_factory=set)
+    asked: dict[str, str] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -110,6 +113,13 @@ class MemoryStore:
                 self._revision += 1
                 self._delete(name, token)
                 return Released()
+            case AskToLetGo(name=name, token=token, by=by):
+                holder = self._leases.get(self._lease_of.get((name, token), 0))
+                if holder is None:
+                    return NotHeld()
+                self._revision += 1
+                holder.asked[token] = by
+                return Asked()
             case AwaitChange():
                 raise TypeError("AwaitChange doesn't run under the mutex")
         state = self._leases.get(operation.lease)
@@ -130,6 +140,7 @@ class MemoryStore:
                         for key, there in found.items()
                         if there is None or there.mod_revision != key.mod_revision
                     ),
+                    tuple(state.asked.items()),
                 )
             case TryAcquire() | Enqueue() | Promote() if state is not None and state.epoch is not None:
                 return self._take(operation, state)
@@ -184,6 +195,7 @@ class MemoryStore:
         state = self._leases.get(self._lease_of.pop((name, token)))
         if state is not None:
             state.keys.discard((name, token))
+            state.asked.pop(token, None)
         self._last_deletion[name] = self._revision
 
     def _present(self, name: str) -> Present:

@@ -232,6 +232,7 @@ class SessionKeeper:
             return False
         session.renewed(outcome.deadline)
         self._tell_missing(session, outcome)
+        self._tell_asked(session, outcome)
         return session.lost_reason() is None
 
     def _next_deadline(self, session: Session) -> float:
@@ -248,6 +249,16 @@ class SessionKeeper:
                 with self._mutex:
                     self._untold.append(lock)
                 # The thread tells, since this may be the holder's own, which a loss may interrupt.
+                self._alarm.ring()
+
+    def _tell_asked(self, session: Session, outcome: Renewed) -> None:
+        """Its holder is told as of a loss, but the lock stays its own until it lets go: it goes on being renewed."""
+        asked = dict(outcome.asked)
+        for lock in session.held() if asked else ():
+            if lock.token in asked and not lock.lost:
+                lock.lose(f"{asked[lock.token]} asked its holder to let go of it")
+                with self._mutex:
+                    self._untold.append(lock)
                 self._alarm.ring()
 
     def _tell_untold(self) -> None:

@@ -11,6 +11,8 @@ import pytest
 
 from celery_etcdlock.core.events import LockAcquired, LockEvent, LockReleased, LockWasLost
 from celery_etcdlock.core.operations import (
+    Asked,
+    AskToLetGo,
     AwaitChange,
     FenceSession,
     KeepAlive,
@@ -396,6 +398,27 @@ def test_a_body_is_entered_with_at_least_half_of_the_time(new_store: NewStore, n
     lock = own(manager, "a")
     assert store.count(KeepAlive) >= 1 or lock.session.deadline > 1030
     assert lock.remaining > 15
+
+
+def test_a_holder_that_is_asked_to_let_go_is_told_and_keeps_the_lock_until_then(
+    new_store: NewStore, new_manager: NewManager
+) -> None:
+    events: list[LockEvent] = []
+    manager, store = new_manager(listener=events.append), new_store()
+    told: list[Lock] = []
+    lock = manager.acquire("a", record(), ttl_seconds=2, on_lost=told.append)
+    assert isinstance(lock, Lock)
+    assert store.perform(AskToLetGo("a", lock.token, "admin@host"), 5.0) == Asked()
+    wait_for(lambda: told, "the holder is told", 10)
+    with pytest.raises(LockLost, match="admin@host asked its holder to let go"):
+        lock.check()
+    before = lock.session.deadline
+    wait_for(lambda: lock.session.deadline > before + 1, "it is still renewed", 10)
+    assert keys_under(store, "a") == ["task-id"]
+    assert told == [lock]
+    manager.release(lock)
+    assert keys_under(store, "a") == []
+    assert [type(event) for event in events] == [LockAcquired, LockWasLost]
 
 
 def test_listeners_hear_and_can_do_no_harm(new_manager: NewManager) -> None:

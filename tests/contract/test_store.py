@@ -9,6 +9,8 @@ import time
 import pytest
 
 from celery_etcdlock.core.operations import (
+    Asked,
+    AskToLetGo,
     AwaitChange,
     Changed,
     CheckKeys,
@@ -256,6 +258,17 @@ class TestCheck:
         reply = session.check(*keys)
         assert isinstance(reply, KeysSeen)
         assert reply.missing == {"t3", "t120"}
+
+    def test_who_asks_to_let_go_is_seen_by_the_session_that_holds_the_key(self, session: Session) -> None:
+        key = HeldKey("a", "t", session.own("a", "t"))
+        other = Session(session.store)
+        assert session.store.perform(AskToLetGo("a", "t", "somebody"), SECONDS) == Asked()
+        reply, others = session.check(key), other.check()
+        assert isinstance(reply, KeysSeen)
+        assert isinstance(others, KeysSeen)
+        assert (reply.missing, dict(reply.asked)) == (frozenset(), {"t": "somebody"})
+        assert others.asked == ()
+        assert session.store.perform(AskToLetGo("a", "gone", "somebody"), SECONDS) == NotHeld()
 
     def test_no_keys_is_a_check_of_the_session(self, session: Session) -> None:
         assert isinstance(session.check(), KeysSeen)

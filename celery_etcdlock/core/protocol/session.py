@@ -52,10 +52,14 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """Trust the session until ``deadline``, but not the keys whose tokens are ``missing``."""
+    """Trust the session until ``deadline``, but not the keys whose tokens are ``missing``.
+
+    ``asked``: tokens that we are asked to let go of, each with who asks.
+    """
 
     deadline: float
     missing: frozenset[str]
+    asked: tuple[tuple[str, str], ...] = ()
 
 
 class Open(Machine["Opened | SessionLost | Unavailable"]):
@@ -120,9 +124,9 @@ class Renew(Machine["Renewed | SessionLost | Unavailable"]):
                 self._ttl_seconds = ttl_seconds
                 self._term = term
                 return CheckKeys(self._lease, self._keys)
-            case KeysSeen(term=term, missing=missing):
+            case KeysSeen(term=term, missing=missing, asked=asked):
                 if term == self._term:
-                    return Renewed(trust_deadline(self._sent_at, self._ttl_seconds), missing)
+                    return Renewed(trust_deadline(self._sent_at, self._ttl_seconds), missing, asked)
                 self._term_changes += 1
                 if self._term_changes >= MAX_TERM_CHANGES or now >= self.answer_by:
                     return Unavailable(LockUnavailable("the leader changed while the lease was renewed"))
