@@ -97,7 +97,11 @@ class Enqueue:
 
 @dataclass(frozen=True, slots=True)
 class Promote:
-    """Become owner: rewrite our key if it is as we wrote it and, with ``alone``, no key precedes it.
+    """Rewrite a key, on our lease, if its ``mod_revision`` is as given and, with ``alone``, no key precedes it.
+
+    So a waiter becomes owner, and a key changes hands: from a message to its worker, from a worker to the retry of its
+    message, from a queued message to the newer one that replaces it. ``replaces``: leave a mark, too, that the
+    delivery of this task id must not run any more (``LookForMark``).
 
     -> Owned | Present | EpochMoved | SessionGone
     """
@@ -110,6 +114,34 @@ class Promote:
     create_revision: int
     mod_revision: int
     alone: bool
+    replaces: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class TryEach:
+    """Several try-locks in one round trip, each with its own outcome. One lease, one epoch, no name twice (rule 4).
+
+    -> EachTried | EpochMoved | SessionGone
+    """
+
+    tries: tuple[TryAcquire, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class TryAll:
+    """Several try-locks in one, all or none: put all keys if each of them could be put. As in ``TryEach``.
+
+    -> Owned | EachTried, each outcome Present | EpochMoved | SessionGone
+    """
+
+    tries: tuple[TryAcquire, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LookForMark:
+    """Whether this task id was marked as replaced (``Promote.replaces``). -> MarkSeen"""
+
+    task_id: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +201,9 @@ StoreOperation = (
     | TryAcquire
     | Enqueue
     | Promote
+    | TryEach
+    | TryAll
+    | LookForMark
     | Look
     | AwaitChange
     | Release
@@ -217,6 +252,18 @@ class Owned:
     """We own the lock; ``revision`` is that of the write by which we became owner."""
 
     revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class EachTried:
+    """The outcome of each try, in their order."""
+
+    outcomes: tuple[Owned | Present, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MarkSeen:
+    replaced: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -285,6 +332,8 @@ StoreReply = (
     | KeptAlive
     | KeysSeen
     | Owned
+    | EachTried
+    | MarkSeen
     | Present
     | Queued
     | EpochMoved

@@ -58,6 +58,8 @@ class Record:
     ``since`` and ``until`` are Unix times in seconds by the writer's wall clock; ``until`` is set on keys that
     stand without renewal. ``limit`` is how many may hold the lock as this owner understood it; ``broker`` a
     fingerprint of the owner's message broker; ``handed_over`` marks a key that its owner left for a successor.
+    ``attempt`` is random for each try to take over a key that is there already, so that a try without an answer knows
+    its own work again.
     """
 
     delivery: Delivery
@@ -69,6 +71,7 @@ class Record:
     broker: str | None = None
     until: float | None = None
     handed_over: bool = False
+    attempt: str | None = None
 
 
 def encode_record(record: Record) -> bytes:
@@ -94,6 +97,8 @@ def encode_record(record: Record) -> bytes:
         fields["until"] = record.until
     if record.handed_over:
         fields["handed_over"] = True
+    if record.attempt is not None:
+        fields["attempt"] = record.attempt
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
@@ -118,6 +123,7 @@ def decode_record(value: bytes) -> Record | None:
             _text(fields["broker"]) if "broker" in fields else None,
             _time(fields["until"]) if "until" in fields else None,
             fields.get("handed_over", False) is True,
+            _text(fields["attempt"]) if "attempt" in fields else None,
         )
     except (KeyError, ValueError, OverflowError):
         return None

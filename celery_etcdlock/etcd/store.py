@@ -5,6 +5,7 @@ Keys, all under the app's prefix::
     {prefix}v1/{name}/{token}     a place under a lock's name: owners first, by create_revision; on its session's lease
     {prefix}session/{lease}       a session's own key; its mod_revision is the session's epoch
     {prefix}let-go/{lease}/{token}  somebody asks this session to let go of that key; on the session's lease
+    {prefix}replaced/{task id}    a mark that this queued task was replaced by a newer one; on the newer one's lease
 
 Names are escaped (``core.names``), so that no name's range holds another's keys.
 
@@ -27,6 +28,7 @@ from celery_etcdlock.core.operations import (
     Changed,
     CheckKeys,
     Done,
+    EachTried,
     Enqueue,
     EpochMoved,
     FenceSession,
@@ -36,6 +38,8 @@ from celery_etcdlock.core.operations import (
     KeysSeen,
     LeaseGranted,
     Look,
+    LookForMark,
+    MarkSeen,
     NotHeld,
     Owned,
     Present,
@@ -49,6 +53,8 @@ from celery_etcdlock.core.operations import (
     StoreOperation,
     StoreReply,
     TryAcquire,
+    TryAll,
+    TryEach,
 )
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import decode_record, encode_record
@@ -82,6 +88,7 @@ class EtcdStore:
         self._locks = f"{prefix}v1/".encode()
         self._sessions = f"{prefix}session/".encode()
         self._let_go = f"{prefix}let-go/".encode()
+        self._marks = f"{prefix}replaced/".encode()
         self._handlers: dict[type[Any], Callable[[Any, float], StoreReply]] = {
             GrantLease: self._grant_lease,
             FenceSession: self._fence_session,
@@ -91,6 +98,9 @@ class EtcdStore:
             TryAcquire: self._try_acquire,
             Enqueue: self._enqueue,
             Promote: self._promote,
+            TryEach: self._try_each,
+            TryAll: self._try_all,
+            LookForMark: self._look_for_mark,
             Look: self._look,
             AwaitChange: self._await_change,
             Release: self._release,
@@ -199,13 +209,7 @@ class EtcdStore:
             messages.TxnRequest(
                 compare=[
                     _unchanged(session_key, operation.epoch),
-                    Compare(
-                        key=start,
-                        range_end=self._end(start),
-                        target=Compare.CREATE,
-                        result=Compare.LESS,
-                        create_revision=operation.seen_revision + 1,
-                    ),
+                    self._name_is_as_seen(operation),
                 ],
                 success=[self._put(operation)],
                 failure=[_range(session_key, keys_only=True), _range(start, self._end(start))],
@@ -220,6 +224,90 @@ class EtcdStore:
             if mine is not None:
                 return Owned(mine.mod_revision)
         return refused
+
+    def _name_is_as_seen(self, operation: TryAcquire) -> Any:
+        """No key has been created under the name since the caller looked."""
+        start = self._name_start(operation.name)
+        return Compare(
+            key=start,
+            range_end=self._end(start),
+            target=Compare.CREATE,
+            result=Compare.LESS,
+            create_revision=operation.seen_revision + 1,
+        )
+
+    def _try_each(self, operation: TryEach, timeout_seconds: float) -> StoreReply:
+        tries = operation.tries
+        session_key = self._session_key(tries[0].lease)
+        starts = [self._name_start(each.name) for each in tries]
+        request = messages.TxnRequest(
+            compare=[_unchanged(session_key, tries[0].epoch)],
+            success=[
+                RequestOp(
+                    request_txn=messages.TxnRequest(
+                        compare=[self._name_is_as_seen(each)],
+                        success=[self._put(each)],
+                        failure=[_range(start, self._end(start))],
+                    )
+                )
+                for each, start in zip(tries, starts, strict=True)
+            ],
+            failure=[_range(session_key, keys_only=True)],
+        )
+        reply = self._txn(request, timeout_seconds)
+        if not reply.succeeded:
+            return self._moved_or_gone(reply)
+        revision = reply.header.revision
+        outcomes: list[Owned | Present] = []
+        for each, start, response in zip(tries, starts, reply.responses, strict=True):
+            nested = response.response_txn
+            if nested.succeeded:
+                outcomes.append(Owned(revision))
+                continue
+            keys = _keys(nested.responses[0].response_range.kvs, start)
+            mine = next((key for key in keys if key.token == each.token), None)
+            outcomes.append(Present(keys, revision) if mine is None else Owned(mine.mod_revision))
+        return EachTried(tuple(outcomes))
+
+    def _try_all(self, operation: TryAll, timeout_seconds: float) -> StoreReply:
+        tries = operation.tries
+        session_key = self._session_key(tries[0].lease)
+        starts = [self._name_start(each.name) for each in tries]
+        request = messages.TxnRequest(
+            compare=[_unchanged(session_key, tries[0].epoch), *(self._name_is_as_seen(each) for each in tries)],
+            success=[self._put(each) for each in tries],
+            failure=[
+                _range(session_key, keys_only=True),
+                *(_range(start, self._end(start)) for start in starts),
+            ],
+        )
+        reply = self._txn(request, timeout_seconds)
+        if reply.succeeded:
+            return Owned(reply.header.revision)
+        found = [
+            _keys(response.response_range.kvs, start)
+            for response, start in zip(list(reply.responses)[1:], starts, strict=True)
+        ]
+        mine = [key for each, keys in zip(tries, found, strict=True) for key in keys if key.token == each.token]
+        if len(mine) == len(tries):
+            return Owned(max(key.mod_revision for key in mine))
+        session = reply.responses[0].response_range.kvs
+        if not session or session[0].mod_revision != tries[0].epoch:
+            return self._moved_or_gone(reply)
+        return EachTried(tuple(Present(keys, reply.header.revision) for keys in found))
+
+    @staticmethod
+    def _moved_or_gone(reply: Any) -> EpochMoved | SessionGone:
+        session = reply.responses[0].response_range.kvs
+        return EpochMoved(session[0].mod_revision) if session else SessionGone()
+
+    def _look_for_mark(self, operation: LookForMark, timeout_seconds: float) -> StoreReply:
+        request = messages.RangeRequest(key=self._mark(operation.task_id), keys_only=True)
+        reply = self._call("KV/Range", request, messages.RangeResponse, timeout_seconds, True)
+        return MarkSeen(bool(reply.kvs))
+
+    def _mark(self, task_id: str) -> bytes:
+        return self._marks + escape_name(task_id).encode()
 
     def _enqueue(self, operation: Enqueue, timeout_seconds: float) -> StoreReply:
         start = self._name_start(operation.name)
@@ -257,10 +345,14 @@ class EtcdStore:
                     create_revision=operation.create_revision - 1,
                 )
             )
+        success = [self._put(operation)]
+        if operation.replaces is not None:
+            mark = messages.PutRequest(key=self._mark(operation.replaces), lease=operation.lease)
+            success.append(RequestOp(request_put=mark))
         reply = self._txn(
             messages.TxnRequest(
                 compare=compare,
-                success=[self._put(operation)],
+                success=success,
                 failure=[_range(session_key, keys_only=True), _range(start, self._end(start))],
             ),
             timeout_seconds,

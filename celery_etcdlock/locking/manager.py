@@ -10,7 +10,7 @@ import logging
 import os
 import secrets
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import replace
 
 from celery_etcdlock.core.events import (
     Listener,
@@ -28,19 +28,23 @@ from celery_etcdlock.core.protocol import (
     Acquired,
     Conflicted,
     Machine,
+    Refused,
     Released,
     ReleaseKey,
     Resolve,
     Resolved,
     SessionLost,
+    TakeOver,
     Unavailable,
 )
 from celery_etcdlock.core.record import Record
 from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.locking.clock import Clock, boot_time
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.log import log_event
+from celery_etcdlock.locking.pending import PendingLocks
 from celery_etcdlock.locking.renewal import SessionKeeper
 from celery_etcdlock.locking.session import Debt, Session
 from celery_etcdlock.locking.store import LockStore
@@ -51,19 +55,6 @@ logger = logging.getLogger("celery_etcdlock")
 
 #: The part of the time for an acquire that is spent on trying; the rest is kept to resolve an unanswered request.
 TRYING = 0.75
-
-
-@dataclass(frozen=True, slots=True)
-class Conflict:
-    """Others hold the lock. ``keys`` are theirs, owners first."""
-
-    name: str
-    keys: tuple[Key, ...]
-
-    @property
-    def holder(self) -> Record | None:
-        """The first holder; ``None`` where nobody is left, or a record that we can't read."""
-        return self.keys[0].record if self.keys else None
 
 
 class LockManager:
@@ -87,6 +78,8 @@ class LockManager:
         self._clock = clock
         self._listener = listener
         self._keeper = SessionKeeper(store, self._renewal_store, clock, on_lost=self._on_lost)
+        #: Locks that stand without renewal.
+        self.pending = PendingLocks(store, clock, timeout_seconds)
         self.pid = os.getpid()
 
     def acquire(
@@ -106,20 +99,83 @@ class LockManager:
         called in another thread if the lock is lost. Raises ``LockUnavailable``.
         """
         started_at = self._clock()
-        deadline = started_at + self._timeout_seconds
         wait_until = started_at + wait_seconds if wait_seconds > 0 else None
+
+        def attempt(session: Session, deadline: float) -> Lock | Conflict | SessionLost:
+            now = self._clock()
+            token = secrets.token_hex(12)
+            machine = Acquire(
+                lease=session.lease,
+                epoch=session.epoch,
+                name=name,
+                token=token,
+                record=record,
+                give_up_at=now + (deadline - now) * TRYING,
+                deadline=deadline,
+                wait_until=wait_until,
+                answer_seconds=self._timeout_seconds,
+                wall_offset=self.pending.wall_offset,
+            )
+            return self._own(session, machine, Debt(name, token), record, on_held, on_lost)
+
+        outcome = self._on_session(ttl_seconds, wait_until, attempt)
+        if isinstance(outcome, Lock):
+            self._tell_acquired(outcome, started_at)
+        else:
+            self.tell(LockConflicted(name, record, outcome.holder))
+        return outcome
+
+    def take_over(
+        self,
+        claim: Claim,
+        record: Record,
+        *,
+        ttl_seconds: int,
+        on_held: Callable[[Lock], None] | None = None,
+        on_lost: Callable[[Lock], None] | None = None,
+    ) -> Lock | Conflict:
+        """Own the lock that was taken for a message before it started, or say who has it now.
+
+        Otherwise as ``acquire``.
+        """
+
+        def attempt(session: Session, deadline: float) -> Lock | Conflict | SessionLost:
+            now = self._clock()
+            ours = replace(record, attempt=secrets.token_hex(6))
+            machine = TakeOver(
+                lease=session.lease,
+                epoch=session.epoch,
+                name=claim.name,
+                token=claim.token,
+                record=ours,
+                mod_revision=claim.revision,
+                give_up_at=now + (deadline - now) * TRYING,
+                deadline=deadline,
+            )
+            debt = Debt(claim.name, claim.token, attempt=ours.attempt)
+            return self._own(session, machine, debt, ours, on_held, on_lost)
+
+        started_at = self._clock()
+        outcome = self._on_session(ttl_seconds, None, attempt)
+        if isinstance(outcome, Lock):
+            self._tell_acquired(outcome, started_at)
+        return outcome
+
+    def _on_session(
+        self,
+        ttl_seconds: int,
+        wait_until: float | None,
+        attempt: Callable[[Session, float], Lock | Conflict | SessionLost],
+    ) -> Lock | Conflict:
+        """``attempt`` until it isn't for the session's sake that it failed."""
+        deadline = self._clock() + self._timeout_seconds
         while True:
             session = self._keeper.enter(ttl_seconds, deadline)
             try:
-                outcome = self._acquire(session, name, record, deadline, wait_until, on_held, on_lost)
+                outcome = attempt(session, deadline)
             finally:
                 session.leave()
-            if isinstance(outcome, Lock):
-                waited_seconds = max(0.0, outcome.acquired_at - started_at)
-                self.tell(LockAcquired(name, record, outcome.fencing_token, waited_seconds))
-                return outcome
-            if isinstance(outcome, Conflict):
-                self.tell(LockConflicted(name, record, outcome.holder))
+            if not isinstance(outcome, SessionLost):
                 return outcome
             now = self._clock()
             if wait_until is not None and now < wait_until:
@@ -127,29 +183,17 @@ class LockManager:
             elif now >= deadline:
                 raise LockUnavailable(f"the session of this process was lost while it acquired: {outcome.reason}")
 
-    def _acquire(
+    def _own(
         self,
         session: Session,
-        name: str,
+        machine: Machine[Acquired | Conflicted | Refused | SessionLost | Unavailable],
+        debt: Debt,
         record: Record,
-        deadline: float,
-        wait_until: float | None,
         on_held: Callable[[Lock], None] | None,
         on_lost: Callable[[Lock], None] | None,
     ) -> Lock | Conflict | SessionLost:
-        token = secrets.token_hex(12)
-        now = self._clock()
-        machine = Acquire(
-            lease=session.lease,
-            epoch=session.epoch,
-            name=name,
-            token=token,
-            record=record,
-            give_up_at=now + (deadline - now) * TRYING,
-            deadline=deadline,
-            wait_until=wait_until,
-            answer_seconds=self._timeout_seconds,
-        )
+        """Drive ``machine``. What it leaves in doubt, or a signal interrupts, is ``debt``."""
+        name, token = debt.name, debt.token
         try:
 
             def observe(reply: StoreReply) -> None:
@@ -175,15 +219,15 @@ class LockManager:
                 return trusted
         except BaseException:
             # Interrupted half-way, by a signal or an error: our key may be there.
-            self._keeper.owe(session, Debt(name, token))
+            self._keeper.owe(session, debt)
             raise
-        if isinstance(outcome, Conflicted):
+        if isinstance(outcome, Conflicted | Refused):
             return Conflict(name, outcome.keys)
         if isinstance(outcome, SessionLost):
             session.lose(outcome.reason)
             return outcome
         if outcome.doubtful:
-            self._keeper.owe(session, Debt(name, token))
+            self._keeper.owe(session, debt)
         raise outcome.error
 
     def _trusted(self, lock: Lock) -> Lock | SessionLost:
@@ -212,6 +256,35 @@ class LockManager:
         if not isinstance(reply, Present):
             raise TypeError(f"a look was answered with {reply!r}")
         return reply.keys
+
+    def keep(self, lock: Lock, record: Record, seconds: float) -> Claim | None:
+        """Instead of releasing the lock: let it stand for ``seconds`` without renewal, with this record.
+
+        When that can't be done it is released, and ``None`` returned. Never raises for the store's sake.
+        """
+        if os.getpid() != lock.pid or lock.doubtful or lock.lost:
+            self.release(lock)
+            return None
+        claim = Claim(lock.name, lock.token, lock.fencing_token)
+        session = lock.session
+        # First, for the renewal must not take the new record for somebody else's.
+        if not session.let_go(lock):
+            return None
+        try:
+            outcome = self.pending.keep(claim, record, seconds)
+        except BaseException as error:
+            self._keeper.owe(session, Debt(lock.name, lock.token, lock.fencing_token))
+            if not isinstance(error, LockUnavailable):
+                raise
+            logger.warning(
+                "lock %r couldn't be left to stand, and is released as soon as possible: %s", lock.name, error
+            )
+            return None
+        if isinstance(outcome, Conflict):
+            self._lost_unnoticed(lock, "its key was gone when it was to be left for later")
+            return None
+        self._tell_released(lock)
+        return outcome
 
     def release(self, lock: Lock) -> None:
         """Release the lock, once. Never raises for the store's sake: what can't be confirmed is repeated until it is.
@@ -243,8 +316,14 @@ class LockManager:
             self._lost_unnoticed(lock, "its key was gone when it was released")
             return
         if not told_as_lost:
-            held_seconds = max(0.0, self._clock() - lock.acquired_at)
-            self.tell(LockReleased(lock.name, lock.record, lock.fencing_token, held_seconds))
+            self._tell_released(lock)
+
+    def _tell_acquired(self, lock: Lock, started_at: float) -> None:
+        waited_seconds = max(0.0, lock.acquired_at - started_at)
+        self.tell(LockAcquired(lock.name, lock.record, lock.fencing_token, waited_seconds))
+
+    def _tell_released(self, lock: Lock) -> None:
+        self.tell(LockReleased(lock.name, lock.record, lock.fencing_token, max(0.0, self._clock() - lock.acquired_at)))
 
     def _lost_unnoticed(self, lock: Lock, reason: str) -> None:
         """Say of a lock that its holder lets go what the renewal hadn't come to say yet."""

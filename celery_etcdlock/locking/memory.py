@@ -17,6 +17,7 @@ from celery_etcdlock.core.operations import (
     Changed,
     CheckKeys,
     Done,
+    EachTried,
     Enqueue,
     EpochMoved,
     FenceSession,
@@ -26,6 +27,8 @@ from celery_etcdlock.core.operations import (
     KeysSeen,
     LeaseGranted,
     Look,
+    LookForMark,
+    MarkSeen,
     NotHeld,
     Owned,
     Present,
@@ -39,6 +42,8 @@ from celery_etcdlock.core.operations import (
     StoreOperation,
     StoreReply,
     TryAcquire,
+    TryAll,
+    TryEach,
 )
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import decode_record, encode_record
@@ -71,6 +76,7 @@ class MemoryStore:
         self._lease_of: dict[tuple[str, str], int] = {}
         self._leases: dict[int, _Lease] = {}
         self._last_deletion: dict[str, int] = {}
+        self._marks: dict[str, int] = {}
 
     def perform(self, operation: StoreOperation, timeout_seconds: float) -> StoreReply:
         if isinstance(operation, AwaitChange):
@@ -93,8 +99,9 @@ class MemoryStore:
         state = self._leases.pop(lease, None)
         if state is not None and (state.keys or state.epoch is not None):
             self._revision += 1
-            for name, token in state.keys:
+            for name, token in list(state.keys):
                 self._delete(name, token)
+            self._marks = {task_id: on for task_id, on in self._marks.items() if on != lease}
 
     def _perform(self, operation: StoreOperation) -> StoreReply:
         match operation:
@@ -106,6 +113,8 @@ class MemoryStore:
                 return Done()
             case Look(name=name):
                 return self._present(name)
+            case LookForMark(task_id=task_id):
+                return MarkSeen(task_id in self._marks)
             case Release(name=name, token=token, mod_revision=mod_revision):
                 key = self._names.get(name, {}).get(token)
                 if key is None or key.mod_revision != mod_revision:
@@ -122,6 +131,8 @@ class MemoryStore:
                 return Asked()
             case AwaitChange():
                 raise TypeError("AwaitChange doesn't run under the mutex")
+            case TryEach(tries=tries) | TryAll(tries=tries):
+                return self._try_several(tries, all_or_none=isinstance(operation, TryAll))
         state = self._leases.get(operation.lease)
         match operation:
             case FenceSession() if state is not None:
@@ -175,14 +186,47 @@ class MemoryStore:
                     return EpochMoved(state.epoch or 0)
                 if alone and any(key.create_revision < mine.create_revision for key in keys.values()):
                     return self._present(operation.name)
-                return Owned(self._put(operation, mine.create_revision))
+                revision = self._put(operation, mine.create_revision)
+                if operation.replaces is not None:
+                    self._marks[operation.replaces] = operation.lease
+                return Owned(revision)
+
+    def _try_several(self, tries: tuple[TryAcquire, ...], *, all_or_none: bool) -> StoreReply:
+        state = self._leases.get(tries[0].lease)
+        if state is None or state.epoch is None:
+            return SessionGone()
+        if state.epoch != tries[0].epoch:
+            return EpochMoved(state.epoch)
+        if not all_or_none:
+            outcomes = [self._take(each, state) for each in tries]
+            return EachTried(tuple(outcome for outcome in outcomes if isinstance(outcome, Owned | Present)))
+        mine = [self._names.get(each.name, {}).get(each.token) for each in tries]
+        if all(mine):
+            return Owned(max(key.mod_revision for key in mine if key is not None))
+        presents = [self._present(each.name) for each in tries]
+        if any(
+            key.create_revision > each.seen_revision
+            for each, present in zip(tries, presents, strict=True)
+            for key in present.keys
+        ):
+            return EachTried(tuple(presents))
+        self._revision += 1
+        for each in tries:
+            self._write(each, None)
+        return Owned(self._revision)
 
     def _put(self, operation: TryAcquire | Enqueue | Promote, create_revision: int | None = None) -> int:
         self._revision += 1
+        return self._write(operation, create_revision)
+
+    def _write(self, operation: TryAcquire | Enqueue | Promote, create_revision: int | None) -> int:
         # Through the encoding, so that a record behaves here as it does in a real store.
         record = decode_record(encode_record(operation.record))
         key = Key(operation.token, create_revision or self._revision, self._revision, record)
         self._names.setdefault(operation.name, {})[operation.token] = key
+        before = self._leases.get(self._lease_of.get((operation.name, operation.token), 0))
+        if before is not None:
+            before.keys.discard((operation.name, operation.token))
         self._lease_of[operation.name, operation.token] = operation.lease
         self._leases[operation.lease].keys.add((operation.name, operation.token))
         return self._revision

@@ -301,7 +301,13 @@ class SessionKeeper:
     def _drive_debt(self, debt: Debt, session: Session, answer_by: float) -> object:
         machine: Machine[object]
         if debt.mod_revision is None:
-            machine = Resolve(lease=session.lease, name=debt.name, token=debt.token, deadline=answer_by)
+            machine = Resolve(
+                lease=session.lease,
+                name=debt.name,
+                token=debt.token,
+                deadline=answer_by,
+                attempt=debt.attempt,
+            )
         else:
             machine = ReleaseKey(name=debt.name, token=debt.token, mod_revision=debt.mod_revision, deadline=answer_by)
         return drive(machine, self._renewal_store, self._clock, observe=session.observe, sleep=self._pause)

@@ -24,12 +24,14 @@ __all__ = ["Debt", "Session"]
 class Debt:
     """A key that must be made to go before it may be forgotten.
 
-    With ``mod_revision`` it is a release that got no answer; without, a token in doubt that must be resolved.
+    With ``mod_revision`` it is a release that got no answer; without, a token in doubt that must be resolved. With
+    ``attempt`` it is only ours if the record says so (``core.protocol.take_over``).
     """
 
     name: str
     token: str
     mod_revision: int | None = None
+    attempt: str | None = None
 
 
 class Session:

@@ -11,6 +11,8 @@ A machine never blocks, reads no clock and keeps no reference to a store. ``answ
 to the operation just emitted is worth waiting for; a driver that got none by then answers ``Failed``.
 
 * ``Acquire``: try-lock and ordered wait, in doubt as in calm (``acquire``).
+* ``TakeOver``: a key changes hands, from a message to its worker and on (``take_over``).
+* ``AcquireEach`` and ``AcquireAll``: many try-locks in one round trip, each for itself, or all or none (``several``).
 * ``Resolve``: make sure that an unanswered request never takes effect (``resolve``).
 * ``Release``: the guarded delete (``release``).
 * ``Open`` and ``Renew``: a session's life (``session``).
@@ -21,15 +23,21 @@ from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavaila
 from celery_etcdlock.core.protocol.release import Released, ReleaseKey, ReleaseOutcome
 from celery_etcdlock.core.protocol.resolve import Resolve, Resolved
 from celery_etcdlock.core.protocol.session import Open, Opened, Renew, Renewed
+from celery_etcdlock.core.protocol.several import AcquireAll, AcquireEach, EachAcquired
+from celery_etcdlock.core.protocol.take_over import Refused, TakeOver, TakeOverOutcome
 
 __all__ = [
     "Acquire",
+    "AcquireAll",
+    "AcquireEach",
     "AcquireOutcome",
     "Acquired",
     "Conflicted",
+    "EachAcquired",
     "Machine",
     "Open",
     "Opened",
+    "Refused",
     "ReleaseKey",
     "ReleaseOutcome",
     "Released",
@@ -38,5 +46,7 @@ __all__ = [
     "Resolve",
     "Resolved",
     "SessionLost",
+    "TakeOver",
+    "TakeOverOutcome",
     "Unavailable",
 ]

@@ -17,6 +17,9 @@ key if the first one made it. After that the token is resolved (``resolve``) unt
 answer, the outcome says that the token stays doubtful, and the session goes on resolving it. A success after an
 unanswered try is doubtful too: the late one may put our key again when we have released it (rule 3).
 
+*Keys whose time is over.* A key that nobody renews says until when it stands (``ownership.is_over``). Whoever meets one
+that is over deletes it as it was read, and goes on; a waiter wakes up for it.
+
 *Limits above one.* A try-lock first assumes that nobody is there; if fewer than ``limit`` keys are seen, it tries
 again on the condition that no key has been created since. A waiter looks first and promotes itself when fewer than
 ``limit`` keys precede: that stays true, so no further condition is needed (rules 2 and 5).
@@ -46,7 +49,15 @@ from celery_etcdlock.core.operations import (
     SessionGone,
     TryAcquire,
 )
-from celery_etcdlock.core.ownership import Key, Standing, effective_limit, preceding, standing
+from celery_etcdlock.core.ownership import (
+    SKEW_SECONDS,
+    Key,
+    Standing,
+    effective_limit,
+    is_over,
+    preceding,
+    standing,
+)
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
 from celery_etcdlock.core.protocol.resolve import Resolve, Resolved
 from celery_etcdlock.core.record import Record
@@ -91,7 +102,8 @@ class Acquire(Machine[AcquireOutcome]):
 
     All times are on the driver's clock. Until ``give_up_at`` failed operations are repeated; ``deadline`` ends all of
     it, but for waiting, which ends at ``wait_until`` (``None``: don't wait). While waiting, each operation gets
-    ``answer_seconds``, and an outage ends the wait only when the session or the time to wait is over.
+    ``answer_seconds``, and an outage ends the wait only when the session or the time to wait is over. ``wall_offset``
+    is what the driver's clock lacks to the wall clock; ``None``: take no key to be over.
     """
 
     def __init__(
@@ -106,6 +118,7 @@ class Acquire(Machine[AcquireOutcome]):
         deadline: float,
         wait_until: float | None = None,
         answer_seconds: float = 5.0,
+        wall_offset: float | None = None,
     ) -> None:
         self._lease = lease
         self._epoch = epoch
@@ -116,6 +129,8 @@ class Acquire(Machine[AcquireOutcome]):
         self._deadline = deadline
         self._wait_until = wait_until
         self._answer_seconds = answer_seconds
+        self._wall_offset = wall_offset
+        self._clearing = False
         self.answer_by = deadline
         self._state = State.TRYING if wait_until is None else State.QUEUEING
         self._tries = 1
@@ -145,6 +160,9 @@ class Acquire(Machine[AcquireOutcome]):
                 self._doubtful = False
                 return self._send(now) if now < self._deadline or self._waits else self._fail(now)
             case Queued(keys=keys, revision=revision):
+                over = self._over(keys, now)
+                if over is not None:
+                    return self._clear(over)
                 if standing(keys, self._token, self._record.limit) is Standing.FIRST:
                     return Acquired(revision, self._doubtful)
                 return self._wait_behind(keys, revision, now)
@@ -153,6 +171,9 @@ class Acquire(Machine[AcquireOutcome]):
             case Failed(error=error):
                 return self._on_failed(error, now)
             case Released() | NotHeld():
+                if self._clearing:
+                    self._clearing = False
+                    return self._send(now)
                 return self._on_withdrawn(reply, now)
             case Changed():
                 return self._on_woken(now)
@@ -166,6 +187,9 @@ class Acquire(Machine[AcquireOutcome]):
         return self._state in (State.WAITING, State.PROMOTING)
 
     def _on_present(self, keys: tuple[Key, ...], revision: int, now: float) -> Operation | AcquireOutcome:
+        over = self._over(keys, now)
+        if over is not None and (self._waits or now < self._deadline):
+            return self._clear(over)
         mine = next((key for key in keys if key.token == self._token), None)
         self._others = tuple(key for key in keys if key.token != self._token)
         if self._state is State.TRYING:
@@ -201,6 +225,9 @@ class Acquire(Machine[AcquireOutcome]):
             return self._withdraw(now)
         self._state = State.WAITING
         self.answer_by = self._wait_until if self._wait_until is not None else now
+        if self._wall_offset is not None:
+            ends = [key.record.until for key in before if key.record is not None and key.record.until is not None]
+            self.answer_by = min([self.answer_by, *(end + SKEW_SECONDS - self._wall_offset for end in ends)])
         # Only the next in line needs to see every departure; the others need the one just before them.
         next_in_line = len(before) == limit
         return AwaitChange(self._name, revision, None if next_in_line else before[-1].token)
@@ -224,6 +251,7 @@ class Acquire(Machine[AcquireOutcome]):
 
     def _on_failed(self, error: LockUnavailable, now: float) -> Operation | AcquireOutcome:
         self._last_error = error
+        self._clearing = False
         # Only these two put a key; a late promotion or release finds its guard broken and does nothing.
         if error.maybe_applied and self._state in (State.TRYING, State.QUEUEING):
             self._doubtful = True
@@ -251,6 +279,17 @@ class Acquire(Machine[AcquireOutcome]):
         if isinstance(step, Unavailable):
             return Unavailable(self._last_error, doubtful=True)
         return step
+
+    def _over(self, keys: tuple[Key, ...], now: float) -> Key | None:
+        """A key of somebody else whose time is over."""
+        if self._wall_offset is None:
+            return None
+        wall_time = now + self._wall_offset
+        return next((key for key in keys if key.token != self._token and is_over(key, wall_time)), None)
+
+    def _clear(self, key: Key) -> Operation:
+        self._clearing = True
+        return Release(self._name, key.token, key.mod_revision)
 
     # --- what to do next -------------------------------------------------------------------------------------
 

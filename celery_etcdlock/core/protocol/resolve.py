@@ -8,6 +8,9 @@ the server's own deadline starts only when it reads the request. So before a dou
 3. *delete* our key, if it is there, under the ``mod_revision`` just read.
 
 Without the fence, a late put becomes a ghost that our renewed lease keeps alive for the life of the process (rule 3).
+A token whose key others may rewrite, too (one that is handed from a message to its worker), is deleted only where the
+record shows that the doubtful try wrote it.
+
 A session that is gone has taken its keys along and refuses everything that names it: nothing is left to resolve.
 """
 
@@ -28,6 +31,7 @@ from celery_etcdlock.core.operations import (
     SessionFenced,
     SessionGone,
 )
+from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.protocol.machine import Machine, Unavailable, pause_before_try
 
 __all__ = ["Resolve", "Resolved"]
@@ -41,10 +45,11 @@ class Resolved:
 class Resolve(Machine["Resolved | Unavailable"]):
     """Resolve one doubtful token by ``deadline``. Outcomes: ``Resolved``, or ``Unavailable`` and still doubtful."""
 
-    def __init__(self, *, lease: int, name: str, token: str, deadline: float) -> None:
+    def __init__(self, *, lease: int, name: str, token: str, deadline: float, attempt: str | None = None) -> None:
         self._lease = lease
         self._name = name
         self._token = token
+        self._attempt = attempt
         self.answer_by = deadline
         self._tries = 1
         self._step: Operation = FenceSession(lease)
@@ -60,7 +65,7 @@ class Resolve(Machine["Resolved | Unavailable"]):
                 return Resolved()
             case Present(keys=keys):
                 mine = next((key for key in keys if key.token == self._token), None)
-                if mine is None:
+                if mine is None or self._is_anothers(mine):
                     return Resolved()
                 self._step = Release(self._name, self._token, mine.mod_revision)
             case Released():
@@ -77,3 +82,6 @@ class Resolve(Machine["Resolved | Unavailable"]):
             case _:  # a Pause is over: send the step that failed once more
                 pass
         return self._step
+
+    def _is_anothers(self, key: Key) -> bool:
+        return self._attempt is not None and (key.record is None or key.record.attempt != self._attempt)

@@ -1,0 +1,134 @@
+"""TakeOver: rewrite a key that is there already, and so become its owner.
+
+A lock that was taken when a message was published changes hands without ever being free: its key stays where it is in
+the order of creation, and is rewritten on the new owner's lease, under the ``mod_revision`` that the new owner knows:
+
+* from the message to the worker that starts it (the revision travels in the message's headers);
+* from a worker that ends to the retry of its message, for which the key is marked as handed over;
+* from a queued message to the newer one that replaces it;
+* from a worker that ends to nobody: a least hold, which stands until its time is over.
+
+Each of these writes moves ``mod_revision``, so of several who know one revision only one succeeds, and whoever is late
+finds its guard broken: the new number is the new owner's fencing token (rule 1).
+
+*Failure.* Others may rewrite this key as well, so a try without an answer can't tell by the token that the key is its
+own work: the record carries the random ``attempt``. A try that stays unanswered is resolved before it is given up, or
+it could put the key on our renewed lease when nobody expects it any more (rule 3).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from celery_etcdlock.core.operations import EpochMoved, Failed, Operation, Owned, Present, Promote, Reply, SessionGone
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.protocol.acquire import Acquired
+from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
+from celery_etcdlock.core.protocol.resolve import Resolve, Resolved
+from celery_etcdlock.core.record import Record
+from celery_etcdlock.errors import LockUnavailable
+
+__all__ = ["Refused", "TakeOver", "TakeOverOutcome"]
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """The key isn't there as it was known. ``keys`` are those under the name now, in order."""
+
+    keys: tuple[Key, ...]
+
+
+TakeOverOutcome = Acquired | Refused | SessionLost | Unavailable
+
+
+class TakeOver(Machine[TakeOverOutcome]):
+    """Take over one key. Times as in ``Acquire``. ``record.attempt`` must be random."""
+
+    def __init__(
+        self,
+        *,
+        lease: int,
+        epoch: int,
+        name: str,
+        token: str,
+        record: Record,
+        mod_revision: int,
+        give_up_at: float,
+        deadline: float,
+        replaces: str | None = None,
+    ) -> None:
+        assert record.attempt is not None
+        self._lease = lease
+        self._epoch = epoch
+        self._name = name
+        self._token = token
+        self._record = record
+        self._mod_revision = mod_revision
+        self._give_up_at = give_up_at
+        self._replaces = replaces
+        self.answer_by = deadline
+        self._tries = 1
+        self._doubtful = False
+        self._last_error = LockUnavailable("no answer from the lock store")
+        self._resolve: Resolve | None = None
+
+    def start(self, now: float) -> Operation:
+        return Promote(
+            self._lease,
+            self._epoch,
+            self._name,
+            self._token,
+            self._record,
+            create_revision=0,
+            mod_revision=self._mod_revision,
+            alone=False,
+            replaces=self._replaces,
+        )
+
+    def on(self, reply: Reply, now: float) -> Operation | TakeOverOutcome:
+        if self._resolve is not None:
+            return self._on_resolving(self._resolve, reply, now)
+        match reply:
+            case Owned(revision=revision):
+                # Not doubtful: an earlier try that is still under way finds its guard broken.
+                return Acquired(revision)
+            case Present(keys=keys):
+                mine = next((key for key in keys if key.token == self._token), None)
+                if mine is not None and mine.record is not None and mine.record.attempt == self._record.attempt:
+                    return Acquired(mine.mod_revision)
+                return Refused(keys)
+            case EpochMoved(epoch=epoch):
+                self._epoch = epoch
+                self._doubtful = False
+                return self.start(now) if now < self.answer_by else Unavailable(self._last_error)
+            case SessionGone():
+                return SessionLost("its lease has ended or was revoked, or its key was deleted")
+            case Failed(error=error):
+                return self._on_failed(error, now)
+            case _:  # a Pause is over
+                return self.start(now)
+
+    def _on_failed(self, error: LockUnavailable, now: float) -> Operation | TakeOverOutcome:
+        self._last_error = error
+        self._doubtful = self._doubtful or error.maybe_applied
+        self._tries += 1
+        if error.permanent or now >= self._give_up_at:
+            if not self._doubtful:
+                return Unavailable(error)
+            self.answer_by = max(self.answer_by, now)
+            self._resolve = Resolve(
+                lease=self._lease,
+                name=self._name,
+                token=self._token,
+                deadline=self.answer_by,
+                attempt=self._record.attempt,
+            )
+            return self._resolve.start(now)
+        pause = pause_before_try(self._tries)
+        return pause if pause.seconds else self.start(now)
+
+    def _on_resolving(self, resolve: Resolve, reply: Reply, now: float) -> Operation | TakeOverOutcome:
+        step = resolve.on(reply, now)
+        if isinstance(step, Resolved | Unavailable):
+            return Unavailable(self._last_error, doubtful=isinstance(step, Unavailable))
+        return step

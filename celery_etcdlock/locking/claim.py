@@ -1,0 +1,32 @@
+"""What an attempt to take a lock comes to when it isn't a lock that is held."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.record import Record
+
+__all__ = ["Claim", "Conflict"]
+
+
+@dataclass(frozen=True, slots=True)
+class Claim:
+    """A lock taken for a message that hasn't started. Who knows these three may take it over, or drop it."""
+
+    name: str
+    token: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Conflict:
+    """Others hold the lock. ``keys`` are theirs, owners first."""
+
+    name: str
+    keys: tuple[Key, ...]
+
+    @property
+    def holder(self) -> Record | None:
+        """The first holder; ``None`` where nobody is left, or a record that we can't read."""
+        return self.keys[0].record if self.keys else None
