@@ -276,9 +276,7 @@ class LockManager:
             self._keeper.owe(session, Debt(lock.name, lock.token, lock.fencing_token))
             if not isinstance(error, LockUnavailable):
                 raise
-            logger.warning(
-                "lock %r couldn't be left to stand, and is released as soon as possible: %s", lock.name, error
-            )
+            logger.warning("lock %r couldn't be left to stand; it is released: %s", lock.name, error)
             return None
         if isinstance(outcome, Conflict):
             self._lost_unnoticed(lock, "its key was gone when it was to be left for later")

@@ -1,7 +1,7 @@
 """Locks that stand without renewal: of messages that haven't started, of fixed windows, of least holds.
 
-Each key says until when it stands (``Record.until``). The lease under it only collects garbage (rule 11): it outlives the
-key, is shared by up to `KEYS_PER_LEASE` of them, and is never renewed, so a producer may end right after publishing.
+Each key says until when it stands (``Record.until``). The lease under it only collects garbage (rule 11): it outlives
+the key, is shared by up to `KEYS_PER_LEASE` of them, and is never renewed, so a producer may end at once.
 
 Leases come in sizes of powers of two. One of size S lives for twice S and takes keys that stand for at most S seconds,
 for as long as it is itself no older than S. Each carries a session of its own, whose epoch fences the producer's late
@@ -27,6 +27,7 @@ from celery_etcdlock.core.protocol import (
     Machine,
     Open,
     Opened,
+    Refused,
     ReleaseKey,
     Resolve,
     Resolved,
@@ -129,8 +130,8 @@ class PendingLocks:
     def keep(self, claim: Claim, record: Record, seconds: float, *, replaces: str | None = None) -> Claim | Conflict:
         """Let the key that ``claim`` knows stand for ``seconds`` from now, with this record, without renewal.
 
-        With ``replaces``, the task of that id is marked so that it doesn't run any more. ``Conflict`` when the key isn't
-        as it was known.
+        With ``replaces``, the task of that id is marked so that it doesn't run any more. ``Conflict`` when the key
+        isn't as it was known.
         """
         kept = replace(record, until=round(self._wall_clock() + seconds, 3), attempt=secrets.token_hex(6))
 
@@ -150,6 +151,7 @@ class PendingLocks:
         outcome = self._on_lease(seconds, attempt, [Debt(claim.name, claim.token, attempt=kept.attempt)])
         if isinstance(outcome, Acquired):
             return Claim(claim.name, claim.token, outcome.fencing_token)
+        assert isinstance(outcome, Refused)
         return Conflict(claim.name, outcome.keys)
 
     def drop(self, claim: Claim) -> bool:

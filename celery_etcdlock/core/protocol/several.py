@@ -11,9 +11,9 @@ States::
            ---> outcome
 
 *Failure.* A repeat finds what an unanswered try has done. But that try may still arrive after the outcome, and put a
-key that was released meanwhile. So nothing is decided while a try is in doubt: the session's epoch is moved, which no late
-request survives, and what the next try says is certain (rule 3). Without an answer until ``give_up_at`` all tokens are
-doubtful, and the outcome says so.
+key that was released meanwhile. So nothing is decided while a try is in doubt: the session's epoch is moved, which no
+late request survives, and what the next try says is certain (rule 3). Without an answer until ``give_up_at`` all
+tokens are doubtful, and the outcome says so.
 """
 
 from __future__ import annotations
