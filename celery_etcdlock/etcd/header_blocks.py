@@ -22,22 +22,18 @@ class RememberingEncoder(Encoder):
     def __init__(self) -> None:
         super().__init__()
         self._blocks: dict[tuple[Any, ...], bytes] = {}
-        self._newest: object = None
 
     def encode(self, headers: Iterable[Any], huffman: bool = True) -> bytes:
         wanted = tuple(headers)
         resized = bool(self.table_size_changes)
-        if resized or self._newest_entry() is not self._newest:
-            self._blocks.clear()
-        elif (block := self._blocks.get(wanted)) is not None:
-            return block
+        if not resized and (known := self._blocks.get(wanted)) is not None:
+            return known
         before = self._newest_entry()
         block = super().encode(wanted, huffman)
-        self._newest = self._newest_entry()
-        if self._newest is before and not resized:
-            self._blocks[wanted] = block
-        else:
+        if resized or self._newest_entry() is not before:
             self._blocks.clear()
+        else:
+            self._blocks[wanted] = block
         return block
 
     def _newest_entry(self) -> object:
