@@ -458,7 +458,7 @@ def test_a_forked_child_does_not_release_its_parents_lock(new_store: NewStore, n
 def test_an_unknown_record_is_held_by_somebody(new_manager: NewManager) -> None:
     manager = new_manager()
     store = manager._store
-    transport, locks = store._transport, store._locks  # type: ignore[attr-defined]
+    transport, locks = store._transport, store._layout.locks  # type: ignore[attr-defined]
     for number, value in enumerate([b"", b"\xff\x00", b'{"v":2}', b"[" * 100_000, b'{"v":1,"since":1e999}']):
         put = messages.PutRequest(key=locks + b"a/foreign", value=value).SerializeToString()
         transport.call("/etcdserverpb.KV/Put", put, 5.0)

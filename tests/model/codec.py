@@ -13,6 +13,7 @@ from typing import Any
 
 from celery_etcdlock.core.operations import StoreOperation, StoreReply
 from celery_etcdlock.etcd.errors import status_error
+from celery_etcdlock.etcd.places import Places
 from celery_etcdlock.etcd.store import EtcdStore
 from tests.model.world import PREFIX
 
@@ -52,12 +53,12 @@ class _Answering(_Sending):
 
 
 class Codec:
-    """Encodes and decodes by ``store_class``, which a mutation may have weakened."""
+    """Encodes and decodes by ``places_class``, which a mutation may have weakened."""
 
-    def __init__(self, store_class: type[EtcdStore] = EtcdStore) -> None:
-        self._encoder = store_class(_Sending(), PREFIX)
+    def __init__(self, places_class: type[Places] = Places) -> None:
+        self._encoder = EtcdStore(_Sending(), PREFIX, places_class)
         self._answering = _Answering()
-        self._decoder = store_class(self._answering, PREFIX)
+        self._decoder = EtcdStore(self._answering, PREFIX, places_class)
         self._requests: dict[StoreOperation, tuple[str, bytes, bool]] = {}
         self._replies: dict[Any, StoreReply] = {}
 

@@ -19,7 +19,7 @@ from celery_etcdlock.core.protocol import Open, ReleaseKey
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.errors import EtcdStatusError
-from celery_etcdlock.etcd.store import EtcdStore
+from celery_etcdlock.etcd.places import Places
 from tests.model.clients import Clients, local, session_stands
 from tests.model.codec import Codec
 from tests.model.model_etcd import INITIAL, answer, expire, lead_anew, stale_keep_alive, watch
@@ -65,14 +65,14 @@ class Explorer:
         self,
         scenario: Scenario,
         *,
-        store_class: type[EtcdStore] = EtcdStore,
+        places_class: type[Places] = Places,
         most_states: int = 2_000_000,
         one_per_name: bool = True,
         deep: bool = False,
     ) -> None:
         self.scenario = scenario
         self.faults = scenario.deep if deep and scenario.deep is not None else scenario.faults
-        self.codec = Codec(store_class)
+        self.codec = Codec(places_class)
         self.clients = Clients(scenario, self.codec)
         self.most_states = most_states
         self.one_per_name = one_per_name

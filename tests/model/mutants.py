@@ -1,7 +1,7 @@
 """The production code with one guard removed at a time.
 
 Each mutant says which rule the guard serves, where its absence has to show, and as what. Most weaken the store's
-transactions (``store_class``), some the machines or the deadline (``apply``, undone by ``monkeypatch``).
+transactions (``places_class``), some the machines or the deadline (``apply``, undone by ``monkeypatch``).
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from celery_etcdlock.core.operations import (
 from celery_etcdlock.core.protocol import Acquire, Acquired, Open, Renew, Renewed, Resolve, Unavailable
 from celery_etcdlock.core.protocol.acquire import State
 from celery_etcdlock.etcd import messages
-from celery_etcdlock.etcd.store import EtcdStore
+from celery_etcdlock.etcd.places import PlaceOperation, Places
 
 __all__ = ["MUTANTS", "Mutant"]
 
@@ -44,7 +44,7 @@ class Mutant:
     rule: str
     scenario: str
     shows_as: frozenset[str]
-    store_class: type[EtcdStore] = EtcdStore
+    places_class: type[Places] = Places
     apply: Callable[[pytest.MonkeyPatch], None] = _nothing
     one_per_name: bool = True
 
@@ -52,68 +52,49 @@ class Mutant:
 # --- the store's transactions ---------------------------------------------------------------------------------------
 
 
-class WithoutTokenCheck(EtcdStore):
+class PlacesWithoutTokenCheck(Places):
     """A repeated try-lock that is refused because of its own key says that somebody holds the lock."""
 
-    def _txn(self, request: Any, timeout_seconds: float, *, repeatable: bool = False) -> Any:
-        self.last = super()._txn(request, timeout_seconds, repeatable=repeatable)
-        return self.last
-
-    def _try_acquire(self, operation: TryAcquire, timeout_seconds: float) -> StoreReply:
-        result = super()._try_acquire(operation, timeout_seconds)
-        if isinstance(result, Owned) and not self.last.succeeded:
-            return self._why_refused(self.last, operation, self._name_start(operation.name))
-        return result
+    def _tried(self, operation: TryAcquire, response: Any, revision: int) -> StoreReply:
+        if response.succeeded:
+            return Owned(revision)
+        return self._why_refused(operation, response, revision)
 
 
-class WithoutReleaseGuard(EtcdStore):
+class PlacesWithoutReleaseGuard(Places):
     """Deletes the key as long as it is there, whoever wrote it last."""
 
-    def _release(self, operation: Release, timeout_seconds: float) -> StoreReply:
+    def _release(self, operation: Release) -> Any:
+        request = super()._release(operation)
         there = messages.Compare
-        self._weaker = lambda compare: (
-            compare.CopyFrom(there(key=compare.key, target=there.CREATE, result=there.GREATER)) or True
-        )
-        try:
-            return super()._release(operation, timeout_seconds)
-        finally:
-            del self._weaker
-
-    def _txn(self, request: Any, timeout_seconds: float, *, repeatable: bool = False) -> Any:
-        weaker = getattr(self, "_weaker", None)
-        if weaker is not None:
-            for compare in request.compare:
-                weaker(compare)
-        return super()._txn(request, timeout_seconds, repeatable=repeatable)
+        for compare in request.compare:
+            compare.CopyFrom(there(key=compare.key, target=there.CREATE, result=there.GREATER))
+        return request
 
 
-class WithoutLookAtAllThatPrecede(EtcdStore):
+class PlacesWithoutLookAtAllThatPrecede(Places):
     """A woken waiter is promoted if its own key is as it wrote it."""
 
-    def _promote(self, operation: Promote, timeout_seconds: float) -> StoreReply:
-        return super()._promote(replace(operation, alone=False), timeout_seconds)
+    def _promote(self, operation: Promote) -> Any:
+        return super()._promote(replace(operation, alone=False))
 
 
-class WithoutEpoch(EtcdStore):
+class PlacesWithoutEpoch(Places):
     """Takes a place whatever the session's epoch."""
 
-    def _txn(self, request: Any, timeout_seconds: float, *, repeatable: bool = False) -> Any:
-        kept = [
-            compare
-            for compare in request.compare
-            if not (compare.key.startswith(self._sessions) and compare.target == compare.MOD)
-        ]
-        request = messages.TxnRequest(compare=kept, success=request.success, failure=request.failure)
-        return super()._txn(request, timeout_seconds, repeatable=repeatable)
+    def request(self, operation: PlaceOperation) -> Any:
+        request = super().request(operation)
+        kept = [compare for compare in request.compare if not compare.key.startswith(self._layout.sessions)]
+        return messages.TxnRequest(compare=kept, success=request.success, failure=request.failure)
 
 
-class WithoutSeenRevision(EtcdStore):
+class PlacesWithoutSeenRevision(Places):
     """A try-lock with a limit above one puts its key although others came since it looked."""
 
-    def _try_acquire(self, operation: TryAcquire, timeout_seconds: float) -> StoreReply:
+    def _try_acquire(self, operation: TryAcquire) -> Any:
         if operation.seen_revision:
             operation = replace(operation, seen_revision=2**40)
-        return super()._try_acquire(operation, timeout_seconds)
+        return super()._try_acquire(operation)
 
 
 # --- the machines ---------------------------------------------------------------------------------------------------
@@ -211,20 +192,26 @@ GHOST = frozenset({"rule 3"})
 TIME = "leases and a slow clock"
 
 MUTANTS = (
-    Mutant("the token check", "ambiguous answers", "try-lock, limit 1", frozenset({"token check"}), WithoutTokenCheck),
+    Mutant(
+        "the token check",
+        "ambiguous answers",
+        "try-lock, limit 1",
+        frozenset({"token check"}),
+        PlacesWithoutTokenCheck,
+    ),
     Mutant(
         "the mod_revision compare of release",
         "rule 1",
         "handed over to a successor",
         EXCLUSION,
-        WithoutReleaseGuard,
+        PlacesWithoutReleaseGuard,
     ),
     Mutant(
         "the look at all that precede",
         "rule 2",
         "ordered wait, one gives up",
         EXCLUSION,
-        WithoutLookAtAllThatPrecede,
+        PlacesWithoutLookAtAllThatPrecede,
     ),
     Mutant(
         "the count of those that precede, limit 2",
@@ -233,12 +220,18 @@ MUTANTS = (
         EXCLUSION,
         apply=without_count,
     ),
-    Mutant("the session's epoch", "rule 3", "try-lock, limit 1", GHOST, WithoutEpoch),
+    Mutant("the session's epoch", "rule 3", "try-lock, limit 1", GHOST, PlacesWithoutEpoch),
     Mutant("the fence before a token is forgotten", "rule 3", "try-lock, limit 1", GHOST, apply=without_fence),
     Mutant("the doubt about a success after a time-out", "rule 3", "try-lock, limit 1", GHOST, apply=without_doubt),
     Mutant("the list of tokens in doubt", "rule 3", "tokens left in doubt", GHOST, apply=without_list),
     Mutant("one operation per name in a Txn", "rule 4", "transactions shared", EXCLUSION, one_per_name=False),
-    Mutant("the revision that was looked at", "rule 5", "try-lock, limit 2", EXCLUSION, WithoutSeenRevision),
+    Mutant(
+        "the revision that was looked at",
+        "rule 5",
+        "try-lock, limit 2",
+        EXCLUSION,
+        PlacesWithoutSeenRevision,
+    ),
     Mutant(
         "the smallest limit counts",
         "rule 5",

@@ -20,7 +20,10 @@ def test_a_missing_guard_is_found(
 ) -> None:
     mutant.apply(monkeypatch)
     explorer = Explorer(
-        by_name(mutant.scenario), store_class=mutant.store_class, one_per_name=mutant.one_per_name, most_states=100_000
+        by_name(mutant.scenario),
+        places_class=mutant.places_class,
+        one_per_name=mutant.one_per_name,
+        most_states=100_000,
     )
     report = explorer.run()
     report.scenario = f"without {mutant.name} ({mutant.rule})"
