@@ -42,6 +42,7 @@ from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.locking.clock import Clock, boot_time
 from celery_etcdlock.locking.driver import drive
+from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.log import log_event
 from celery_etcdlock.locking.pending import PendingLocks
@@ -61,6 +62,7 @@ class LockManager:
     """Locks of one process in one store. Make a new one after a fork.
 
     ``timeout_seconds`` bounds each acquire (not counting what a caller chose to wait for others) and each release.
+    ``page`` is shared with the parent process, which looks after the leases written on it (``guardian``).
     """
 
     def __init__(
@@ -71,13 +73,14 @@ class LockManager:
         timeout_seconds: float = 5.0,
         clock: Clock = boot_time,
         listener: Listener | None = None,
+        page: LeasePage | None = None,
     ) -> None:
         self._store = store
         self._renewal_store = renewal_store or store
         self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._listener = listener
-        self._keeper = SessionKeeper(store, self._renewal_store, clock, on_lost=self._on_lost)
+        self._keeper = SessionKeeper(store, self._renewal_store, clock, on_lost=self._on_lost, page=page)
         #: Locks that stand without renewal.
         self.pending = PendingLocks(store, clock, timeout_seconds)
         self.pid = os.getpid()

@@ -21,6 +21,7 @@ import threading
 from collections.abc import Callable
 
 from celery_etcdlock.core.operations import RevokeLease
+from celery_etcdlock.core.ownership import trust_deadline
 from celery_etcdlock.core.protocol import (
     Machine,
     Open,
@@ -35,6 +36,7 @@ from celery_etcdlock.core.protocol import (
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.driver import drive
+from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.session import Debt, Session
 from celery_etcdlock.locking.store import LockStore
@@ -70,11 +72,13 @@ class SessionKeeper:
         clock: Clock,
         *,
         on_lost: Callable[[Lock], None],
+        page: LeasePage | None = None,
     ) -> None:
         self._store = store
         self._renewal_store = renewal_store
         self._clock = clock
         self._on_lost = on_lost
+        self._page = page
         self._mutex = allocate_mutex()
         # Held across I/O, so a greenlet's under gevent; the renewal's thread never takes it.
         self._opening = threading.Lock()
@@ -108,10 +112,14 @@ class SessionKeeper:
     def _open(self, ttl_seconds: int, deadline: float) -> Session:
         while True:
             lease = secrets.randbits(62) + 1
+            if self._page is not None:
+                # Before it is granted, so that whatever happens to us now, our parent knows of it (rule 10).
+                self._page.enter(lease, ttl_seconds, trust_deadline(self._clock(), ttl_seconds))
             machine = Open(lease=lease, ttl_seconds=ttl_seconds, deadline=deadline)
             outcome = drive(machine, self._store, self._clock)
             if isinstance(outcome, Opened):
                 break
+            self._strike_out(lease)
             if isinstance(outcome, Unavailable):
                 raise outcome.error
             if self._clock() >= deadline:
@@ -124,7 +132,7 @@ class SessionKeeper:
                 ttl_seconds,
                 outcome.ttl_seconds,
             )
-        session = Session(lease, outcome, self._clock)
+        session = Session(lease, outcome, self._clock, self._page)
         session.enter()
         self._schedule(session, session.ttl_seconds * RENEW_AFTER)
         with self._mutex:
@@ -290,6 +298,11 @@ class SessionKeeper:
             store.perform(RevokeLease(session.lease), REVOKE_SECONDS)
         except LockUnavailable as error:
             logger.debug("lease %x is left to run out: %s", session.lease, error)
+        self._strike_out(session.lease)
+
+    def _strike_out(self, lease: int) -> None:
+        if self._page is not None:
+            self._page.leave(lease)
 
     def _pay(self, session: Session) -> None:
         answer_by = min(session.deadline, session.renew_at, self._clock() + RETRY_SECONDS)

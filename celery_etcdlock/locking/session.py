@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from celery_etcdlock.core.operations import EpochMoved, HeldKey, SessionFenced, StoreReply
 from celery_etcdlock.core.protocol import Opened
 from celery_etcdlock.locking.clock import Clock
+from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.native import allocate_mutex
 
@@ -35,10 +36,11 @@ class Debt:
 
 
 class Session:
-    """See the module. Times are on ``clock``."""
+    """See the module. Times are on ``clock``. On ``page``, if any, the parent process may vouch for the lease."""
 
-    def __init__(self, lease: int, opened: Opened, clock: Clock) -> None:
+    def __init__(self, lease: int, opened: Opened, clock: Clock, page: LeasePage | None = None) -> None:
         self.lease = lease
+        self._page = page
         self.ttl_seconds = opened.ttl_seconds
         self.closed = False
         self.renew_at = 0.0
@@ -60,6 +62,9 @@ class Session:
 
     @property
     def deadline(self) -> float:
+        """Until when the session may be trusted, by our own renewals or our parent's (``guardian``)."""
+        if self._page is not None and self._clock() >= self._deadline:
+            return max(self._deadline, self._page.guardian_deadline(self.lease))
         return self._deadline
 
     def now(self) -> float:
@@ -70,11 +75,11 @@ class Session:
         """Seconds left to trust the session; 0 once it is lost."""
         if self.lost_reason() is not None:
             return 0.0
-        return max(0.0, self._deadline - self._clock())
+        return max(0.0, self.deadline - self._clock())
 
     def lost_reason(self) -> str | None:
         """Why the session is lost, or ``None``. Loses it when its deadline has passed."""
-        if self._lost_reason is None and self._clock() >= self._deadline:
+        if self._lost_reason is None and self._clock() >= self.deadline:
             self.lose("it couldn't be renewed before its deadline")
         return self._lost_reason
 
@@ -88,6 +93,8 @@ class Session:
         if self.lost_reason() is None:
             with self._mutex:
                 self._deadline = max(self._deadline, deadline)
+            if self._page is not None:
+                self._page.renewed(self.lease, deadline)
 
     def observe(self, reply: StoreReply) -> None:
         """Learn the epoch from a store's reply."""

@@ -25,11 +25,13 @@ from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import EtcdLockError, InvalidSetting, LockConflict
 from celery_etcdlock.listeners import Listeners, find_listener
 from celery_etcdlock.listeners.celery_events import CeleryEvents
+from celery_etcdlock.locking.guardian import Guardian
+from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.manager import Conflict, LockManager
 from celery_etcdlock.signals import send_signal
 from celery_etcdlock.tasks.conf import broker_fingerprint, host_name, settings_of
-from celery_etcdlock.wiring import open_stores
+from celery_etcdlock.wiring import MEMORY_ENDPOINT, open_stores
 
 __all__ = ["EtcdLocks", "StandaloneLock", "describe_holder", "locks_at"]
 
@@ -46,6 +48,7 @@ class EtcdLocks:
         self._settings: Settings | None = None
         self._broker: str | None = None
         self._managers: dict[int, LockManager] = {}
+        self._page: LeasePage | None = None
         self._celery_events: CeleryEvents | None = None
 
     @classmethod
@@ -81,11 +84,25 @@ class EtcdLocks:
         if self._celery_events is not None:
             listeners.append(self._celery_events)
         timeout_seconds = self.settings.timeout
-        manager = LockManager(store, renewal_store, timeout_seconds=timeout_seconds, listener=Listeners(listeners))
+        manager = LockManager(
+            store, renewal_store, timeout_seconds=timeout_seconds, listener=Listeners(listeners), page=self._page
+        )
         manager = self._managers.setdefault(pid, manager)
         for other in [other for other in self._managers if other != pid]:
             self._managers.pop(other, None)  # the parent's, before the fork
         return manager
+
+    def look_after_children(self) -> Guardian | None:
+        """Free the locks of processes that this one will fork and that die; to be called before it forks.
+
+        Returns the guardian, to be started once; ``None`` where locks aren't shared among processes.
+        """
+        if self.settings.endpoints == (MEMORY_ENDPOINT,):
+            return None
+        self._page = LeasePage()
+        self.close()  # what there is of a manager doesn't know the page
+        _, store = open_stores(self.settings)
+        return Guardian(self._page, store)
 
     def lock(self, name: str, *, wait_timeout: float = 0.0, lock_ttl: int | None = None) -> StandaloneLock:
         """A lock without a task, as a context manager that raises ``LockConflict`` when it can't be had.

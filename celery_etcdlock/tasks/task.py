@@ -34,7 +34,10 @@ else:
 
 
 #: Named, not imported: the worker's side is of no use to a producer.
-WORKER_STEP = "celery_etcdlock.worker.bootstep:CheckSettings"
+WORKER_STEPS = (
+    "celery_etcdlock.worker.bootstep:CheckSettings",
+    "celery_etcdlock.worker.cleanup:LookAfterChildren",
+)
 
 
 class SingletonTask(_TypedTask[P, R]):
@@ -61,7 +64,7 @@ class SingletonTask(_TypedTask[P, R]):
         """Check the options as soon as the task has an app. Raises ``InvalidOption``."""
         super().on_bound(app)
         cls._lock_plan = plan_of(cls)
-        app.steps["worker"].add(WORKER_STEP)
+        app.steps["worker"].update(WORKER_STEPS)
 
     @functools.cached_property
     def _lock_name(self) -> Callable[[tuple[Any, ...], dict[str, Any]], str]:

@@ -17,7 +17,7 @@ app.conf.update(
     worker_prefetch_multiplier=1,
     broker_connection_retry_on_startup=True,
     task_default_queue=os.environ["TEST_APP_NAME"],
-    worker_enable_remote_control=False,
+    worker_enable_remote_control=bool(os.environ.get("TEST_REMOTE_CONTROL")),
     **json.loads(os.environ.get("TEST_SETTINGS", "{}")),
 )
 #: Not shared: the test process makes one such app after the other.
@@ -105,6 +105,36 @@ def retried_when_lost(seconds: float = 0.0) -> int:
 def sleeps_in_one_go(seconds: float) -> None:
     note(event="enter", name=current_lock().name, token=current_lock().fencing_token)
     time.sleep(seconds)
+
+
+@task(base=SingletonTask)
+def stubborn(seconds: float) -> None:
+    """Takes its time when it is told to end."""
+    try:
+        body(seconds)
+    finally:
+        time.sleep(1.0)
+
+
+out_of_time = task(base=SingletonTask, name=f"{__name__}.out_of_time", time_limit=1)(stubborn.run)
+
+
+@task(base=SingletonTask)
+def forks() -> None:
+    """Forks a process that leaves the lock of ``forks_inside`` as its parent does, only earlier."""
+    try:
+        forks_inside()
+    except SystemExit:
+        os._exit(0)
+
+
+@task(base=SingletonTask)
+def forks_inside() -> None:
+    child = os.fork()
+    if child == 0:
+        raise SystemExit(0)
+    os.waitpid(child, 0)
+    body(60.0)
 
 
 @task(base=SingletonTask, bind=True)
