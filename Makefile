@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SET_UP := $(PYTHON) scripts/setup_env.py --venv $(VENV) $(if $(filter file,$(origin PYTHON)),--keep-python)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test lint bench setup clean
+.PHONY: help demo test e2e lint bench setup clean
 
 help:  ## list the targets
 	@echo "make TARGET, with TARGET one of"
@@ -22,6 +22,11 @@ test:  ## all tests that need no root, then lint (minutes)
 	@$(SET_UP) test
 	$(BIN)/python -m pytest
 	@$(MAKE) --no-print-directory lint
+
+e2e:  ## tests on containers: real workers, etcd members that fail, the compose stack (needs Docker)
+	@$(SET_UP) test
+	@scripts/docker_images.sh
+	$(BIN)/python -m pytest tests/e2e
 
 lint:  ## ruff, mypy --strict and the import contracts
 	@$(SET_UP) test

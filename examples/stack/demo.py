@@ -1,4 +1,4 @@
-"""``docker-compose run --rm demo``: fires duplicates at both workers and says what became of them. Fails on an overlap."""
+"""``docker-compose run --rm demo``: fires duplicates at both workers and says what became of them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def main() -> int:
     wait_for_workers()
     journal.forget("rebuild_index", *(f"sync {account}" for account in ACCOUNTS))
     print("10 x rebuild_index, of which one may run at a time; the others are skipped ...")
-    rebuilt = [rebuild_index.delay(1.0) for _ in range(10)]
+    rebuilt = [rebuild_index.delay(2.0) for _ in range(10)]
     print("5 x sync for each of two accounts, one at a time for each; the others come back later ...")
     synced = [sync.delay(account, number, 0.2) for number in range(5) for account in ACCOUNTS]
     good = True
