@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from celery_etcdlock.core.settings import Settings
+from celery_etcdlock.locking.group_commit import GroupCommit
 from celery_etcdlock.locking.memory import MemoryStore
 from celery_etcdlock.locking.store import LockStore
 
@@ -28,7 +29,7 @@ def open_stores(settings: Settings) -> tuple[LockStore, LockStore]:
         from celery_etcdlock.etcd.grpcio import GrpcTransport
 
         transport = GrpcTransport(settings.channel)
-        return EtcdStore(transport, settings.prefix), EtcdStore(transport, settings.prefix)
+        return GroupCommit(EtcdStore(transport, settings.prefix)), EtcdStore(transport, settings.prefix)
 
     def open_store(sockets: Sockets) -> EtcdStore:
         client = EtcdClient(
@@ -43,4 +44,4 @@ def open_stores(settings: Settings) -> tuple[LockStore, LockStore]:
         return EtcdStore(client, settings.prefix)
 
     # The renewal's thread is a real one, also under gevent, and so are its sockets.
-    return open_store(patched()), open_store(native())
+    return GroupCommit(open_store(patched())), open_store(native())

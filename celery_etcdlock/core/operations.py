@@ -192,6 +192,8 @@ class Pause:
     seconds: float
 
 
+#: What takes or gives up one place under one lock's name. Those on different names can share a transaction.
+PlaceOperation = TryAcquire | Enqueue | Promote | Release
 StoreOperation = (
     GrantLease
     | FenceSession

@@ -16,6 +16,7 @@ from celery_etcdlock.core.operations import (
     EpochMoved,
     NotHeld,
     Owned,
+    PlaceOperation,
     Present,
     Promote,
     Queued,
@@ -32,9 +33,9 @@ from celery_etcdlock.core.record import encode_record
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.layout import Layout, end_of, keys_in, read, unchanged
 
-__all__ = ["PlaceOperation", "Places"]
+__all__ = ["Places", "Transaction"]
 
-PlaceOperation = TryAcquire | TryEach | TryAll | Enqueue | Promote | Release
+Transaction = PlaceOperation | TryEach | TryAll
 
 Compare = messages.Compare
 RequestOp = messages.RequestOp
@@ -63,11 +64,11 @@ class Places:
             Release: self._released,
         }
 
-    def request(self, operation: PlaceOperation) -> Any:
+    def request(self, operation: Transaction) -> Any:
         """The operation as a ``TxnRequest``."""
         return self._requests[type(operation)](operation)
 
-    def reply(self, operation: PlaceOperation, response: Any, revision: int) -> StoreReply:
+    def reply(self, operation: Transaction, response: Any, revision: int) -> StoreReply:
         """What a ``TxnResponse`` means. ``revision`` is the store's after the transaction."""
         return self._replies[type(operation)](operation, response, revision)
 

@@ -6,7 +6,7 @@ in ``places``; here are leases, sessions and watches, and the sending of all of 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
@@ -28,6 +28,7 @@ from celery_etcdlock.core.operations import (
     LookForMark,
     MarkSeen,
     NotHeld,
+    PlaceOperation,
     Present,
     Promote,
     Release,
@@ -41,12 +42,14 @@ from celery_etcdlock.core.operations import (
     TryEach,
 )
 from celery_etcdlock.etcd import messages
-from celery_etcdlock.etcd.errors import DeadlinePassed, LeaseExists, LeaseNotFound
+from celery_etcdlock.etcd.errors import DeadlinePassed, LeaseExists, LeaseNotFound, TooManyOperations
 from celery_etcdlock.etcd.layout import Layout, end_of, keys_in, read, token_in, unchanged
-from celery_etcdlock.etcd.places import PlaceOperation, Places
+from celery_etcdlock.etcd.places import Places, Transaction
 
 __all__ = ["EtcdStore", "Transport"]
 
+#: Operations in one transaction, of the 128 that etcd's ``--max-txn-ops`` allows by default.
+MOST_TOGETHER = 64
 #: Keys checked in one transaction; etcd allows 128 operations by default, and comparisons count alike.
 KEYS_PER_CHECK = 100
 
@@ -68,6 +71,7 @@ class EtcdStore:
 
     def __init__(self, transport: Transport, prefix: str, places_class: type[Places] = Places) -> None:
         self._transport = transport
+        self.most_together = MOST_TOGETHER
         self._layout = Layout(prefix)
         self._places = places_class(self._layout)
         self._handlers: dict[type[Any], Callable[[Any, float], StoreReply]] = {
@@ -93,6 +97,20 @@ class EtcdStore:
             return self._handlers[type(operation)](operation, timeout_seconds)
         except LeaseNotFound:
             return Done() if isinstance(operation, RevokeLease) else SessionGone()
+
+    def perform_together(self, operations: Sequence[PlaceOperation], timeout_seconds: float) -> list[StoreReply]:
+        """Several operations on different lock names, as one transaction of nested ones."""
+        nested = [messages.RequestOp(request_txn=self._places.request(operation)) for operation in operations]
+        try:
+            reply = self._txn(messages.TxnRequest(success=nested), timeout_seconds)
+        except TooManyOperations:
+            self.most_together = max(1, len(operations) // 2)
+            raise
+        revision = reply.header.revision
+        return [
+            self._places.reply(operation, one.response_txn, revision)
+            for operation, one in zip(operations, reply.responses, strict=True)
+        ]
 
     def close(self) -> None:
         self._transport.close()
@@ -164,7 +182,7 @@ class EtcdStore:
 
     # --- places under a name ----------------------------------------------------------------------------------
 
-    def _place(self, operation: PlaceOperation, timeout_seconds: float) -> StoreReply:
+    def _place(self, operation: Transaction, timeout_seconds: float) -> StoreReply:
         reply = self._txn(self._places.request(operation), timeout_seconds)
         return self._places.reply(operation, reply, reply.header.revision)
 

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Protocol
 
-from celery_etcdlock.core.operations import StoreOperation, StoreReply
+from celery_etcdlock.core.operations import PlaceOperation, StoreOperation, StoreReply
 
-__all__ = ["LockStore"]
+__all__ = ["GroupingStore", "LockStore"]
 
 
 class LockStore(Protocol):
@@ -22,3 +23,16 @@ class LockStore(Protocol):
 
     def close(self) -> None:
         """Let go of connections. The store may be used again afterwards."""
+
+
+class GroupingStore(LockStore, Protocol):
+    """A store that can do several operations on different lock names in one request."""
+
+    #: How many of them go together at most. May fall when the store learns of a lower limit.
+    most_together: int
+
+    def perform_together(self, operations: Sequence[PlaceOperation], timeout_seconds: float) -> list[StoreReply]:
+        """As ``perform`` for each, and none of them twice. No lock name may occur twice.
+
+        An error is that of all: with ``maybe_applied`` each of them may have taken effect, without it none has.
+        """

@@ -27,7 +27,7 @@ from celery_etcdlock.core.operations import (
 from celery_etcdlock.core.protocol import Acquire, Acquired, Open, Renew, Renewed, Resolve, Unavailable
 from celery_etcdlock.core.protocol.acquire import State
 from celery_etcdlock.etcd import messages
-from celery_etcdlock.etcd.places import PlaceOperation, Places
+from celery_etcdlock.etcd.places import Places, Transaction
 
 __all__ = ["MUTANTS", "Mutant"]
 
@@ -82,7 +82,7 @@ class PlacesWithoutLookAtAllThatPrecede(Places):
 class PlacesWithoutEpoch(Places):
     """Takes a place whatever the session's epoch."""
 
-    def request(self, operation: PlaceOperation) -> Any:
+    def request(self, operation: Transaction) -> Any:
         request = super().request(operation)
         kept = [compare for compare in request.compare if not compare.key.startswith(self._layout.sessions)]
         return messages.TxnRequest(compare=kept, success=request.success, failure=request.failure)
