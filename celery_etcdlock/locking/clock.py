@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import partial
 
 __all__ = ["Clock", "boot_time"]
 
@@ -24,7 +25,7 @@ def _clock() -> Clock:
         time.clock_gettime(_BOOTTIME)
     except OSError:
         return time.monotonic
-    return lambda: time.clock_gettime(_BOOTTIME)
+    return partial(time.clock_gettime, _BOOTTIME)
 
 
 #: Seconds since some fixed moment.

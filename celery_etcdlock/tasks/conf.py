@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+from functools import cache
 from hashlib import sha256
 from typing import Any
 
@@ -44,5 +45,6 @@ def broker_fingerprint(app: Celery) -> str:
     return sha256(where.encode()).hexdigest()[:12]
 
 
+@cache
 def host_name() -> str:
     return socket.gethostname()

@@ -9,13 +9,14 @@ import pytest
 
 from celery_etcdlock.etcd.client import EtcdClient
 from celery_etcdlock.etcd.store import EtcdStore
+from celery_etcdlock.locking.group_commit import GroupCommit
 from celery_etcdlock.locking.memory import MemoryStore
 from celery_etcdlock.locking.store import LockStore
 
 _prefixes = itertools.count()
 
 
-@pytest.fixture(params=["memory", "etcd"])
+@pytest.fixture(params=["memory", "etcd", "etcd, group commit"])
 def new_store(request: pytest.FixtureRequest) -> Iterator[Callable[[], LockStore]]:
     """Makes clients of one store that is empty at first; each call gives one with connections of its own."""
     if request.param == "memory":
@@ -24,10 +25,12 @@ def new_store(request: pytest.FixtureRequest) -> Iterator[Callable[[], LockStore
         return
     server = request.getfixturevalue("etcd")
     prefix = f"/contract-{next(_prefixes)}/"
-    opened: list[EtcdStore] = []
+    opened: list[LockStore] = []
+    shared = request.param != "etcd"
 
     def open_store() -> LockStore:
-        opened.append(EtcdStore(EtcdClient(server.endpoint), prefix))
+        store = EtcdStore(EtcdClient(server.endpoint), prefix)
+        opened.append(GroupCommit(store) if shared else store)
         return opened[-1]
 
     yield open_store
