@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from celery_etcdlock.core.settings import Settings
+from celery_etcdlock.errors import InvalidSetting
 from celery_etcdlock.locking.group_commit import GroupCommit
+from celery_etcdlock.locking.inspection import Inspector
 from celery_etcdlock.locking.memory import MemoryStore
 from celery_etcdlock.locking.store import LockStore
 
-__all__ = ["MEMORY_ENDPOINT", "open_stores"]
+if TYPE_CHECKING:
+    from celery_etcdlock.etcd.client import EtcdClient
+    from celery_etcdlock.etcd.sockets import Sockets
+
+__all__ = ["MEMORY_ENDPOINT", "check_inspectable", "open_client", "open_inspector", "open_stores"]
 
 MEMORY_ENDPOINT = "memory://"
 
@@ -21,8 +29,7 @@ def open_stores(settings: Settings) -> tuple[LockStore, LockStore]:
         store = MemoryStore()
         return store, store
     # Imported here, since protobuf and h2 cost more than all the rest and memory:// needs neither.
-    from celery_etcdlock.etcd.client import EtcdClient
-    from celery_etcdlock.etcd.sockets import Sockets, native, patched
+    from celery_etcdlock.etcd.sockets import native, patched
     from celery_etcdlock.etcd.store import EtcdStore
 
     if settings.channel is not None:
@@ -32,16 +39,43 @@ def open_stores(settings: Settings) -> tuple[LockStore, LockStore]:
         return GroupCommit(EtcdStore(transport, settings.prefix)), EtcdStore(transport, settings.prefix)
 
     def open_store(sockets: Sockets) -> EtcdStore:
-        client = EtcdClient(
-            settings.endpoints,
-            username=settings.username,
-            password=settings.password,
-            ca_cert=settings.ca_cert,
-            client_cert=settings.client_cert,
-            client_key=settings.client_key,
-            sockets=sockets,
-        )
-        return EtcdStore(client, settings.prefix)
+        return EtcdStore(open_client(settings, sockets=sockets), settings.prefix)
 
     # The renewal's thread is a real one, also under gevent, and so are its sockets.
     return GroupCommit(open_store(patched())), open_store(native())
+
+
+def open_client(
+    settings: Settings, endpoints: tuple[str, ...] | None = None, *, sockets: Sockets | None = None
+) -> EtcdClient:
+    """A client of the etcd that the settings name, or of some of its endpoints. Connects to nothing yet."""
+    from celery_etcdlock.etcd.client import EtcdClient
+
+    return EtcdClient(
+        endpoints or settings.endpoints,
+        username=settings.username,
+        password=settings.password,
+        ca_cert=settings.ca_cert,
+        client_cert=settings.client_cert,
+        client_key=settings.client_key,
+        sockets=sockets,
+    )
+
+
+def open_inspector(settings: Settings) -> Inspector:
+    """The operator's view of the locks. Connects to nothing yet. Raises ``InvalidSetting`` where there is none."""
+    check_inspectable(settings)
+    from celery_etcdlock.etcd.inspection import EtcdInspector
+
+    return EtcdInspector(open_client(settings), settings.prefix, settings.timeout)
+
+
+def check_inspectable(settings: Settings) -> None:
+    """Raise ``InvalidSetting`` unless the locks are in an etcd that we connect to ourselves."""
+    if any("://" in endpoint and not endpoint.startswith(("http://", "https://")) for endpoint in settings.endpoints):
+        raise InvalidSetting(f"locks at {settings.endpoints[0]} can't be looked at from outside: that needs an etcd")
+    if settings.channel is not None:
+        raise InvalidSetting(
+            "locks can't be looked at through etcdlock_channel: for this command set etcdlock_endpoints (and user or "
+            "certificates) instead"
+        )

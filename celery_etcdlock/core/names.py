@@ -10,11 +10,11 @@ from __future__ import annotations
 
 import hashlib
 import re
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from celery_etcdlock.errors import InvalidKey
 
-__all__ = ["MAX_SEGMENT_BYTES", "escape_name"]
+__all__ = ["MAX_SEGMENT_BYTES", "escape_name", "unescape_name"]
 
 MAX_SEGMENT_BYTES = 200
 _KEPT_BYTES = 150
@@ -42,3 +42,8 @@ def escape_name(name: str) -> str:
         kept = kept[:percent]
     digest = hashlib.sha256(name.encode("utf-8", "surrogatepass")).hexdigest()
     return f"{kept}~{digest[:32]}"
+
+
+def unescape_name(segment: str) -> str:
+    """The lock name that a segment stands for. One that was cut comes back as the segment: its end isn't known."""
+    return segment if "~" in segment else unquote(segment, errors="surrogatepass")

@@ -198,16 +198,16 @@ class EtcdStore:
         return MarkSeen(bool(reply.kvs))
 
     def _ask_to_let_go(self, operation: AskToLetGo, timeout_seconds: float) -> StoreReply:
-        key = self._layout.key(operation.name, operation.token)
+        return self.ask_holder(self._layout.key(operation.name, operation.token), operation.by, timeout_seconds)
+
+    def ask_holder(self, key: bytes, by: str, timeout_seconds: float) -> StoreReply:
+        """``AskToLetGo``, for a key whose name may not be known whole."""
         found = self._call("KV/Range", messages.RangeRequest(key=key), messages.RangeResponse, timeout_seconds, True)
         if not found.kvs or not found.kvs[0].lease:
             return NotHeld()
         (kv,) = found.kvs
-        ask = messages.PutRequest(
-            key=self._layout.asked_start(kv.lease) + operation.token.encode(),
-            value=operation.by.encode(),
-            lease=kv.lease,
-        )
+        asked_key = self._layout.asked_start(kv.lease) + key.rpartition(b"/")[2]
+        ask = messages.PutRequest(key=asked_key, value=by.encode(), lease=kv.lease)
         put = messages.RequestOp(request_put=ask)
         request = messages.TxnRequest(compare=[unchanged(key, kv.mod_revision)], success=[put])
         return Asked() if self._txn(request, timeout_seconds).succeeded else NotHeld()

@@ -1,0 +1,38 @@
+"""``celery -A proj etcdlock ...``: the operator's commands.
+
+Celery imports this module with every ``celery`` command, by the entry point ``celery.commands``; so it imports next to
+nothing, and each command's module only when that command is asked for.
+
+Exit codes: 0 done; 1 there is nothing of that name, it wasn't released, or ``doctor`` found something broken; 2 wrong
+usage or settings; 3 etcd can't be asked.
+"""
+
+from __future__ import annotations
+
+import importlib
+
+import click
+
+__all__ = ["etcdlock"]
+
+COMMANDS = ("ls", "show", "release", "watch", "top", "doctor")
+
+
+class _Commands(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = importlib.import_module(f"celery_etcdlock.cli.{cmd_name}").command
+        return command
+
+
+@click.group(cls=_Commands, name="etcdlock")
+def etcdlock() -> None:
+    """Look at locks, free them, and check their etcd.
+
+    Exit codes: 0 done; 1 not found, not released, or something is broken; 2 wrong usage or settings; 3 etcd can't be
+    asked.
+    """

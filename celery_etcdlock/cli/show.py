@@ -1,0 +1,58 @@
+"""``celery etcdlock show``: one lock in full."""
+
+from __future__ import annotations
+
+import time
+
+import click
+
+from celery_etcdlock.cli.ls import lock_as_json
+from celery_etcdlock.cli.session import NOT_DONE, board_of, fail, inspecting, json_option, print_json
+from celery_etcdlock.cli.table import duration, printable
+from celery_etcdlock.core.survey import HeldLock, Place
+
+__all__ = ["command", "described_owner"]
+
+
+@click.command(name="show")
+@click.argument("name_or_task_id")
+@json_option
+@click.pass_context
+def command(context: click.Context, name_or_task_id: str, as_json: bool) -> None:
+    """Show a lock with its owners and all that wait, by the lock's name or the id of a task that holds or awaits it."""
+    with inspecting(context) as inspector:
+        locks = board_of(inspector).find(name_or_task_id)
+        if not locks:
+            fail(
+                f"no lock of this name is held, and no task of this id holds or awaits one: {name_or_task_id}", NOT_DONE
+            )
+        ttls = inspector.ttls(place.lease for lock in locks for place in lock.owners + lock.waiters)
+        if as_json:
+            print_json([lock_as_json(lock, ttls) for lock in locks])
+            return
+        for lock in locks:
+            click.echo("\n".join(_lines(lock, ttls)))
+
+
+def _lines(lock: HeldLock, ttls: dict[int, float]) -> list[str]:
+    lines = [printable(lock.name)]
+    for owner in lock.owners:
+        lines.append(f"  held by     {described_owner(owner)}")
+        lines.append(f"  lease       {owner.lease:x}, {duration(ttls.get(owner.lease))} left if it isn't renewed")
+        lines.append(f"  fencing     {owner.key.mod_revision}")
+    for number, waiter in enumerate(lock.waiters, 1):
+        lines.append(f"  waiting {number:<3} {described_owner(waiter)}")
+    if not lock.waiters:
+        lines.append("  waiting     nobody")
+    return lines
+
+
+def described_owner(place: Place) -> str:
+    record = place.key.record
+    if record is None:
+        return "something that this version can't read"
+    attempt = f", retry {record.delivery.retries}" if record.delivery.retries else ""
+    return printable(
+        f"task {record.delivery.task_id} ({record.task}{attempt}) on {record.host}, pid {record.pid}, "
+        f"for {duration(max(0.0, time.time() - record.since))}"
+    )

@@ -1,0 +1,49 @@
+"""``celery etcdlock watch``: what happens to locks, line by line, as it happens."""
+
+from __future__ import annotations
+
+import json
+import time
+
+import click
+
+from celery_etcdlock.cli.session import inspecting, json_option
+from celery_etcdlock.cli.show import described_owner
+from celery_etcdlock.cli.table import printable
+from celery_etcdlock.core.survey import Board, Happening, HeldLock, SurveyOutdated, described, matching
+
+__all__ = ["command"]
+
+
+@click.command(name="watch")
+@click.argument("pattern", required=False)
+@json_option
+@click.pass_context
+def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
+    """Print each acquire, wait and release as it happens, until interrupted. PATTERN filters by lock or task name.
+
+    With --json, one JSON object a line. Reads etcd alone: a task that was skipped leaves no trace there, see Celery's
+    events for those.
+    """
+    with inspecting(context) as inspector:
+        while True:
+            places, revision = inspector.survey()
+            board = Board(places)
+            try:
+                for changes in inspector.changes(revision):
+                    for change in changes or ():
+                        for happening in board.apply(change):
+                            lock = HeldLock(happening.place.name, (happening.place,), ())
+                            if pattern is None or matching(lock, pattern):
+                                click.echo(_line(happening, as_json=as_json))
+            except SurveyOutdated:
+                click.echo("some changes were missed: etcd had compacted them", err=True)
+
+
+def _line(happening: Happening, *, as_json: bool) -> str:
+    place = happening.place
+    if as_json:
+        facts = described(place) | {"at": round(time.time(), 3), "event": happening.kind.value, "lock": place.name}
+        return json.dumps(facts, sort_keys=True)
+    at = time.strftime("%H:%M:%S")
+    return f"{at}  {happening.kind.value:<15} {printable(place.name)}  {described_owner(place)}"

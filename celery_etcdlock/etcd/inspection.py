@@ -1,0 +1,120 @@
+"""The operator's view of an etcd: every key under our prefix, in one view and then by a watch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from celery_etcdlock.core.names import unescape_name
+from celery_etcdlock.core.operations import Asked
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.record import decode_record
+from celery_etcdlock.core.survey import Change, Place, SurveyOutdated
+from celery_etcdlock.etcd import messages
+from celery_etcdlock.etcd.client import EtcdClient
+from celery_etcdlock.etcd.errors import Compacted
+from celery_etcdlock.etcd.layout import unchanged
+from celery_etcdlock.etcd.store import EtcdStore
+
+__all__ = ["EtcdInspector"]
+
+KEYS_PER_PAGE = 1000
+QUIET_SECONDS = 1.0
+LONGEST_WATCH_SECONDS = 3600.0
+
+
+class EtcdInspector:
+    """See ``locking.inspection.Inspector``. ``timeout_seconds`` bounds each call."""
+
+    def __init__(self, client: EtcdClient, prefix: str, timeout_seconds: float) -> None:
+        self._client = client
+        self._store = EtcdStore(client, prefix)
+        self._start = f"{prefix}v1/".encode()
+        self._end = self._start[:-1] + b"0"
+        self._timeout_seconds = timeout_seconds
+
+    def survey(self) -> tuple[list[Place], int]:
+        places: list[Place] = []
+        start, revision = self._start, 0
+        while True:
+            request = messages.RangeRequest(key=start, range_end=self._end, limit=KEYS_PER_PAGE, revision=revision)
+            reply = self._call("KV/Range", request, messages.RangeResponse)
+            revision = revision or reply.header.revision
+            places += [place for kv in reply.kvs if (place := self._place(kv)) is not None]
+            if not reply.more:
+                return places, revision
+            start = reply.kvs[-1].key + b"\0"
+
+    def ttls(self, leases: Iterable[int]) -> dict[int, float]:
+        found = {}
+        for lease in {lease for lease in leases if lease}:
+            request = messages.LeaseTimeToLiveRequest(ID=lease)
+            reply = self._call("Lease/LeaseTimeToLive", request, messages.LeaseTimeToLiveResponse)
+            if reply.TTL > 0:
+                found[lease] = float(reply.TTL)
+        return found
+
+    def changes(self, after_revision: int) -> Iterator[list[Change] | None]:
+        while True:
+            create = messages.WatchCreateRequest(
+                key=self._start, range_end=self._end, start_revision=after_revision + 1, prev_kv=True
+            )
+            request = messages.WatchRequest(create_request=create).SerializeToString()
+            with self._client.stream("/etcdserverpb.Watch/Watch", request, LONGEST_WATCH_SECONDS) as stream:
+                while not stream.ended:
+                    answer = stream.receive(QUIET_SECONDS)
+                    if answer is None:
+                        yield None
+                        continue
+                    response = messages.WatchResponse.FromString(answer)
+                    if response.canceled:
+                        if response.compact_revision:
+                            raise SurveyOutdated(f"revision {after_revision + 1} was compacted meanwhile")
+                        break
+                    after_revision = max(after_revision, response.header.revision)
+                    changes = [change for event in response.events if (change := self._change(event)) is not None]
+                    if changes:
+                        yield changes
+
+    def ask_to_let_go(self, place: Place, by: str) -> bool:
+        return isinstance(self._store.ask_holder(self._key(place), by, self._timeout_seconds), Asked)
+
+    def is_there(self, place: Place) -> bool:
+        request = messages.RangeRequest(key=self._key(place), keys_only=True)
+        reply = self._call("KV/Range", request, messages.RangeResponse)
+        return bool(reply.kvs) and bool(reply.kvs[0].mod_revision == place.key.mod_revision)
+
+    def delete(self, place: Place) -> bool:
+        key = self._key(place)
+        request = messages.TxnRequest(
+            compare=[unchanged(key, place.key.mod_revision)],
+            success=[messages.RequestOp(request_delete_range=messages.DeleteRangeRequest(key=key))],
+        )
+        return bool(self._call("KV/Txn", request, messages.TxnResponse).succeeded)
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _key(self, place: Place) -> bytes:
+        return self._start + f"{place.segment}/{place.key.token}".encode()
+
+    def _place(self, kv: Any) -> Place | None:
+        segment, slash, token = kv.key[len(self._start) :].decode("utf-8", "replace").rpartition("/")
+        if not slash:
+            return None
+        key = Key(token, kv.create_revision, kv.mod_revision, decode_record(kv.value))
+        return Place(unescape_name(segment), segment, key, kv.lease)
+
+    def _change(self, event: Any) -> Change | None:
+        gone = event.type == messages.Event.DELETE
+        kv = event.prev_kv if gone and event.prev_kv.key else event.kv
+        place = self._place(kv)
+        return None if place is None else Change(place, gone, event.kv.mod_revision)
+
+    def _call(self, method: str, request: Any, reply: Any) -> Any:
+        path = f"/etcdserverpb.{method}"
+        try:
+            answer = self._client.call(path, request.SerializeToString(), self._timeout_seconds, repeatable=True)
+        except Compacted as error:
+            raise SurveyOutdated(str(error)) from error
+        return reply.FromString(answer)

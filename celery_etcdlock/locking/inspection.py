@@ -1,0 +1,37 @@
+"""The operator's port: to see all locks of a prefix and to take one away. Needs no session and no worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from celery_etcdlock.core.survey import Change, Place
+
+__all__ = ["Inspector"]
+
+
+class Inspector(Protocol):
+    """Sees every lock under one prefix. Each method raises ``LockUnavailable`` when the store can't be asked."""
+
+    def survey(self) -> tuple[list[Place], int]:
+        """Every place as of one revision, and that revision."""
+
+    def ttls(self, leases: Iterable[int]) -> dict[int, float]:
+        """Seconds that each lease lives if nobody renews it any more. A lease that ended is missing."""
+
+    def changes(self, after_revision: int) -> Iterator[list[Change] | None]:
+        """What changes after ``after_revision``, for ever; ``None`` about once a second when nothing does.
+
+        Raises ``SurveyOutdated`` when changes were missed: survey anew.
+        """
+
+    def ask_to_let_go(self, place: Place, by: str) -> bool:
+        """Have the holder told to let go. False when the place is gone."""
+
+    def is_there(self, place: Place) -> bool:
+        """Whether the place is still as it was seen."""
+
+    def delete(self, place: Place) -> bool:
+        """Delete the place, if it is as it was seen: its lock is free at once, whatever its holder does."""
+
+    def close(self) -> None: ...

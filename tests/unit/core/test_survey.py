@@ -1,0 +1,77 @@
+"""All locks under a prefix, grouped, filtered, and followed change by change."""
+
+from __future__ import annotations
+
+from celery_etcdlock.core.names import escape_name, unescape_name
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.survey import Board, Change, Happening, Kind, Place, described
+
+
+def place(name: str, token: str, revision: int, *, limit: int = 1, mod: int | None = None, task: str = "p.t") -> Place:
+    record = Record(Delivery(f"id-{token}"), task, "host", 7, 1.0, limit)
+    return Place(name, escape_name(name), Key(token, revision, mod or revision, record), 99)
+
+
+A1, A2, B1 = place("a", "1", 10), place("a", "2", 11), place("b:x", "3", 5, task="other.task")
+
+
+class TestGrouping:
+    def test_owners_come_first_and_the_rest_waits_in_order(self) -> None:
+        (lock,) = Board([place("a", "3", 30), A2, A1]).locks()
+        assert [owner.key.token for owner in lock.owners] == ["1"]
+        assert [waiter.key.token for waiter in lock.waiters] == ["2", "3"]
+
+    def test_the_smallest_limit_counts(self) -> None:
+        places = [place("a", str(n), n, limit=3 if n != 2 else 2) for n in range(1, 5)]
+        (lock,) = Board(places).locks()
+        assert len(lock.owners) == 2
+
+    def test_a_record_that_can_not_be_read_still_holds(self) -> None:
+        unreadable = Place("a", "a", Key("t", 1, 1, None), 0)
+        (lock,) = Board([unreadable]).locks()
+        assert lock.owners == (unreadable,)
+        assert described(unreadable)["readable"] is False
+
+
+class TestFinding:
+    def test_by_pattern_of_lock_or_task(self) -> None:
+        board = Board([A1, B1])
+        for pattern, names in (("a", ["a"]), ("b", ["b:x"]), ("b*", ["b:x"]), ("other.*", ["b:x"]), ("no*", [])):
+            assert [lock.name for lock in board.locks(pattern)] == names, pattern
+
+    def test_by_name_or_task_id(self) -> None:
+        board = Board([A1, A2, B1])
+        assert [lock.name for lock in board.find("a")] == ["a"]
+        assert [lock.name for lock in board.find("id-2")] == ["a"]
+        assert board.find("id-9") == []
+
+
+class TestChanges:
+    def test_a_life(self) -> None:
+        board = Board()
+        promoted = place("a", "2", 11, mod=13)
+        story = [
+            (Change(A1, False, 10), Kind.ACQUIRED),
+            (Change(A2, False, 11), Kind.WAITING),
+            (Change(A1, True, 12), Kind.RELEASED),
+            (Change(promoted, False, 13), Kind.ACQUIRED),
+            (Change(promoted, True, 14), Kind.RELEASED),
+        ]
+        for change, kind in story:
+            assert board.apply(change) == [Happening(kind, change.place)]
+        assert board.locks() == []
+
+    def test_who_leaves_the_line_gave_up(self) -> None:
+        board = Board([A1, A2])
+        assert board.apply(Change(A2, True, 12)) == [Happening(Kind.GAVE_UP, A2)]
+
+    def test_a_deletion_of_what_was_never_seen_harms_nothing(self) -> None:
+        assert Board().apply(Change(A1, True, 12)) == [Happening(Kind.GAVE_UP, A1)]
+
+
+def test_names_come_back_from_their_segments() -> None:
+    for name in ("plain", "with/slash", "ümlaut ~ tilde", "a%2Fb"):
+        assert unescape_name(escape_name(name)) == (name if "~" not in escape_name(name) else escape_name(name))
+    cut = escape_name("x" * 500)
+    assert unescape_name(cut) == cut
