@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.record import Record
+from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.errors import LockUnavailable
 
 # --- operations ---------------------------------------------------------------------------------------------
@@ -145,6 +145,24 @@ class LookForMark:
 
 
 @dataclass(frozen=True, slots=True)
+class MarkDone:
+    """Put a mark that this delivery has come to its end, on a lease that outlives it for a while (rule 7).
+
+    Late or twice it does no harm. -> Done | SessionGone
+    """
+
+    lease: int
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True)
+class LookForDone:
+    """Whether this delivery has come to its end, read linearizably (``MarkDone``). -> DoneSeen"""
+
+    delivery: Delivery
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """Read all keys under the name, linearizably. -> Present"""
 
@@ -206,6 +224,8 @@ StoreOperation = (
     | TryEach
     | TryAll
     | LookForMark
+    | MarkDone
+    | LookForDone
     | Look
     | AwaitChange
     | Release
@@ -266,6 +286,11 @@ class EachTried:
 @dataclass(frozen=True, slots=True)
 class MarkSeen:
     replaced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DoneSeen:
+    done: bool
 
 
 @dataclass(frozen=True, slots=True)
@@ -336,6 +361,7 @@ StoreReply = (
     | Owned
     | EachTried
     | MarkSeen
+    | DoneSeen
     | Present
     | Queued
     | EpochMoved

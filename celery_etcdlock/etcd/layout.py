@@ -4,6 +4,7 @@
     {prefix}session/{lease}       a session's own key; its mod_revision is the session's epoch
     {prefix}let-go/{lease}/{token}  somebody asks this session to let go of that key; on the session's lease
     {prefix}replaced/{task id}    a mark that this queued task was replaced by a newer one; on the newer one's lease
+    {prefix}done/{delivery}       a mark that this delivery has come to its end; on a shared lease, for a while
 
 Names are escaped (``core.names``), so that no name's range holds another's keys.
 """
@@ -15,7 +16,7 @@ from typing import Any
 
 from celery_etcdlock.core.names import escape_name
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.record import decode_record
+from celery_etcdlock.core.record import Delivery, decode_record
 from celery_etcdlock.etcd import messages
 
 __all__ = ["Layout", "end_of", "keys_in", "read", "token_in", "unchanged"]
@@ -29,6 +30,7 @@ class Layout:
         self.sessions = f"{prefix}session/".encode()
         self.let_go = f"{prefix}let-go/".encode()
         self.marks = f"{prefix}replaced/".encode()
+        self.done = f"{prefix}done/".encode()
 
     def session_key(self, lease: int) -> bytes:
         return self.sessions + f"{lease:x}".encode()
@@ -46,6 +48,10 @@ class Layout:
 
     def mark(self, task_id: str) -> bytes:
         return self.marks + escape_name(task_id).encode()
+
+    def done_mark(self, delivery: Delivery) -> bytes:
+        counts = f"{delivery.retries}.{delivery.replacements}.{delivery.comebacks}"
+        return self.done + escape_name(f"{delivery.task_id}:{counts}").encode()
 
 
 def end_of(start: bytes) -> bytes:

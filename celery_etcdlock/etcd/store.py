@@ -17,6 +17,7 @@ from celery_etcdlock.core.operations import (
     Changed,
     CheckKeys,
     Done,
+    DoneSeen,
     Enqueue,
     FenceSession,
     GrantLease,
@@ -25,7 +26,9 @@ from celery_etcdlock.core.operations import (
     KeysSeen,
     LeaseGranted,
     Look,
+    LookForDone,
     LookForMark,
+    MarkDone,
     MarkSeen,
     NotHeld,
     PlaceOperation,
@@ -88,6 +91,8 @@ class EtcdStore:
             Release: self._place,
             Look: self._look,
             LookForMark: self._look_for_mark,
+            MarkDone: self._mark_done,
+            LookForDone: self._look_for_done,
             AwaitChange: self._await_change,
             AskToLetGo: self._ask_to_let_go,
         }
@@ -196,6 +201,16 @@ class EtcdStore:
         request = messages.RangeRequest(key=self._layout.mark(operation.task_id), keys_only=True)
         reply = self._call("KV/Range", request, messages.RangeResponse, timeout_seconds, True)
         return MarkSeen(bool(reply.kvs))
+
+    def _mark_done(self, operation: MarkDone, timeout_seconds: float) -> StoreReply:
+        request = messages.PutRequest(key=self._layout.done_mark(operation.delivery), lease=operation.lease)
+        self._call("KV/Put", request, messages.PutResponse, timeout_seconds, True)
+        return Done()
+
+    def _look_for_done(self, operation: LookForDone, timeout_seconds: float) -> StoreReply:
+        request = messages.RangeRequest(key=self._layout.done_mark(operation.delivery), keys_only=True)
+        reply = self._call("KV/Range", request, messages.RangeResponse, timeout_seconds, True)
+        return DoneSeen(bool(reply.kvs))
 
     def _ask_to_let_go(self, operation: AskToLetGo, timeout_seconds: float) -> StoreReply:
         return self.ask_holder(self._layout.key(operation.name, operation.token), operation.by, timeout_seconds)

@@ -41,6 +41,7 @@ from celery_etcdlock.core.record import Record
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.locking.clock import Clock, boot_time
+from celery_etcdlock.locking.done import DoneMarks
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
@@ -83,6 +84,8 @@ class LockManager:
         self._keeper = SessionKeeper(store, self._renewal_store, clock, on_lost=self._on_lost, page=page)
         #: Locks that stand without renewal.
         self.pending = PendingLocks(store, clock, timeout_seconds)
+        #: Which deliveries have come to their end.
+        self.done = DoneMarks(self.pending, store, clock, timeout_seconds)
         self.pid = os.getpid()
 
     def acquire(

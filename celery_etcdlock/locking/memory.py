@@ -17,6 +17,7 @@ from celery_etcdlock.core.operations import (
     Changed,
     CheckKeys,
     Done,
+    DoneSeen,
     EachTried,
     Enqueue,
     EpochMoved,
@@ -27,7 +28,9 @@ from celery_etcdlock.core.operations import (
     KeysSeen,
     LeaseGranted,
     Look,
+    LookForDone,
     LookForMark,
+    MarkDone,
     MarkSeen,
     NotHeld,
     Owned,
@@ -46,7 +49,7 @@ from celery_etcdlock.core.operations import (
     TryEach,
 )
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.record import decode_record, encode_record
+from celery_etcdlock.core.record import Delivery, decode_record, encode_record
 from celery_etcdlock.locking.clock import Clock, boot_time
 from celery_etcdlock.native import allocate_mutex
 
@@ -77,6 +80,7 @@ class MemoryStore:
         self._leases: dict[int, _Lease] = {}
         self._last_deletion: dict[str, int] = {}
         self._marks: dict[str, int] = {}
+        self._done: dict[Delivery, int] = {}
 
     def perform(self, operation: StoreOperation, timeout_seconds: float) -> StoreReply:
         if isinstance(operation, AwaitChange):
@@ -102,6 +106,7 @@ class MemoryStore:
             for name, token in list(state.keys):
                 self._delete(name, token)
             self._marks = {task_id: on for task_id, on in self._marks.items() if on != lease}
+        self._done = {delivery: on for delivery, on in self._done.items() if on != lease}
 
     def _perform(self, operation: StoreOperation) -> StoreReply:
         match operation:
@@ -115,6 +120,8 @@ class MemoryStore:
                 return self._present(name)
             case LookForMark(task_id=task_id):
                 return MarkSeen(task_id in self._marks)
+            case LookForDone(delivery=delivery):
+                return DoneSeen(delivery in self._done)
             case Release(name=name, token=token, mod_revision=mod_revision):
                 key = self._names.get(name, {}).get(token)
                 if key is None or key.mod_revision != mod_revision:
@@ -135,6 +142,9 @@ class MemoryStore:
                 return self._try_several(tries, all_or_none=isinstance(operation, TryAll))
         state = self._leases.get(operation.lease)
         match operation:
+            case MarkDone(lease=lease, delivery=delivery) if state is not None:
+                self._done[delivery] = lease
+                return Done()
             case FenceSession() if state is not None:
                 self._revision += 1
                 state.epoch = self._revision

@@ -165,6 +165,10 @@ class PendingLocks:
 
     # --- leases -------------------------------------------------------------------------------------------------
 
+    def session(self, seconds: float, deadline: float) -> Session:
+        """A session on whose lease one key may be put that stands for ``seconds``. Raises ``LockUnavailable``."""
+        return self._lease(seconds, 1, deadline).session
+
     def _on_lease(
         self,
         seconds: float,

@@ -27,6 +27,7 @@ from celery_etcdlock.locking.manager import Conflict
 from celery_etcdlock.tasks.call import Call, entrance
 from celery_etcdlock.tasks.current import CurrentLock, UnprotectedLock, holding
 from celery_etcdlock.tasks.interruption import Interruption, running_here
+from celery_etcdlock.tasks.redelivery import Redelivery
 from celery_etcdlock.tasks.runtime import EtcdLocks, describe_holder
 from celery_etcdlock.tasks.turned_away import come_back, skip
 
@@ -52,7 +53,13 @@ def run_locked(
     run = _Run(task, options, name)
     try:
         with holding(run.take()):
-            return run.body(body)
+            run.check_not_done()
+            result = run.body(body)
+        run.redelivery.ended(None)
+        return result
+    except BaseException as error:
+        run.redelivery.ended(error)
+        raise
     finally:
         run.release()
 
@@ -68,6 +75,7 @@ class _Run:
         self._call: Call = entrance(task)
         self._held: Lock | None = None
         self._interruption = self._make_interruption()
+        self.redelivery = Redelivery(task, self._call, self._locks.manager.done)
 
     def _make_interruption(self) -> Interruption | None:
         """Only a worker's task is interrupted: a process of somebody else's has its own use for signals."""
@@ -90,14 +98,21 @@ class _Run:
                     on_held=self._hold,
                     on_lost=self._lost,
                 )
+                if isinstance(outcome, Lock):
+                    _outage.over()
+                    return outcome
+                decision = self._on_conflict(outcome, waited_for_predecessor)
             except LockUnavailable as error:
                 return self._on_unavailable(error)
-            if isinstance(outcome, Lock):
-                _outage.over()
-                return outcome
-            decision = self._on_conflict(outcome, waited_for_predecessor)
             waited_for_predecessor = True
             wait_seconds = decision.seconds
+
+    def check_not_done(self) -> None:
+        """With the lock held, whether the body has run already."""
+        try:
+            self.redelivery.check()
+        except LockUnavailable as error:
+            self._on_unavailable(error)
 
     def release(self) -> None:
         held, self._held = self._held, None
@@ -118,6 +133,8 @@ class _Run:
         call = self._call
         holder = conflict.keys[0].record if conflict.keys else None
         kinship = call.delivery.kinship(holder.delivery if holder is not None else None)
+        if kinship is not Kinship.STRANGER:
+            self.redelivery.check_for_kin()
         mine = self._locks.record(call.delivery, self._task.name)
         if holder is not None and holder.broker != mine.broker and holder.broker is not None:
             logger.warning(
@@ -146,7 +163,7 @@ class _Run:
         if isinstance(decision, Skip):
             skip(self._task, call, self._name, str(error))
         if isinstance(decision, ComeBack):
-            come_back(self._task, call, decision, error)
+            come_back(self._task, call, decision, error, is_copy=kinship is Kinship.COPY)
         raise error
 
     def _on_unavailable(self, error: LockUnavailable) -> CurrentLock:

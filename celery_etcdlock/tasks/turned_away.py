@@ -13,6 +13,7 @@ from celery_etcdlock.core.conflict import ComeBack, Place
 from celery_etcdlock.core.events import TaskDeduplicated
 from celery_etcdlock.errors import EtcdLockError
 from celery_etcdlock.tasks.call import COMEBACKS_HEADER, RETRIES_HEADER, WAITING_SINCE_HEADER, Call
+from celery_etcdlock.tasks.redelivery import COPY_HEADER, StillRuns
 from celery_etcdlock.tasks.runtime import EtcdLocks
 
 __all__ = ["Skipped", "come_back", "skip"]
@@ -46,17 +47,21 @@ def skip(task: Task[Any, Any], call: Call, name: str, reason: str) -> NoReturn:
     raise Skipped(reason)
 
 
-def come_back(task: Task[Any, Any], call: Call, decision: ComeBack, why: EtcdLockError) -> NoReturn:
+def come_back(
+    task: Task[Any, Any], call: Call, decision: ComeBack, why: EtcdLockError, *, is_copy: bool = False
+) -> NoReturn:
     """Publish the message again, under its own id and with its own retries, to come after a delay; then end this run.
 
     The new message is out before the old one is acknowledged: should we die in between there are two copies, which the
-    lock itself keeps apart, and never none.
+    lock itself keeps apart, and never none. A redelivered copy leaves the result alone: it is the first's.
     """
     request = call.request
     headers = dict(request.headers or {})
     headers[COMEBACKS_HEADER] = decision.comebacks
     headers[RETRIES_HEADER] = call.delivery.retries
     headers[WAITING_SINCE_HEADER] = call.waiting_since if call.waiting_since is not None else time.time()
+    if is_copy:
+        headers[COPY_HEADER] = True
     signature = task.signature_from_request(
         request,
         request.args,
@@ -73,5 +78,8 @@ def come_back(task: Task[Any, Any], call: Call, decision: ComeBack, why: EtcdLoc
             # Not acknowledged yet, so the broker itself can give it to us again.
             raise Reject(str(error), requeue=True) from error
         raise why from error
+    if is_copy:
+        logger.info("Task %s[%s] is a redelivered copy and waits: %s", task.name, call.delivery.task_id, why)
+        raise StillRuns(str(why))
     seconds: Any = decision.seconds  # celery-types wants a numbers.Real
     raise Retry(str(why), exc=why, when=seconds)

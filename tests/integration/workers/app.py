@@ -18,6 +18,7 @@ app.conf.update(
     broker_connection_retry_on_startup=True,
     task_default_queue=os.environ["TEST_APP_NAME"],
     worker_enable_remote_control=bool(os.environ.get("TEST_REMOTE_CONTROL")),
+    broker_transport_options=json.loads(os.environ.get("TEST_TRANSPORT_OPTIONS", "{}")),
     **json.loads(os.environ.get("TEST_SETTINGS", "{}")),
 )
 #: Not shared: the test process makes one such app after the other.
@@ -105,6 +106,32 @@ def retried_when_lost(seconds: float = 0.0) -> int:
 def sleeps_in_one_go(seconds: float) -> None:
     note(event="enter", name=current_lock().name, token=current_lock().fencing_token)
     time.sleep(seconds)
+
+
+@task(base=SingletonTask, unique_on=["key"], acks_late=True)
+def late(key: str, seconds: float = 0.0) -> int:
+    return body(seconds)
+
+
+@task(base=SingletonTask, bind=True, acks_late=True, max_retries=5)
+def retries_before_its_end(self: Any) -> int:
+    """Publishes its retry, then goes on for a while."""
+    if self.request.retries == 0:
+        self.retry(countdown=0, throw=False)
+    return body(1.0 if self.request.retries == 0 else 0.0)
+
+
+@task(base=SingletonTask, bind=True)
+def replaces_before_its_end(self: Any) -> None:
+    try:
+        self.replace(replacement.si())
+    finally:
+        body(1.0)
+
+
+@task(base=SingletonTask, lock_key=f"{__name__}.replaces_before_its_end")
+def replacement() -> int:
+    return body(0.0)
 
 
 @task(base=SingletonTask)

@@ -1,0 +1,48 @@
+"""Marks that a delivery has come to its end, by which its redelivered copies know that there is nothing left to do.
+
+A mark is put before the lock is released, so whoever owns the lock afterwards and looks can't miss it; the result
+backend can't serve for this, since a result is stored only after the release (rule 7). Marks lie on the leases that
+locks without renewal share, and are gone a while later: that is how late a copy may come and still be known.
+"""
+
+from __future__ import annotations
+
+from celery_etcdlock.core.operations import DoneSeen, LookForDone, MarkDone, SessionGone
+from celery_etcdlock.core.record import Delivery
+from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.clock import Clock
+from celery_etcdlock.locking.pending import PendingLocks
+from celery_etcdlock.locking.store import LockStore
+
+__all__ = ["DONE_SECONDS", "DoneMarks"]
+
+#: How long a mark is known, at least, in seconds.
+DONE_SECONDS = 600.0
+
+
+class DoneMarks:
+    """See the module. Both methods raise ``LockUnavailable`` where the store can't be asked."""
+
+    def __init__(self, pending: PendingLocks, store: LockStore, clock: Clock, timeout_seconds: float) -> None:
+        self._pending = pending
+        self._store = store
+        self._clock = clock
+        self._timeout_seconds = timeout_seconds
+
+    def put(self, delivery: Delivery) -> None:
+        """Mark the delivery as ended."""
+        deadline = self._clock() + self._timeout_seconds
+        while True:
+            session = self._pending.session(DONE_SECONDS, deadline)
+            seconds_left = deadline - self._clock()
+            if seconds_left <= 0:
+                raise LockUnavailable("the lock store gave no answer in time")
+            reply = self._store.perform(MarkDone(session.lease, delivery), seconds_left)
+            if not isinstance(reply, SessionGone):
+                return
+            session.lose("its lease has ended or was revoked")
+
+    def seen(self, delivery: Delivery) -> bool:
+        """Whether the delivery is marked as ended."""
+        reply = self._store.perform(LookForDone(delivery), self._timeout_seconds)
+        return isinstance(reply, DoneSeen) and reply.done

@@ -1,0 +1,100 @@
+"""What a message does that its broker delivers twice: the copy runs if the first died, and else is done with.
+
+Brokers deliver again when a visibility timeout runs out, a connection or a channel is lost, or a worker dies. The
+lock keeps the copies apart while the first lives (``core.conflict``). When the lock is free, either the first has come
+to its end, and left a mark (``locking.done``), or it died, and left none: then the copy runs.
+
+*The end* of a delivery is what Celery acknowledges it for: a result, a failure (unless ``acks_on_failure_or_timeout``
+is off), a retry or replacement that was published, our own coming back. Not a process that ends half-way, a time limit
+that kills it, a ``Reject``, or a body that was interrupted because its lock was lost.
+
+Marks cost a request, so they are for messages of which there may be copies: of ``acks_late`` tasks, and those that
+their broker says it delivers again.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import Any
+
+from celery import Task
+from celery.exceptions import Ignore, Reject, Retry
+
+from celery_etcdlock.core.conflict import Place
+from celery_etcdlock.errors import LockLost, LockUnavailable
+from celery_etcdlock.locking.done import DoneMarks
+from celery_etcdlock.tasks.call import Call
+
+__all__ = ["COPY_HEADER", "HasRun", "Redelivery", "StillRuns"]
+
+logger = logging.getLogger("celery_etcdlock")
+
+#: Set on a copy that we sent back to its queue, since its broker then takes it for new.
+COPY_HEADER = "etcdlock_copy"
+
+
+class HasRun(Ignore):
+    """Ends a copy whose first has come to its end: acknowledged, and the result is the first's."""
+
+
+class StillRuns(Ignore):
+    """Ends a copy that was sent back to its queue: the result and its state are the first's."""
+
+
+class Redelivery:
+    """One delivery, as far as there may be copies of it."""
+
+    def __init__(self, task: Task[Any, Any], call: Call, marks: DoneMarks) -> None:
+        self._task = task
+        self._call = call
+        self._marks = marks
+        self._entered = False
+
+    @property
+    def _has_copies(self) -> bool:
+        request = self._call.request
+        if self._call.place is not Place.WORKER:
+            return False
+        headers = request.headers if isinstance(request.headers, dict) else {}
+        delivery_info = request.delivery_info if isinstance(request.delivery_info, dict) else {}
+        return bool(self._task.acks_late or delivery_info.get("redelivered") or headers.get(COPY_HEADER))
+
+    def check(self) -> None:
+        """To be called with the lock held, before the body. Raises ``HasRun``, or ``LockUnavailable``."""
+        self.check_for_kin()
+        self._entered = True
+
+    def check_for_kin(self) -> None:
+        """The same where another delivery of the task holds the lock, since an old copy has nothing to wait for."""
+        if self._has_copies and self._marks.seen(self._call.delivery):
+            delivery = self._call.delivery
+            logger.info("Task %s[%s] has run already: this is a redelivered copy", self._task.name, delivery.task_id)
+            raise HasRun("has run already")
+
+    def ended(self, error: BaseException | None) -> None:
+        """To be called at the end, with what ended it and while the lock is still held. Never raises an ``Exception``.
+
+        Without a mark, because etcd is away, a copy would run again: as often as without us.
+        """
+        if not self._has_copies or not self._is_end(error):
+            return
+        try:
+            self._marks.put(self._call.delivery)
+        except LockUnavailable as trouble:
+            logger.warning(
+                "Task %s[%s] can't be marked as ended, so if its broker delivers it again it runs again: %s",
+                self._task.name,
+                self._call.delivery.task_id,
+                trouble,
+            )
+
+    def _is_end(self, error: BaseException | None) -> bool:
+        if isinstance(error, HasRun | StillRuns | Reject | LockLost):
+            return False
+        if isinstance(error, Retry):
+            return True
+        if not self._entered:
+            return False
+        if error is None or isinstance(error, Ignore):
+            return True
+        return isinstance(error, Exception) and bool(self._task.acks_on_failure_or_timeout)
