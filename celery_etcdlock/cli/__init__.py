@@ -15,6 +15,9 @@ import click
 
 __all__ = ["etcdlock"]
 
+#: So that ``celery inspect`` knows ``locks``.
+importlib.import_module("celery_etcdlock.worker.control")
+
 COMMANDS = ("ls", "show", "release", "watch", "top", "doctor")
 
 

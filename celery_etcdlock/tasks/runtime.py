@@ -18,7 +18,7 @@ from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 from celery.signals import worker_process_shutdown
 
-from celery_etcdlock.core.events import LockEvent
+from celery_etcdlock.core.events import Listener, LockEvent
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.settings import Settings
@@ -50,6 +50,7 @@ class EtcdLocks:
         self._managers: dict[int, LockManager] = {}
         self._page: LeasePage | None = None
         self._celery_events: CeleryEvents | None = None
+        self._more_listeners: list[Listener] = []
 
     @classmethod
     def from_app(cls, app: Celery) -> EtcdLocks:
@@ -77,12 +78,11 @@ class EtcdLocks:
 
     def _open(self, pid: int) -> LockManager:
         try:
-            listeners = [send_signal, *(find_listener(entry) for entry in self.settings.listeners or ())]
+            configured = [find_listener(entry) for entry in self.settings.listeners or ()]
             store, renewal_store = open_stores(self.settings)
         except InvalidSetting as error:
             raise ImproperlyConfigured(str(error)) from None
-        if self._celery_events is not None:
-            listeners.append(self._celery_events)
+        listeners = [send_signal, *configured, *self._more_listeners]
         timeout_seconds = self.settings.timeout
         manager = LockManager(
             store, renewal_store, timeout_seconds=timeout_seconds, listener=Listeners(listeners), page=self._page
@@ -147,6 +147,14 @@ class EtcdLocks:
     def send_celery_events(self, hostname: str) -> None:
         """From now on, publish lock events as Celery events of the worker ``hostname``. To be called before a fork."""
         self._celery_events = CeleryEvents(self._app, hostname)
+        self.add_listener(self._celery_events)
+
+    def add_listener(self, listener: Listener) -> None:
+        """Tell ``listener`` of all events from now on, here and in processes that are forked later."""
+        self._more_listeners.append(listener)
+        manager = self._managers.pop(os.getpid(), None)  # which doesn't know it
+        if manager is not None:
+            manager.close()
 
     def tell(self, event: LockEvent) -> None:
         """Log ``event`` and tell all listeners."""

@@ -37,6 +37,7 @@ else:
 WORKER_STEPS = (
     "celery_etcdlock.worker.bootstep:CheckSettings",
     "celery_etcdlock.worker.cleanup:LookAfterChildren",
+    "celery_etcdlock.worker.control:KeepFigures",
 )
 
 

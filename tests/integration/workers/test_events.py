@@ -80,6 +80,26 @@ def test_celery_events_tell_of_locks_and_leave_states_alone(project: Project, po
     assert heard.state.tasks[skipped.id].state == "DEDUPLICATED"
 
 
+@pytest.mark.parametrize("pool", ["prefork", "threads"])
+def test_inspect_tells_the_locks_and_figures_of_a_worker(new_project: Callable[..., Project], pool: str) -> None:
+    project = new_project()
+    project.start_worker("-c", "3", "-P", pool, environment={"TEST_REMOTE_CONTROL": "1"})
+    first, second = project.module.single.delay(60.0), project.module.per_key.delay("a", 60.0)
+    project.bodies.wait_entered(2)
+    project.module.single.delay().get(timeout=30, propagate=False)
+    ask = project.app.control.inspect(["w0@test"], timeout=10, limit=1)
+    held = ask._request("locks")["w0@test"]
+    assert {lock["id"] for lock in held} == {first.id, second.id}
+    assert {lock["lock"] for lock in held} == {event["name"] for event in project.bodies.events()}
+    assert {lock["pid"] for lock in held} == {event["pid"] for event in project.bodies.events()}
+    project.bodies.end_all()
+    first.get(timeout=30)
+    second.get(timeout=30)
+    figures = {"acquired": 2, "released": 2, "conflicts": 1, "deduplicated": 1, "lost": 0, "held": 0}
+    assert ask.stats()["w0@test"]["etcdlock"] == figures
+    assert ask._request("locks")["w0@test"] == []
+
+
 def test_without_events_nothing_is_sent(new_project: Callable[..., Project]) -> None:
     project = new_project()
     with capture(project.app) as heard:
