@@ -31,14 +31,16 @@ class EtcdLockError(Exception):
 class LockConflict(EtcdLockError):
     """Somebody else holds the lock.
 
-    ``name`` is the lock's name and ``holder`` one line that says who holds it and since when.
-    Nothing is wrong: run later, or choose another ``on_conflict``.
+    ``name`` is the lock's name, ``holder`` one line that says who holds it and since when, and ``task_id`` the
+    holder's, where it is a message that somebody published. Nothing is wrong: run later, or choose another
+    ``on_conflict``.
     """
 
-    def __init__(self, name: str, holder: str = "unknown holder") -> None:
-        super().__init__(name, holder)
+    def __init__(self, name: str, holder: str = "unknown holder", task_id: str | None = None) -> None:
+        super().__init__(*((name, holder) if task_id is None else (name, holder, task_id)))
         self.name = name
         self.holder = holder
+        self.task_id = task_id
 
     def __str__(self) -> str:
         return f"lock {self.name!r} is held by {self.holder}"

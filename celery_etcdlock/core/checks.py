@@ -12,11 +12,12 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 __all__ = [
-    "check_on_conflict",
+    "check_limit",
     "check_whole_seconds",
     "choice",
     "did_you_mean",
     "kind_of",
+    "least_seconds",
     "number_of_seconds",
     "shown",
     "unsupported",
@@ -103,19 +104,16 @@ def number_of_seconds(value: Any) -> float:
     return seconds
 
 
-_conflict_name = choice("skip", "raise", "retry", later=("wait", "join", "replace"))
+def check_limit(value: Any) -> int:
+    """A number of holders."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"must be a whole number of holders, at least 1, not {shown(value)}")
+    return int(value)
 
 
-def check_on_conflict(value: Any) -> str:
-    """What a loser gets. A dict for enqueue and run, and a callable, are known but not in this version."""
-    if isinstance(value, dict) or (callable(value) and not isinstance(value, str)):
-        kind = "a dict" if isinstance(value, dict) else "a callable"
-        raise ValueError(f"as {kind} {_NOT_YET}: use 'skip', 'raise' or 'retry'")
-    try:
-        return _conflict_name(value)
-    except ValueError as error:
-        text = str(error)
-        raise ValueError(text if text.startswith("must") else f"{shown(value)} {text}") from None
+def least_seconds(value: Any) -> float:
+    """A finite number of seconds, 0 for none."""
+    return 0.0 if value == 0 and not isinstance(value, bool) else number_of_seconds(value)
 
 
 def _listed(words: Iterable[str]) -> str:

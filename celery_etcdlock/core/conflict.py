@@ -24,6 +24,7 @@ from celery_etcdlock.core.record import Kinship
 __all__ = [
     "ComeBack",
     "Fail",
+    "Join",
     "Place",
     "RunUnprotected",
     "Situation",
@@ -38,6 +39,8 @@ PREDECESSOR_SECONDS = 1.0
 
 FIRST_CONFLICT_SECONDS = 0.5
 LONGEST_CONFLICT_SECONDS = 15.0
+#: For those whose place is kept: being late costs them nothing but the time that the lock is free meanwhile.
+LONGEST_WAIT_SECONDS = 5.0
 FIRST_OUTAGE_SECONDS = 1.0
 LONGEST_OUTAGE_SECONDS = 60.0
 
@@ -77,7 +80,20 @@ class Fail:
 
 @dataclass(frozen=True, slots=True)
 class ComeBack:
-    """Send the message back to its queue, to come again after so many seconds; ``comebacks`` goes along."""
+    """Send the message back to its queue, to come again after so many seconds; ``comebacks`` goes along.
+
+    ``in_line``: with a place in line. ``replaces``: after the holder was asked to let go.
+    """
+
+    seconds: float
+    comebacks: int
+    in_line: bool = False
+    replaces: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Join:
+    """Take on the holder's result; until there is one, come back as in ``ComeBack``."""
 
     seconds: float
     comebacks: int
@@ -95,7 +111,7 @@ class RunUnprotected:
     """Run without a lock, as the user chose."""
 
 
-def on_conflict(situation: Situation, jitter: random.Random) -> Skip | Fail | ComeBack | WaitForPredecessor:
+def on_conflict(situation: Situation, jitter: random.Random) -> Skip | Fail | ComeBack | Join | WaitForPredecessor:
     """What a task does whose lock somebody else holds."""
     if situation.place is Place.DIRECT:
         return Fail()
@@ -109,9 +125,12 @@ def on_conflict(situation: Situation, jitter: random.Random) -> Skip | Fail | Co
     policy = "retry" if situation.in_chord_header and not situation.policy_is_own else situation.policy
     if policy == "skip":
         return Skip()
-    if policy == "retry" and situation.place is Place.WORKER and situation.waited < situation.wait_timeout:
+    if policy != "raise" and situation.place is Place.WORKER and situation.waited < situation.wait_timeout:
         seconds = min(_conflict_seconds(situation, jitter), situation.wait_timeout - situation.waited)
-        return ComeBack(seconds, situation.comebacks + 1)
+        if policy == "join":
+            return Join(seconds, situation.comebacks + 1)
+        replaces = policy == "replace"
+        return ComeBack(seconds, situation.comebacks + 1, in_line=policy == "wait" or replaces, replaces=replaces)
     return Fail()
 
 
@@ -127,7 +146,8 @@ def on_unavailable(
 
 
 def _conflict_seconds(situation: Situation, jitter: random.Random) -> float:
-    return _backoff(FIRST_CONFLICT_SECONDS, LONGEST_CONFLICT_SECONDS, situation.comebacks, jitter)
+    longest = LONGEST_CONFLICT_SECONDS if situation.policy == "retry" else LONGEST_WAIT_SECONDS
+    return _backoff(FIRST_CONFLICT_SECONDS, longest, situation.comebacks, jitter)
 
 
 def _backoff(first: float, longest: float, number: int, jitter: random.Random) -> float:

@@ -9,7 +9,7 @@ A `KeySpec` is made once for a task and knows which of its arguments make the ke
   defaults are filled in, so that ``f(1)``, ``f(x=1)`` and ``f(1, full=False)`` are one; the chosen arguments'
   canonical text (`canonical.py`) is hashed. The name is ``{task name}:{32 hex digits}``.
 * ``lock_key``: a template or a callable. Its text is the whole name, without the task's: so several tasks, and
-  locks without a task, can share one.
+  locks without a task, can share one. Several templates, or a callable that returns several names, make several locks.
 
 Nothing about a call is in a name but its digest, unless ``lock_key`` puts it there. A plain digest of a value
 that can be guessed (a phone number) can be found by trial, so a ``hash_key`` makes it keyed.
@@ -40,7 +40,8 @@ class KeySpec:
     """How one task's lock is named.
 
     ``signature`` is that of the task's ``run`` without ``self`` (``inspect.signature(task.run)`` of an instance).
-    ``unique_on`` is ``None``, ``"*"``, an argument's name or several names; ``lock_key`` a template or a callable.
+    ``unique_on`` is ``None``, ``"*"``, an argument's name or several names; ``lock_key`` a template, several, or
+    a callable.
     ``hash_key`` (setting ``etcdlock_hash_key``) makes digests keyed; a definition that doesn't know the
     settings yet asks for `with_hash_key` later.
 
@@ -75,14 +76,17 @@ class KeySpec:
                 "leave one out"
             )
         self._chosen = self._choose(unique_on)
-        self._template: KeyTemplate | None = None
+        self._templates: tuple[KeyTemplate, ...] = ()
         self._callable: Callable[..., object] | None = None
-        if isinstance(lock_key, str):
-            self._template = KeyTemplate(
-                lock_key,
-                task_name=task_name,
-                arguments=parameters,
-                open_ended=self._var_keyword is not None,
+        if isinstance(lock_key, str | tuple):
+            self._templates = tuple(
+                KeyTemplate(
+                    template,
+                    task_name=task_name,
+                    arguments=parameters,
+                    open_ended=self._var_keyword is not None,
+                )
+                for template in ((lock_key,) if isinstance(lock_key, str) else lock_key)
             )
         elif lock_key is not None:
             self._callable = self._check_callable(lock_key)
@@ -94,18 +98,24 @@ class KeySpec:
         return spec
 
     def name_for(self, args: tuple[Any, ...] | list[Any], kwargs: Mapping[str, Any]) -> str:
-        """The lock's name for a call.
+        """The lock's name for a call, of several the first. Raises as ``names_for``."""
+        return self.names_for(args, kwargs)[0]
+
+    def names_for(self, args: tuple[Any, ...] | list[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+        """The names of the locks for a call, each once.
 
         Raises `InvalidKey` when the call doesn't fit the signature, an argument has no canonical text, or
         ``lock_key`` doesn't come to a name.
         """
         if self._chosen is not None:
-            return f"{self.task_name}:{self._digest(self.canonical_text(args, kwargs))}"
-        if self._template is not None:
-            return self._checked_name(self._template.render(self._bound_with_extras(args, kwargs)))
+            return (f"{self.task_name}:{self._digest(self.canonical_text(args, kwargs))}",)
+        if self._templates:
+            bound = self._bound_with_extras(args, kwargs)
+            names = [self._checked_name(template.render(bound)) for template in self._templates]
+            return tuple(dict.fromkeys(names))
         if self._callable is not None:
-            return self._called_name(self._callable, args, kwargs)
-        return self.task_name
+            return self._called_names(self._callable, args, kwargs)
+        return (self.task_name,)
 
     def canonical_text(self, args: tuple[Any, ...] | list[Any], kwargs: Mapping[str, Any]) -> str:
         """What is hashed: the chosen arguments by name. For tests and for people; it holds argument values.
@@ -151,11 +161,6 @@ class KeySpec:
             raise InvalidOption(f"the default of an argument in unique_on can't be used: {error}") from None
 
     def _check_callable(self, lock_key: object) -> Callable[..., object]:
-        if isinstance(lock_key, (list, tuple, set, frozenset)):
-            raise InvalidOption(
-                f"task {self.task_name!r}: several locks for one task (a list as lock_key) are not supported by "
-                "this version of celery-etcdlock: use one template or callable"
-            )
         if not callable(lock_key):
             raise InvalidOption(
                 f"task {self.task_name!r}: lock_key must be a template string or a callable, not {shown(lock_key)}"
@@ -205,12 +210,12 @@ class KeySpec:
             key = hashlib.blake2b(key).digest()
         return hashlib.blake2b(data, digest_size=DIGEST_HEX_DIGITS // 2, key=key, person=_PERSONALISATION).hexdigest()
 
-    def _called_name(
+    def _called_names(
         self,
         lock_key: Callable[..., object],
         args: tuple[Any, ...] | list[Any],
         kwargs: Mapping[str, Any],
-    ) -> str:
+    ) -> tuple[str, ...]:
         bound = self._bind_by_signature(args, kwargs)
         try:
             name = lock_key(*bound.args, **bound.kwargs)
@@ -219,16 +224,20 @@ class KeySpec:
                 f"task {self.task_name!r}: its lock_key {_callable_name(lock_key)} raised "
                 f"{type(error).__name__}; it is called with the task's arguments and must return a str"
             ) from error
-        return self._checked_name(name, _callable_name(lock_key))
+        several = isinstance(name, list | tuple)
+        if several and not name:
+            raise InvalidKey(
+                f"task {self.task_name!r}: its lock_key {_callable_name(lock_key)} returned no name at all"
+            )
+        names = list(name) if isinstance(name, list | tuple) else [name]
+        return tuple(dict.fromkeys(self._checked_name(each, _callable_name(lock_key)) for each in names))
 
     def _checked_name(self, name: object, source: str = "template") -> str:
-        if isinstance(name, (list, tuple, set, frozenset)):
-            raise InvalidKey(
-                f"task {self.task_name!r}: its lock_key {source} returned {kind_of(name)}: several "
-                "locks for one task are not supported by this version of celery-etcdlock, return one str"
-            )
         if not isinstance(name, str):
-            raise InvalidKey(f"task {self.task_name!r}: its lock_key {source} must return a str, not {kind_of(name)}")
+            raise InvalidKey(
+                f"task {self.task_name!r}: its lock_key {source} must return a str or a list of them, not "
+                f"{kind_of(name)}"
+            )
         if not name:
             raise InvalidKey(
                 f"task {self.task_name!r}: its lock_key {source} came to an empty str, which can't name a lock"

@@ -12,14 +12,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from celery_etcdlock.core.checks import (
-    check_on_conflict,
+    check_limit,
     check_whole_seconds,
     choice,
     did_you_mean,
+    least_seconds,
     number_of_seconds,
     shown,
 )
 from celery_etcdlock.core.keys import normalise_unique_on
+from celery_etcdlock.core.lifetimes import LIFETIMES, Lifetime
+from celery_etcdlock.core.policies import Policies, check_on_conflict
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import InvalidOption
 
@@ -47,11 +50,10 @@ def _or_setting(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
 
 def _check_lock_key(value: Any) -> Any:
     """The shape alone: a template's fields and a callable need the signature, which `KeySpec` knows."""
-    if isinstance(value, (list, tuple, set, frozenset)):
-        raise ValueError(
-            "as a list (several locks for one task) is not supported by this version of celery-etcdlock: "
-            "use one template or callable"
-        )
+    if isinstance(value, (list, tuple)):
+        if not value or not all(isinstance(each, str) for each in value):
+            raise ValueError("as a list must hold template strings, at least one")
+        return tuple(value)
     if value is not None and not isinstance(value, str) and not callable(value):
         raise ValueError(f"must be a template string or a callable, not {shown(value)}")
     return value
@@ -65,11 +67,10 @@ OPTIONS: tuple[Option, ...] = (
     Option(
         "lock",
         "while_executing",
-        choice(
-            "while_executing",
-            later=("until_executing", "until_executed", "until_and_while_executing", "until_expired"),
-        ),
-        "when the lock is held: `while_executing`, from just before the task's body until just after it",
+        choice(*LIFETIMES),
+        "when the lock is held: `while_executing`, around the body; `until_executing`, from the call until it starts; "
+        "`until_executed`, from the call until it ends; `until_and_while_executing`, both apart, so that one runs and "
+        "one is queued; `until_expired`, for `unique_for` seconds from the call",
     ),
     Option(
         "unique_on",
@@ -81,7 +82,8 @@ OPTIONS: tuple[Option, ...] = (
         "lock_key",
         None,
         _check_lock_key,
-        "explicit lock name: a format template over the bound arguments, or a callable of them",
+        "explicit lock name: a format template over the bound arguments, a callable of them, or several: a list of "
+        "templates, a callable that returns a list",
     ),
     Option(
         "lock_ttl",
@@ -93,18 +95,30 @@ OPTIONS: tuple[Option, ...] = (
         "on_conflict",
         None,
         _or_setting(check_on_conflict),
-        "what a loser gets: `skip`, `raise` or `retry`; `None`: the setting `etcdlock_on_conflict`",
+        "what a loser gets: `skip`, `raise`, `retry`, `wait`, `join`, `replace`; `{'enqueue': ..., 'run': ...}`; a "
+        "callable of the `LockConflict` that returns one of them; `None`: the setting `etcdlock_on_conflict`",
     ),
     Option(
         "wait_timeout",
         300.0,
         number_of_seconds,
-        "seconds that `retry` keeps coming back before the conflict stands",
+        "seconds that `retry`, `wait` and `join` keep coming back before the conflict stands",
     ),
-    Option("lock_limit", 1, _not_supported, "how many may hold the lock at once", False),
-    Option("pending_ttl", None, _not_supported, "seconds a lock taken at enqueue stands for its message", False),
-    Option("unique_for", None, _not_supported, "seconds the key stays taken, from the acquire", False),
-    Option("lock_at_least_for", 0, _not_supported, "least hold, in seconds", False),
+    Option("lock_limit", 1, check_limit, "how many may hold the lock at once"),
+    Option(
+        "pending_ttl",
+        None,
+        _or_setting(number_of_seconds),
+        "seconds, from when it is due, that a lock taken at enqueue stands for a message that hasn't started; `None`: "
+        "until the message expires, else 3600",
+    ),
+    Option(
+        "unique_for",
+        None,
+        _or_setting(number_of_seconds),
+        "`until_expired`: seconds that the key stays taken, counted from the call",
+    ),
+    Option("lock_at_least_for", 0.0, least_seconds, "least hold: seconds that the lock stays taken from when it was"),
     Option(
         "on_lock_lost",
         "raise",
@@ -125,10 +139,14 @@ class TaskOptions:
 
     lock: str
     unique_on: tuple[str, ...] | str | None
-    lock_key: str | Callable[..., object] | None
+    lock_key: str | tuple[str, ...] | Callable[..., object] | None
     lock_ttl: int | None
-    on_conflict: str | None
+    on_conflict: str | Callable[..., object] | Policies | None
     wait_timeout: float
+    lock_limit: int
+    pending_ttl: float | None
+    unique_for: float | None
+    lock_at_least_for: float
     on_lock_lost: str
 
     @classmethod
@@ -153,7 +171,42 @@ class TaskOptions:
                 f"task {task_name!r}: unique_on and lock_key are both given, and each makes the whole key: "
                 "leave one out"
             )
-        return cls(**values)
+        options = cls(**values)
+        try:
+            options._check_together()
+        except ValueError as error:
+            raise InvalidOption(f"task {task_name!r}: {error}") from None
+        return options
+
+    @property
+    def lifetime(self) -> Lifetime:
+        return LIFETIMES[self.lock]
+
+    @property
+    def policies(self) -> Policies:
+        """What the task itself says about conflicts; ``None`` where it says nothing."""
+        if isinstance(self.on_conflict, Policies):
+            return self.on_conflict
+        return Policies(self.on_conflict, self.on_conflict)
+
+    def _check_together(self) -> None:
+        lifetime = self.lifetime
+        if self.lock == "until_expired" and self.unique_for is None:
+            raise ValueError("lock='until_expired' needs unique_for, the seconds that the key stays taken")
+        if self.lock != "until_expired" and self.unique_for is not None:
+            raise ValueError(f"unique_for is for lock='until_expired', not for {self.lock!r}")
+        if self.pending_ttl is not None and (not lifetime.at_enqueue or self.lock == "until_expired"):
+            raise ValueError(f"pending_ttl is for locks that a queued message holds, not for lock={self.lock!r}")
+        if self.lock_at_least_for and not lifetime.while_running:
+            raise ValueError(f"lock_at_least_for needs a lock that is held while the task runs, not {self.lock!r}")
+        self.policies.check_for(lifetime, is_pair=isinstance(self.on_conflict, Policies))
+        if "replace" in self.policies.names:
+            if self.lock_limit > 1:
+                raise ValueError("on_conflict='replace' can't tell which of several holders to replace: lock_limit=1")
+            if isinstance(self.lock_key, tuple):
+                raise ValueError("on_conflict='replace' is for one lock, not for a list in lock_key")
+        if "wait" in self.policies.names and isinstance(self.lock_key, tuple):
+            raise ValueError("on_conflict='wait' is for one lock, not for a list in lock_key: use 'retry'")
 
     def resolved_with(self, settings: Settings) -> TaskOptions:
         """The same with the settings in place of ``None``, so that TTL and policy are known."""

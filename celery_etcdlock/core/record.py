@@ -15,11 +15,24 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-__all__ = ["RECORD_VERSION", "Delivery", "Kinship", "Record", "decode_record", "encode_record"]
+__all__ = [
+    "DIRECT_PREFIX",
+    "RECORD_VERSION",
+    "STANDALONE_PREFIX",
+    "Delivery",
+    "Kinship",
+    "Record",
+    "decode_record",
+    "encode_record",
+]
 
 RECORD_VERSION = 1
 MAX_RECORD_BYTES = 8192
 MAX_TEXT_LENGTH = 512
+
+#: What stands for a task id where a task was called as a function, and where there is no task at all.
+DIRECT_PREFIX = "direct-"
+STANDALONE_PREFIX = "no task, "
 
 
 class Kinship(Enum):
@@ -43,6 +56,11 @@ class Delivery:
     retries: int = 0
     replacements: int = 0
     comebacks: int = 0
+
+    @property
+    def is_message(self) -> bool:
+        """Whether somebody can wait for the result of this task id."""
+        return not self.task_id.startswith((DIRECT_PREFIX, STANDALONE_PREFIX))
 
     def kinship(self, holder: Delivery | None) -> Kinship:
         """What this delivery is to ``holder``: its copy, its successor, or a stranger."""

@@ -13,7 +13,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from celery_etcdlock.core.checks import (
-    check_on_conflict,
     check_whole_seconds,
     choice,
     did_you_mean,
@@ -22,6 +21,7 @@ from celery_etcdlock.core.checks import (
     shown,
 )
 from celery_etcdlock.core.names import escape_name
+from celery_etcdlock.core.policies import check_policy_name
 from celery_etcdlock.errors import InvalidSetting
 
 __all__ = ["ENDPOINTS_VARIABLE", "SETTINGS", "SETTING_NAMES", "Setting", "Settings"]
@@ -163,7 +163,7 @@ SETTINGS: tuple[Setting, ...] = (
         number_of_seconds,
         "seconds that one call to etcd may take; less than `etcdlock_ttl`",
     ),
-    Setting("etcdlock_on_conflict", "skip", check_on_conflict, "what a loser gets: `skip`, `raise` or `retry`"),
+    Setting("etcdlock_on_conflict", "skip", check_policy_name, "what a loser gets, for tasks that don't say"),
     Setting(
         "etcdlock_on_unavailable",
         "retry",

@@ -9,8 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import cast
 
 from celery_etcdlock.core.events import (
     Listener,
@@ -21,12 +22,14 @@ from celery_etcdlock.core.events import (
     LockWaiting,
     LockWasLost,
 )
-from celery_etcdlock.core.operations import Look, Present, Queued, StoreReply
+from celery_etcdlock.core.operations import AskToLetGo, Look, Present, Queued, StoreReply, TryAcquire
 from celery_etcdlock.core.ownership import Key, Standing, standing
 from celery_etcdlock.core.protocol import (
     Acquire,
+    AcquireAll,
     Acquired,
     Conflicted,
+    EachAcquired,
     Machine,
     Refused,
     Released,
@@ -124,7 +127,7 @@ class LockManager:
             )
             return self._own(session, machine, Debt(name, token), record, on_held, on_lost)
 
-        outcome = self._on_session(ttl_seconds, wait_until, attempt)
+        outcome = cast("Lock | Conflict", self._on_session(ttl_seconds, wait_until, attempt))
         if isinstance(outcome, Lock):
             self._tell_acquired(outcome, started_at)
         else:
@@ -162,17 +165,106 @@ class LockManager:
             return self._own(session, machine, debt, ours, on_held, on_lost)
 
         started_at = self._clock()
-        outcome = self._on_session(ttl_seconds, None, attempt)
+        outcome = cast("Lock | Conflict", self._on_session(ttl_seconds, None, attempt))
         if isinstance(outcome, Lock):
             self._tell_acquired(outcome, started_at)
         return outcome
+
+    def acquire_all(
+        self,
+        names: Sequence[str],
+        record: Record,
+        *,
+        ttl_seconds: int,
+        on_held: Callable[[Lock], None] | None = None,
+        on_lost: Callable[[Lock], None] | None = None,
+    ) -> list[Lock] | Conflict:
+        """Own all of these locks, or none and say who holds one of them. All have one fencing token.
+
+        Otherwise as ``acquire``, without waiting.
+        """
+
+        def attempt(session: Session, deadline: float) -> list[Lock] | Conflict | SessionLost:
+            now = self._clock()
+            debts = [Debt(name, secrets.token_hex(12)) for name in names]
+            machine = AcquireAll(
+                tuple(TryAcquire(session.lease, session.epoch, debt.name, debt.token, record) for debt in debts),
+                epoch=session.epoch,
+                give_up_at=now + (deadline - now) * TRYING,
+                deadline=deadline,
+                wall_offset=self.pending.wall_offset,
+            )
+            return self._own_all(session, machine, debts, record, on_held, on_lost)
+
+        started_at = self._clock()
+        outcome = cast("list[Lock] | Conflict", self._on_session(ttl_seconds, None, attempt))
+        if isinstance(outcome, Conflict):
+            self.tell(LockConflicted(outcome.name, record, outcome.holder))
+        else:
+            for lock in outcome:
+                self._tell_acquired(lock, started_at)
+        return outcome
+
+    def _own_all(
+        self,
+        session: Session,
+        machine: AcquireAll,
+        debts: list[Debt],
+        record: Record,
+        on_held: Callable[[Lock], None] | None,
+        on_lost: Callable[[Lock], None] | None,
+    ) -> list[Lock] | Conflict | SessionLost:
+        locks: list[Lock] = []
+        try:
+            outcome = drive(machine, self._store, self._clock, observe=session.observe)
+            if isinstance(outcome, EachAcquired):
+                for debt, each in zip(debts, outcome.outcomes, strict=True):
+                    if isinstance(each, Acquired):
+                        token = each.fencing_token
+                        lock = Lock(debt.name, token, token=debt.token, record=record, session=session, on_lost=on_lost)
+                        session.hold(lock)
+                        locks.append(lock)
+                trusted = [self._trusted(lock) for lock in locks]
+                lost = next((each for each in trusted if isinstance(each, SessionLost)), None)
+                if lost is not None:
+                    for lock in locks:
+                        self.release(lock)
+                    return lost
+                if on_held is not None:
+                    for lock in locks:
+                        on_held(lock)
+        except BaseException:
+            for debt in debts:
+                self._keeper.owe(session, debt)
+            raise
+        if isinstance(outcome, EachAcquired):
+            refused = [
+                Conflict(debt.name, each.keys)
+                for debt, each in zip(debts, outcome.outcomes, strict=True)
+                if isinstance(each, Conflicted)
+            ]
+            return max(refused, key=lambda conflict: len(conflict.keys)) if refused else locks
+        if isinstance(outcome, SessionLost):
+            session.lose(outcome.reason)
+            return outcome
+        if outcome.doubtful:
+            for debt in debts:
+                self._keeper.owe(session, debt)
+        raise outcome.error
+
+    def ask_to_let_go(self, name: str, key: Key, by: str) -> None:
+        """Ask whoever has ``key`` to let go of the lock: it is told with its next renewal.
+
+        Raises ``LockUnavailable``.
+        """
+        self._store.perform(AskToLetGo(name, key.token, by), self._timeout_seconds)
 
     def _on_session(
         self,
         ttl_seconds: int,
         wait_until: float | None,
-        attempt: Callable[[Session, float], Lock | Conflict | SessionLost],
-    ) -> Lock | Conflict:
+        attempt: Callable[[Session, float], object],
+    ) -> object:
         """``attempt`` until it isn't for the session's sake that it failed."""
         deadline = self._clock() + self._timeout_seconds
         while True:

@@ -18,7 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from celery_etcdlock.core.operations import TryAcquire
+from celery_etcdlock.core.operations import AwaitChange, Look, LookForMark, MarkSeen, Present, TryAcquire
+from celery_etcdlock.core.ownership import Key, is_over
 from celery_etcdlock.core.protocol import (
     AcquireAll,
     Acquired,
@@ -27,12 +28,14 @@ from celery_etcdlock.core.protocol import (
     Machine,
     Open,
     Opened,
+    Placed,
     Refused,
     ReleaseKey,
     Resolve,
     Resolved,
     SessionLost,
     TakeOver,
+    TakePlace,
     Unavailable,
 )
 from celery_etcdlock.core.record import Record
@@ -124,6 +127,47 @@ class PendingLocks:
             Claim(name, token, each.fencing_token) if isinstance(each, Acquired) else Conflict(name, each.keys)
             for (name, _), token, each in zip(wanted, tokens, outcome.outcomes, strict=True)
         ]
+
+    def take_place(self, name: str, record: Record, seconds: float) -> tuple[Claim, tuple[Key, ...]]:
+        """A place in line that stands for ``seconds``, and all keys under the name, those that precede among them."""
+        token = secrets.token_hex(12)
+        standing = replace(record, until=round(self._wall_clock() + seconds, 3))
+
+        def attempt(session: Session, give_up_at: float, deadline: float) -> TakePlace:
+            return TakePlace(
+                lease=session.lease,
+                epoch=session.epoch,
+                name=name,
+                token=token,
+                record=standing,
+                give_up_at=give_up_at,
+                deadline=deadline,
+            )
+
+        outcome = self._on_lease(seconds, attempt, [Debt(name, token)])
+        assert isinstance(outcome, Placed)
+        return Claim(name, token, outcome.mod_revision), outcome.keys
+
+    def look(self, name: str) -> tuple[Key, ...]:
+        """All keys under the name, in order, less those whose time was over, which are deleted."""
+        deadline = self._clock() + self._timeout_seconds
+        while True:
+            reply = self._store.perform(Look(name), max(0.0, deadline - self._clock()))
+            assert isinstance(reply, Present)
+            over = [key for key in reply.keys if is_over(key, self._wall_clock())]
+            if not over:
+                return reply.keys
+            for key in over:
+                self.drop(Claim(name, key.token, key.mod_revision))
+
+    def is_replaced(self, task_id: str) -> bool:
+        """Whether this task must not run, because a newer one took its place in the queue."""
+        reply = self._store.perform(LookForMark(task_id), self._timeout_seconds)
+        return isinstance(reply, MarkSeen) and reply.replaced
+
+    def await_change(self, key: Key, name: str, seconds: float) -> None:
+        """Wait until ``key`` is deleted or rewritten, or the time is over."""
+        self._store.perform(AwaitChange(name, key.mod_revision, key.token), seconds)
 
     # --- changing hands -----------------------------------------------------------------------------------------
 

@@ -15,7 +15,17 @@ from typing import Any
 from celery import Task
 
 from celery_etcdlock.core.conflict import Place
-from celery_etcdlock.core.record import Delivery
+from celery_etcdlock.core.record import DIRECT_PREFIX, Delivery
+from celery_etcdlock.locking.claim import Claim
+from celery_etcdlock.tasks.headers import (
+    DUPLICATE_HEADER,
+    JOIN_HEADER,
+    Duplicate,
+    claims_in,
+    duplicate_in,
+    header,
+    line_in,
+)
 
 __all__ = ["COMEBACKS_HEADER", "RETRIES_HEADER", "WAITING_SINCE_HEADER", "Call", "entrance"]
 
@@ -37,6 +47,12 @@ class Call:
     request: Any = None
     comebacks: int = 0
     waiting_since: float | None = None
+    #: Locks that were taken for this message when it was published, and its place in line.
+    claims: tuple[Claim, ...] = ()
+    line: Claim | None = None
+    #: What was found out about it when it was published; whose result it waits for.
+    duplicate: Duplicate | None = None
+    joins: Duplicate | None = None
 
     @property
     def waited(self) -> float:
@@ -48,24 +64,28 @@ def entrance(task: Task[Any, Any]) -> Call:
     """The call that enters ``task`` now."""
     request = task.request_stack.top
     if request is None or request.called_directly or request.id is None or getattr(request, _MARK, False):
-        return Call(Place.DIRECT, Delivery(f"direct-{secrets.token_hex(8)}"))
+        return Call(Place.DIRECT, Delivery(f"{DIRECT_PREFIX}{secrets.token_hex(8)}"))
     setattr(request, _MARK, True)
     retries = _count(request.retries)
     comebacks, waiting_since = 0, None
-    if _header(request, RETRIES_HEADER) == retries:
-        comebacks = _count(_header(request, COMEBACKS_HEADER))
-        since = _header(request, WAITING_SINCE_HEADER)
+    if header(request, RETRIES_HEADER) == retries:
+        comebacks = _count(header(request, COMEBACKS_HEADER))
+        since = header(request, WAITING_SINCE_HEADER)
         waiting_since = since if isinstance(since, int | float) and not isinstance(since, bool) else None
     delivery = Delivery(request.id, retries, _count(request.replaced_task_nesting), comebacks)
-    place = Place.EAGER if request.is_eager else Place.WORKER
-    return Call(place, delivery, request, comebacks, waiting_since)
-
-
-def _header(request: Any, name: str) -> object:
-    headers = request.headers
-    if isinstance(headers, dict) and name in headers:
-        return headers[name]
-    return getattr(request, name, None)
+    if request.is_eager:
+        return Call(Place.EAGER, delivery, request, comebacks, waiting_since)
+    return Call(
+        Place.WORKER,
+        delivery,
+        request,
+        comebacks,
+        waiting_since,
+        claims_in(request),
+        line_in(request),
+        duplicate_in(request, DUPLICATE_HEADER),
+        duplicate_in(request, JOIN_HEADER),
+    )
 
 
 def _count(value: object) -> int:

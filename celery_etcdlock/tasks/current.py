@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Protocol
 
 from celery_etcdlock.errors import LockLost, NotLocked
 
-__all__ = ["CurrentLock", "UnprotectedLock", "current_lock", "holding"]
+__all__ = ["CurrentLock", "SeveralLocks", "UnprotectedLock", "current_lock", "holding"]
 
 
 class CurrentLock(Protocol):
@@ -50,6 +50,27 @@ class UnprotectedLock:
 
     def check(self) -> None:
         raise LockLost(self.name, "it was never taken: etcd was away and etcdlock_on_unavailable is 'run'")
+
+
+class SeveralLocks:
+    """Stands for all locks of a task that has several. They were taken at once, so they have one fencing token."""
+
+    def __init__(self, locks: Sequence[CurrentLock]) -> None:
+        self._locks = locks
+        self.name = ", ".join(lock.name for lock in locks)
+        self.fencing_token = max(lock.fencing_token for lock in locks)
+
+    @property
+    def remaining(self) -> float:
+        return min(lock.remaining for lock in self._locks)
+
+    @property
+    def lost(self) -> bool:
+        return any(lock.lost for lock in self._locks)
+
+    def check(self) -> None:
+        for lock in self._locks:
+            lock.check()
 
 
 _current: ContextVar[CurrentLock | None] = ContextVar("celery_etcdlock_current", default=None)

@@ -1,16 +1,23 @@
-"""Runs a task's body under its lock: take it, run, release it in a ``finally``; or find out what else to do."""
+"""Runs a task's body under its lock: take it, run, let go of it in a ``finally``; or find out what else to do.
+
+What is taken, and from whom, depends on the lifetime (``core.lifetimes``): a lock that the message holds already is
+taken over, or dropped where it ends with the start; else the lock is acquired as by anybody who comes. Letting go is a
+release, but for a retry or replacement of the same message, to which the lock is left, and for a least hold.
+"""
 
 from __future__ import annotations
 
 import logging
 import random
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from celery import Task
 
 from celery_etcdlock.core.conflict import (
     ComeBack,
+    Join,
     Place,
     RunUnprotected,
     Situation,
@@ -19,16 +26,22 @@ from celery_etcdlock.core.conflict import (
     on_conflict,
     on_unavailable,
 )
-from celery_etcdlock.core.options import TaskOptions
-from celery_etcdlock.core.record import Kinship
-from celery_etcdlock.errors import LockConflict, LockLost, LockUnavailable
+from celery_etcdlock.core.ownership import Key, effective_limit, preceding
+from celery_etcdlock.core.record import Kinship, Record
+from celery_etcdlock.errors import LockLost, LockUnavailable
+from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.locking.lock import Lock
-from celery_etcdlock.locking.manager import Conflict
 from celery_etcdlock.tasks.call import Call, entrance
-from celery_etcdlock.tasks.current import CurrentLock, UnprotectedLock, holding
+from celery_etcdlock.tasks.choice import policy_of
+from celery_etcdlock.tasks.current import CurrentLock, SeveralLocks, UnprotectedLock, holding
+from celery_etcdlock.tasks.headers import Duplicate
 from celery_etcdlock.tasks.interruption import Interruption, running_here
+from celery_etcdlock.tasks.joining import Joined, await_result, take_result
+from celery_etcdlock.tasks.leaving import let_go
+from celery_etcdlock.tasks.outage import outage
+from celery_etcdlock.tasks.plan import LockPlan
 from celery_etcdlock.tasks.redelivery import Redelivery
-from celery_etcdlock.tasks.runtime import EtcdLocks, describe_holder
+from celery_etcdlock.tasks.runtime import EtcdLocks, conflict_error, describe_holder
 from celery_etcdlock.tasks.turned_away import come_back, skip
 
 __all__ = ["run_locked"]
@@ -38,26 +51,36 @@ jitter = random.Random()
 
 Result = TypeVar("Result")
 
+#: Seconds for which a place in line stands after its message is due.
+PLACE_SECONDS = 60.0
+
 
 def run_locked(
     task: Task[Any, Any],
-    options: TaskOptions,
-    name: str,
+    plan: LockPlan,
+    names: Callable[[], tuple[str, ...]],
     body: Callable[[], Result],
 ) -> Result:
-    """Run ``body`` under the lock ``name``.
+    """Run ``body`` under the locks ``names``.
 
     Otherwise raises what ends the call: ``LockConflict``, ``LockUnavailable``, or for a worker Celery's ``Retry`` and
     ``Ignore``, after the message was sent back or its result stored.
     """
-    run = _Run(task, options, name)
+    run = _Run(task, plan, names)
     try:
-        with holding(run.take()):
-            run.check_not_done()
-            result = run.body(body)
+        result: Result
+        try:
+            lock = run.take()
+        except Joined as joined:
+            result = joined.result
+        else:
+            with holding(lock) if lock is not None else nullcontext():
+                run.check_not_done()
+                result = run.body(body)
         run.redelivery.ended(None)
         return result
     except BaseException as error:
+        run.ended_by = error
         run.redelivery.ended(error)
         raise
     finally:
@@ -67,15 +90,22 @@ def run_locked(
 class _Run:
     """One call of a locked task, from the first request to the store until the release."""
 
-    def __init__(self, task: Task[Any, Any], options: TaskOptions, name: str) -> None:
+    def __init__(self, task: Task[Any, Any], plan: LockPlan, names: Callable[[], tuple[str, ...]]) -> None:
         self._task = task
-        self._options = options
-        self._name = name
+        self._plan = plan
+        self._options = plan.options
+        self._lifetime = plan.options.lifetime
+        self._names = names
         self._locks = EtcdLocks.from_app(task.app)
         self._call: Call = entrance(task)
-        self._held: Lock | None = None
+        self._held: list[Lock] = []
+        #: What this delivery holds before it starts: locks, and a place in line.
+        self._claims = self._call.claims
+        self._line = self._call.line
+        self._in_line: tuple[Key, ...] = ()
         self._interruption = self._make_interruption()
         self.redelivery = Redelivery(task, self._call, self._locks.manager.done)
+        self.ended_by: BaseException | None = None
 
     def _make_interruption(self) -> Interruption | None:
         """Only a worker's task is interrupted: a process of somebody else's has its own use for signals."""
@@ -85,27 +115,137 @@ class _Run:
     def body(self, body: Callable[[], Result]) -> Result:
         return body() if self._interruption is None else self._interruption.run(body)
 
-    def take(self) -> CurrentLock:
-        waited_for_predecessor = False
-        wait_seconds = 0.0
+    @property
+    def _record(self) -> Record:
+        return self._locks.record(self._call.delivery, self._task.name, self._options.lock_limit)
+
+    @property
+    def _ttl_seconds(self) -> int:
+        return self._options.lock_ttl or self._locks.settings.ttl
+
+    # --- taking -------------------------------------------------------------------------------------------------
+
+    def take(self) -> CurrentLock | None:
+        """The lock under which the body runs; ``None`` where its lifetime has ended by now."""
+        call = self._call
+        if call.duplicate is not None:
+            self._end_duplicate(call.duplicate)
+        try:
+            if call.joins is not None:
+                take_result(self._task, call, call.joins)
+            if self._lifetime.name == "until_expired":
+                if not self._claims:
+                    self._claim_window()
+            elif self._lifetime.while_running:
+                if not (self._lifetime.hand_over and self._claims and self._take_over()):
+                    self._acquire()
+                if call.joins is not None:
+                    # Free, and there was no result: it is stored just after the release, or its worker died.
+                    await_result(self._task, call, call.joins)
+            if not self._lifetime.hand_over and self._lifetime.name != "until_expired":
+                # Only now, so that what is queued stays one until it runs.
+                self._drop_claims()
+        except LockUnavailable as error:
+            return self._on_unavailable(error)
+        outage.over()
+        if len(self._held) > 1:
+            return SeveralLocks(tuple(self._held))
+        return self._held[0] if self._held else None
+
+    def _drop_claims(self) -> None:
+        for claim in self._claims:
+            if not self._locks.manager.pending.drop(claim):
+                self._check_not_replaced(claim, self._locks.manager.pending.look(claim.name))
+
+    def _take_over(self) -> bool:
+        """Take over the locks that the message holds. Returns whether they are all ours now."""
+        claims, self._claims = self._claims, ()
+        for claim in claims:
+            outcome = self._locks.take_over(
+                claim, self._record, ttl_seconds=self._ttl_seconds, on_held=self._hold, on_lost=self._lost
+            )
+            if isinstance(outcome, Conflict):
+                self._check_not_replaced(claim, outcome.keys)
+                # Its time was over, or a copy of the message has it: from here on as anybody who comes.
+                self._release_all()
+                return False
+        return True
+
+    def _check_not_replaced(self, claim: Claim, keys: tuple[Key, ...]) -> None:
+        mine = next((key for key in keys if key.token == claim.token), None)
+        if mine is not None:
+            kinship = self._call.delivery.kinship(mine.record.delivery if mine.record is not None else None)
+            replaced = kinship is Kinship.STRANGER
+        else:
+            replaced = self._locks.manager.pending.is_replaced(self._call.delivery.task_id)
+        if replaced:
+            skip(self._task, self._call, claim.name, f"a newer call took its place in the queue, lock {claim.name!r}")
+
+    def _claim_window(self) -> None:
+        """A fixed window for a message that was published without one."""
+        names = self._names()
+        assert self._options.unique_for is not None
         while True:
-            try:
-                outcome = self._locks.acquire(
-                    self._name,
-                    self._locks.record(self._call.delivery, self._task.name),
-                    ttl_seconds=self._options.lock_ttl or self._locks.settings.ttl,
-                    wait_seconds=wait_seconds,
-                    on_held=self._hold,
-                    on_lost=self._lost,
+            outcomes = self._locks.manager.pending.claim_all(
+                [(name, self._record) for name in names], self._options.unique_for
+            )
+            conflicts = [outcome for outcome in outcomes if isinstance(outcome, Conflict) and outcome.keys]
+            if not conflicts:
+                return
+            kinship, _ = self._kin(conflicts[0])
+            if kinship is not Kinship.STRANGER:
+                return  # its own window: a retry, or a copy
+            self._on_conflict(conflicts[0], waited_for_predecessor=True)
+
+    def _acquire(self) -> None:
+        names = self._names()
+        waited_for_predecessor = False
+        while True:
+            outcome = self._try(names)
+            if not isinstance(outcome, Conflict):
+                return
+            _, kin = self._kin(outcome)
+            if kin is not None and kin.record is not None and kin.record.handed_over:
+                claim = Claim(outcome.name, kin.token, kin.mod_revision)
+                taken = self._locks.take_over(
+                    claim, self._record, ttl_seconds=self._ttl_seconds, on_held=self._hold, on_lost=self._lost
                 )
-                if isinstance(outcome, Lock):
-                    _outage.over()
-                    return outcome
-                decision = self._on_conflict(outcome, waited_for_predecessor)
-            except LockUnavailable as error:
-                return self._on_unavailable(error)
+                if isinstance(taken, Lock):
+                    return
+            decision = self._on_conflict(outcome, waited_for_predecessor)
+            if kin is not None:
+                self._locks.manager.pending.await_change(kin, outcome.name, decision.seconds)
             waited_for_predecessor = True
-            wait_seconds = decision.seconds
+
+    def _try(self, names: tuple[str, ...]) -> Lock | list[Lock] | Conflict:
+        if len(names) > 1:
+            return self._locks.manager.acquire_all(
+                names, self._record, ttl_seconds=self._ttl_seconds, on_held=self._hold, on_lost=self._lost
+            )
+        if self._line is not None:
+            return self._try_in_line(self._line)
+        return self._locks.acquire(
+            names[0], self._record, ttl_seconds=self._ttl_seconds, on_held=self._hold, on_lost=self._lost
+        )
+
+    def _try_in_line(self, place: Claim) -> Lock | Conflict:
+        """Whether it is our turn (rule 2)."""
+        keys = self._locks.manager.pending.look(place.name)
+        mine = next((key for key in keys if key.token == place.token), None)
+        if mine is None or mine.mod_revision != place.revision:
+            # Its time was over, or a copy of the message came first: take a new one.
+            self._line = None
+            return self._locks.acquire(
+                place.name, self._record, ttl_seconds=self._ttl_seconds, on_held=self._hold, on_lost=self._lost
+            )
+        before = preceding(keys, mine.create_revision)
+        if len(before) >= effective_limit(self._options.lock_limit, before):
+            return Conflict(place.name, tuple(before))
+        return self._locks.take_over(
+            place, self._record, ttl_seconds=self._ttl_seconds, on_held=self._hold, on_lost=self._lost
+        )
+
+    # --- letting go ---------------------------------------------------------------------------------------------
 
     def check_not_done(self) -> None:
         """With the lock held, whether the body has run already."""
@@ -115,12 +255,17 @@ class _Run:
             self._on_unavailable(error)
 
     def release(self) -> None:
-        held, self._held = self._held, None
-        if held is not None:
-            self._locks.manager.release(held)
+        held, self._held = self._held, []
+        for lock in held:
+            let_go(self._task, self._plan, self._call, lock, self.ended_by)
+
+    def _release_all(self) -> None:
+        held, self._held = self._held, []
+        for lock in held:
+            self._locks.manager.release(lock)
 
     def _hold(self, lock: Lock) -> None:
-        self._held = lock
+        self._held.append(lock)
 
     def _lost(self, lock: Lock) -> None:
         try:
@@ -129,25 +274,29 @@ class _Run:
             if self._interruption is not None:
                 self._interruption.interrupt(error)
 
+    # --- conflicts ----------------------------------------------------------------------------------------------
+
+    def _kin(self, conflict: Conflict) -> tuple[Kinship, Key | None]:
+        """The holder that is of this message, if there is one."""
+        for key in conflict.keys:
+            kinship = self._call.delivery.kinship(key.record.delivery if key.record is not None else None)
+            if kinship is not Kinship.STRANGER:
+                return kinship, key
+        return Kinship.STRANGER, None
+
     def _on_conflict(self, conflict: Conflict, waited_for_predecessor: bool) -> WaitForPredecessor:
         call = self._call
-        holder = conflict.keys[0].record if conflict.keys else None
-        kinship = call.delivery.kinship(holder.delivery if holder is not None else None)
+        kinship, _ = self._kin(conflict)
         if kinship is not Kinship.STRANGER:
             self.redelivery.check_for_kin()
-        mine = self._locks.record(call.delivery, self._task.name)
-        if holder is not None and holder.broker != mine.broker and holder.broker is not None:
-            logger.warning(
-                "lock %r is held by a task of another broker (%s): if these are two deployments, give each "
-                "its own etcdlock_prefix",
-                self._name,
-                describe_holder(conflict.keys),
-            )
+        self._warn_of_another_broker(conflict)
+        error = conflict_error(conflict)
+        policy, is_own = policy_of(self._options, self._locks.settings, error, at_enqueue=False)
         decision = on_conflict(
             Situation(
                 place=call.place,
-                policy=self._options.on_conflict or self._locks.settings.on_conflict,
-                policy_is_own=self._options.on_conflict is not None,
+                policy=policy,
+                policy_is_own=is_own,
                 kinship=kinship,
                 waited_for_predecessor=waited_for_predecessor,
                 in_chord_header=call.request is not None and bool(call.request.chord),
@@ -157,58 +306,112 @@ class _Run:
             ),
             jitter,
         )
-        error = LockConflict(self._name, describe_holder(conflict.keys))
         if isinstance(decision, WaitForPredecessor):
             return decision
         if isinstance(decision, Skip):
-            skip(self._task, call, self._name, str(error))
+            skip(self._task, call, conflict.name, str(error))
+        if isinstance(decision, Join):
+            # Without a task id there is nobody whose result could be awaited.
+            joins = Duplicate.of("join", error) if error.task_id is not None else None
+            if joins is not None:
+                take_result(self._task, call, joins)
+            comeback = ComeBack(decision.seconds, decision.comebacks)
+            come_back(self._task, call, comeback, error, claims=self._claims, joins=joins)
         if isinstance(decision, ComeBack):
-            come_back(self._task, call, decision, error, is_copy=kinship is Kinship.COPY)
+            if kinship is Kinship.STRANGER:
+                self._line_up(conflict, decision)
+                if self._is_our_turn():
+                    return WaitForPredecessor(0.0)
+            come_back(
+                self._task,
+                call,
+                decision,
+                error,
+                is_copy=kinship is Kinship.COPY,
+                claims=self._claims,
+                line=self._line,
+                joins=call.joins,
+            )
+        if self._line is not None:
+            self._locks.manager.pending.drop(self._line)
         raise error
+
+    def _line_up(self, conflict: Conflict, decision: ComeBack) -> None:
+        """Take a place in line, or keep the one that we have, or give it up: as the policy says."""
+        pending = self._locks.manager.pending
+        if decision.replaces and conflict.keys:
+            asked_by = f"task {self._call.delivery.task_id}, which replaces it,"
+            self._locks.manager.ask_to_let_go(conflict.name, conflict.keys[0], asked_by)
+        line, self._line = self._line, None
+        self._in_line = ()
+        if decision.in_line and len(self._names()) == 1:
+            stands_for = decision.seconds + PLACE_SECONDS
+            kept = pending.keep(line, self._record, stands_for) if line is not None else None
+            if isinstance(kept, Claim):
+                self._line = kept
+            else:
+                self._line, self._in_line = pending.take_place(conflict.name, self._record, stands_for)
+        elif line is not None:
+            pending.drop(line)
+
+    def _is_our_turn(self) -> bool:
+        """Whether the lock came free while we took our place."""
+        if self._line is None or not self._in_line:
+            return False
+        token = self._line.token
+        mine = next(key for key in self._in_line if key.token == token)
+        before = preceding(self._in_line, mine.create_revision)
+        return len(before) < effective_limit(self._options.lock_limit, before)
+
+    def _warn_of_another_broker(self, conflict: Conflict) -> None:
+        holder, mine = conflict.holder, self._record
+        if holder is not None and holder.broker != mine.broker and holder.broker is not None:
+            logger.warning(
+                "lock %r is held by a task of another broker (%s): if these are two deployments, give each "
+                "its own etcdlock_prefix",
+                conflict.name,
+                describe_holder(conflict.keys),
+            )
+
+    def _end_duplicate(self, duplicate: Duplicate) -> None:
+        """What was found to be a duplicate when it was published gets here what it would have got there."""
+        if duplicate.policy == "skip":
+            skip(self._task, self._call, duplicate.name, str(duplicate.conflict))
+        if duplicate.policy != "join" or duplicate.task_id is None:
+            raise duplicate.conflict
+        take_result(self._task, self._call, duplicate)
+        decision = on_conflict(
+            Situation(
+                place=self._call.place,
+                policy="join",
+                comebacks=self._call.comebacks,
+                waited=self._call.waited,
+                wait_timeout=self._options.wait_timeout,
+            ),
+            jitter,
+        )
+        if isinstance(decision, Join):
+            come_back(self._task, self._call, ComeBack(decision.seconds, decision.comebacks), duplicate.conflict)
+        raise duplicate.conflict
 
     def _on_unavailable(self, error: LockUnavailable) -> CurrentLock:
         call = self._call
         settings = self._locks.settings
+        self._release_all()
         decision = on_unavailable(call.place, settings.on_unavailable, call.comebacks, jitter)
         if isinstance(decision, RunUnprotected):
+            name = self._names()[0]
             logger.warning(
                 "Task %s[%s] runs WITHOUT its lock %r, because etcdlock_on_unavailable is 'run': %s",
                 self._task.name,
                 call.delivery.task_id,
-                self._name,
+                name,
                 error,
             )
-            return UnprotectedLock(self._name)
+            return UnprotectedLock(name)
         # Of the public type: a result backend names the class, and whoever reads it must be able to catch it.
         public = LockUnavailable(str(error), maybe_applied=error.maybe_applied, permanent=error.permanent)
         if isinstance(decision, ComeBack):
-            _outage.tell(error, settings.timeout)
-            come_back(self._task, call, decision, public)
+            outage.tell(error, settings.timeout)
+            come_back(self._task, call, decision, public, claims=self._claims, line=self._line, joins=call.joins)
         raise public from error
-
-
-class _Outage:
-    """Says once that the store is away, not once for each task."""
-
-    def __init__(self) -> None:
-        self._told = False
-
-    def tell(self, error: LockUnavailable, timeout_seconds: float) -> None:
-        if self._told:
-            return
-        self._told = True
-        logger.warning(
-            "celery-etcdlock can't take locks: %s. Locked tasks aren't lost: they come back later, with growing "
-            "delays, until it answers. Check etcd and the settings etcdlock_endpoints and etcdlock_timeout (%g s); "
-            "etcdlock_on_unavailable says what else tasks could do. This is said once per outage and process.",
-            error,
-            timeout_seconds,
-        )
-
-    def over(self) -> None:
-        if self._told:
-            self._told = False
-            logger.warning("celery-etcdlock takes locks again.")
-
-
-_outage = _Outage()

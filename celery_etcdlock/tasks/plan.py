@@ -30,6 +30,7 @@ def plan_from_function(
     task_name: str, function: Callable[..., Any], options: dict[str, Any], *, bind: bool
 ) -> LockPlan:
     """The plan of a task that is about to be made from ``function``. Raises ``InvalidOption``."""
+    _check_join(task_name, options.get("on_conflict"), ignore_result=bool(options.get("ignore_result")))
     return _plan(task_name, _signature(function, leave_out_self=bind), options)
 
 
@@ -37,6 +38,7 @@ def plan_of(task: type[Task[Any, Any]]) -> LockPlan:
     """The plan of a task class. Raises ``InvalidOption``."""
     _refuse_near_misses(task)
     attributes = {option.name: _attribute(task, option.name) for option in OPTIONS}
+    _check_join(str(task.name), attributes["on_conflict"], ignore_result=bool(task.ignore_result))
     run = inspect.getattr_static(task, "run")
     is_static = isinstance(run, staticmethod)
     function = run.__func__ if isinstance(run, staticmethod | classmethod) else run
@@ -46,6 +48,15 @@ def plan_of(task: type[Task[Any, Any]]) -> LockPlan:
 def _plan(task_name: str, signature: inspect.Signature, attributes: dict[str, Any]) -> LockPlan:
     options = TaskOptions.from_attributes(task_name, attributes)
     return LockPlan(options, KeySpec(task_name, signature, unique_on=options.unique_on, lock_key=options.lock_key))
+
+
+def _check_join(task_name: str, on_conflict: object, *, ignore_result: bool) -> None:
+    chosen = on_conflict.values() if isinstance(on_conflict, dict) else [on_conflict]
+    if "join" in chosen and ignore_result:
+        raise InvalidOption(
+            f"task {task_name!r}: on_conflict='join' takes on the holder's result, but ignore_result is set: leave "
+            "one out"
+        )
 
 
 def _signature(function: Callable[..., Any], *, leave_out_self: bool) -> inspect.Signature:

@@ -20,20 +20,21 @@ from celery.signals import worker_process_shutdown
 
 from celery_etcdlock.core.events import Listener, LockEvent
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.record import STANDALONE_PREFIX, Delivery, Record
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import EtcdLockError, InvalidSetting, LockConflict
 from celery_etcdlock.listeners import Listeners, find_listener
 from celery_etcdlock.listeners.celery_events import CeleryEvents
+from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.locking.guardian import Guardian
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
-from celery_etcdlock.locking.manager import Conflict, LockManager
+from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.signals import send_signal
 from celery_etcdlock.tasks.conf import broker_fingerprint, host_name, settings_of
 from celery_etcdlock.wiring import MEMORY_ENDPOINT, open_stores
 
-__all__ = ["EtcdLocks", "StandaloneLock", "describe_holder", "locks_at"]
+__all__ = ["EtcdLocks", "StandaloneLock", "conflict_error", "describe_holder", "locks_at"]
 
 _locks_of_apps: WeakKeyDictionary[Celery, EtcdLocks] = WeakKeyDictionary()
 #: Where all locks of this process are while tests say so (``locks_at``).
@@ -119,11 +120,11 @@ class EtcdLocks:
             raise ValueError(f"lock_ttl must be a whole number of seconds, at least 2, not {lock_ttl!r}")
         return StandaloneLock(self, name, wait_timeout, lock_ttl)
 
-    def record(self, delivery: Delivery, task: str) -> Record:
+    def record(self, delivery: Delivery, task: str, limit: int = 1) -> Record:
         """What is stored under a lock that this process takes now."""
         if self._broker is None:
             self._broker = broker_fingerprint(self._app)
-        return Record(delivery, task, host_name(), os.getpid(), round(time.time(), 3), broker=self._broker)
+        return Record(delivery, task, host_name(), os.getpid(), round(time.time(), 3), limit, self._broker)
 
     def acquire(
         self,
@@ -139,6 +140,18 @@ class EtcdLocks:
         return self.manager.acquire(
             name, record, ttl_seconds=ttl_seconds, wait_seconds=wait_seconds, on_held=on_held, on_lost=on_lost
         )
+
+    def take_over(
+        self,
+        claim: Claim,
+        record: Record,
+        *,
+        ttl_seconds: int,
+        on_held: Callable[[Lock], None] | None = None,
+        on_lost: Callable[[Lock], None] | None = None,
+    ) -> Lock | Conflict:
+        """See ``LockManager.take_over``."""
+        return self.manager.take_over(claim, record, ttl_seconds=ttl_seconds, on_held=on_held, on_lost=on_lost)
 
     def holders(self, name: str) -> tuple[Key, ...]:
         """Who holds the lock ``name`` now, and who waits behind them, in order. Raises ``LockUnavailable``."""
@@ -183,7 +196,7 @@ class StandaloneLock:
         """Take the lock. Raises ``LockConflict`` or ``LockUnavailable``."""
         if self._held is not None:
             raise EtcdLockError(f"lock {self._name!r} is entered already: make a new one with EtcdLocks.lock()")
-        record = self._locks.record(Delivery(f"no task, pid {os.getpid()}"), self._name)
+        record = self._locks.record(Delivery(f"{STANDALONE_PREFIX}pid {os.getpid()}"), self._name)
         try:
             outcome = self._locks.acquire(
                 self._name,
@@ -196,7 +209,7 @@ class StandaloneLock:
             self._release()
             raise
         if isinstance(outcome, Conflict):
-            raise LockConflict(self._name, describe_holder(outcome.keys))
+            raise conflict_error(outcome)
         return outcome
 
     def __exit__(
@@ -211,6 +224,13 @@ class StandaloneLock:
         held, self._held = self._held, None
         if held is not None:
             self._locks.manager.release(held)
+
+
+def conflict_error(conflict: Conflict) -> LockConflict:
+    """The error that says who holds the lock."""
+    holder = conflict.holder
+    task_id = holder.delivery.task_id if holder is not None and holder.delivery.is_message else None
+    return LockConflict(conflict.name, describe_holder(conflict.keys), task_id)
 
 
 def describe_holder(keys: tuple[Key, ...]) -> str:

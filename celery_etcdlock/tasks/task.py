@@ -8,11 +8,14 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from celery import Celery, Task, states
 from celery.exceptions import TaskRevokedError
-from celery.result import EagerResult
+from celery.result import AsyncResult, EagerResult
 
 from celery_etcdlock.core.options import OPTIONS
 from celery_etcdlock.errors import LockConflict
+from celery_etcdlock.tasks.bulk import take_together
+from celery_etcdlock.tasks.enqueue import publish
 from celery_etcdlock.tasks.execution import run_locked
+from celery_etcdlock.tasks.leaving import REPLACEMENT
 from celery_etcdlock.tasks.plan import LockPlan, plan_of
 from celery_etcdlock.tasks.runtime import EtcdLocks
 from celery_etcdlock.tasks.turned_away import Skipped
@@ -38,6 +41,7 @@ WORKER_STEPS = (
     "celery_etcdlock.worker.bootstep:CheckSettings",
     "celery_etcdlock.worker.cleanup:LookAfterChildren",
     "celery_etcdlock.worker.control:KeepFigures",
+    "celery_etcdlock.worker.never_started:FreeNeverStarted",
 )
 
 
@@ -66,16 +70,50 @@ class SingletonTask(_TypedTask[P, R]):
         super().on_bound(app)
         cls._lock_plan = plan_of(cls)
         app.steps["worker"].update(WORKER_STEPS)
+        if cls._lock_plan.options.lifetime.at_enqueue:
+            take_together()
 
     @functools.cached_property
-    def _lock_name(self) -> Callable[[tuple[Any, ...], dict[str, Any]], str]:
+    def _lock_names(self) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[str, ...]]:
         settings = EtcdLocks.from_app(self.app).settings
-        return self._lock_plan.key.with_hash_key(settings.hash_key).name_for
+        return self._lock_plan.key.with_hash_key(settings.hash_key).names_for
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         body: Callable[[], R] = functools.partial(super().__call__, *args, **kwargs)
-        options = self._lock_plan.options
-        return run_locked(self, options, self._lock_name(args, kwargs), body)
+        names = functools.cache(lambda: self._lock_names(args, kwargs))
+        return run_locked(self, self._lock_plan, names, body)
+
+    def apply_async(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[R]:
+        """As Celery's. Takes the lock first, where its lifetime begins with the call (``tasks.enqueue``)."""
+        call = super().apply_async
+        plan = self._lock_plan
+        if not plan.options.lifetime.at_enqueue or self.app.conf.task_always_eager:
+            return call(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+        if self.typing:
+            check: Any = self.__header__  # type: ignore[attr-defined]
+            check(*(args or ()), **(kwargs or {}))  # Celery's own check, before there is a lock
+
+        def send(task_id: str, headers: dict[str, Any]) -> AsyncResult[R]:
+            with_headers = {**options, "headers": headers} if headers else options
+            return call(args, kwargs, task_id, producer, link, link_error, shadow, **with_headers)
+
+        every_option = self._get_exec_options() | options  # type: ignore[attr-defined]
+        return publish(self, plan, tuple(args or ()), kwargs or {}, task_id, every_option, send)
+
+    def replace(self, sig: Any) -> Any:
+        """As Celery's. A lock that is held until the task has been executed goes to the task that replaces it."""
+        setattr(self.request, REPLACEMENT, sig)
+        return super().replace(sig)
 
     def apply(self, *args: Any, **kwargs: Any) -> EagerResult[R]:
         """As Celery's, but a task that was skipped is REVOKED here as it is at a worker."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from celery import Task, states
@@ -12,7 +13,9 @@ from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
 from celery_etcdlock.core.conflict import ComeBack, Place
 from celery_etcdlock.core.events import TaskDeduplicated
 from celery_etcdlock.errors import EtcdLockError
+from celery_etcdlock.locking.claim import Claim
 from celery_etcdlock.tasks.call import COMEBACKS_HEADER, RETRIES_HEADER, WAITING_SINCE_HEADER, Call
+from celery_etcdlock.tasks.headers import CLAIMS_HEADER, JOIN_HEADER, LINE_HEADER, Duplicate, written_claims
 from celery_etcdlock.tasks.redelivery import COPY_HEADER, StillRuns
 from celery_etcdlock.tasks.runtime import EtcdLocks
 
@@ -48,12 +51,21 @@ def skip(task: Task[Any, Any], call: Call, name: str, reason: str) -> NoReturn:
 
 
 def come_back(
-    task: Task[Any, Any], call: Call, decision: ComeBack, why: EtcdLockError, *, is_copy: bool = False
+    task: Task[Any, Any],
+    call: Call,
+    decision: ComeBack,
+    why: EtcdLockError,
+    *,
+    is_copy: bool = False,
+    claims: Sequence[Claim] = (),
+    line: Claim | None = None,
+    joins: Duplicate | None = None,
 ) -> NoReturn:
     """Publish the message again, under its own id and with its own retries, to come after a delay; then end this run.
 
     The new message is out before the old one is acknowledged: should we die in between there are two copies, which the
-    lock itself keeps apart, and never none. A redelivered copy leaves the result alone: it is the first's.
+    lock itself keeps apart, and never none. It takes along what this delivery holds: ``claims`` and a place in
+    ``line``. A redelivered copy leaves the result alone: it is the first's.
     """
     request = call.request
     headers = dict(request.headers or {})
@@ -62,6 +74,14 @@ def come_back(
     headers[WAITING_SINCE_HEADER] = call.waiting_since if call.waiting_since is not None else time.time()
     if is_copy:
         headers[COPY_HEADER] = True
+    for name, written in (
+        (CLAIMS_HEADER, written_claims(claims)),
+        (LINE_HEADER, written_claims([line])[0] if line is not None else None),
+        (JOIN_HEADER, joins.written() if joins is not None else None),
+    ):
+        headers.pop(name, None)
+        if written:
+            headers[name] = written
     signature = task.signature_from_request(
         request,
         request.args,

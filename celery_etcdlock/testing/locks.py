@@ -62,4 +62,4 @@ def _lock_of(task: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[Et
     if not isinstance(task, SingletonTask):
         name = getattr(task, "name", None) or repr(task)
         raise TypeError(f"{name} takes no lock: it isn't a SingletonTask (@singleton_task or base=SingletonTask)")
-    return EtcdLocks.from_app(task.app), task._lock_name(tuple(args), kwargs)
+    return EtcdLocks.from_app(task.app), task._lock_names(tuple(args), kwargs)[0]

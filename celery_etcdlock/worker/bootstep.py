@@ -10,6 +10,7 @@ from celery.exceptions import ImproperlyConfigured
 
 from celery_etcdlock.tasks.runtime import EtcdLocks
 from celery_etcdlock.wiring import MEMORY_ENDPOINT
+from celery_etcdlock.worker.policies import check_at_worker
 
 __all__ = ["CheckSettings"]
 
@@ -29,6 +30,10 @@ class CheckSettings(bootsteps.Step):
         settings = locks.settings
         if worker.task_events:
             locks.send_celery_events(worker.hostname)
+        for task in worker.app.tasks.values():
+            plan = getattr(task, "_lock_plan", None)
+            if plan is not None:
+                check_at_worker(worker.app, task, plan.options, settings)
         _ = locks.manager  # parses the endpoints, imports the listeners
         where = f"etcd at {', '.join(settings.endpoints)}"
         if settings.endpoints == (MEMORY_ENDPOINT,):

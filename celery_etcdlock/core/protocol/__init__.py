@@ -13,12 +13,14 @@ to the operation just emitted is worth waiting for; a driver that got none by th
 * ``Acquire``: try-lock and ordered wait, in doubt as in calm (``acquire``).
 * ``TakeOver``: a key changes hands, from a message to its worker and on (``take_over``).
 * ``AcquireEach`` and ``AcquireAll``: many try-locks in one round trip, each for itself, or all or none (``several``).
+* ``TakePlace``: a place in line for a message that comes back for it (``line``).
 * ``Resolve``: make sure that an unanswered request never takes effect (``resolve``).
 * ``Release``: the guarded delete (``release``).
 * ``Open`` and ``Renew``: a session's life (``session``).
 """
 
 from celery_etcdlock.core.protocol.acquire import Acquire, Acquired, AcquireOutcome, Conflicted
+from celery_etcdlock.core.protocol.line import Placed, TakePlace
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable
 from celery_etcdlock.core.protocol.release import Released, ReleaseKey, ReleaseOutcome
 from celery_etcdlock.core.protocol.resolve import Resolve, Resolved
@@ -37,6 +39,7 @@ __all__ = [
     "Machine",
     "Open",
     "Opened",
+    "Placed",
     "Refused",
     "ReleaseKey",
     "ReleaseOutcome",
@@ -48,5 +51,6 @@ __all__ = [
     "SessionLost",
     "TakeOver",
     "TakeOverOutcome",
+    "TakePlace",
     "Unavailable",
 ]

@@ -207,3 +207,66 @@ def bad_key(key: str) -> None:
 @task()
 def plain(*args: Any) -> str:
     return "plain"
+
+
+def free_body(key: str, seconds: float = 0.0, value: object = None, fail: bool = False) -> Any:
+    """As ``body``, with or without a lock around it. Returns ``value`` or its own task id."""
+    note(event="enter", name=key, token=0, value=value)
+    try:
+        ends_at = time.monotonic() + seconds
+        while time.monotonic() < ends_at and not os.path.exists(os.environ["TEST_LOG"] + ".end"):
+            time.sleep(0.01)
+        if fail:
+            raise ValueError("on purpose")
+    finally:
+        note(event="exit", name=key, token=0, value=value)
+    return value if value is not None else app.current_task.request.id
+
+
+def make(lifetime: str, policy: Any, label: str = "", **options: Any) -> Any:
+    """The task of one lifetime and policy, one lock for each ``key``."""
+    if lifetime == "until_expired":
+        options.setdefault("unique_for", 60)
+    name = f"table.{lifetime}.{label or policy}"
+    return task(base=SingletonTask, name=name, lock=lifetime, lock_key=name + ":{key}", on_conflict=policy, **options)(
+        free_body
+    )
+
+
+LIFETIMES = ("while_executing", "until_executing", "until_executed", "until_and_while_executing", "until_expired")
+POLICIES = ("skip", "raise", "retry", "wait", "join", "replace")
+TABLE = {
+    (lifetime, policy): make(lifetime, policy, wait_timeout=20.0)
+    for lifetime in LIFETIMES
+    for policy in POLICIES
+    if not (lifetime == "until_executing" and policy in ("retry", "wait"))
+    and not (lifetime == "until_expired" and policy == "replace")
+}
+newest = make("until_and_while_executing", {"enqueue": "replace", "run": "wait"}, "newest")
+chosen = make("until_executed", lambda conflict: "raise" if conflict.task_id else "skip", "chosen")
+two_at_once = make("while_executing", "wait", "two_at_once", lock_limit=2)
+two_queued = make("until_executed", "skip", "two_queued", lock_limit=2)
+held_on = make("while_executing", "raise", "held_on", lock_at_least_for=3)
+short_lived = make("until_executed", "skip", "short_lived", pending_ttl=1)
+
+
+@task(base=SingletonTask, lock_key=["account:{left}", "account:{right}"], on_conflict="retry")
+def transfer(left: str, right: str, seconds: float = 0.0) -> str:
+    body(seconds)
+    return current_lock().name
+
+
+@task(base=SingletonTask, lock="until_executed", bind=True, max_retries=3, unique_on=["key"])
+def retried(self: Any, key: str, times: int = 1, seconds: float = 0.5) -> int:
+    body(0.0)
+    if self.request.retries < times:
+        raise self.retry(countdown=seconds)
+    return int(self.request.retries)
+
+
+@task(base=SingletonTask, lock="until_executed", bind=True, unique_on=["key"])
+def replaced_by_itself(self: Any, key: str, again: bool = True) -> str:
+    body(0.0)
+    if again:
+        return str(self.replace(replaced_by_itself.si(key, False)))
+    return "the replacement"

@@ -421,12 +421,12 @@ def test_message_for_a_callable_that_takes_other_arguments() -> None:
 @pytest.mark.parametrize(
     ("returned", "message"),
     [
-        (None, "must return a str, not a NoneType"),
-        (3, "must return a str, not an int"),
-        (b"a", "must return a str, not a bytes"),
+        (None, "must return a str or a list of them, not a NoneType"),
+        (3, "must return a str or a list of them, not an int"),
+        (b"a", "must return a str or a list of them, not a bytes"),
         ("", "came to an empty str, which can't name a lock"),
-        (["a", "b"], "returned a list: several locks for one task are not supported by this version of "
-         "celery-etcdlock, return one str"),
+        ([], "returned no name at all"),
+        (["a", 3], "must return a str or a list of them, not an int"),
     ],
 )  # fmt: skip
 def test_callables_that_return_something_else(returned: object, message: str) -> None:
@@ -438,11 +438,15 @@ def test_callables_that_return_something_else(returned: object, message: str) ->
 @pytest.mark.parametrize(
     ("lock_key", "message"),
     [
-        (["a", "b"], "several locks for one task (a list as lock_key) are not supported by this version of "
-         "celery-etcdlock: use one template or callable"),
         (3, "lock_key must be a template string or a callable, not 3"),
         (async_key, f"lock_key {__name__}.async_key is an async function: use a plain one that returns a str"),
     ],
 )  # fmt: skip
 def test_wrong_lock_keys(lock_key: object, message: str) -> None:
     assert refused_option(lock_key=lock_key) == f"task 'app.task': {message}"
+
+
+def test_several_locks() -> None:
+    spec = spec_for(lock_key=("account:{account_id}", "all", "account:{account_id}"))
+    assert spec.names_for((7,), {}) == ("account:7", "all")
+    assert spec_for(lock_key=lambda account_id, full: ["b", "a", "b"]).names_for((7,), {}) == ("b", "a")

@@ -8,10 +8,9 @@ from typing import Any
 import pytest
 
 from celery_etcdlock.core.options import OPTION_NAMES, OPTIONS, TaskOptions, check_option_names
+from celery_etcdlock.core.policies import Policies
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import InvalidOption
-
-LATER = "is not supported by this version of celery-etcdlock"
 
 
 class Policy(str, Enum):
@@ -36,6 +35,10 @@ def test_defaults() -> None:
         lock_ttl=None,
         on_conflict=None,
         wait_timeout=300.0,
+        lock_limit=1,
+        pending_ttl=None,
+        unique_for=None,
+        lock_at_least_for=0.0,
         on_lock_lost="raise",
     )
 
@@ -87,28 +90,26 @@ def test_accepted(name: str, value: object, stored: object) -> None:
     assert type(got) is type(stored)
 
 
+LIFETIMES = "'while_executing', 'until_executing', 'until_executed', 'until_and_while_executing' or 'until_expired'"
 WHOLE = "lock_ttl must be a whole number of seconds (etcd's leases are), not "
 FINITE = "wait_timeout must be a finite number of seconds above 0, not "
-POLICIES = "use 'skip', 'raise' or 'retry'"
+POLICIES = "'skip', 'raise', 'retry', 'wait', 'join' or 'replace'"
 
 
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("lock", "while_running", "lock must be 'while_executing', not 'while_running' "
+        ("lock", "while_running", f"lock must be {LIFETIMES}, not 'while_running' "
          "(did you mean 'while_executing'?)"),
-        ("lock", "zzz", "lock must be 'while_executing', not 'zzz'"),
-        ("lock", None, "lock must be 'while_executing', not None"),
-        ("lock", True, "lock must be 'while_executing', not True"),
-        ("lock", "until_executing", f"lock {LATER}: use 'while_executing'"),
-        ("lock", "until_executed", f"lock {LATER}: use 'while_executing'"),
-        ("lock", "until_and_while_executing", f"lock {LATER}: use 'while_executing'"),
-        ("lock", "until_expired", f"lock {LATER}: use 'while_executing'"),
+        ("lock", "zzz", f"lock must be {LIFETIMES}, not 'zzz'"),
+        ("lock", None, f"lock must be {LIFETIMES}, not None"),
+        ("lock", True, f"lock must be {LIFETIMES}, not True"),
         ("unique_on", 1, "unique_on must be a list of argument names, '*' for all, or None, not 1"),
         ("unique_on", [], "unique_on is empty: name at least one argument, "
          "or use None to lock on the task's name alone"),
         ("lock_key", 1, "lock_key must be a template string or a callable, not 1"),
-        ("lock_key", ["a"], f"lock_key as a list (several locks for one task) {LATER}: use one template or callable"),
+        ("lock_key", [], "lock_key as a list must hold template strings, at least one"),
+        ("lock_key", ["a", 1], "lock_key as a list must hold template strings, at least one"),
         ("lock_ttl", 1, "lock_ttl must be at least 2 seconds, etcd's least, not 1"),
         ("lock_ttl", 0, "lock_ttl must be at least 2 seconds, etcd's least, not 0"),
         ("lock_ttl", -5, "lock_ttl must be at least 2 seconds, etcd's least, not -5"),
@@ -118,13 +119,12 @@ POLICIES = "use 'skip', 'raise' or 'retry'"
         ("lock_ttl", math.inf, WHOLE + "inf"),
         ("lock_ttl", True, WHOLE + "True"),
         ("lock_ttl", "30", WHOLE + "'30'"),
-        ("on_conflict", "wait", f"on_conflict 'wait' {LATER}: {POLICIES}"),
-        ("on_conflict", "join", f"on_conflict 'join' {LATER}: {POLICIES}"),
-        ("on_conflict", "replace", f"on_conflict 'replace' {LATER}: {POLICIES}"),
-        ("on_conflict", {"run": "skip"}, f"on_conflict as a dict {LATER}: {POLICIES}"),
-        ("on_conflict", len, f"on_conflict as a callable {LATER}: {POLICIES}"),
-        ("on_conflict", "retri", "on_conflict must be 'skip', 'raise' or 'retry', not 'retri' (did you mean 'retry'?)"),
-        ("on_conflict", 1, "on_conflict must be 'skip', 'raise' or 'retry', not 1"),
+        ("on_conflict", {}, "on_conflict as a dict must have the key 'enqueue' or 'run'"),
+        ("on_conflict", {"runs": "skip"}, "on_conflict as a dict has the keys 'enqueue' and 'run', not 'runs' "
+         "(did you mean 'run'?)"),
+        ("on_conflict", {"run": 3}, f"on_conflict must be {POLICIES}, not 3"),
+        ("on_conflict", "retri", f"on_conflict must be {POLICIES}, not 'retri' (did you mean 'retry'?)"),
+        ("on_conflict", 1, f"on_conflict must be {POLICIES}, not 1"),
         ("wait_timeout", 0, FINITE + "0"),
         ("wait_timeout", -1.5, FINITE + "-1.5"),
         ("wait_timeout", math.inf, FINITE + "inf"),
@@ -132,11 +132,12 @@ POLICIES = "use 'skip', 'raise' or 'retry'"
         ("wait_timeout", None, "wait_timeout must be a number of seconds, not None"),
         ("wait_timeout", True, "wait_timeout must be a number of seconds, not True"),
         ("wait_timeout", "x" * 200, "wait_timeout must be a number of seconds, not '" + "x" * 76 + "..."),
-        ("lock_limit", 2, f"lock_limit {LATER}: leave it out"),
-        ("lock_limit", True, f"lock_limit {LATER}: leave it out"),
-        ("pending_ttl", 60, f"pending_ttl {LATER}: leave it out"),
-        ("unique_for", 60, f"unique_for {LATER}: leave it out"),
-        ("lock_at_least_for", 1, f"lock_at_least_for {LATER}: leave it out"),
+        ("lock_limit", 0, "lock_limit must be a whole number of holders, at least 1, not 0"),
+        ("lock_limit", True, "lock_limit must be a whole number of holders, at least 1, not True"),
+        ("lock_limit", 1.5, "lock_limit must be a whole number of holders, at least 1, not 1.5"),
+        ("pending_ttl", 0, "pending_ttl must be a finite number of seconds above 0, not 0"),
+        ("unique_for", -1, "unique_for must be a finite number of seconds above 0, not -1"),
+        ("lock_at_least_for", -1, "lock_at_least_for must be a finite number of seconds above 0, not -1"),
         ("on_lock_lost", "ignore", "on_lock_lost must be 'raise' or 'flag', not 'ignore'"),
         ("on_lock_lost", None, "on_lock_lost must be 'raise' or 'flag', not None"),
     ],
@@ -180,3 +181,38 @@ def test_option_names() -> None:
     with pytest.raises(InvalidOption) as caught:
         check_option_names(["zzzzzz"], celery, task_name="app.task")
     assert str(caught.value) == f"task 'app.task': unknown option 'zzzzzz'; {listed}"
+
+
+@pytest.mark.parametrize(
+    ("attributes", "message"),
+    [
+        ({"lock": "until_expired"}, "needs unique_for"),
+        ({"unique_for": 60}, "unique_for is for lock='until_expired', not for 'while_executing'"),
+        ({"pending_ttl": 60}, "pending_ttl is for locks that a queued message holds"),
+        ({"lock": "until_executing", "lock_at_least_for": 5}, "lock_at_least_for needs a lock that is held while"),
+        ({"lock": "until_executing", "on_conflict": "wait"}, "make no sense with lock='until_executing'"),
+        ({"lock": "until_expired", "unique_for": 9, "on_conflict": "replace"}, "'replace' makes no sense with"),
+        ({"on_conflict": {"enqueue": "skip"}}, "lock='while_executing' takes nothing at enqueue"),
+        ({"lock": "until_executing", "on_conflict": {"run": "skip"}}, "holds nothing while it runs"),
+        ({"lock": "until_executed", "on_conflict": {"enqueue": "wait"}}, "['enqueue'] must be one of 'skip', "),
+        ({"lock_limit": 2, "on_conflict": "replace"}, "lock_limit=1"),
+        ({"lock_key": ["a", "b"], "on_conflict": "replace"}, "is for one lock"),
+        ({"lock_key": ["a", "b"], "on_conflict": "wait"}, "is for one lock"),
+    ],
+)
+def test_options_that_contradict_each_other(attributes: dict[str, Any], message: str) -> None:
+    assert message in refused(**attributes)
+
+
+@pytest.mark.parametrize("lock", LIFETIMES.replace(" or", ",").replace("'", "").split(", "))
+def test_lifetimes(lock: str) -> None:
+    unique_for = 60 if lock == "until_expired" else None
+    assert options(lock=lock, unique_for=unique_for).lifetime.name == lock
+
+
+def test_policies_for_each_place() -> None:
+    assert options(on_conflict="wait").policies == Policies("wait", "wait")
+    pair = options(lock="until_and_while_executing", on_conflict={"enqueue": "replace", "run": "wait"})
+    assert pair.policies == Policies("replace", "wait")
+    assert options(lock="until_executed", on_conflict={"enqueue": "raise"}).policies == Policies("raise", None)
+    assert options(on_conflict=len).policies == Policies(len, len)

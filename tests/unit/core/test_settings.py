@@ -10,6 +10,7 @@ import pytest
 from celery_etcdlock.core.settings import SETTING_NAMES, SETTINGS, Settings
 from celery_etcdlock.errors import InvalidSetting
 
+POLICIES = "'skip', 'raise', 'retry', 'wait', 'join' or 'replace'"
 LATER = "is not supported by this version of celery-etcdlock"
 PASSWORD = "hunter2-s3cret"
 
@@ -185,9 +186,8 @@ REDIS = "etcdlock_endpoints names a Redis, which is not supported yet by this ve
         ("timeout", 0, "etcdlock_timeout must be a finite number of seconds above 0, not 0"),
         ("timeout", math.inf, "etcdlock_timeout must be a finite number of seconds above 0, not inf"),
         ("timeout", False, "etcdlock_timeout must be a number of seconds, not False"),
-        ("on_conflict", "join", f"etcdlock_on_conflict 'join' {LATER}: use 'skip', 'raise' or 'retry'"),
-        ("on_conflict", {}, f"etcdlock_on_conflict as a dict {LATER}: use 'skip', 'raise' or 'retry'"),
-        ("on_conflict", "drop", "etcdlock_on_conflict must be 'skip', 'raise' or 'retry', not 'drop'"),
+        ("on_conflict", {}, f"etcdlock_on_conflict must be {POLICIES}, not a dict"),
+        ("on_conflict", "drop", f"etcdlock_on_conflict must be {POLICIES}, not 'drop'"),
         ("on_unavailable", "rase", "etcdlock_on_unavailable must be 'retry', 'raise' or 'run', not 'rase' "
          "(did you mean 'raise'?)"),
         ("on_unavailable", 1, "etcdlock_on_unavailable must be 'retry', 'raise' or 'run', not 1"),

@@ -1,0 +1,81 @@
+"""What a loser gets: the names, where each of them makes sense, and how a task's choice is written.
+
+A conflict is met at two places. *At enqueue* there is no message yet: it can be left out (``skip``, ``join``), refused
+(``raise``), put in the place of a queued one (``replace``), or published without the lock, to be decided when it runs
+(``retry`` and ``wait``, which both mean "later"). *At run* there is a message that must be given an end.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from celery_etcdlock.core.checks import choice, did_you_mean, shown
+from celery_etcdlock.core.lifetimes import Lifetime
+
+__all__ = ["POLICIES", "Policies", "Policy", "check_on_conflict", "check_policy_name"]
+
+POLICIES = ("skip", "raise", "retry", "wait", "join", "replace")
+AT_ENQUEUE = ("skip", "raise", "join", "replace")
+
+#: A name, or a callable of the conflict that returns one.
+Policy = str | Callable[..., object]
+
+check_policy_name = choice(*POLICIES)
+
+
+@dataclass(frozen=True)
+class Policies:
+    """A policy for each place; ``None``: the task doesn't say."""
+
+    enqueue: Policy | None = None
+    run: Policy | None = None
+
+    @property
+    def names(self) -> frozenset[str]:
+        """The names that are known beforehand: not those that a callable may choose."""
+        return frozenset(policy for policy in (self.enqueue, self.run) if isinstance(policy, str))
+
+    def check_for(self, lifetime: Lifetime, *, is_pair: bool) -> None:
+        """Raises ``ValueError`` where a policy makes no sense for ``lifetime``."""
+        if is_pair and self.enqueue is not None and not lifetime.at_enqueue:
+            raise ValueError(f"on_conflict['enqueue'] is given, but lock={lifetime.name!r} takes nothing at enqueue")
+        if is_pair and self.run is not None and not lifetime.while_running:
+            raise ValueError(f"on_conflict['run'] is given, but lock={lifetime.name!r} holds nothing while it runs")
+        if lifetime.name == "until_executing" and self.names & {"retry", "wait"}:
+            raise ValueError(
+                "on_conflict='retry' and 'wait' make no sense with lock='until_executing', which nothing holds while it"
+                " runs: use 'skip', 'raise', 'join' or 'replace', or another lock"
+            )
+        if lifetime.name == "until_expired" and "replace" in self.names:
+            raise ValueError(
+                "on_conflict='replace' makes no sense with lock='until_expired', whose key outlives its task: use "
+                "'skip', 'raise', 'join', 'retry' or 'wait'"
+            )
+
+
+def check_on_conflict(value: Any) -> Policy | Policies:
+    """A name, a callable, or a dict of the two places."""
+    if not isinstance(value, dict):
+        return _check_policy(value)
+    for place in value:
+        if place not in ("enqueue", "run"):
+            hint = did_you_mean(str(place), ("enqueue", "run"))
+            raise ValueError(f"as a dict has the keys 'enqueue' and 'run', not {shown(place)}{hint}")
+    if not value:
+        raise ValueError("as a dict must have the key 'enqueue' or 'run'")
+    policies = Policies(**{place: _check_policy(policy) for place, policy in value.items()})
+    if isinstance(policies.enqueue, str) and policies.enqueue not in AT_ENQUEUE:
+        raise ValueError(
+            f"['enqueue'] must be one of {', '.join(map(repr, AT_ENQUEUE))}, not {policies.enqueue!r}: to publish the "
+            "message and decide when it runs, give that name for both places, as one str"
+        )
+    return policies
+
+
+def _check_policy(value: Any) -> Policy:
+    if callable(value) and not isinstance(value, str):
+        function: Callable[..., object] = value
+        return function
+    return check_policy_name(value)

@@ -1,0 +1,220 @@
+"""Takes a task's lock when it is called, and publishes its message, or something better.
+
+One transaction, then the message, with the token in its headers. The key stands for the message without renewal
+(``locking.pending``), until a worker takes it over or drops it, until the worker that meets the message revoked,
+expired or rejected drops it (``worker.never_started``), or until its time is over. If the message can't be published
+it is dropped here.
+
+*A conflict* meets the policy for this place. A call can only be left out where nobody has been promised its result: not
+in a chain, a group or a chord, nor where the caller chose the task id. There the message is published, marked as the
+duplicate that it is, and gets its end from the worker.
+
+*In doubt*, when the store can't be asked, the message is published without a lock: the worker takes the lock when it
+starts, as for a message that somebody published without us.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from datetime import datetime, timezone
+from typing import Any
+
+from celery import Task
+from celery.result import AsyncResult
+from celery.utils import uuid
+
+from celery_etcdlock.core.events import TaskDeduplicated
+from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.errors import LockConflict, LockUnavailable
+from celery_etcdlock.locking.claim import Claim, Conflict
+from celery_etcdlock.tasks.call import COMEBACKS_HEADER
+from celery_etcdlock.tasks.choice import policy_of
+from celery_etcdlock.tasks.headers import CLAIMS_HEADER, DUPLICATE_HEADER, Duplicate, claims_in, written_claims
+from celery_etcdlock.tasks.leaving import PENDING_SECONDS
+from celery_etcdlock.tasks.outage import outage
+from celery_etcdlock.tasks.plan import LockPlan
+from celery_etcdlock.tasks.runtime import EtcdLocks, conflict_error
+
+__all__ = ["Enqueued", "claim_seconds", "drop_claims", "publish"]
+
+logger = logging.getLogger("celery_etcdlock")
+
+#: Whoever chose one of these was promised a result under an id.
+PROMISES = ("chord", "group_id", "chain")
+
+Send = Callable[[str, dict[str, Any]], "AsyncResult[Any]"]
+
+
+class Enqueued:
+    """One call on its way to the broker. ``headers`` are what the message will carry."""
+
+    def __init__(self, task: Task[Any, Any], plan: LockPlan, task_id: str | None, options: Mapping[str, Any]) -> None:
+        self.task = task
+        self.plan = plan
+        self.lifetime = plan.options.lifetime
+        self.locks = EtcdLocks.from_app(task.app)
+        self.promised = task_id is not None or any(options.get(name) is not None for name in PROMISES)
+        self.task_id = task_id or uuid()
+        self.headers: dict[str, Any] = dict(options.get("headers") or {})
+        self.in_chord_header = bool(options.get("chord"))
+        self.seconds = claim_seconds(task, plan, options)
+
+    @property
+    def record(self) -> Record:
+        return self.locks.record(Delivery(self.task_id), self.task.name, self.plan.options.lock_limit)
+
+    def is_successor(self) -> bool:
+        """A retry or replacement of the task that runs here, or a message that goes through once more."""
+        if CLAIMS_HEADER in self.headers or DUPLICATE_HEADER in self.headers or COMEBACKS_HEADER in self.headers:
+            return True
+        current = self.task.app.current_worker_task
+        return current is not None and current.request.id == self.task_id
+
+    def names(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+        names = self.task._lock_names(args, dict(kwargs))  # type: ignore[attr-defined]
+        return tuple(self.lifetime.queued_name(name) for name in names)
+
+    def claim(self, names: tuple[str, ...]) -> Conflict | None:
+        """Take the locks, or say who has them."""
+        pending = self.locks.manager.pending
+        outcomes = pending.claim_all([(name, self.record) for name in names], self.seconds)
+        return self.settle(outcomes)
+
+    def settle(self, outcomes: list[Claim | Conflict]) -> Conflict | None:
+        conflicts = [outcome for outcome in outcomes if isinstance(outcome, Conflict)]
+        if conflicts:
+            return max(conflicts, key=lambda conflict: len(conflict.keys))
+        self.hold([outcome for outcome in outcomes if isinstance(outcome, Claim)])
+        return None
+
+    def hold(self, claims: list[Claim]) -> None:
+        self.headers[CLAIMS_HEADER] = written_claims(claims)
+
+    def on_conflict(self, conflict: Conflict) -> AsyncResult[Any] | None:
+        """What to return instead of publishing; ``None`` to publish, with ``headers`` as they are now.
+
+        Raises ``LockConflict`` where the policy says so.
+        """
+        error = conflict_error(conflict)
+        policy, is_own = policy_of(self.plan.options, self.locks.settings, error, at_enqueue=True)
+        if self.in_chord_header and not is_own:
+            policy = "retry"
+        if policy == "replace" and self._replace(conflict):
+            return None
+        if policy in ("retry", "wait", "replace"):
+            return None
+        if policy == "raise" and not self.promised:
+            raise error
+        if self.promised or policy == "raise" or error.task_id is None:
+            self.headers[DUPLICATE_HEADER] = Duplicate.of(policy, error).written()
+            return None
+        return self._result_of_holder(error)
+
+    def _replace(self, conflict: Conflict) -> bool:
+        """Put this call in the place of a queued one; a running one is asked to let go.
+
+        Returns whether it was queued.
+        """
+        holder = conflict.holder
+        if holder is None:
+            return False
+        key = conflict.keys[0]
+        manager = self.locks.manager
+        older = holder.delivery.task_id
+        if holder.until is None:
+            manager.ask_to_let_go(conflict.name, key, f"task {self.task_id}, which replaces it,")
+            return False
+        claim = Claim(conflict.name, key.token, key.mod_revision)
+        kept = manager.pending.keep(claim, self.record, self.seconds, replaces=older)
+        if isinstance(kept, Conflict):
+            return False
+        self.hold([kept])
+        logger.info("Task %s[%s] takes the place of %s in the queue", self.task.name, self.task_id, older)
+        return True
+
+    def _result_of_holder(self, error: LockConflict) -> AsyncResult[Any]:
+        reason = f"not published: {error}"
+        logger.info("Task %s %s", self.task.name, reason)
+        self.locks.tell(TaskDeduplicated(error.name, self.record, reason))
+        result: AsyncResult[Any] = self.task.AsyncResult(error.task_id or "")
+        result.lock_conflict = error  # type: ignore[attr-defined]
+        return result
+
+
+def publish(
+    task: Task[Any, Any],
+    plan: LockPlan,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    task_id: str | None,
+    options: Mapping[str, Any],
+    send: Send,
+) -> AsyncResult[Any]:
+    """Take the lock of this call and publish it by ``send``, or do what the policy says.
+
+    Raises ``LockConflict`` if that is the policy, ``LockUnavailable`` if ``etcdlock_on_unavailable`` is ``raise``, and
+    what ``send`` raises.
+    """
+    call = Enqueued(task, plan, task_id, options)
+    if not call.is_successor():
+        names = call.names(args, kwargs)
+        try:
+            conflict = call.claim(names)
+            instead = call.on_conflict(conflict) if conflict is not None else None
+            outage.over()
+        except LockUnavailable as error:
+            settings = call.locks.settings
+            if settings.on_unavailable == "raise":
+                raise
+            outage.tell(error, settings.timeout)
+            instead = None
+        if instead is not None:
+            return instead
+    try:
+        return send(call.task_id, call.headers)
+    except BaseException:
+        drop_claims(task, call.headers)
+        raise
+
+
+def drop_claims(task: Task[Any, Any], headers: dict[str, Any]) -> None:
+    """Give up what a message holds that nobody will get."""
+    pending = EtcdLocks.from_app(task.app).manager.pending
+    for claim in claims_in(_Headers(headers)):
+        try:
+            pending.drop(claim)
+        except LockUnavailable as error:
+            logger.warning("lock %r of a message that wasn't published stands until its time: %s", claim.name, error)
+
+
+class _Headers:
+    def __init__(self, headers: dict[str, Any]) -> None:
+        self.headers = headers
+
+
+def claim_seconds(task: Task[Any, Any], plan: LockPlan, options: Mapping[str, Any]) -> float:
+    """For how long the lock stands for the message: until it is due and has had its time (``pending_ttl``)."""
+    if plan.options.unique_for is not None:
+        return plan.options.unique_for
+    due = _seconds_until(options.get("eta")) or float(options.get("countdown") or 0.0)
+    if plan.options.pending_ttl is not None:
+        return due + plan.options.pending_ttl
+    expires = options.get("expires", task.expires)
+    if expires is None:
+        return due + PENDING_SECONDS
+    # From the call: a message that has expired never starts.
+    return max(_seconds_until(expires) or 0.0, 1.0)
+
+
+def _seconds_until(when: object) -> float | None:
+    if isinstance(when, str):
+        try:
+            when = datetime.fromisoformat(when.replace("Z", "+00:00"))
+        except ValueError:
+            return None
+    if isinstance(when, datetime):
+        due = when if when.tzinfo is not None else when.replace(tzinfo=timezone.utc)
+        return max(0.0, due.timestamp() - time.time())
+    return float(when) if isinstance(when, int | float) else None

@@ -1,0 +1,74 @@
+"""Letting go of a lock when its task ends: release it, leave it to the next delivery, or let it stand for a while.
+
+A retry and a replacement are published before the run that asks for them ends. Of a lock that is held until the task
+has been executed, the end of that run isn't the end: the key is marked as handed over and stands, without renewal,
+until the next delivery of the same task id takes it over. If that one has other arguments, and so another lock, this
+one is free.
+"""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from datetime import datetime, timezone
+from typing import Any
+
+from celery import Task
+from celery.exceptions import Ignore, Retry
+
+from celery_etcdlock.core.conflict import Place
+from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.tasks.call import Call
+from celery_etcdlock.tasks.plan import LockPlan
+from celery_etcdlock.tasks.runtime import EtcdLocks
+
+__all__ = ["PENDING_SECONDS", "REPLACEMENT", "let_go"]
+
+#: Seconds that a lock stands for a message that has been due since.
+PENDING_SECONDS = 3600.0
+
+#: Where ``SingletonTask.replace`` leaves the signature on the request.
+REPLACEMENT = "_etcdlock_replacement"
+
+
+def let_go(task: Task[Any, Any], plan: LockPlan, call: Call, lock: Lock, ended_by: BaseException | None) -> None:
+    """Let go of ``lock``, held by a run that ended with ``ended_by``. Never raises for the store's sake."""
+    manager = EtcdLocks.from_app(task.app).manager
+    options = plan.options
+    successor = _successor(call, ended_by) if options.lifetime.hand_over else None
+    if successor is not None and _is_for(task, successor, lock):
+        delay = _seconds_until(ended_by.when) if isinstance(ended_by, Retry) else 0.0
+        stands_for = delay + (options.pending_ttl or PENDING_SECONDS)
+        manager.keep(lock, replace(lock.record, handed_over=True), stands_for)
+        return
+    remaining = options.lock_at_least_for - (lock.session.now() - lock.acquired_at)
+    if options.lock_at_least_for and remaining > 0:
+        manager.keep(lock, replace(lock.record, handed_over=False), remaining)
+    else:
+        manager.release(lock)
+
+
+def _successor(call: Call, ended_by: BaseException | None) -> Any:
+    """The signature that goes on under the same task id, if there is one."""
+    if call.place is not Place.WORKER:
+        return None
+    if isinstance(ended_by, Retry):
+        return getattr(ended_by, "sig", None)
+    return getattr(call.request, REPLACEMENT, None) if isinstance(ended_by, Ignore) else None
+
+
+def _is_for(task: Task[Any, Any], successor: Any, lock: Lock) -> bool:
+    if successor.task != task.name:
+        return False
+    try:
+        names = task._lock_names(tuple(successor.args), dict(successor.kwargs))  # type: ignore[attr-defined]
+    except Exception:
+        return False
+    return lock.name in names
+
+
+def _seconds_until(when: Any) -> float:
+    if isinstance(when, datetime):
+        due = when if when.tzinfo is not None else when.replace(tzinfo=timezone.utc)
+        return max(0.0, due.timestamp() - time.time())
+    return float(when or 0.0)

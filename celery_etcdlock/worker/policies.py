@@ -1,0 +1,46 @@
+"""Policies that this worker, its broker or its result backend can't carry out: an error at its start."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Celery, Task
+from celery.exceptions import ImproperlyConfigured
+
+from celery_etcdlock.core.options import TaskOptions
+from celery_etcdlock.core.settings import Settings
+
+__all__ = ["check_at_worker"]
+
+
+def check_at_worker(app: Celery, task: Task[Any, Any], options: TaskOptions, settings: Settings) -> None:
+    """Raises ``ImproperlyConfigured``, which names the task and the remedy."""
+    policies = options.policies
+    names = policies.names | ({settings.on_conflict} if options.on_conflict is None else set())
+    if "join" in names:
+        _check_results_are_kept(app, task)
+    if names & {"wait", "replace"} and not _has_delays_on_quorum_queues(app):
+        raise ImproperlyConfigured(
+            f"task {task.name!r}: on_conflict={'wait' if 'wait' in names else 'replace'!r} puts messages back with a "
+            "delay, and without broker_native_delayed_delivery_queue_type (Celery 5.5) delayed messages of a quorum "
+            "queue block its worker: use on_conflict='skip' or 'raise', a classic queue, or a newer Celery"
+        )
+
+
+def _check_results_are_kept(app: Celery, task: Task[Any, Any]) -> None:
+    backend = type(task.backend).__name__
+    if task.ignore_result or backend in ("DisabledBackend", "RPCBackend"):
+        why = "ignore_result is set" if task.ignore_result else f"the result backend is {backend}"
+        raise ImproperlyConfigured(
+            f"task {task.name!r}: on_conflict='join' takes on the stored result of another run, but {why}: use a "
+            "backend that keeps results (Redis, a database, memcached), or another policy"
+        )
+
+
+def _has_delays_on_quorum_queues(app: Celery) -> bool:
+    """Whether messages with a delay can go where this worker takes its messages from."""
+    if app.conf.get("task_default_queue_type") != "quorum":
+        queues = app.amqp.queues.values()
+        if not any((queue.queue_arguments or {}).get("x-queue-type") == "quorum" for queue in queues):
+            return True
+    return app.conf.get("broker_native_delayed_delivery_queue_type") is not None
