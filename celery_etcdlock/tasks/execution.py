@@ -133,6 +133,8 @@ class _Run:
         try:
             if call.joins is not None:
                 take_result(self._task, call, call.joins)
+            if call.comebacks:
+                self._check_claims()
             if self._lifetime.name == "until_expired":
                 if not self._claims:
                     self._claim_window()
@@ -151,6 +153,13 @@ class _Run:
         if len(self._held) > 1:
             return SeveralLocks(tuple(self._held))
         return self._held[0] if self._held else None
+
+    def _check_claims(self) -> None:
+        """Whether a newer call took our place while we were away."""
+        for claim in self._claims:
+            keys = self._locks.manager.pending.look(claim.name)
+            if not any(key.token == claim.token and key.mod_revision == claim.revision for key in keys):
+                self._check_not_replaced(claim, keys)
 
     def _drop_claims(self) -> None:
         for claim in self._claims:
@@ -179,6 +188,8 @@ class _Run:
         else:
             replaced = self._locks.manager.pending.is_replaced(self._call.delivery.task_id)
         if replaced:
+            if self._line is not None:
+                self._locks.manager.pending.drop(self._line)
             skip(self._task, self._call, claim.name, f"a newer call took its place in the queue, lock {claim.name!r}")
 
     def _claim_window(self) -> None:

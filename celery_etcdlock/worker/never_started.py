@@ -7,13 +7,18 @@ block, so a thread does it. What can't be dropped lapses by itself.
 
 from __future__ import annotations
 
+import functools
 import logging
 import queue
 import threading
+from types import SimpleNamespace
 from typing import Any
 
 from celery import bootsteps
 from celery.signals import task_rejected, task_revoked, task_unknown
+from celery.utils.functional import maybe_list
+from celery.worker import state as worker_state
+from celery.worker.control import Panel
 
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Claim
@@ -37,6 +42,25 @@ class FreeNeverStarted(bootsteps.Step):
         task_revoked.connect(self._on_revoked, weak=False)
         task_rejected.connect(self._on_message, weak=False)
         task_unknown.connect(self._on_message, weak=False)
+        self._look_at_revokes()
+
+    def _look_at_revokes(self) -> None:
+        """A message that waits here for its time is discarded only then: its lock is freed as soon as it is revoked."""
+        revoke = Panel.data["revoke"]
+        if hasattr(revoke, "_etcdlock"):
+            return
+
+        @functools.wraps(revoke)
+        def revoke_and_free(state: Any, task_id: Any, *args: Any, **options: Any) -> Any:
+            reply = revoke(state, task_id, *args, **options)
+            for each in maybe_list(task_id) or []:
+                request = worker_state.requests.get(each)
+                if request is not None:
+                    self._drop(SimpleNamespace(headers=request.request_dict))
+            return reply
+
+        revoke_and_free._etcdlock = True  # type: ignore[attr-defined]
+        Panel.data["revoke"] = revoke_and_free
 
     def _on_revoked(self, request: Any = None, **_: Any) -> None:
         self._drop(request)

@@ -195,10 +195,9 @@ class TestHandOver:
 
 
 class TestNeverStarted:
-    def test_a_revoked_message_frees_its_lock(self, new_project: Callable[..., Project]) -> None:
-        project = new_project(worker_enable_remote_control=True)
+    def test_a_revoked_message_frees_its_lock(self, project: Project) -> None:
         task = project.module.TABLE["until_executed", "skip"]
-        project.start_worker("-c", "1")
+        project.start_worker("-c", "1", environment={"TEST_REMOTE_CONTROL": "yes"})
         first = task.apply_async(("k",), countdown=600)
         wait_for(lambda: project.app.control.inspect(timeout=0.5).scheduled(), "the message waits for its time", 30)
         project.app.control.revoke(first.id)
