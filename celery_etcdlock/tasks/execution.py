@@ -168,16 +168,17 @@ class _Run:
 
     def _take_over(self) -> bool:
         """Take over the locks that the message holds. Returns whether they are all ours now."""
-        claims, self._claims = self._claims, ()
-        for claim in claims:
+        for claim in self._claims:
             outcome = self._locks.take_over(
                 claim, self._record, ttl_seconds=self._ttl_seconds, on_held=self._hold, on_lost=self._lost
             )
             if isinstance(outcome, Conflict):
                 self._check_not_replaced(claim, outcome.keys)
                 # Its time was over, or a copy of the message has it: from here on as anybody who comes.
+                self._claims = ()
                 self._release_all()
                 return False
+        self._claims = ()
         return True
 
     def _check_not_replaced(self, claim: Claim, keys: tuple[Key, ...]) -> None:
