@@ -51,7 +51,7 @@ class HeldUp:
         gate = self._gates.setdefault(number, threading.Event())
         self.calls.append(names)
         if not self._free:
-            assert gate.wait(20)
+            assert gate.wait(60)
         if number in self.fail:
             raise self.fail[number]
 
