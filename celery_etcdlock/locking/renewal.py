@@ -4,6 +4,10 @@ There is one session for each TTL in use, and one real thread for all of them, t
 session is renewed every third of its TTL, with jitter so that a thousand workers don't renew in step. An attempt that
 fails is repeated soon; what ends a session is its deadline, or the store's word that it is gone.
 
+A renewal costs a bounded number of requests, however many locks the process holds. It always looks at the session's own
+key, which tells whether the lease lives, and with it all its locks. Keys that somebody deleted one by one are found by
+looking at all held keys in turn, up to 1,200 in each renewal.
+
 After each renewal that worked the thread pays the session's *debts*: releases that got no answer, and doubtful tokens
 (``session.Debt``). A session that is lost owes nothing any more once its lease is gone, so the thread revokes the
 lease, or leaves it to run out when the store is away. A session that nobody has used for a while is closed.
@@ -48,6 +52,9 @@ logger = logging.getLogger("celery_etcdlock")
 
 #: Fraction of the TTL after which a session is renewed.
 RENEW_AFTER = 1 / 3
+
+#: How many held keys are looked at in one renewal.
+KEYS_PER_RENEWAL = 1200
 
 #: Seconds after which an unused session is closed, or two TTLs if that is more.
 IDLE_SECONDS = 60.0
@@ -225,7 +232,7 @@ class SessionKeeper:
         # One attempt must leave time for another, and must not make other sessions late.
         patience = max(session.ttl_seconds / 4, 0.5)
         answer_by = min(self._next_deadline(session), self._clock() + patience)
-        machine = Renew(lease=session.lease, keys=session.held_keys(), deadline=answer_by)
+        machine = Renew(lease=session.lease, keys=session.next_to_check(KEYS_PER_RENEWAL), deadline=answer_by)
         outcome = drive(machine, store, self._clock, sleep=self._pause)
         if isinstance(outcome, SessionLost):
             session.lose(outcome.reason)

@@ -10,6 +10,7 @@ The renewal thread and the tasks' threads share a session, so it is guarded by a
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import islice
 
 from celery_etcdlock.core.operations import EpochMoved, HeldKey, SessionFenced, StoreReply
 from celery_etcdlock.core.protocol import Opened
@@ -147,8 +148,13 @@ class Session:
         with self._mutex:
             return list(self._held.values())
 
-    def held_keys(self) -> tuple[HeldKey, ...]:
-        return tuple(HeldKey(lock.name, lock.token, lock.fencing_token) for lock in self.held())
+    def next_to_check(self, most: int) -> tuple[HeldKey, ...]:
+        """Up to ``most`` of the keys held: those that haven't been given here for the longest time."""
+        with self._mutex:
+            tokens = list(islice(self._held, most))
+            locks = [self._held.pop(token) for token in tokens]
+            self._held.update(zip(tokens, locks, strict=True))  # to the end of the line
+        return tuple(HeldKey(lock.name, lock.token, lock.fencing_token) for lock in locks)
 
     # --- what it owes ---------------------------------------------------------------------------------------
 

@@ -27,6 +27,7 @@ from celery_etcdlock.core.operations import (
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.errors import LockLost, LockUnavailable
 from celery_etcdlock.etcd import messages
+from celery_etcdlock.locking import renewal
 from celery_etcdlock.locking.clock import boot_time
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.manager import Conflict, LockManager
@@ -364,6 +365,26 @@ def test_a_deleted_key_is_found_missing_while_its_lease_lives(new_store: NewStor
     with pytest.raises(LockLost, match="deleted"):
         lock.check()
     assert not kept.lost
+
+
+def test_of_many_held_keys_each_is_looked_at_in_turn(
+    new_store: NewStore, new_manager: NewManager, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(renewal, "KEYS_PER_RENEWAL", 2)
+    manager = new_manager()
+    lost: list[Lock] = []
+    locks = [manager.acquire(f"a{number}", record(), ttl_seconds=30, on_lost=lost.append) for number in range(5)]
+    last = locks[-1]
+    assert isinstance(last, Lock)
+    new_store().perform(Release(last.name, last.token, last.fencing_token), 5.0)
+    looked_at: list[int] = []
+    for _ in range(3):
+        keys = last.session.next_to_check(2)
+        looked_at += [int(key.name[1:]) for key in keys]
+    assert looked_at == [0, 1, 2, 3, 4, 0]
+    for _ in range(3):
+        manager._keeper.renew(last.session)
+    wait_for(lambda: lost == [last], "the holder is told")
 
 
 def test_a_revoked_lease_loses_its_locks_and_the_next_acquire_opens_another(

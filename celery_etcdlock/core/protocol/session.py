@@ -3,7 +3,8 @@
 ``Open`` grants the lease under an id that we chose, then puts the session's key, whose revision is the first epoch.
 Trust counts from before the grant was sent.
 
-``Renew`` sends a keepalive and then reads, linearizably, the session's key and all keys that we believe to own.
+``Renew`` sends a keepalive and then reads, linearizably, the session's key and keys that we believe to own (the
+driver chooses which: with thousands of them, some in each renewal).
 Only both together extend the trust, and only under one leader's term: old servers report a renewal as
 successful although the lease was revoked, and a stalled old leader may revoke a lease that the new one renews.
 The new deadline counts from before the *keepalive* was sent. Keys that are missing are lost one by one: an
