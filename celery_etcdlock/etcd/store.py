@@ -105,6 +105,8 @@ class EtcdStore:
 
     def perform_together(self, operations: Sequence[PlaceOperation], timeout_seconds: float) -> list[StoreReply]:
         """Several operations on different lock names, as one transaction of nested ones."""
+        if len({operation.name for operation in operations}) < len(operations):
+            raise ValueError("a lock name occurs twice in one transaction (rule 4)")
         nested = [messages.RequestOp(request_txn=self._places.request(operation)) for operation in operations]
         try:
             reply = self._txn(messages.TxnRequest(success=nested), timeout_seconds)

@@ -29,6 +29,7 @@ import threading
 import time
 from collections.abc import Callable
 from enum import Enum
+from itertools import islice
 
 from celery_etcdlock.core.operations import (
     Enqueue,
@@ -113,7 +114,7 @@ class GroupCommit:
     # --- a leader's way ---------------------------------------------------------------------------------------
 
     def _lead(self, entry: Entry) -> StoreReply:
-        taken = self._take_along(self._store.most_together - 1)
+        taken = self._take_along(entry)
         if not taken:
             return self._alone(entry)
         try:
@@ -130,9 +131,11 @@ class GroupCommit:
         self._settle(taken, replies[1:])
         return replies[0]
 
-    def _take_along(self, most: int) -> list[Entry]:
+    def _take_along(self, leader: Entry) -> list[Entry]:
         with self._mutex:
-            taken = list(self._queue.values())[:most]
+            # The leader's own name may have been queued anew since it left the queue.
+            others = (one for name, one in self._queue.items() if name != leader.operation.name)
+            taken = list(islice(others, self._store.most_together - 1))
             for one in taken:
                 one.state = State.TAKEN
                 del self._queue[one.operation.name]
