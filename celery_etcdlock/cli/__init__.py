@@ -13,10 +13,13 @@ import importlib
 
 import click
 
+from celery_etcdlock.cli.worker_options import extend_worker_command
+
 __all__ = ["etcdlock"]
 
 #: So that ``celery inspect`` knows ``locks``.
 importlib.import_module("celery_etcdlock.worker.control")
+extend_worker_command()
 
 COMMANDS = ("ls", "show", "release", "watch", "top", "doctor")
 

@@ -20,6 +20,7 @@ from celery_etcdlock.core.checks import (
     number_of_seconds,
     shown,
 )
+from celery_etcdlock.core.dedup import DedupRule, check_dedup
 from celery_etcdlock.core.names import escape_name
 from celery_etcdlock.core.policies import check_policy_name
 from celery_etcdlock.errors import InvalidSetting
@@ -132,11 +133,6 @@ def _check_listeners(value: Any) -> tuple[str | Callable[..., Any], ...]:
     return tuple(entry.strip() if isinstance(entry, str) else entry for entry in entries)
 
 
-def _check_dedup(value: Any) -> None:
-    if value:
-        raise ValueError("is not supported by this version of celery-etcdlock: leave it out")
-
-
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         "etcdlock_endpoints",
@@ -188,7 +184,18 @@ SETTINGS: tuple[Setting, ...] = (
         _check_listeners,
         "who else is told of lock events: `prometheus`, `opentelemetry`, functions or their import paths",
     ),
-    Setting("etcdlock_dedup", None, _check_dedup, "deduplication of whole workers; not in this version"),
+    Setting(
+        "etcdlock_dedup",
+        None,
+        check_dedup,
+        "locks for tasks that know nothing of them: `task_id`, or a dict from name patterns to options",
+    ),
+    Setting(
+        "etcdlock_done_ttl",
+        600,
+        number_of_seconds,
+        "seconds for which it is known that a message has run, where it may be delivered again",
+    ),
 )
 SETTING_NAMES: tuple[str, ...] = tuple(setting.name for setting in SETTINGS)
 
@@ -214,7 +221,8 @@ class Settings:
     hash_key: bytes | None = field(repr=False)
     channel: Callable[[], Any] | None
     listeners: tuple[str | Callable[..., Any], ...] | None
-    dedup: None
+    dedup: tuple[DedupRule, ...] | None
+    done_ttl: float
 
     @classmethod
     def from_mapping(

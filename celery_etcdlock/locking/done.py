@@ -16,14 +16,22 @@ from celery_etcdlock.locking.store import LockStore
 
 __all__ = ["DONE_SECONDS", "DoneMarks"]
 
-#: How long a mark is known, at least, in seconds.
+#: How long a mark is known, at least, in seconds, unless told otherwise.
 DONE_SECONDS = 600.0
 
 
 class DoneMarks:
     """See the module. Both methods raise ``LockUnavailable`` where the store can't be asked."""
 
-    def __init__(self, pending: PendingLocks, store: LockStore, clock: Clock, timeout_seconds: float) -> None:
+    def __init__(
+        self,
+        pending: PendingLocks,
+        store: LockStore,
+        clock: Clock,
+        timeout_seconds: float,
+        done_seconds: float = DONE_SECONDS,
+    ) -> None:
+        self._done_seconds = done_seconds
         self._pending = pending
         self._store = store
         self._clock = clock
@@ -33,7 +41,7 @@ class DoneMarks:
         """Mark the delivery as ended."""
         deadline = self._clock() + self._timeout_seconds
         while True:
-            session = self._pending.session(DONE_SECONDS, deadline)
+            session = self._pending.session(self._done_seconds, deadline)
             seconds_left = deadline - self._clock()
             if seconds_left <= 0:
                 raise LockUnavailable("the lock store gave no answer in time")

@@ -44,7 +44,7 @@ from celery_etcdlock.core.record import Record
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.locking.clock import Clock, boot_time
-from celery_etcdlock.locking.done import DoneMarks
+from celery_etcdlock.locking.done import DONE_SECONDS, DoneMarks
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
@@ -77,6 +77,7 @@ class LockManager:
         timeout_seconds: float = 5.0,
         clock: Clock = boot_time,
         listener: Listener | None = None,
+        done_seconds: float = DONE_SECONDS,
         page: LeasePage | None = None,
     ) -> None:
         self._store = store
@@ -88,7 +89,7 @@ class LockManager:
         #: Locks that stand without renewal.
         self.pending = PendingLocks(store, clock, timeout_seconds)
         #: Which deliveries have come to their end.
-        self.done = DoneMarks(self.pending, store, clock, timeout_seconds)
+        self.done = DoneMarks(self.pending, store, clock, timeout_seconds, done_seconds)
         self.pid = os.getpid()
 
     def acquire(

@@ -27,7 +27,7 @@ from celery_etcdlock.tasks.headers import (
     line_in,
 )
 
-__all__ = ["COMEBACKS_HEADER", "RETRIES_HEADER", "WAITING_SINCE_HEADER", "Call", "entrance"]
+__all__ = ["COMEBACKS_HEADER", "RETRIES_HEADER", "WAITING_SINCE_HEADER", "Call", "entrance", "is_entered_by_worker"]
 
 #: How often we sent the message back to its queue, and at which ``retries``: a later retry counts anew.
 COMEBACKS_HEADER = "etcdlock_comebacks"
@@ -60,10 +60,20 @@ class Call:
         return 0.0 if self.waiting_since is None else max(0.0, time.time() - self.waiting_since)
 
 
+def is_entered_by_worker(task: Task[Any, Any]) -> bool:
+    """Whether it is a worker that enters ``task`` now, for a message."""
+    request = task.request_stack.top
+    return _is_entrance(request) and not request.is_eager
+
+
+def _is_entrance(request: Any) -> bool:
+    return not (request is None or request.called_directly or request.id is None or getattr(request, _MARK, False))
+
+
 def entrance(task: Task[Any, Any]) -> Call:
     """The call that enters ``task`` now."""
-    request = task.request_stack.top
-    if request is None or request.called_directly or request.id is None or getattr(request, _MARK, False):
+    request: Any = task.request_stack.top
+    if not _is_entrance(request):
         return Call(Place.DIRECT, Delivery(f"{DIRECT_PREFIX}{secrets.token_hex(8)}"))
     setattr(request, _MARK, True)
     retries = _count(request.retries)

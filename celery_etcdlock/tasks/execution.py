@@ -60,13 +60,15 @@ def run_locked(
     plan: LockPlan,
     names: Callable[[], tuple[str, ...]],
     body: Callable[[], Result],
+    *,
+    once: bool = False,
 ) -> Result:
-    """Run ``body`` under the locks ``names``.
+    """Run ``body`` under the locks ``names``; with ``once``, only if this message never came to its end before.
 
     Otherwise raises what ends the call: ``LockConflict``, ``LockUnavailable``, or for a worker Celery's ``Retry`` and
     ``Ignore``, after the message was sent back or its result stored.
     """
-    run = _Run(task, plan, names)
+    run = _Run(task, plan, names, once=once)
     try:
         result: Result
         try:
@@ -90,7 +92,9 @@ def run_locked(
 class _Run:
     """One call of a locked task, from the first request to the store until the release."""
 
-    def __init__(self, task: Task[Any, Any], plan: LockPlan, names: Callable[[], tuple[str, ...]]) -> None:
+    def __init__(
+        self, task: Task[Any, Any], plan: LockPlan, names: Callable[[], tuple[str, ...]], *, once: bool
+    ) -> None:
         self._task = task
         self._plan = plan
         self._options = plan.options
@@ -104,7 +108,7 @@ class _Run:
         self._line = self._call.line
         self._in_line: tuple[Key, ...] = ()
         self._interruption = self._make_interruption()
-        self.redelivery = Redelivery(task, self._call, self._locks.manager.done)
+        self.redelivery = Redelivery(task, self._call, self._locks.manager.done, expected=once)
         self.ended_by: BaseException | None = None
 
     def _make_interruption(self) -> Interruption | None:

@@ -42,9 +42,10 @@ class StillRuns(Ignore):
 
 
 class Redelivery:
-    """One delivery, as far as there may be copies of it."""
+    """One delivery, as far as there may be copies of it. ``expected``: take it that there are."""
 
-    def __init__(self, task: Task[Any, Any], call: Call, marks: DoneMarks) -> None:
+    def __init__(self, task: Task[Any, Any], call: Call, marks: DoneMarks, *, expected: bool = False) -> None:
+        self._expected = expected
         self._task = task
         self._call = call
         self._marks = marks
@@ -57,7 +58,9 @@ class Redelivery:
             return False
         headers = request.headers if isinstance(request.headers, dict) else {}
         delivery_info = request.delivery_info if isinstance(request.delivery_info, dict) else {}
-        return bool(self._task.acks_late or delivery_info.get("redelivered") or headers.get(COPY_HEADER))
+        return bool(
+            self._expected or self._task.acks_late or delivery_info.get("redelivered") or headers.get(COPY_HEADER)
+        )
 
     def check(self) -> None:
         """To be called with the lock held, before the body. Raises ``HasRun``, or ``LockUnavailable``."""

@@ -86,7 +86,12 @@ class EtcdLocks:
         listeners = [send_signal, *configured, *self._more_listeners]
         timeout_seconds = self.settings.timeout
         manager = LockManager(
-            store, renewal_store, timeout_seconds=timeout_seconds, listener=Listeners(listeners), page=self._page
+            store,
+            renewal_store,
+            timeout_seconds=timeout_seconds,
+            listener=Listeners(listeners),
+            done_seconds=self.settings.done_ttl,
+            page=self._page,
         )
         manager = self._managers.setdefault(pid, manager)
         for other in [other for other in self._managers if other != pid]:

@@ -42,6 +42,7 @@ WORKER_STEPS = (
     "celery_etcdlock.worker.cleanup:LookAfterChildren",
     "celery_etcdlock.worker.control:KeepFigures",
     "celery_etcdlock.worker.never_started:FreeNeverStarted",
+    "celery_etcdlock.worker.dedup:ApplyDedup",
 )
 
 

@@ -26,12 +26,23 @@ StartWorker = Callable[..., Worker]
 class Project:
     """One test's app. ``module`` is the app's module in this process; workers have their own."""
 
-    def __init__(self, broker: str, backend: str, endpoint: str, directory: Path, **settings: object) -> None:
+    def __init__(
+        self,
+        broker: str,
+        backend: str,
+        endpoint: str,
+        directory: Path,
+        *,
+        module: str = "tests.integration.workers.app",
+        **settings: object,
+    ) -> None:
+        self._module_name = module
         self.name = f"test{os.getpid()}x{next(_numbers)}"
         self.directory = directory
         self.bodies = Bodies(directory / "bodies")
         self.environment = {
             **os.environ,
+            "TEST_MODULE": module,
             "TEST_APP_NAME": self.name,
             "TEST_BROKER": broker,
             "TEST_BACKEND": backend,
@@ -46,8 +57,8 @@ class Project:
         before = dict(os.environ)
         os.environ.update(self.environment)
         try:
-            sys.modules.pop("tests.integration.workers.app", None)
-            module = importlib.import_module("tests.integration.workers.app")
+            sys.modules.pop(self._module_name, None)
+            module = importlib.import_module(self._module_name)
             module.app.set_current()
             module.app.finalize()
             return module

@@ -22,7 +22,7 @@ class Worker:
 
     def __init__(self, environment: dict[str, str], directory: Path, name: str, *arguments: str) -> None:
         self.log = directory / f"{name}.log"
-        command = [sys.executable, "-m", "celery", "-A", "tests.integration.workers.app", "worker"]
+        command = [sys.executable, "-m", "celery", "-A", environment["TEST_MODULE"], "worker"]
         command += ["-n", f"{name}@test", "-l", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"]
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(

@@ -47,6 +47,7 @@ def test_defaults() -> None:
         channel=None,
         listeners=None,
         dedup=None,
+        done_ttl=600.0,
     )
 
 
@@ -124,8 +125,8 @@ def test_prefix_is_bounded_and_the_explicit_one_wins() -> None:
         ({"hash_key": "k" * 16}, "hash_key", b"k" * 16),
         ({"hash_key": b"\xff" * 16}, "hash_key", b"\xff" * 16),
         ({"channel": channel}, "channel", channel),
-        ({"dedup": ""}, "dedup", None),
-        ({"dedup": []}, "dedup", None),
+        ({"dedup": ""}, "dedup", ()),
+        ({"dedup": []}, "dedup", ()),
     ],
 )
 def test_accepted(mapping: dict[str, Any], field: str, stored: object) -> None:
@@ -196,8 +197,12 @@ REDIS = "etcdlock_endpoints names a Redis, which is not supported yet by this ve
         ("hash_key", "\ud800" * 16, "etcdlock_hash_key must be a str that UTF-8 can encode"),
         ("channel", "etcd:2379", "etcdlock_channel must be a callable that returns a grpc channel or an etcd3 client, "
          "not a str: each process needs a channel of its own"),
-        ("dedup", "while_executing", f"etcdlock_dedup {LATER}: leave it out"),
-        ("dedup", True, f"etcdlock_dedup {LATER}: leave it out"),
+        (
+            "dedup",
+            "while_executing",
+            "etcdlock_dedup must be 'task_id' or a dict of task name patterns, not 'while_executing'",
+        ),
+        ("dedup", True, "etcdlock_dedup must be 'task_id' or a dict of task name patterns, not True"),
     ],
 )  # fmt: skip
 def test_refused(name: str, value: object, message: str) -> None:

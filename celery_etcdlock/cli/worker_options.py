@@ -1,0 +1,63 @@
+"""What ``celery worker`` gains where this package is installed: ``--etcdlock-dedup``, and the setting of that name.
+
+So worker-level deduplication needs nothing in the app's code. A worker that is made without the ``celery`` command
+(``app.Worker()``) isn't reached by this, unless one of its tasks is a ``SingletonTask``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import click
+from celery.bin.worker import worker as worker_command
+from celery.signals import worker_init
+
+from celery_etcdlock.core.dedup import TASK_ID, rules_from_words
+
+__all__ = ["extend_worker_command"]
+
+OPTION = "--etcdlock-dedup"
+HELP = (
+    "Lock tasks that know nothing of locks: 'task_id' (the default) never runs a message twice; task name patterns, "
+    "comma-separated, never run these twice at once with the same arguments. Instead of the setting etcdlock_dedup."
+)
+
+
+def extend_worker_command() -> None:
+    """Once in a process."""
+    if any(OPTION in parameter.opts for parameter in worker_command.params):
+        return
+    option = click.Option(
+        [OPTION],
+        is_flag=False,
+        flag_value=TASK_ID,
+        metavar="[task_id|PATTERN,...]",
+        expose_value=False,
+        callback=_set_dedup,
+        help=HELP,
+    )
+    worker_command.params.append(option)
+    worker_init.connect(_add_steps, weak=False)
+
+
+def _set_dedup(context: click.Context, _option: click.Parameter, value: str | None) -> None:
+    if value is None or context.resilient_parsing:
+        return
+    words = [word.strip() for word in value.split(",")]
+    if not all(words):
+        raise click.BadParameter("name 'task_id' or patterns of task names, separated by single commas")
+    conf = context.obj.app.conf
+    namespace = (getattr(context.obj.app, "namespace", None) or "").upper()
+    setting = rules_from_words(words)
+    conf["etcdlock_dedup"] = setting
+    if namespace:
+        conf[f"{namespace}_ETCDLOCK_DEDUP"] = setting
+
+
+def _add_steps(sender: Any, **_: Any) -> None:
+    app = sender.app
+    if any(isinstance(key, str) and key.lower().endswith("etcdlock_dedup") for key in app.conf):
+        # Not before, since it costs what a worker without locks needn't pay.
+        from celery_etcdlock.tasks.task import WORKER_STEPS
+
+        app.steps["worker"].update(WORKER_STEPS)

@@ -1,0 +1,80 @@
+"""Gives locks to tasks that know nothing of them, as ``etcdlock_dedup`` says, before the worker forks its pool.
+
+A task keeps its own class, with ours in front of it: so one with a base of its own, ``autoretry_for`` or ``bind`` stays
+what it is. A task that is a ``SingletonTask`` already keeps its own options.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable
+from typing import Any
+
+from celery import Celery, Task, bootsteps
+from celery.exceptions import ImproperlyConfigured
+
+from celery_etcdlock.core.dedup import BUILT_IN, DedupRule, rule_for
+from celery_etcdlock.core.options import check_option_names
+from celery_etcdlock.errors import InvalidOption, LockConflict
+from celery_etcdlock.tasks.bulk import take_together
+from celery_etcdlock.tasks.once import OncePerMessage
+from celery_etcdlock.tasks.plan import plan_of
+from celery_etcdlock.tasks.runtime import EtcdLocks
+from celery_etcdlock.tasks.task import SingletonTask
+
+__all__ = ["ApplyDedup", "deduplicate"]
+
+logger = logging.getLogger("celery_etcdlock")
+
+
+class ApplyDedup(bootsteps.Step):
+    """Applies the setting when a worker starts. A broken option keeps it from starting."""
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        super().__init__(worker, **options)
+        rules = EtcdLocks.from_app(worker.app).settings.dedup
+        if rules:
+            deduplicate(worker.app, rules)
+
+
+def deduplicate(app: Celery, rules: Iterable[DedupRule]) -> list[str]:
+    """Give each matched task its lock. Returns their names. Raises ``ImproperlyConfigured``."""
+    app.finalize()
+    rules = tuple(rules)
+    locked: list[str] = []
+    used: set[str] = set()
+    for name, task in sorted(app.tasks.items()):
+        rule = rule_for(rules, name)
+        if rule is None:
+            continue
+        used.add(rule.pattern)
+        if not isinstance(task, SingletonTask):
+            _give_lock(task, rule)
+            locked.append(name)
+    for rule in rules:
+        if rule.pattern not in used:
+            logger.warning(
+                "celery-etcdlock: the pattern %r in etcdlock_dedup decides for no task of this worker: it has %s",
+                rule.pattern,
+                ", ".join(name for name in sorted(app.tasks) if not name.startswith(BUILT_IN)) or "none",
+            )
+    logger.info("celery-etcdlock: etcdlock_dedup gives locks to %s", ", ".join(locked) or "no task")
+    return locked
+
+
+def _give_lock(task: Task[Any, Any], rule: DedupRule) -> None:
+    base: type[SingletonTask[Any, Any]] = OncePerMessage if rule.options is None else SingletonTask
+    options = dict(rule.options or {})
+    own = type(task)
+    attributes = {"abstract": True, "__module__": own.__module__, "__doc__": own.__doc__}
+    locked: Any = type(str(own.__name__), (base, own), attributes | options)
+    locked.throws = (*own.throws, LockConflict)
+    try:
+        check_option_names(options, (), task_name=task.name)
+        locked._lock_plan = plan_of(locked)
+    except InvalidOption as error:
+        raise ImproperlyConfigured(f"etcdlock_dedup[{rule.pattern!r}]: {error}") from None
+    if locked._lock_plan.options.lifetime.at_enqueue:
+        take_together()
+    locked.abstract = own.abstract
+    task.__class__ = locked
