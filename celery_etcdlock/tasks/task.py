@@ -33,7 +33,14 @@ if TYPE_CHECKING:
         def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]: ...
 
 else:
-    _TypedTask = Task
+
+    class _TypedTask(Task):
+        """Takes the parameters that Celery's own class takes only from 5.5 on."""
+
+        abstract = True
+
+        def __class_getitem__(cls, parameters: Any) -> type:
+            return cls
 
 
 #: Named, not imported: the worker's side is of no use to a producer.
