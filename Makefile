@@ -8,7 +8,7 @@ BIN := $(VENV)/bin
 SET_UP := $(PYTHON) scripts/setup_env.py --venv $(VENV) $(if $(filter file,$(origin PYTHON)),--keep-python)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e lint bench setup clean
+.PHONY: help demo test e2e matrix lint bench setup clean
 
 help:  ## list the targets
 	@echo "make TARGET, with TARGET one of"
@@ -28,6 +28,10 @@ e2e:  ## tests on containers: real workers, etcd members that fail, the compose 
 	@scripts/docker_images.sh
 	$(BIN)/python -m pytest tests/e2e
 
+matrix:  ## the tests on every Python, Celery and etcd that we support, by nox (half an hour; `nox -t ci`: the part CI runs)
+	@$(SET_UP) test
+	$(BIN)/nox -t matrix
+
 lint:  ## ruff, mypy --strict and the import contracts
 	@$(SET_UP) test
 	$(BIN)/ruff check .
@@ -44,5 +48,5 @@ setup:  ## only make .venv, with all that tests need
 	@$(SET_UP) test
 
 clean:  ## remove .venv and what tools left behind
-	rm -rf $(VENV) build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
+	rm -rf $(VENV) .nox build dist *.egg-info .pytest_cache .mypy_cache .ruff_cache .import_linter_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
