@@ -12,7 +12,7 @@ SET_UP := $(PYTHON) scripts/setup_env.py --venv $(VENV) $(if $(filter file,$(ori
 
 help:  ## list the targets
 	@echo "make TARGET, with TARGET one of"
-	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-8s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-8s %s\n", $$1, $$2 }'
 
 demo:  ## two workers, one etcd: locks at work, a kill -9, a timeline (half a minute)
 	@$(SET_UP) demo
