@@ -8,11 +8,11 @@ BIN := $(VENV)/bin
 SET_UP := $(PYTHON) scripts/setup_env.py --venv $(VENV) $(if $(filter file,$(origin PYTHON)),--keep-python)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e matrix lint bench setup clean
+.PHONY: help demo test e2e chaos chaos-peers matrix lint bench setup clean
 
 help:  ## list the targets
 	@echo "make TARGET, with TARGET one of"
-	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-8s %s\n", $$1, $$2 }'
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  \1|\2/p' $(MAKEFILE_LIST) | awk -F'|' '{ printf "%-11s %s\n", $$1, $$2 }'
 
 demo:  ## two workers, one etcd: locks at work, a kill -9, a timeline (half a minute)
 	@$(SET_UP) demo
@@ -31,6 +31,14 @@ e2e:  ## tests on containers: real workers, etcd members that fail, the compose 
 matrix:  ## the tests on every Python, Celery and etcd that we support, by nox (half an hour; `nox -t ci`: the part CI runs)
 	@$(SET_UP) test
 	$(BIN)/nox -t matrix
+
+chaos:  ## faults of all kinds on real workers and three etcd members, 20 seeds each (ARGS=--short: two minutes)
+	@$(SET_UP) test
+	$(BIN)/python -m tests.chaos $(ARGS)
+
+chaos-peers:  ## the same, side by side with what others use (an hour; Go's Mutex needs go on PATH)
+	@$(SET_UP) test
+	$(BIN)/python -m tests.chaos --peers $(ARGS)
 
 lint:  ## ruff, mypy --strict and the import contracts
 	@$(SET_UP) test
