@@ -45,7 +45,7 @@ from celery_etcdlock.core.operations import (
     TryEach,
 )
 from celery_etcdlock.etcd import messages
-from celery_etcdlock.etcd.errors import DeadlinePassed, LeaseExists, LeaseNotFound, TooManyOperations
+from celery_etcdlock.etcd.errors import DeadlinePassed, LeaseExists, LeaseNotFound, NoSpace, TooManyOperations
 from celery_etcdlock.etcd.layout import Layout, end_of, keys_in, read, token_in, unchanged
 from celery_etcdlock.etcd.places import Places, Transaction
 
@@ -145,6 +145,30 @@ class EtcdStore:
         return KeptAlive(reply.TTL, reply.header.raft_term) if reply.TTL > 0 else SessionGone()
 
     def _check_keys(self, operation: CheckKeys, timeout_seconds: float) -> StoreReply:
+        try:
+            return self._check_keys_at_once(operation, timeout_seconds)
+        except NoSpace:
+            # An etcd that is full refuses even transactions that write nothing, and goes on answering plain reads.
+            return self._check_keys_one_by_one(operation, timeout_seconds)
+
+    def _check_keys_one_by_one(self, operation: CheckKeys, timeout_seconds: float) -> StoreReply:
+        def see(key: bytes) -> Any:
+            request = messages.RangeRequest(key=key, keys_only=True)
+            reply = self._call("KV/Range", request, messages.RangeResponse, timeout_seconds, True)
+            terms.add(reply.header.raft_term)
+            return reply.kvs
+
+        terms: set[int] = set()
+        if not see(self._layout.session_key(operation.lease)):
+            return SessionGone()
+        missing = set()
+        for held in operation.keys:
+            kvs = see(self._layout.key(held.name, held.token))
+            if not kvs or kvs[0].mod_revision != held.mod_revision:
+                missing.add(held.token)
+        return KeysSeen(terms.pop() if len(terms) == 1 else 0, frozenset(missing))
+
+    def _check_keys_at_once(self, operation: CheckKeys, timeout_seconds: float) -> StoreReply:
         asked_start = self._layout.asked_start(operation.lease)
         asked: tuple[tuple[str, str], ...] = ()
         terms: set[int] = set()

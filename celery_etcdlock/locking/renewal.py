@@ -206,11 +206,11 @@ class SessionKeeper:
             elif self._clock() >= session.renew_at:
                 if self._renew(session, self._renewal_store):
                     self._schedule(session, session.ttl_seconds * RENEW_AFTER)
-                    self._pay(session)
+                    self._pay(place, session)
                 else:
                     self._schedule(session, min(RETRY_SECONDS, session.ttl_seconds / 10))
             elif session.debts():
-                self._pay(session)
+                self._pay(place, session)
         return self._seconds_to_next()
 
     def _seconds_to_next(self) -> float | None:
@@ -311,10 +311,15 @@ class SessionKeeper:
         if self._page is not None:
             self._page.leave(lease)
 
-    def _pay(self, session: Session) -> None:
+    def _pay(self, place: int, session: Session) -> None:
         answer_by = min(session.deadline, session.renew_at, self._clock() + RETRY_SECONDS)
         for debt in session.debts()[:DEBTS_AT_A_TIME]:
             if isinstance(self._drive_debt(debt, session, answer_by), Unavailable):
+                # A store that is full refuses even a guarded delete, but ends a lease. Nothing else hangs on this one;
+                # if it can't be ended either, it isn't renewed any more.
+                if session.close_if_only_owing():
+                    self._forget(place, session)
+                    self._revoke(session, self._renewal_store)
                 return
             session.settle(debt)
 

@@ -128,6 +128,14 @@ class Session:
             self.closed = True
             return True
 
+    def close_if_only_owing(self) -> bool:
+        """Close the session if only debts hang on it. The end of its lease pays them."""
+        with self._mutex:
+            if self._users or self._held or not self._debts:
+                return False
+            self.closed = True
+            return True
+
     def hold(self, lock: Lock) -> None:
         with self._mutex:
             self._held[lock.token] = lock

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import signal
 import statistics
 import sys
 import tempfile
@@ -46,6 +47,8 @@ def arguments() -> argparse.Namespace:
 
 def main() -> int:
     chosen = arguments()
+    # So that workers and servers are ended, whoever ends this.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     names = chosen.faults.split(",") if chosen.faults else SHORT if chosen.short else [fault.name for fault in FAULTS]
     faults = [fault for fault in FAULTS if fault.name in names]
     number = chosen.seeds or (2 if chosen.short else 20)

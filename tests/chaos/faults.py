@@ -54,7 +54,9 @@ LONG = (1.3, 2.0)
 FAULTS = (
     Fault("none", lambda strike: None),
     Fault("kill -9: child", lambda strike: strike.lane.kill(*strike.child)),
-    Fault("kill -9: MainProcess", lambda strike: strike.lane.kill(*strike.parent)),
+    Fault(
+        "kill -9: MainProcess", lambda strike: (strike.lane.kill(*strike.parent), strike.lane.note_death(*strike.child))
+    ),
     Fault("kill -9: both", lambda strike: strike.lane.kill(*strike.parent, *strike.child)),
     Fault(
         "stop: child",

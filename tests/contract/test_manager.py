@@ -320,6 +320,28 @@ def test_a_store_that_goes_away_means_a_lost_lock_before_its_lease_ends(
     manager.release(lock)
 
 
+def test_a_store_that_refuses_releases_frees_by_the_end_of_the_lease(
+    new_store: NewStore, new_manager: NewManager
+) -> None:
+    """As an etcd does that is out of space."""
+    store, renewal = Flaky(new_store()), Flaky(new_store())
+    manager = new_manager(store=store, renewal_store=renewal, timeout_seconds=0.5)
+    lock = manager.acquire("a", record(), ttl_seconds=60)
+    assert isinstance(lock, Lock)
+    store.refuse = renewal.refuse = (Release,)
+    manager.release(lock)
+    looker = new_store()
+    wait_for(lambda: not _keys(looker, "a"), "the lock is free", 10)
+    store.refuse = renewal.refuse = ()
+    manager.release(own(manager, "a"))
+
+
+def _keys(store: LockStore, name: str) -> tuple[object, ...]:
+    reply = store.perform(Look(name), 5.0)
+    assert isinstance(reply, Present)
+    return reply.keys
+
+
 def test_listeners_that_raise_block_neither_a_loss_nor_a_release(new_store: NewStore, new_manager: NewManager) -> None:
     def listener(event: LockEvent) -> None:
         raise RuntimeError("a listener's own trouble")
