@@ -23,15 +23,17 @@ from tests.fault_proxy import FaultProxy
 from tests.waiting import wait_for
 
 #: Above etcd's election timeout with some time to spare, so that an election costs nobody a lease.
-TTL_SECONDS = 6
-TIMEOUT_SECONDS = 3.0
+CLUSTER_TTL_SECONDS = 6
+#: Where nothing is elected.
+TTL_SECONDS = 3
+TIMEOUT_SECONDS = 2.5
 
 
 @contextmanager
-def locks_at(endpoints: object, **settings: object) -> Iterator[EtcdLocks]:
+def locks_at(endpoints: object, ttl_seconds: int = TTL_SECONDS, **settings: object) -> Iterator[EtcdLocks]:
     app = Celery("trouble", broker="memory://", set_as_current=False)
     app.conf.update(
-        etcdlock_endpoints=endpoints, etcdlock_ttl=TTL_SECONDS, etcdlock_timeout=TIMEOUT_SECONDS, **settings
+        etcdlock_endpoints=endpoints, etcdlock_ttl=ttl_seconds, etcdlock_timeout=TIMEOUT_SECONDS, **settings
     )
     locks = EtcdLocks.from_app(app)
     try:
@@ -73,7 +75,12 @@ def leader_of(cluster: EtcdCluster) -> EtcdServer:
 
 @pytest.mark.parametrize("trouble", ["leader killed", "leader stopped", "all restarted", "leader says goodbye"])
 def test_a_cluster_that_recovers_costs_nobody_a_lock(cluster: EtcdCluster, trouble: str) -> None:
-    with locks_at(cluster.endpoints) as locks, locks_at(cluster.endpoints) as others, locks.lock(trouble) as lock:
+    ttl_seconds = CLUSTER_TTL_SECONDS
+    with (
+        locks_at(cluster.endpoints, ttl_seconds) as locks,
+        locks_at(cluster.endpoints, ttl_seconds) as others,
+        locks.lock(trouble) as lock,
+    ):
         hurt = leader_of(cluster)
         if trouble == "leader stopped":
             hurt.pause()
@@ -87,7 +94,7 @@ def test_a_cluster_that_recovers_costs_nobody_a_lock(cluster: EtcdCluster, troub
             for member in cluster.members:
                 member.spawn()
         try:
-            stays_held(lock, others, TTL_SECONDS * 1.3)
+            stays_held(lock, others, ttl_seconds * 1.05)
         finally:
             if hurt.process is None:
                 hurt.spawn()
@@ -133,7 +140,7 @@ def test_out_of_space(make_api: Any) -> None:
                 fill()
             stays_trusted(lock, TTL_SECONDS * 1.2)
         # Refused a delete, it is freed by the end of its lease, long before that runs out.
-        wait_for(lambda: not locks.manager.keys("full"), "the lock is free", TTL_SECONDS / 2)
+        wait_for(lambda: not locks.manager.keys("full"), "the lock is free", TTL_SECONDS)
 
 
 def test_login_that_expires_and_auth_that_is_switched_on(make_api: Any) -> None:
@@ -192,11 +199,11 @@ def test_a_slow_disk() -> None:
         )
         try:
             wait_for(lambda: "TracerPid:\t0" not in Path(f"/proc/{server.pid}/status").read_text(), "strace is at it")
-            with locks_at(server.endpoint) as locks, locks_at(server.endpoint) as others:
+            with locks_at(server.endpoint, 4) as locks, locks_at(server.endpoint, 4) as others:
                 started = time.monotonic()
                 with locks.lock("slow") as lock:
                     assert time.monotonic() - started > 0.4
-                    stays_held(lock, others, TTL_SECONDS * 1.2)
+                    stays_held(lock, others, 5.0)
         finally:
             slow.terminate()
             slow.wait(10)
@@ -229,7 +236,7 @@ def test_replies_lost_in_mid_acquire(etcd: EtcdServer, proxy: FaultProxy, heals:
                 proxy.heal()
         finally:
             healed.cancel()
-        wait_for(lambda: not others.manager.keys(name), "nothing is left of it", TTL_SECONDS)
+        wait_for(lambda: not others.manager.keys(name), "nothing is left of it", 5.0)
         with others.lock(name):
             pass
 
@@ -242,4 +249,4 @@ def test_replies_lost_in_mid_release(etcd: EtcdServer, proxy: FaultProxy) -> Non
         with others.lock("release", wait_timeout=1.0) as next_lock:
             assert next_lock.fencing_token > lock.fencing_token
             proxy.heal()
-            stays_held(next_lock, locks, 2.0)
+            stays_held(next_lock, locks, 1.0)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 import functools
 import json
 import os
@@ -106,6 +107,18 @@ def retried_when_lost(seconds: float = 0.0) -> int:
 def sleeps_in_one_go(seconds: float) -> None:
     note(event="enter", name=current_lock().name, token=current_lock().fencing_token)
     time.sleep(seconds)
+
+
+@task(base=SingletonTask, on_conflict="raise")
+def hogs(seconds: int) -> float:
+    """Keeps the interpreter's lock in a C call, so that no other thread of the process runs."""
+    lock = current_lock()
+    note(event="enter", name=lock.name, token=lock.fencing_token)
+    ctypes.PyDLL(None).sleep(seconds)
+    lost = lock.lost
+    note(event="exit", name=lock.name, token=lock.fencing_token, lost=lost)
+    lock.check()
+    return lock.remaining
 
 
 @task(base=SingletonTask, unique_on=["key"], acks_late=True)

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+from celery_etcdlock import LockConflict, LockLost
 from tests.etcd_server import EtcdServer
 from tests.integration.workers.conftest import Project
 from tests.integration.workers.etcd_admin import Admin
@@ -130,6 +131,24 @@ def test_only_the_process_that_took_a_lock_releases_it(project: Project, admin: 
     project.bodies.end_all()
     result.get(timeout=30)
     assert admin.keys(f"{project.module.__name__}.forks_inside") == []
+
+
+def test_a_body_that_hogs_the_interpreter(new_project: Callable[..., Project]) -> None:
+    """Its own renewal can't run for three TTLs: in a prefork child the MainProcess renews, else the lock is lost."""
+    ttl_seconds = 2
+    project = new_project(etcdlock_ttl=ttl_seconds, etcdlock_timeout=1)
+    forked = project.start_worker("-P", "prefork", "-c", "2")
+    hogging = project.module.hogs.delay(3 * ttl_seconds)
+    project.bodies.wait_entered()
+    with pytest.raises(LockConflict):
+        project.module.hogs.delay(0).get(timeout=30)
+    assert hogging.get(timeout=30) > 0
+    assert [event["lost"] for event in project.bodies.events() if event["event"] == "exit"] == [False]
+    forked.stop()
+
+    project.start_worker("-P", "solo")
+    with pytest.raises(LockLost):
+        project.module.hogs.delay(3 * ttl_seconds).get(timeout=30)
 
 
 def _ours(worker: Worker) -> str:
