@@ -20,7 +20,7 @@ from tests.fault_proxy import FaultProxy
 from tests.waiting import wait_for
 
 START_SECONDS = 60.0
-#: Redis gives a message that nobody acknowledged to another worker after so long, and looks every ten seconds.
+#: Redis gives a message that nobody acknowledged to another worker after so long.
 VISIBILITY_SECONDS = 15
 
 
