@@ -21,7 +21,7 @@ __all__ = ["etcdlock"]
 importlib.import_module("celery_etcdlock.worker.control")
 extend_worker_command()
 
-COMMANDS = ("ls", "show", "release", "watch", "top", "doctor")
+COMMANDS = ("ls", "show", "release", "watch", "top", "doctor", "web")
 
 
 class _Commands(click.Group):

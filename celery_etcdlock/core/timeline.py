@@ -1,0 +1,74 @@
+"""Who held which lock when, over the last minutes: the bars of a Gantt chart. Pure; times are Unix times in seconds."""
+
+from __future__ import annotations
+
+from collections import deque
+from dataclasses import dataclass
+from typing import Any
+
+from celery_etcdlock.core.survey import Happening, Kind, Place
+
+__all__ = ["Timeline"]
+
+
+@dataclass
+class _Hold:
+    place: Place
+    began: float
+    ended: float | None = None
+
+
+class Timeline:
+    """The holds of the last ``seconds``, at most ``most`` of those that ended."""
+
+    def __init__(self, seconds: float = 600.0, most: int = 2000) -> None:
+        self.seconds = seconds
+        self._going_on: dict[tuple[str, str], _Hold] = {}
+        self._ended: deque[_Hold] = deque(maxlen=most)
+
+    def begin(self, place: Place, now: float) -> None:
+        """A hold that goes on: since when the record says, unless its clock is ahead of ours."""
+        record = place.key.record
+        began = now if record is None else min(record.since, now)
+        self._going_on[place.name, place.key.token] = _Hold(place, began)
+
+    def apply(self, happening: Happening, now: float) -> None:
+        if happening.kind is Kind.ACQUIRED:
+            # One that waited is owner only from now on, whatever its record says of when it came.
+            self.begin(happening.place, now)
+            self._going_on[happening.place.name, happening.place.key.token].began = now
+        elif happening.kind is Kind.RELEASED:
+            hold = self._going_on.pop((happening.place.name, happening.place.key.token), None)
+            if hold is not None:
+                hold.ended = now
+                self._ended.append(hold)
+
+    def restart(self, owners: list[Place], now: float) -> None:
+        """Changes were missed: these own their locks now, and those that aren't among them ended at some time."""
+        there = {(place.name, place.key.token) for place in owners}
+        for key in [key for key in self._going_on if key not in there]:
+            hold = self._going_on.pop(key)
+            hold.ended = now
+            self._ended.append(hold)
+        for place in owners:
+            if (place.name, place.key.token) not in self._going_on:
+                self.begin(place, now)
+
+    def bars(self, now: float) -> list[dict[str, Any]]:
+        """Every hold that reaches into the last ``seconds``, for JSON."""
+        since = now - self.seconds
+        while self._ended and (self._ended[0].ended or now) < since:
+            self._ended.popleft()
+        return [_bar(hold) for hold in (*self._ended, *self._going_on.values())]
+
+
+def _bar(hold: _Hold) -> dict[str, Any]:
+    record = hold.place.key.record
+    return {
+        "lock": hold.place.name,
+        "task": None if record is None else record.task,
+        "task_id": None if record is None else record.delivery.task_id,
+        "host": None if record is None else record.host,
+        "began": round(hold.began, 3),
+        "ended": None if hold.ended is None else round(hold.ended, 3),
+    }

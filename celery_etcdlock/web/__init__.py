@@ -1,0 +1,1 @@
+"""A page of locks for a browser: ``celery etcdlock web``."""

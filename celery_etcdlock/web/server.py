@@ -1,0 +1,157 @@
+"""The page's server: WSGI by bottle, on the standard library's server with a thread for each request.
+
+*Who may look and release.* On a loopback address whoever is on this machine; on any other, who has the token: it comes
+once in the address (``/?token=...``) and then in a cookie that other sites can't have sent along. Requests must name
+this server as their host, or a page elsewhere could reach it by a name of its own (DNS rebinding); and a release must
+carry a header that a form of another site can't set.
+"""
+
+from __future__ import annotations
+
+import getpass
+import hmac
+import ipaddress
+import json
+import secrets
+import socketserver
+import time
+from collections.abc import Callable, Iterator
+from importlib import resources
+from typing import Any
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
+
+import bottle
+
+from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.inspection import Inspector
+from celery_etcdlock.web.follower import Follower
+
+__all__ = ["is_loopback", "make_app", "new_token", "serve"]
+
+COOKIE = "etcdlock_token"
+RELEASE_HEADER = "X-Etcdlock-Release"
+#: At most so many states a second, and one now and then so that a connection that is gone is noticed.
+LEAST_SECONDS = 0.4
+HEARTBEAT_SECONDS = 10.0
+LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
+
+_TYPES = {"index.html": "text/html", "app.js": "text/javascript", "style.css": "text/css"}
+_SAFETY = {
+    "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+    "Cache-Control": "no-store",
+}
+
+
+def is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ipaddress.ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return False
+
+
+def make_app(follower: Follower, inspector: Inspector, token: str | None) -> bottle.Bottle:
+    """The page and what it asks for. ``token``: who may use it; ``None``: everybody who comes by a loopback name."""
+    app = bottle.Bottle()
+
+    def admit() -> None:
+        request = bottle.request
+        if token is None:
+            host = (request.get_header("Host") or "").rsplit(":", 1)[0]
+            if host not in LOCAL_NAMES:
+                raise _refused(403, "this page is for localhost; give `celery etcdlock web` a --host for others")
+            return
+        given = request.query.get("token") or request.get_cookie(COOKIE) or ""
+        if not hmac.compare_digest(given.encode(), token.encode()):
+            raise _refused(401, "the address needs the token that `celery etcdlock web` printed: /?token=...")
+
+    def be_safe() -> None:
+        for name, value in _SAFETY.items():
+            bottle.response.set_header(name, value)
+
+    def page() -> Any:
+        if token is not None and bottle.request.query.get("token"):
+            # Out of the address, where it would be seen and kept.
+            bottle.response.set_cookie(COOKIE, token, httponly=True, samesite="strict", path="/")
+            bottle.response.status = 303
+            bottle.response.set_header("Location", "/")
+            return ""
+        return _file("index.html")
+
+    def events() -> Iterator[bytes]:
+        bottle.response.content_type = "text/event-stream"
+        return _events(follower)
+
+    def release() -> dict[str, Any]:
+        if not bottle.request.get_header(RELEASE_HEADER):
+            raise _refused(403, "a release must come from the page itself")
+        wanted = bottle.request.json
+        if not isinstance(wanted, dict):
+            raise _refused(400, "no JSON object")
+        place = follower.place(str(wanted.get("lock")), str(wanted.get("token")))
+        if place is None:
+            return {"outcome": "gone"}
+        try:
+            if wanted.get("force") is True:
+                return {"outcome": "deleted" if inspector.delete(place) else "gone"}
+            return {"outcome": "asked" if inspector.ask_to_let_go(place, _who()) else "gone"}
+        except LockUnavailable as error:
+            raise _refused(503, str(error)) from None
+
+    app.add_hook("before_request", admit)
+    app.add_hook("after_request", be_safe)
+    app.route("/", "GET", page)
+    app.route("/<name:re:app.js|style.css>", "GET", _file)
+    app.route("/favicon.ico", "GET", lambda: bottle.HTTPResponse(status=204))
+    app.route("/api/state", "GET", follower.state)
+    app.route("/api/events", "GET", events)
+    app.route("/api/release", "POST", release)
+    return app
+
+
+def serve(app: bottle.Bottle, host: str, port: int, ready: Callable[[int], None] = lambda _: None) -> None:
+    """Serve until interrupted. ``ready`` is told the port once it is bound. Raises ``OSError`` if it can't be."""
+    with make_server(host.strip("[]"), port, app, server_class=_Server, handler_class=_Handler) as server:
+        ready(server.server_port)
+        server.serve_forever()
+
+
+class _Server(socketserver.ThreadingMixIn, WSGIServer):
+    daemon_threads = True
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: Any) -> None:
+        """Silent: an address may hold the token."""
+
+
+def _file(name: str) -> bytes:
+    bottle.response.content_type = f"{_TYPES[name]}; charset=utf-8"
+    return resources.files("celery_etcdlock.web").joinpath("page").joinpath(name).read_bytes()
+
+
+def _events(follower: Follower) -> Iterator[bytes]:
+    version = -1
+    while True:
+        version = follower.wait(version, HEARTBEAT_SECONDS)
+        yield f"data: {json.dumps(follower.state())}\n\n".encode()
+        time.sleep(LEAST_SECONDS)  # what changes meanwhile is in the next state
+
+
+def _refused(status: int, why: str) -> bottle.HTTPResponse:
+    return bottle.HTTPResponse(why, status, {"Content-Type": "text/plain; charset=utf-8", **_SAFETY})
+
+
+def _who() -> str:
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):
+        user = "somebody"
+    return f"{user} (web page, from {bottle.request.remote_addr})"
+
+
+def new_token() -> str:
+    return secrets.token_urlsafe(24)
