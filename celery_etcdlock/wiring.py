@@ -29,17 +29,20 @@ def open_stores(settings: Settings) -> tuple[LockStore, LockStore]:
         store = MemoryStore()
         return store, store
     # Imported here, since protobuf and h2 cost more than all the rest and memory:// needs neither.
+    from celery_etcdlock.etcd.history import History
     from celery_etcdlock.etcd.sockets import native, patched
     from celery_etcdlock.etcd.store import EtcdStore
 
+    history = History()
     if settings.channel is not None:
         from celery_etcdlock.etcd.grpcio import GrpcTransport
 
         transport = GrpcTransport(settings.channel)
-        return GroupCommit(EtcdStore(transport, settings.prefix)), EtcdStore(transport, settings.prefix)
+        tasks, renewal = (EtcdStore(transport, settings.prefix, history=history) for _ in range(2))
+        return GroupCommit(tasks), renewal
 
     def open_store(sockets: Sockets) -> EtcdStore:
-        return EtcdStore(open_client(settings, sockets=sockets), settings.prefix)
+        return EtcdStore(open_client(settings, sockets=sockets), settings.prefix, history=history)
 
     # The renewal's thread is a real one, also under gevent, and so are its sockets.
     return GroupCommit(open_store(patched())), open_store(native())

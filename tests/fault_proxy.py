@@ -14,7 +14,8 @@ class FaultProxy:
     """Forwards ``port`` to a server's port. Any thread may change how it behaves, also while connections are open."""
 
     def __init__(self, server_port: int) -> None:
-        self._server_port = server_port
+        #: Where it leads to.
+        self.server_port = server_port
         self._listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self._listener.getsockname()[1]
         #: What the server says never arrives: requests take effect, and nobody hears of it.
@@ -71,7 +72,7 @@ class FaultProxy:
                 client.close()
                 continue
             try:
-                server = socket.create_connection(("127.0.0.1", self._server_port), timeout=5)
+                server = socket.create_connection(("127.0.0.1", self.server_port), timeout=5)
             except OSError:
                 client.close()
                 continue

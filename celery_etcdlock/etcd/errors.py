@@ -24,7 +24,9 @@ __all__ = [
     "NoSpace",
     "NotEtcd",
     "NotProcessed",
+    "OtherCluster",
     "PermissionDenied",
+    "RevisionsWentBack",
     "ServerDeadlinePassed",
     "StatusCode",
     "TlsFailed",
@@ -96,6 +98,14 @@ class TlsFailed(ConnectFailed):
 
 class NotEtcd(ConnectFailed):
     """Something answers at the endpoint, but not etcd's gRPC API. Nothing was applied."""
+
+
+class OtherCluster(EtcdError):
+    """A member of another cluster answered than the one that this process has worked with (``history``)."""
+
+
+class RevisionsWentBack(EtcdError):
+    """etcd has forgotten revisions that this process has seen (``history``)."""
 
 
 class NotProcessed(EtcdError):

@@ -46,6 +46,7 @@ from celery_etcdlock.core.operations import (
 )
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.errors import DeadlinePassed, LeaseExists, LeaseNotFound, NoSpace, TooManyOperations
+from celery_etcdlock.etcd.history import History
 from celery_etcdlock.etcd.layout import Layout, end_of, keys_in, read, token_in, unchanged
 from celery_etcdlock.etcd.places import Places, Transaction
 
@@ -72,7 +73,10 @@ class Transport(Protocol):
 class EtcdStore:
     """See the module. Safe for use from many threads, as far as ``transport`` is."""
 
-    def __init__(self, transport: Transport, prefix: str, places_class: type[Places] = Places) -> None:
+    def __init__(
+        self, transport: Transport, prefix: str, places_class: type[Places] = Places, history: History | None = None
+    ) -> None:
+        self._history = history
         self._transport = transport
         self.most_together = MOST_TOGETHER
         self._layout = Layout(prefix)
@@ -280,5 +284,12 @@ class EtcdStore:
 
     def _call(self, method: str, request: Any, reply: Any, timeout_seconds: float, repeatable: bool) -> Any:
         path = f"/etcdserverpb.{method}"
-        answer = self._transport.call(path, request.SerializeToString(), timeout_seconds, repeatable=repeatable)
-        return reply.FromString(answer)
+        history = self._history
+        newest_before = 0 if history is None else history.revision
+        answer = reply.FromString(
+            self._transport.call(path, request.SerializeToString(), timeout_seconds, repeatable=repeatable)
+        )
+        if history is not None:
+            # Answers about leases come from one member's own view.
+            history.check(answer.header, newest_before, linearizable=method.startswith("KV/"))
+        return answer
