@@ -18,7 +18,6 @@ from __future__ import annotations
 import math
 import os
 import random
-import ssl
 import weakref
 from collections import deque
 from collections.abc import Iterable
@@ -27,22 +26,20 @@ from typing import Any
 from celery_etcdlock.errors import InvalidSetting
 
 from . import messages
-from .endpoints import Endpoint, EndpointHealth, next_endpoint, parse_endpoints
+from .connecting import Connector
+from .endpoints import EndpointHealth, parse_endpoints
 from .errors import (
     AuthenticationFailed,
-    ConnectFailed,
     DeadlinePassed,
     EtcdError,
     EtcdStatusError,
-    NotEtcd,
     StatusCode,
-    TlsFailed,
     TokenRejected,
 )
 from .http2 import Headers, Http2Connection
-from .sockets import Channel, Sockets, connect_tcp, patched
+from .sockets import Sockets, patched
 from .stream import EtcdStream
-from .tls import TlsChannel, TlsFiles, client_context, explain_tls_error
+from .tls import TlsFiles
 
 __all__ = ["EtcdClient"]
 
@@ -87,11 +84,11 @@ class EtcdClient:
         self._idle_seconds = idle_seconds
         self._healths = [EndpointHealth(endpoint) for endpoint in self.endpoints]
         random.shuffle(self._healths)
+        self._connector = Connector(self._sockets, self._healths, self._tls_files)
         self._token: str | None = None if username else NO_LOGIN_NEEDED
         self._headers: dict[tuple[str, str, bytes, str], Headers] = {}
         self._pid = os.getpid()
         self._idle: deque[Http2Connection] = deque()
-        self._open: weakref.WeakSet[Http2Connection] = weakref.WeakSet()
         _clients.add(self)
 
     def __repr__(self) -> str:
@@ -230,7 +227,7 @@ class EtcdClient:
             try:
                 connection = self._idle.pop()
             except IndexError:
-                return self._connect(deadline)
+                return self._connector.connect(deadline)
             health = self._health_of(connection)
             fresh = now - connection.idle_since < self._idle_seconds and health.rests_until <= now
             if fresh and connection.still_alive():
@@ -250,51 +247,11 @@ class EtcdClient:
             pass  # another thread was quicker
 
     def _discard(self, connection: Http2Connection) -> None:
-        self._open.discard(connection)
+        self._connector.open.discard(connection)
         connection.close()
 
     def _health_of(self, connection: Http2Connection) -> EndpointHealth:
         return next(health for health in self._healths if str(health.endpoint) == connection.endpoint)
-
-    def _connect(self, deadline: float) -> tuple[Http2Connection, EndpointHealth]:
-        """A new connection to any endpoint, trying until the deadline; ConnectFailed says what each one said."""
-        problems: dict[str, EtcdError] = {}
-        monotonic = self._sockets.monotonic
-        while True:
-            now = monotonic()
-            health = next_endpoint(self._healths, now)
-            remaining = deadline - now
-            pause = health.rests_until - now
-            if remaining <= 0 or (pause >= remaining and problems):
-                raise _unreachable(problems)
-            if 0 < pause < remaining:
-                self._sockets.sleep(pause)
-                remaining -= pause
-            untried = len(self._healths) - len(problems)
-            share = monotonic() + remaining / max(1, untried)
-            try:
-                connection = self._connect_to(health.endpoint, share)
-            except EtcdError as error:
-                health.failed(monotonic())
-                problems[str(health.endpoint)] = error
-                if len(problems) == len(self._healths) and all(one.permanent for one in problems.values()):
-                    raise _unreachable(problems) from error
-                continue
-            return connection, health
-
-    def _connect_to(self, endpoint: Endpoint, deadline: float) -> Http2Connection:
-        context = client_context(self._tls_files) if endpoint.tls else None
-        channel: Channel = connect_tcp(self._sockets, endpoint.host, endpoint.port, deadline)
-        try:
-            if context is not None:
-                channel = _secured(channel, context, endpoint, deadline)
-            connection = Http2Connection(channel, str(endpoint), self._sockets.monotonic)
-            self._open.add(connection)
-            connection.open(deadline)
-        except BaseException:
-            channel.close()
-            raise
-        return connection
 
     # ---- forks
 
@@ -302,28 +259,8 @@ class EtcdClient:
         if self._pid == os.getpid():
             return
         self._pid = os.getpid()
-        inherited = list(self._open)
-        self._open = weakref.WeakSet()
         self._idle = deque()
-        for connection in inherited:
-            connection.forget()
-
-
-def _secured(below: Channel, context: ssl.SSLContext, endpoint: Endpoint, deadline: float) -> Channel:
-    channel = TlsChannel(below, context, endpoint.host)
-    try:
-        channel.handshake(deadline)
-    except ssl.SSLError as error:
-        raise explain_tls_error(error, str(endpoint)) from error
-    except TimeoutError as error:
-        raise TlsFailed(f"{endpoint}: no TLS handshake in time", endpoint=str(endpoint)) from error
-    except OSError as error:
-        raise TlsFailed(
-            f"{endpoint}: the TLS handshake was cut off ({error.strerror or error}): does this server speak TLS? If "
-            "not, use http:// in etcdlock_endpoints, without certificates",
-            endpoint=str(endpoint),
-        ) from error
-    return channel
+        self._connector.forget_all()
 
 
 def _blames_endpoint(error: EtcdError) -> bool:
@@ -331,21 +268,6 @@ def _blames_endpoint(error: EtcdError) -> bool:
     if isinstance(error, EtcdStatusError) and not isinstance(error, DeadlinePassed):
         return error.code in (StatusCode.UNAVAILABLE, StatusCode.CANCELLED)
     return True
-
-
-def _unreachable(problems: dict[str, EtcdError]) -> EtcdError:
-    if not problems:
-        return DeadlinePassed("no time was left to connect to etcd")
-    if len(problems) == 1:
-        (only,) = problems.values()
-        return only
-    kinds = {type(problem) for problem in problems.values()}
-    kind = kinds.pop() if len(kinds) == 1 and kinds <= {TlsFailed, NotEtcd} else ConnectFailed
-    permanent = all(problem.permanent for problem in problems.values())
-    return kind(
-        "no etcd endpoint could be reached: " + "; ".join(str(problem) for problem in problems.values()),
-        permanent=permanent,
-    )
 
 
 def _forget_inherited() -> None:

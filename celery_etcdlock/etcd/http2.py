@@ -9,9 +9,6 @@ which bytes of which call are next on it.
 act on half a message. The server's own word overrides that: GOAWAY with a last stream below ours, or REFUSED_STREAM,
 mean that it didn't look at the request.
 
-GOAWAY frames are taken out before h2 sees the rest: h2 refuses every frame after one, but a server that shuts down
-politely first finishes the calls that it has begun. PINGs are too, for speed: etcd sends one on most calls.
-
 An idle connection is looked at before it is used again: what has arrived meanwhile (GOAWAY, end of file, pings) is
 digested without sending anything.
 """
@@ -29,7 +26,8 @@ from h2.errors import ErrorCodes
 from h2.exceptions import H2Error, NoAvailableStreamIDError, TooManyStreamsError
 from h2.settings import SettingCodes, Settings
 
-from .errors import ConnectFailed, ConnectionLost, DeadlinePassed, EtcdError, NotEtcd, NotProcessed
+from .errors import ConnectFailed, ConnectionLost, DeadlinePassed, EtcdError, NotProcessed
+from .frames import FrameSieve, not_http2
 from .header_blocks import RememberingEncoder
 from .reply import Reply, framed
 from .sockets import Channel
@@ -38,13 +36,6 @@ from .tls import explain_tls_error
 __all__ = ["Headers", "Http2Connection"]
 
 WINDOW_BYTES = 8 * 1024 * 1024
-LARGEST_FRAME_BYTES = 16384  # HTTP/2's default, which we don't raise
-FRAME_HEADER_BYTES = 9
-SETTINGS_FRAME = 4
-PING_FRAME = 6
-GOAWAY_FRAME = 7
-ACKNOWLEDGED = 1
-PONG_HEADER = b"\x00\x00\x08\x06\x01\x00\x00\x00\x00"
 LAST_STREAM_ID = 2**30
 PING_AFTER_SECONDS = 10.0  # etcd takes offence at pings more often than every 5 s
 PONG_WITHIN_SECONDS = 10.0
@@ -76,14 +67,11 @@ class Http2Connection:
         self._monotonic = monotonic
         self._h2 = H2Connection(config=_CONFIG)
         self._h2.encoder = RememberingEncoder()
-        self._partial = b""
-        self._pongs = b""
+        self._sieve = FrameSieve(endpoint)
         self._ready = False
         self._busy = True
         self._receiving = False
         self._retired = False
-        self._last_processed: int | None = None
-        self._goaway_reason = ""
         self._must_flush = False
         self._stream_id = 0
         self._reply = Reply(endpoint)
@@ -122,7 +110,7 @@ class Http2Connection:
                 endpoint=self.endpoint,
             ) from error
         except H2Error as error:
-            raise self._not_http2(f"broke the HTTP/2 protocol ({error})") from error
+            raise not_http2(self.endpoint, f"broke the HTTP/2 protocol ({error})") from error
         self._busy = False
 
     @property
@@ -268,8 +256,7 @@ class Http2Connection:
 
     def _flush(self, deadline: float) -> None:
         self._must_flush = False
-        data = self._pongs + self._h2.data_to_send()
-        self._pongs = b""
+        data = self._sieve.take_pongs() + self._h2.data_to_send()
         if data:
             self._channel.send(data, deadline)
 
@@ -286,9 +273,10 @@ class Http2Connection:
         self._feed(data)
         if self._reply.ended:
             return
-        if self._last_processed is not None and self._stream_id > self._last_processed:
+        sieve = self._sieve
+        if sieve.last_processed is not None and self._stream_id > sieve.last_processed:
             raise NotProcessed(
-                f"{self.endpoint}: the server is going away ({self._goaway_reason})", endpoint=self.endpoint
+                f"{self.endpoint}: the server is going away ({sieve.goaway_reason})", endpoint=self.endpoint
             )
         code = self._reply.reset_code
         if code is not None:
@@ -298,35 +286,16 @@ class Http2Connection:
             raise self._lost(f"the server reset the stream ({name})")
 
     def _feed(self, data: bytes) -> None:
-        """Give whole frames to h2 and keep GOAWAY to ourselves."""
-        if self._partial:
-            data = self._partial + data
+        """Give whole frames to h2, and digest what it makes of them."""
+        sieve = self._sieve
         if not self._ready:
-            self._check_first_bytes(data)
-        start = position = 0
-        size = len(data)
+            sieve.check_first_bytes(data)
+        runs = sieve.sift(data)
+        if sieve.last_processed is not None:
+            self._retired = True
         events: list[h2_events.Event] = []
-        while size - position >= FRAME_HEADER_BYTES:
-            length = data[position] << 16 | data[position + 1] << 8 | data[position + 2]
-            if length > LARGEST_FRAME_BYTES:
-                raise H2Error(f"a frame of {length} bytes")
-            end = position + FRAME_HEADER_BYTES + length
-            if end > size:
-                break
-            kind = data[position + 3]
-            if kind in (PING_FRAME, GOAWAY_FRAME):
-                if position > start:
-                    events += self._h2.receive_data(data[start:position])
-                payload = data[position + FRAME_HEADER_BYTES : end]
-                if kind == GOAWAY_FRAME:
-                    self._going_away(payload)
-                elif data[position + 4] & ACKNOWLEDGED == 0:
-                    self._pongs += PONG_HEADER + payload
-                start = end
-            position = end
-        self._partial = data[position:]
-        if position > start:
-            events += self._h2.receive_data(data[start:position])
+        for run in runs:
+            events += self._h2.receive_data(run)
         for event in events:
             self._digest(event)
 
@@ -352,31 +321,6 @@ class Http2Connection:
             reply.ended = True
         elif isinstance(event, h2_events.StreamReset) and not reply.ended:
             reply.reset_code = int(event.error_code or 0)
-
-    def _going_away(self, payload: bytes) -> None:
-        self._retired = True
-        last = int.from_bytes(payload[:4], "big") & 0x7FFFFFFF
-        self._last_processed = last if self._last_processed is None else min(last, self._last_processed)
-        self._goaway_reason = payload[8:].decode("utf-8", "replace")[:200] or "GOAWAY"
-
-    def _check_first_bytes(self, data: bytes) -> None:
-        if data[:5] == b"HTTP/":
-            raise self._not_http2("speaks HTTP/1")
-        if data[:1] == b"\x15" and data[1:2] in (b"\x03", b""):
-            raise NotEtcd(
-                f"{self.endpoint}: the server wants TLS: write https:// in etcdlock_endpoints, or set etcdlock_ca_cert",
-                endpoint=self.endpoint,
-                permanent=True,
-            )
-        if len(data) >= FRAME_HEADER_BYTES and data[3] not in (SETTINGS_FRAME, GOAWAY_FRAME):
-            raise self._not_http2("doesn't speak HTTP/2")
-
-    def _not_http2(self, what: str) -> NotEtcd:
-        return NotEtcd(
-            f"{self.endpoint}: the server {what}: is this etcd's client port?",
-            endpoint=self.endpoint,
-            permanent=True,
-        )
 
     # ---- errors
 

@@ -151,7 +151,7 @@ def test_idle_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(client_module, "MOST_IDLE_CONNECTIONS", 2)
     with ScriptedServer(echo) as server:
         client = EtcdClient(server.endpoint)
-        borrowed = [client._connect(time.monotonic() + 5)[0] for _ in range(4)]
+        borrowed = [client._connector.connect(time.monotonic() + 5)[0] for _ in range(4)]
         for connection in borrowed:
             client._give_back(connection)
         assert len(client._idle) == 2

@@ -153,7 +153,7 @@ def test_goaway_to_the_end_is_not_processed() -> None:
     with ScriptedServer(refuse) as server:
         deadline = time.monotonic() + 10
         client = EtcdClient(server.endpoint)
-        connection, _ = client._connect(deadline)
+        connection, _ = client._connector.connect(deadline)
         with pytest.raises(NotProcessed, match="moving") as caught:
             connection.call(client._request_headers(server.endpoint, PATH, 10, ""), b"x", deadline)
         assert not caught.value.maybe_applied
