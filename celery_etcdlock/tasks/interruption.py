@@ -22,6 +22,7 @@ A ``SIGUSR2`` that we didn't send is passed on to the handler that was there bef
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import threading
@@ -42,6 +43,15 @@ SIGNAL = signal.SIGUSR2
 #: The interruptions that are armed in each thread or greenlet, outermost first.
 _armed: dict[int, list[Interruption]] = {}
 _mutex = allocate_mutex()
+
+
+def _after_fork() -> None:
+    """A body that forks may do so while the renewal's thread holds the mutex, and its copy would never be let go."""
+    global _mutex
+    _mutex = allocate_mutex()
+
+
+os.register_at_fork(after_in_child=_after_fork)
 
 
 def running_here() -> bool:

@@ -62,8 +62,8 @@ def _here() -> str:
     return sys.executable
 
 
-_REDIS_PEERS = _environment("redis-peers", "celery==5.7.0", "redis", "celery-once==3.0.1", "celery-singleton==0.3.1")
-_PYTHON_ETCD3 = _environment("python-etcd3", "celery==5.7.0", "redis", "etcd3==0.12.0", "protobuf<3.21")
+_REDIS_PEERS = _environment("redis-peers", "celery[redis]==5.7.0", "celery-once==3.0.1", "celery-singleton==0.3.1")
+_PYTHON_ETCD3 = _environment("python-etcd3", "celery[redis]==5.7.0", "etcd3==0.12.0", "protobuf<3.21")
 
 OURS = Contender("celery-etcdlock", "etcdlock", "etcd", _here, ("celery-etcdlock", "celery"))
 PEERS = (

@@ -17,8 +17,6 @@ from tests.waiting import wait_for
 
 ENTER_SECONDS = 40.0
 QUIET_SECONDS = 40.0
-#: Redis looks for messages that nobody acknowledged ten seconds after a worker started, and each hundred seconds then.
-KEPT_SECONDS = 160.0
 BARRIER_SECONDS = 120.0
 
 
@@ -87,7 +85,7 @@ class Runs:
             recoveries.append(self._run_once(lane, number, fault, random.Random(f"{fault.name}/{seed}"), seed))
         for site in lane.sites:
             site.start()
-        _until(lambda: set(lane.kept) <= lane.completed(), KEPT_SECONDS)
+        _until(lambda: set(lane.kept) <= lane.completed(), fault.settle_seconds)
         _until(lambda: lane.holder() is None, QUIET_SECONDS)
         counts = count([event for event in lane.events() if event["at"] >= began], lane.kept)
         counts.seeds = len(seeds)
