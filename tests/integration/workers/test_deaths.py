@@ -102,17 +102,19 @@ def test_killed_out_of_time_and_revoked(project: Project, admin: Admin) -> None:
     assert "Traceback (most recent call last)" not in _ours(worker)
 
 
-@pytest.mark.parametrize("how", [signal.SIGQUIT, signal.SIGTERM, "soft"], ids=["cold", "warm, then cold", "soft"])
-def test_shutdowns(project: Project, admin: Admin, how: Any) -> None:
-    worker = project.start_worker("-c", "1", environment={"REMAP_SIGTERM": "SIGTERM"} if how == "soft" else None)
+@pytest.mark.parametrize("how", ["warm", "cold", "soft", "warm, then cold"])
+def test_shutdowns(new_project: Callable[..., Project], etcd: EtcdServer, how: str) -> None:
+    soft = {"worker_soft_shutdown_timeout": 1.0} if how == "soft" else {}
+    project = new_project(etcdlock_ttl=TTL_SECONDS, etcdlock_timeout=2, **soft)
+    admin = Admin(project, etcd.endpoint)
+    worker = project.start_worker("-c", "1")
     body = Death(project, admin, "strict")
-    if how == "soft":
-        worker.process.send_signal(signal.SIGTERM)
-        project.bodies.end_all()
-    elif how == signal.SIGTERM:
+    if how.startswith("warm"):
         worker.process.send_signal(signal.SIGTERM)
         wait_for(lambda: "Warm shutdown" in worker.text(), "the shutdown has begun")
-        worker.process.send_signal(signal.SIGQUIT)
+        assert len(admin.keys(body.name)) == 1
+    if how == "warm":
+        project.bodies.end_all()
     else:
         worker.process.send_signal(signal.SIGQUIT)
     worker.wait_exit()
@@ -120,6 +122,7 @@ def test_shutdowns(project: Project, admin: Admin, how: Any) -> None:
     gone_at = time.monotonic()
     wait_for(lambda: not admin.keys(body.name), "the lock is free", 10)
     assert time.monotonic() - gone_at < AT_ONCE_SECONDS
+    admin.close()
 
 
 def test_only_the_process_that_took_a_lock_releases_it(project: Project, admin: Admin) -> None:
