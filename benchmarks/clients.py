@@ -1,46 +1,39 @@
-"""Lock clients as subprocesses, driven over ``peers/line_protocol``, and the building of those that need building.
-
-What a peer needs is made once under ``.tools/``. One that can't be made raises ``NotInstalled``, and becomes a row that
-says so.
-"""
+"""Lock clients as subprocesses, driven over ``peers/line_protocol``."""
 
 from __future__ import annotations
 
 import contextlib
 import json
-import os
-import shutil
 import subprocess
-import sys
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from benchmarks.places import ROOT, TOOLS, environment
+from benchmarks.bench import Bench
+from benchmarks.contenders import Peer
+from benchmarks.environments import NotInstalled
+from benchmarks.places import ROOT, environment
+from benchmarks.servers import Server
 
-__all__ = ["OURS", "PEERS", "Client", "NotInstalled", "Peer", "Run", "connected"]
-
-BUILD_SECONDS = 600
-GO_MUTEX = ROOT / "benchmarks" / "go_mutex"
-
-
-class NotInstalled(Exception):
-    """A peer's requirements can't be had here; the message says which and why."""
-
-
-@dataclass(frozen=True)
-class Peer:
-    """``command`` builds what is missing and returns the command, but for the endpoint."""
-
-    name: str
-    command: Callable[[], Sequence[str]]
+__all__ = ["Client", "Clients", "Run", "connected"]
 
 
 @dataclass(frozen=True)
 class Run:
+    """``microseconds`` of each pair or hand-off; ``seconds`` and ``cpu_microseconds`` of all together."""
+
     microseconds: list[float]
     cpu_microseconds: float
+    seconds: float
+
+    @property
+    def rate(self) -> float:
+        return len(self.microseconds) / self.seconds
+
+    @property
+    def cpu_each(self) -> float:
+        return self.cpu_microseconds / len(self.microseconds)
 
 
 class Client:
@@ -48,32 +41,84 @@ class Client:
 
     def __init__(self, name: str, process: subprocess.Popen[str], log: Path) -> None:
         self.name = name
+        self.pid = process.pid
         self._process = process
         self._log = log
         self.versions = str(self._read()["ready"])
 
     def run(self, pairs: int) -> Run:
         """Lock and unlock so many times in a row."""
+        return self._run(f"run {pairs}")
+
+    def many(self, callers: int, pairs: int) -> Run:
+        """The same by so many callers at once, each with a lock of its own."""
+        return self._run(f"many {callers} {pairs}")
+
+    def hand_off(self, waiters: int) -> Run:
+        """One lock goes from its holder through so many waiters: from each release to the next entry."""
+        return self._run(f"handoff {waiters}")
+
+    def distinct(self, callers: int, pairs: int) -> None:
+        """So many pairs by each caller, each with a name that was never used before."""
+        self._ask(f"distinct {callers} {pairs}")
+
+    def hold(self, locks: int) -> float:
+        """Take so many locks and keep them. Returns the seconds that it took."""
+        return float(self._ask(f"hold {locks}")["seconds"])
+
+    def _run(self, command: str) -> Run:
+        answer = self._ask(command)
+        return Run(list(answer["microseconds"]), float(answer["cpu_microseconds"]), float(answer["seconds"]))
+
+    def _ask(self, command: str) -> dict[str, Any]:
         assert self._process.stdin is not None
-        self._process.stdin.write(f"run {pairs}\n")
+        self._process.stdin.write(f"{command}\n")
         self._process.stdin.flush()
-        answer = self._read()
-        return Run(list(answer["microseconds"]), float(answer["cpu_microseconds"]))
+        return self._read()
 
     def _read(self) -> dict[str, Any]:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise RuntimeError(f"{self.name} ended:\n{self._log.read_text(errors='replace')[-2000:]}")
+            last = [one for one in self._log.read_text(errors="replace").splitlines() if one.strip()][-1:]
+            raise NotInstalled(f"its process ended: {''.join(last)}")
         answer: dict[str, Any] = json.loads(line)
         return answer
 
 
+@dataclass
+class Clients:
+    """Those that could be connected, and why the others couldn't, by name."""
+
+    running: list[Client] = field(default_factory=list)
+    absent: dict[str, str] = field(default_factory=dict)
+
+    def drop(self, client: Client, reason: Exception) -> None:
+        """It can't do what is measured."""
+        self.running.remove(client)
+        self.absent[client.name] = str(reason)
+
+
 @contextlib.contextmanager
-def connected(peer: Peer, endpoint: str, scratch: Path) -> Iterator[Client]:
-    """Start it and wait until it has connected. Raises ``NotInstalled``."""
-    command = [*peer.command(), endpoint]
-    log = scratch / f"{peer.name.replace(' ', '-')}.log"
+def connected(bench: Bench, peers: Sequence[Peer], stores: dict[str, Server]) -> Iterator[Clients]:
+    """All of the peers whose store is there."""
+    clients = Clients()
+    with contextlib.ExitStack() as running:
+        for peer in peers:
+            if peer.store not in stores:
+                continue
+            bench.say(f"{peer.name}: connecting (the first time it is installed)")
+            try:
+                command = [*peer.command(), stores[peer.store].endpoint]
+                clients.running.append(running.enter_context(_started(peer.name, command, bench.scratch)))
+            except NotInstalled as reason:
+                clients.absent[peer.name] = str(reason)
+        yield clients
+
+
+@contextlib.contextmanager
+def _started(name: str, command: Sequence[str], scratch: Path) -> Iterator[Client]:
+    log = scratch / f"{name.replace(' ', '-')}.log"
     with log.open("wb") as errors:
         process = subprocess.Popen(
             command,
@@ -86,60 +131,7 @@ def connected(peer: Peer, endpoint: str, scratch: Path) -> Iterator[Client]:
             start_new_session=True,
         )
     try:
-        yield Client(peer.name, process, log)
+        yield Client(name, process, log)
     finally:
         process.kill()
         process.communicate()
-
-
-def _ours() -> Sequence[str]:
-    return [sys.executable, "-m", "benchmarks.peers.etcdlock"]
-
-
-def _python_etcd3() -> Sequence[str]:
-    directory = TOOLS / "python-etcd3"
-    python = directory / "bin" / "python"
-    complete = directory / "complete"
-    if not complete.exists():
-        shutil.rmtree(directory, ignore_errors=True)
-        _build("python-etcd3's environment", [_python_for_etcd3(), "-m", "venv", str(directory)])
-        packages = ["etcd3==0.12.0", "protobuf<3.21"]
-        _build("etcd3==0.12.0", [str(python), "-m", "pip", "install", "--quiet", *packages])
-        _build("etcd3==0.12.0", [str(python), "-c", "import etcd3"])
-        complete.touch()
-    return [str(python), "-m", "benchmarks.peers.python_etcd3"]
-
-
-def _python_for_etcd3() -> str:
-    """Python 3.10 if there is one: the last for which a protobuf below 3.21 has its fast C++ half as a wheel."""
-    if sys.version_info[:2] == (3, 10):
-        return sys.executable
-    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv"), "versions")
-    for candidate in (shutil.which("python3.10"), *map(str, sorted(pyenv.glob("3.10.*/bin/python")))):
-        if candidate and subprocess.run([candidate, "-c", ""], capture_output=True).returncode == 0:
-            return candidate
-    return sys.executable
-
-
-def _go_mutex() -> Sequence[str]:
-    go = shutil.which("go")
-    if go is None:
-        raise NotInstalled("there is no go on PATH")
-    binary = TOOLS / "go-mutex"
-    TOOLS.mkdir(exist_ok=True)
-    _build("the Go client", [go, "build", "-o", str(binary), "."], cwd=GO_MUTEX)
-    return [str(binary)]
-
-
-def _build(what: str, command: Sequence[str], cwd: Path = ROOT) -> None:
-    try:
-        subprocess.run(command, cwd=cwd, capture_output=True, text=True, check=True, timeout=BUILD_SECONDS)
-    except subprocess.CalledProcessError as error:
-        lines = [line for line in (error.stderr or error.stdout).splitlines() if line.strip()]
-        raise NotInstalled(f"{what}: {lines[-1].strip() if lines else error}") from error
-    except (OSError, subprocess.TimeoutExpired) as error:
-        raise NotInstalled(f"{what}: {error}") from error
-
-
-OURS = Peer("celery-etcdlock", _ours)
-PEERS = (Peer("python-etcd3 Lock", _python_etcd3), Peer("Go concurrency.Mutex", _go_mutex))

@@ -1,11 +1,11 @@
-"""CPU time of other processes, from Linux's /proc: it hardly depends on what else the machine does."""
+"""CPU time and memory of other processes, from Linux's /proc: they hardly depend on what else the machine does."""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
 
-__all__ = ["children_of", "cpu_seconds"]
+__all__ = ["children_of", "cpu_seconds", "resident_mebibytes"]
 
 
 def children_of(pid: int) -> list[int]:
@@ -24,6 +24,15 @@ def cpu_seconds(*pids: int) -> float | None:
     if not every or not all(every):
         return None
     return sum(int(fields[11]) + int(fields[12]) for fields in every) / os.sysconf("SC_CLK_TCK")
+
+
+def resident_mebibytes(pid: int) -> float | None:
+    """Memory of a process; ``None`` where the system doesn't tell."""
+    try:
+        pages = int(Path(f"/proc/{pid}/statm").read_text().split()[1])
+    except OSError:
+        return None
+    return pages * os.sysconf("SC_PAGE_SIZE") / 2**20
 
 
 def _fields(stat: Path) -> list[str]:

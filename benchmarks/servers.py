@@ -5,28 +5,27 @@ from __future__ import annotations
 import contextlib
 import importlib
 import os
-import re
 import shutil
 import subprocess
 import sys
 import tempfile
-import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from benchmarks.etcd_figures import etcd_figures, fetch
 from benchmarks.places import environment, free_port
 from benchmarks.processes import Process
 
-__all__ = ["Server", "etcd_server", "etcd_version", "fsync_milliseconds", "redis_server"]
+__all__ = ["Server", "etcd_server", "etcd_version", "redis_server"]
 
 
 @dataclass(frozen=True)
 class Server:
-    """``endpoint`` is host:port."""
+    """``endpoint`` is host:port, of a cluster's leader; ``pids`` are all of its processes."""
 
     endpoint: str
-    pid: int
+    pids: tuple[int, ...]
 
 
 def _etcd_binary() -> str:
@@ -54,57 +53,49 @@ def etcd_version() -> str:
 
 
 @contextlib.contextmanager
-def etcd_server(scratch: Path) -> Iterator[Server]:
-    """A single node as one would run it: every commit is synced to disk, and old revisions are compacted."""
-    with tempfile.TemporaryDirectory(prefix="etcd-", dir=scratch) as directory:
-        endpoint, peer = f"127.0.0.1:{free_port()}", f"http://127.0.0.1:{free_port()}"
-        command = [
-            _etcd_binary(),
-            "--name=bench",
-            f"--data-dir={directory}/data",
-            f"--listen-client-urls=http://{endpoint}",
-            f"--advertise-client-urls=http://{endpoint}",
-            f"--listen-peer-urls={peer}",
-            f"--initial-advertise-peer-urls={peer}",
-            f"--initial-cluster=bench={peer}",
-            "--auto-compaction-mode=periodic",
-            "--auto-compaction-retention=5m",
-            "--log-level=warn",
-        ]
-        with Process("etcd", command, Path(directory, "log"), environment()) as process:
-            process.wait_until(lambda: b'"true"' in _fetch(f"http://{endpoint}/health"))
-            yield Server(endpoint, process.pid)
+def etcd_server(scratch: Path, members: int = 1, compaction: str = "5m") -> Iterator[Server]:
+    """A cluster as one would run it: every commit is synced to disk, and old revisions are compacted.
+
+    Clients are given the leader alone, since some peers know only one endpoint, and a follower would only forward.
+    """
+    with contextlib.ExitStack() as running:
+        directory = running.enter_context(tempfile.TemporaryDirectory(prefix="etcd-", dir=scratch))
+        names = [f"bench{number}" for number in range(members)]
+        clients = {name: f"127.0.0.1:{free_port()}" for name in names}
+        peers = {name: f"http://127.0.0.1:{free_port()}" for name in names}
+        processes = []
+        for name in names:
+            command = [
+                _etcd_binary(),
+                f"--name={name}",
+                f"--data-dir={directory}/{name}",
+                f"--listen-client-urls=http://{clients[name]}",
+                f"--advertise-client-urls=http://{clients[name]}",
+                f"--listen-peer-urls={peers[name]}",
+                f"--initial-advertise-peer-urls={peers[name]}",
+                f"--initial-cluster={','.join(f'{other}={url}' for other, url in peers.items())}",
+                "--auto-compaction-mode=periodic",
+                f"--auto-compaction-retention={compaction}",
+                "--log-level=warn",
+            ]
+            log = Path(directory, f"{name}.log")
+            processes.append(running.enter_context(Process("etcd", command, log, environment())))
+        for process, endpoint in zip(processes, clients.values(), strict=True):
+            process.wait_until(lambda endpoint=endpoint: b'"true"' in fetch(f"http://{endpoint}/health"))
+        leader = next(
+            (endpoint for endpoint in clients.values() if etcd_figures(endpoint)["etcd_server_is_leader"]), ""
+        )
+        yield Server(leader or clients[names[0]], tuple(process.pid for process in processes))
 
 
 @contextlib.contextmanager
-def redis_server(scratch: Path) -> Iterator[Server]:
-    """Without persistence: it is the broker here, not what is measured."""
+def redis_server(scratch: Path, *, synced: bool = False) -> Iterator[Server]:
+    """Without persistence, or with every write synced to disk before it is answered."""
     with tempfile.TemporaryDirectory(prefix="redis-", dir=scratch) as directory:
         port = free_port()
-        command = [_redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--dir", directory]
-        command += ["--save", "", "--appendonly", "no"]
+        command = [_redis_binary(), "--port", str(port), "--bind", "127.0.0.1", "--dir", directory, "--save", ""]
+        command += ["--appendonly", "yes", "--appendfsync", "always"] if synced else ["--appendonly", "no"]
         log = Path(directory, "log")
         with Process("redis-server", command, log, environment()) as process:
             process.wait_until(lambda: "eady to accept connections" in log.read_text(errors="replace"))
-            yield Server(f"127.0.0.1:{port}", process.pid)
-
-
-def fsync_milliseconds(endpoint: str) -> float | None:
-    """The mean time of a sync of etcd's write-ahead log since it started: what a commit can't be faster than."""
-    metrics = _fetch(f"http://{endpoint}/metrics").decode()
-    total, count = (
-        re.search(rf"^etcd_disk_wal_fsync_duration_seconds_{part} (\S+)$", metrics, re.MULTILINE)
-        for part in ("sum", "count")
-    )
-    if total is None or count is None or float(count[1]) == 0:
-        return None
-    return float(total[1]) / float(count[1]) * 1e3
-
-
-def _fetch(url: str) -> bytes:
-    try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
-            content: bytes = answer.read()
-            return content
-    except OSError:
-        return b""
+            yield Server(f"127.0.0.1:{port}", (process.pid,))

@@ -1,10 +1,9 @@
-// Times lock+unlock of go.etcd.io/etcd/client/v3/concurrency.Mutex for benchmarks/clients.py, over its line protocol:
-// "run N" in, one line of JSON out, until standard input ends.
+// Drives go.etcd.io/etcd/client/v3/concurrency.Mutex for benchmarks/clients.py, over peers/line_protocol.py: a command
+// in, one line of JSON out, until standard input ends. The commands are in workloads.go.
 package main
 
 import (
 	"bufio"
-	"context"
 	"encoding/json"
 	"fmt"
 	"os"
@@ -19,7 +18,15 @@ import (
 
 type answer struct {
 	Microseconds    []float64 `json:"microseconds"`
+	Seconds         float64   `json:"seconds"`
 	CPUMicroseconds float64   `json:"cpu_microseconds"`
+}
+
+// measured times work, which returns the microseconds of its parts.
+func measured(work func() ([]float64, error)) (answer, error) {
+	started, cpuBefore := time.Now(), cpuMicroseconds()
+	microseconds, err := work()
+	return answer{microseconds, time.Since(started).Seconds(), cpuMicroseconds() - cpuBefore}, err
 }
 
 func cpuMicroseconds() float64 {
@@ -41,32 +48,13 @@ func clientVersion() string {
 	return "unknown"
 }
 
-func run(session *concurrency.Session, pairs int) (answer, error) {
-	ctx := context.Background()
-	times := make([]float64, 0, pairs)
-	cpuBefore := cpuMicroseconds()
-	for i := 0; i < pairs; i++ {
-		started := time.Now()
-		// A Mutex for each pair, as the other clients make a lock for each.
-		mutex := concurrency.NewMutex(session, "/bench/go-mutex")
-		if err := mutex.Lock(ctx); err != nil {
-			return answer{}, err
-		}
-		if err := mutex.Unlock(ctx); err != nil {
-			return answer{}, err
-		}
-		times = append(times, float64(time.Since(started).Nanoseconds())/1e3)
-	}
-	return answer{Microseconds: times, CPUMicroseconds: cpuMicroseconds() - cpuBefore}, nil
-}
-
 func serve(endpoint string) error {
 	client, err := clientv3.New(clientv3.Config{Endpoints: []string{endpoint}, DialTimeout: 10 * time.Second})
 	if err != nil {
 		return err
 	}
 	defer client.Close()
-	session, err := concurrency.NewSession(client, concurrency.WithTTL(30))
+	session, err := concurrency.NewSession(client, concurrency.WithTTL(ttlSeconds))
 	if err != nil {
 		return err
 	}
@@ -76,13 +64,10 @@ func serve(endpoint string) error {
 	if err := out.Encode(map[string]string{"ready": versions}); err != nil {
 		return err
 	}
+	work := workloads{client: client, session: session}
 	in := bufio.NewScanner(os.Stdin)
 	for in.Scan() {
-		var pairs int
-		if _, err := fmt.Sscanf(in.Text(), "run %d", &pairs); err != nil {
-			return fmt.Errorf("not a command: %q", in.Text())
-		}
-		result, err := run(session, pairs)
+		result, err := work.command(in.Text())
 		if err != nil {
 			return err
 		}

@@ -41,8 +41,8 @@ def run(bench: Bench) -> Result:
         processes = {
             "main": [worker.pid],
             "children": children_of(worker.pid),
-            "etcd": [etcd.pid],
-            "redis": [redis.pid],
+            "etcd": list(etcd.pids),
+            "redis": list(redis.pids),
         }
         for task in TASKS:
             bench.say(f"warming up: {task}")

@@ -4,26 +4,32 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 
 from celery import Celery
 
-from benchmarks.peers.line_protocol import serve
+from benchmarks.peers.line_protocol import LockClient, serve
 from celery_etcdlock import EtcdLocks
 
+WAIT_SECONDS = 120
 
-def main(endpoint: str) -> None:
+
+def main(endpoint: str, **settings: object) -> None:
     app = Celery("bench", broker="memory://", set_as_current=False)
     app.conf.etcdlock_endpoints = endpoint
+    app.conf.update(settings)
     locks = EtcdLocks.from_app(app)
 
-    def lock_and_unlock() -> None:
-        with locks.lock("bench"):
-            pass
+    def lock(name: str, wait_seconds: float = 0.0) -> Callable[[], object]:
+        held = locks.lock(name, wait_timeout=wait_seconds)
+        held.__enter__()
+        return lambda: held.__exit__(None, None, None)
 
-    lock_and_unlock()
-    versions = f"h2 {version('h2')}, protobuf {version('protobuf')}, Python {platform.python_version()}"
-    serve(versions, lock_and_unlock)
+    lock("bench")()
+    transport = f"grpcio {version('grpcio')}" if settings else f"h2 {version('h2')}"
+    versions = f"{transport}, protobuf {version('protobuf')}, Python {platform.python_version()}"
+    serve(versions, LockClient(lock, lambda name: lock(name, WAIT_SECONDS), lambda name: len(locks.holders(name))))
     locks.close()
 
 

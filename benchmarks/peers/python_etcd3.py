@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import platform
 import sys
+from collections.abc import Callable
 from importlib.metadata import version
 
 import etcd3  # type: ignore[import-untyped,import-not-found,unused-ignore]
 from google.protobuf.internal import api_implementation
 
-from benchmarks.peers.line_protocol import serve
+from benchmarks.peers.line_protocol import LockClient, serve
 
 TTL_SECONDS = 1800
 
@@ -22,18 +23,19 @@ def main(endpoint: str) -> None:
     host, _, port = endpoint.rpartition(":")
     client = etcd3.client(host=host, port=int(port), timeout=10)
 
-    def lock_and_unlock() -> None:
+    def acquire(name: str) -> Callable[[], object]:
         # Its "with" block ignores a failed acquire, and asking is_acquired() would be one more request.
-        lock = client.lock("bench", ttl=TTL_SECONDS)
+        lock = client.lock(name, ttl=TTL_SECONDS)
         if not lock.acquire():
             raise SystemExit("python-etcd3 didn't get the lock")
-        lock.release()
+        release: Callable[[], object] = lock.release
+        return release
 
-    lock_and_unlock()
+    acquire("bench")()
     protobuf = f"protobuf {version('protobuf')} ({api_implementation.Type()})"
     serve(
         f"etcd3 {version('etcd3')}, grpcio {version('grpcio')}, {protobuf}, Python {platform.python_version()}",
-        lock_and_unlock,
+        LockClient(acquire),
     )
 
 
