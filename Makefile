@@ -48,9 +48,9 @@ lint:  ## ruff, mypy --strict and the import contracts
 	$(BIN)/mypy -p examples.demo
 	$(BIN)/lint-imports --no-cache
 
-bench:  ## the figures of benchmarks/
+bench:  ## all figures beside all peers, tables and .bench/ (20 minutes; QUICK=1: below 3, shows that it works)
 	@$(SET_UP) test
-	@$(BIN)/python -m benchmarks
+	@$(BIN)/python -m benchmarks $(if $(QUICK),--quick) --json .bench/results.json --plot .bench/results.svg
 
 setup:  ## only make .venv, with all that tests need
 	@$(SET_UP) test

@@ -1,10 +1,11 @@
-"""``python -m benchmarks [NAME...] [--quick] [--json FILE]``: the one entry point."""
+"""``python -m benchmarks [NAME...] [--quick] [--json FILE] [--plot FILE]``: the one entry point."""
 
 from __future__ import annotations
 
 import argparse
 import importlib
 import json
+import os
 import pkgutil
 import signal
 import sys
@@ -17,6 +18,7 @@ from typing import Any
 
 from benchmarks import machine, measurements
 from benchmarks.bench import Bench
+from benchmarks.plot import svg
 from benchmarks.result import Result
 
 BUSY_PERCENT = 10.0
@@ -29,6 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"which to run, of {', '.join(names)}; default all")
     parser.add_argument("--quick", action="store_true", help="few rounds: shows that it works, not how fast")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write tables and rounds there")
+    parser.add_argument("--plot", type=Path, metavar="FILE", help="write bars of the main figures there, as SVG")
     parser.add_argument("--scratch", type=Path, metavar="DIR", help="where servers keep their data: a real disk")
     chosen = parser.parse_args(arguments)
     unknown = [name for name in chosen.names if name not in names]
@@ -55,6 +58,9 @@ def main(arguments: list[str] | None = None) -> int:
     if chosen.json:
         chosen.json.parent.mkdir(parents=True, exist_ok=True)
         chosen.json.write_text(json.dumps(report, indent=1) + "\n")
+    if chosen.plot:
+        chosen.plot.parent.mkdir(parents=True, exist_ok=True)
+        chosen.plot.write_text(svg(report))
     if failed:
         print(f"not measured: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
@@ -62,6 +68,7 @@ def main(arguments: list[str] | None = None) -> int:
 
 def _measure(bench: Bench) -> dict[str, Any]:
     busy = machine.busy_percent()
+    used = machine.Usage()
     started = time.monotonic()
     try:
         result: Result = importlib.import_module(f"benchmarks.measurements.{bench.name}").run(bench)
@@ -76,6 +83,8 @@ def _measure(bench: Bench) -> dict[str, Any]:
     print(result.text(), end="\n\n", flush=True)
     return result.as_json() | {
         "busy_percent_before": busy,
+        "busy_percent_during": used.percent(),
+        "load_average": os.getloadavg(),
         "seconds": round(time.monotonic() - started, 1),
     }
 

@@ -16,7 +16,7 @@ from benchmarks.environments import NotInstalled
 from benchmarks.places import ROOT, environment
 from benchmarks.servers import Server
 
-__all__ = ["Client", "Clients", "Run", "connected"]
+__all__ = ["Client", "Clients", "Run", "connect", "connected"]
 
 
 @dataclass(frozen=True)
@@ -110,14 +110,15 @@ def connected(bench: Bench, peers: Sequence[Peer], stores: dict[str, Server]) ->
             bench.say(f"{peer.name}: connecting (the first time it is installed)")
             try:
                 command = [*peer.command(), stores[peer.store].endpoint]
-                clients.running.append(running.enter_context(_started(peer.name, command, bench.scratch)))
+                clients.running.append(running.enter_context(connect(peer.name, command, bench.scratch)))
             except NotInstalled as reason:
                 clients.absent[peer.name] = str(reason)
         yield clients
 
 
 @contextlib.contextmanager
-def _started(name: str, command: Sequence[str], scratch: Path) -> Iterator[Client]:
+def connect(name: str, command: Sequence[str], scratch: Path, extra: dict[str, str] | None = None) -> Iterator[Client]:
+    """One client, started by ``command``. Raises ``NotInstalled`` when its process ends."""
     log = scratch / f"{name.replace(' ', '-')}.log"
     with log.open("wb") as errors:
         process = subprocess.Popen(
@@ -126,7 +127,7 @@ def _started(name: str, command: Sequence[str], scratch: Path) -> Iterator[Clien
             stdout=subprocess.PIPE,
             stderr=errors,
             cwd=ROOT,
-            env=environment(),
+            env=environment(**(extra or {})),
             text=True,
             start_new_session=True,
         )

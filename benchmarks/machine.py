@@ -13,7 +13,7 @@ from typing import Any
 from benchmarks.places import ROOT
 from benchmarks.servers import etcd_version
 
-__all__ = ["busy_percent", "describe"]
+__all__ = ["Usage", "busy_percent", "describe"]
 
 PACKAGES = ("celery", "kombu", "redis", "h2", "protobuf")
 
@@ -30,20 +30,33 @@ def describe() -> dict[str, Any]:
     }
 
 
-def busy_percent(seconds: float = 1.0) -> float | None:
-    """How much of all cores others use now; ``None`` where the system doesn't tell (only Linux does)."""
-    try:
-        before = _ticks()
-        time.sleep(seconds)
+class Usage:
+    """How busy the machine is from now on, with this benchmark's own work included."""
+
+    def __init__(self) -> None:
+        self._before = _ticks()
+
+    def percent(self) -> float | None:
+        """``None`` where the system doesn't tell (only Linux does)."""
         after = _ticks()
+        if self._before is None or after is None or after[0] == self._before[0]:
+            return None
+        return round(100 * (1 - (after[1] - self._before[1]) / (after[0] - self._before[0])), 1)
+
+
+def busy_percent(seconds: float = 1.0) -> float | None:
+    """How much of all cores others use now."""
+    usage = Usage()
+    time.sleep(seconds)
+    return usage.percent()
+
+
+def _ticks() -> tuple[int, int] | None:
+    """All ticks and idle ones."""
+    try:
+        fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     except OSError:
         return None
-    total, idle = after[0] - before[0], after[1] - before[1]
-    return round(100 * (1 - idle / total), 1) if total else None
-
-
-def _ticks() -> tuple[int, int]:
-    fields = [int(field) for field in Path("/proc/stat").read_text().splitlines()[0].split()[1:9]]
     return sum(fields), fields[3] + fields[4]
 
 

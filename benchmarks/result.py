@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
-__all__ = ["Goal", "Result"]
+__all__ = ["Goal", "Result", "formatted", "verdict"]
 
 Cell = str | float | None
 
@@ -27,13 +27,14 @@ class Goal:
         return low and (self.at_most is None or self.value <= self.at_most)
 
     def line(self) -> str:
-        verdict = {True: "met", False: "NOT MET", None: "not measured"}[self.met]
         value = "" if self.value is None else f" ({self.value:.2f})"
-        return f"goal {verdict}{value}: {self.text}"
+        return f"goal {verdict(self.met)}{value}: {self.text}"
 
     def as_json(self) -> dict[str, Any]:
         limits = {"at_least": self.at_least, "at_most": self.at_most}
-        return {"text": self.text, "value": self.value, "met": self.met} | {k: v for k, v in limits.items() if v}
+        return {"text": self.text, "value": self.value, "met": self.met} | {
+            k: v for k, v in limits.items() if v is not None
+        }
 
 
 @dataclass
@@ -60,7 +61,7 @@ class Result:
     def text(self) -> str:
         """As printed: a table whose cells line up, then goals and notes."""
         lines = [list(self.columns.values())]
-        lines += [[_cell(row.get(key)) for key in self.columns] for row in self.rows if "not_measured" not in row]
+        lines += [[formatted(row.get(key)) for key in self.columns] for row in self.rows if "not_measured" not in row]
         widths = [max(len(line[i]) for line in lines) for i in range(len(self.columns))]
         first = next(iter(self.columns))
         absent = [row for row in self.rows if "not_measured" in row]
@@ -76,7 +77,12 @@ class Result:
         return "\n".join(out)
 
 
-def _cell(value: Cell) -> str:
+def verdict(met: bool | None) -> str:
+    """Of a goal, in words."""
+    return {True: "met", False: "NOT MET", None: "not measured"}[met]
+
+
+def formatted(value: Cell) -> str:
     if value is None:
         return "-"
     if isinstance(value, str):

@@ -11,6 +11,7 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from benchmarks.etcd_figures import etcd_figures, fetch
@@ -81,11 +82,15 @@ def etcd_server(scratch: Path, members: int = 1, compaction: str = "5m") -> Iter
             log = Path(directory, f"{name}.log")
             processes.append(running.enter_context(Process("etcd", command, log, environment())))
         for process, endpoint in zip(processes, clients.values(), strict=True):
-            process.wait_until(lambda endpoint=endpoint: b'"true"' in fetch(f"http://{endpoint}/health"))
+            process.wait_until(partial(_is_healthy, endpoint))
         leader = next(
             (endpoint for endpoint in clients.values() if etcd_figures(endpoint)["etcd_server_is_leader"]), ""
         )
         yield Server(leader or clients[names[0]], tuple(process.pid for process in processes))
+
+
+def _is_healthy(endpoint: str) -> bool:
+    return b'"true"' in fetch(f"http://{endpoint}/health")
 
 
 @contextlib.contextmanager

@@ -1,4 +1,4 @@
-"""A real ``celery worker`` with prefork, a Redis broker and Redis results, and a driver for it."""
+"""A real ``celery worker`` of any pool, a Redis broker and Redis results, and a driver for it."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from benchmarks.places import environment
 from benchmarks.processes import Process
 from benchmarks.servers import Server
 
-__all__ = ["Worker", "running_worker"]
+__all__ = ["Worker", "running_worker", "surroundings"]
 
 IDLE_QUEUE = "bench-idle"
 STALL_SECONDS = 60.0
@@ -51,7 +51,7 @@ class Worker:
         Raises ``RuntimeError`` when the worker stalls, or a task's result isn't SUCCESS.
         """
         self._rounds += 1
-        queue = f"bench-{self._rounds}"  # a fresh one: the worker may still be polling the last round's
+        queue = f"{self._name}-{self._rounds}"  # a fresh one: the worker may still be polling the last round's
         self._results.flushdb()
         with self._app.producer_or_acquire() as producer:
             for number in range(count):
@@ -93,16 +93,32 @@ def driver_app(redis: Server) -> Celery:
     return app
 
 
+def surroundings(redis: Server, etcd: Server, locks: Server | None = None) -> dict[str, str]:
+    """Where an app of ``worker_apps`` finds its servers: ``locks`` is the Redis of those that lock there."""
+    found = {"BENCH_BROKER": _url(redis, 0), "BENCH_RESULTS": _url(redis, 1), "BENCH_ETCD": etcd.endpoint}
+    return found | {"BENCH_LOCKS": _url(locks or redis, 2)}
+
+
 @contextlib.contextmanager
-def running_worker(module: str, concurrency: int, redis: Server, etcd: Server, scratch: Path) -> Iterator[Worker]:
-    """``celery -A benchmarks.worker_apps.MODULE worker -c CONCURRENCY``, ready."""
+def running_worker(
+    module: str,
+    concurrency: int,
+    redis: Server,
+    etcd: Server,
+    scratch: Path,
+    *,
+    pool: str = "prefork",
+    python: str = sys.executable,
+    locks: Server | None = None,
+) -> Iterator[Worker]:
+    """``celery -A benchmarks.worker_apps.MODULE worker -c CONCURRENCY -P POOL``, ready."""
     name = f"bench-{os.getpid()}-{module}@localhost"
-    command = [sys.executable, "-m", "celery", "-A", f"benchmarks.worker_apps.{module}", "worker"]
-    command += ["-c", str(concurrency), "-P", "prefork", "-Q", IDLE_QUEUE, "-n", name, "-l", "WARNING"]
-    surroundings = environment(BENCH_BROKER=_url(redis, 0), BENCH_RESULTS=_url(redis, 1), BENCH_ETCD=etcd.endpoint)
+    command = [python, "-m", "celery", "-A", f"benchmarks.worker_apps.{module}", "worker"]
+    command += ["-c", str(concurrency), "-P", pool, "-Q", IDLE_QUEUE, "-n", name, "-l", "WARNING"]
+    extra = environment(**surroundings(redis, etcd, locks))
     if hasattr(os, "geteuid") and os.geteuid() == 0:
-        surroundings["C_FORCE_ROOT"] = "1"
-    with Process("celery worker", command, scratch / "worker.log", surroundings) as process:
+        extra["C_FORCE_ROOT"] = "1"
+    with Process("celery worker", command, scratch / f"worker-{module}-{pool}.log", extra) as process:
         worker = Worker(process, redis, name)
         worker.wait_ready()
         yield worker

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Callable
 
 from benchmarks.peers.workloads import LockClient, Workloads
 
@@ -18,7 +19,7 @@ __all__ = ["LockClient", "serve"]
 def serve(versions: str, client: LockClient) -> None:
     """Answer commands until standard input ends."""
     workloads = Workloads(client)
-    commands = {
+    commands: dict[str, Callable[..., dict[str, object]]] = {
         "run": workloads.run,
         "many": workloads.many,
         "distinct": workloads.distinct,

@@ -13,3 +13,11 @@ app.conf.etcdlock_endpoints = os.environ["BENCH_ETCD"]
 @singleton_task(app=app, name="locked", unique_on=["number"])
 def locked(number: int) -> None:
     """Does nothing, under a lock."""
+
+
+@singleton_task(app=app, name="called_once", unique_on=["number"], lock="until_executed")
+def called_once(number: int) -> None:
+    """Does nothing; its lock is taken when it is called."""
+
+
+call = called_once.delay

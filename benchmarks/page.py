@@ -1,0 +1,69 @@
+"""Puts a run's tables and plot into ``docs/performance.md``: ``python -m benchmarks.page RESULTS.json``.
+
+Each ``<!-- figures: NAME -->`` of the page is followed by that measurement's table up to ``<!-- end -->``. So no figure
+on the page is typed by hand.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+from benchmarks.places import ROOT
+from benchmarks.plot import svg
+from benchmarks.result import formatted, verdict
+
+PAGE = ROOT / "docs" / "performance.md"
+PLOT = ROOT / "docs" / "performance.svg"
+PLACE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def main(results: Path) -> None:
+    report = json.loads(results.read_text())
+
+    def fill(found: re.Match[str]) -> str:
+        name = found[2]
+        if name == "machine":
+            return found[1] + _machine(report) + found[3]
+        outcome = report["measurements"].get(name)
+        return found[0] if outcome is None or "error" in outcome else found[1] + _markdown(outcome) + found[3]
+
+    PAGE.write_text(PLACE.sub(fill, PAGE.read_text()))
+    PLOT.write_text(svg(report))
+
+
+def _machine(report: dict[str, Any]) -> str:
+    of = report["machine"]
+    packages = ", ".join(f"{name} {number}" for name, number in of["packages"].items())
+    return (
+        f"Run of {report['started']}, commit {of['commit']}: {of['cpu']}, {of['cores']} cores, {of['system']}, "
+        f"Python {of['python']}, etcd {of['etcd']}, {packages}.\n"
+    )
+
+
+def _markdown(outcome: dict[str, Any]) -> str:
+    columns: dict[str, str] = outcome["columns"]
+    lines = ["| " + " | ".join(columns.values()) + " |", "|" + "-|" * len(columns)]
+    for row in outcome["rows"]:
+        if "not_measured" in row:
+            first, *_ = columns
+            lines.append(f"| {row[first]} | not measured: {row['not_measured']} |" + " |" * (len(columns) - 2))
+        else:
+            lines.append("| " + " | ".join(formatted(row.get(key)) for key in columns) + " |")
+    goals = [f"- **{verdict(goal['met'])}**{_value(goal)}: {goal['text']}" for goal in outcome["goals"]]
+    notes = [f"- {note}" for note in outcome["notes"]]
+    busy = outcome.get("busy_percent_during")
+    if busy is not None:
+        notes.append(f"- the machine was busy to {busy:.0f} % on the whole, this measurement's own work included")
+    return "\n".join(["", *lines, "", *goals, *([""] if goals else []), *notes, "", ""])
+
+
+def _value(goal: dict[str, Any]) -> str:
+    return "" if goal["value"] is None else f" ({goal['value']:.2f})"
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]))
