@@ -360,7 +360,7 @@ class _Run:
             self._locks.manager.ask_to_let_go(conflict.name, conflict.keys[0], asked_by)
         line, self._line = self._line, None
         self._in_line = ()
-        if decision.in_line and len(self._names()) == 1:
+        if decision.in_line and self._lifetime.while_running and len(self._names()) == 1:
             stands_for = decision.seconds + PLACE_SECONDS
             kept = pending.keep(line, self._record, stands_for) if line is not None else None
             if isinstance(kept, Claim):

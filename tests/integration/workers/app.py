@@ -222,28 +222,34 @@ def plain(*args: Any) -> str:
     return "plain"
 
 
-def free_body(key: str, seconds: float = 0.0, value: object = None, fail: bool = False) -> Any:
+def free_body(
+    self: Any, key: str, seconds: float = 0.0, value: object = None, fail: bool = False, retry_once: bool = False
+) -> Any:
     """As ``body``, with or without a lock around it. Returns ``value`` or its own task id."""
+    if retry_once and self.request.retries == 0:
+        raise self.retry(countdown=0)
     note(event="enter", name=key, token=0, value=value)
     try:
         ends_at = time.monotonic() + seconds
         while time.monotonic() < ends_at and not os.path.exists(os.environ["TEST_LOG"] + ".end"):
-            time.sleep(0.01)
+            time.sleep(0.05)
         if fail:
             raise ValueError("on purpose")
     finally:
         note(event="exit", name=key, token=0, value=value)
-    return value if value is not None else app.current_task.request.id
+    return value if value is not None else self.request.id
 
 
 def make(lifetime: str, policy: Any, label: str = "", **options: Any) -> Any:
     """The task of one lifetime and policy, one lock for each ``key``."""
     if lifetime == "until_expired":
-        options.setdefault("unique_for", 60)
+        options.setdefault("unique_for", 8 if policy in ("retry", "wait") else 60)
     name = f"table.{lifetime}.{label or policy}"
-    return task(base=SingletonTask, name=name, lock=lifetime, lock_key=name + ":{key}", on_conflict=policy, **options)(
-        free_body
+    key = name + ":{key}"
+    decorate = task(
+        base=SingletonTask, bind=True, name=name, lock=lifetime, lock_key=key, on_conflict=policy, **options
     )
+    return decorate(free_body)
 
 
 LIFETIMES = ("while_executing", "until_executing", "until_executed", "until_and_while_executing", "until_expired")
