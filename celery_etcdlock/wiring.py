@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from celery_etcdlock.core.settings import Settings
+from celery_etcdlock.core.settings import REDIS_SCHEMES, Settings
 from celery_etcdlock.errors import InvalidSetting
 from celery_etcdlock.locking.group_commit import GroupCommit
 from celery_etcdlock.locking.inspection import Inspector
@@ -28,6 +28,8 @@ def open_stores(settings: Settings) -> tuple[LockStore, LockStore]:
     if settings.endpoints == (MEMORY_ENDPOINT,):
         store = MemoryStore()
         return store, store
+    if settings.endpoints[0].lower().startswith(REDIS_SCHEMES):
+        return _open_redis(settings), _open_redis(settings)
     # Imported here, since protobuf and h2 cost more than all the rest and memory:// needs neither.
     from celery_etcdlock.etcd.history import History
     from celery_etcdlock.etcd.sockets import native, patched
@@ -46,6 +48,30 @@ def open_stores(settings: Settings) -> tuple[LockStore, LockStore]:
 
     # The renewal's thread is a real one, also under gevent, and so are its sockets.
     return GroupCommit(open_store(patched())), open_store(native())
+
+
+def _open_redis(settings: Settings) -> LockStore:
+    from celery_etcdlock.locking.redis import RedisStore
+
+    try:
+        import redis
+    except ImportError:
+        raise InvalidSetting(
+            "etcdlock_endpoints names a Redis, but redis-py isn't installed: pip install celery-etcdlock[redis]"
+        ) from None
+    options: dict[str, object] = {"socket_connect_timeout": settings.timeout}
+    for name, value in (
+        ("username", settings.username),
+        ("password", settings.password),
+        ("ssl_ca_certs", settings.ca_cert),
+        ("ssl_certfile", settings.client_cert),
+        ("ssl_keyfile", settings.client_key),
+    ):
+        if value is not None:
+            options[name] = value
+    url = settings.endpoints[0]
+    connect: Any = redis.ConnectionPool.from_url
+    return RedisStore(lambda: connect(url, **options), settings.prefix)
 
 
 def open_client(

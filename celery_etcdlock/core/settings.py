@@ -32,6 +32,7 @@ ENDPOINTS_VARIABLE = "ETCDLOCK_ENDPOINTS"
 LEAST_HASH_KEY_BYTES = 16
 MAX_PREFIX_BYTES = 512
 _MEMORY = "memory://"
+REDIS_SCHEMES = ("redis://", "rediss://")
 
 
 @dataclass(frozen=True)
@@ -63,8 +64,6 @@ def _check_endpoints(value: Any) -> tuple[str, ...]:
         where = f"has an endpoint (number {number})"
         if not endpoint:
             raise ValueError(f"{where} that is empty: take out the extra comma or entry")
-        if endpoint.lower().startswith(("redis://", "rediss://")):
-            raise ValueError("names a Redis, which is not supported yet by this version: use etcd's endpoints")
         if "@" in endpoint:
             raise ValueError(
                 f"{where} with credentials in it: use etcdlock_username and etcdlock_password, which Celery masks"
@@ -73,6 +72,8 @@ def _check_endpoints(value: Any) -> tuple[str, ...]:
             raise ValueError(f"{where} with a space or control character in it: separate endpoints by commas")
     if _MEMORY in endpoints and len(endpoints) > 1:
         raise ValueError(f"has {_MEMORY} beside other endpoints: it is a store of its own, use it alone")
+    if len(endpoints) > 1 and any(endpoint.lower().startswith(REDIS_SCHEMES) for endpoint in endpoints):
+        raise ValueError("has a Redis beside other endpoints: locks are in one Redis, or in an etcd")
     return endpoints
 
 
@@ -139,7 +140,7 @@ SETTINGS: tuple[Setting, ...] = (
         "127.0.0.1:2379",
         _check_endpoints,
         f"etcd's endpoints, a list or comma-separated; the variable `{ENDPOINTS_VARIABLE}` comes before the "
-        "default; `memory://` for tests",
+        "default; `memory://` for tests; `redis://` and `rediss://` for locks in a Redis",
     ),
     Setting("etcdlock_username", None, _check_text, "etcd user, with `etcdlock_password`"),
     Setting("etcdlock_password", None, _check_text, "its password"),

@@ -11,17 +11,21 @@ from celery_etcdlock.etcd.client import EtcdClient
 from celery_etcdlock.etcd.store import EtcdStore
 from celery_etcdlock.locking.group_commit import GroupCommit
 from celery_etcdlock.locking.memory import MemoryStore
+from celery_etcdlock.locking.redis import RedisStore
 from celery_etcdlock.locking.store import LockStore
 
 _prefixes = itertools.count()
 
 
-@pytest.fixture(params=["memory", "etcd", "etcd, group commit"])
+@pytest.fixture(params=["memory", "redis", "etcd", "etcd, group commit"])
 def new_store(request: pytest.FixtureRequest) -> Iterator[Callable[[], LockStore]]:
     """Makes clients of one store that is empty at first; each call gives one with connections of its own."""
     if request.param == "memory":
         memory = MemoryStore()
         yield lambda: memory
+        return
+    if request.param == "redis":
+        yield from _redis(request.getfixturevalue("redis").url(3))
         return
     server = request.getfixturevalue("etcd")
     prefix = f"/contract-{next(_prefixes)}/"
@@ -31,6 +35,20 @@ def new_store(request: pytest.FixtureRequest) -> Iterator[Callable[[], LockStore
     def open_store() -> LockStore:
         store = EtcdStore(EtcdClient(server.endpoint), prefix)
         opened.append(GroupCommit(store) if shared else store)
+        return opened[-1]
+
+    yield open_store
+    for store in opened:
+        store.close()
+
+
+def _redis(url: str) -> Iterator[Callable[[], LockStore]]:
+    redis = pytest.importorskip("redis")
+    prefix = f"/contract-{next(_prefixes)}/"
+    opened: list[RedisStore] = []
+
+    def open_store() -> LockStore:
+        opened.append(RedisStore(lambda: redis.ConnectionPool.from_url(url), prefix))
         return opened[-1]
 
     yield open_store

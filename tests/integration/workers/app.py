@@ -289,3 +289,20 @@ def replaced_by_itself(self: Any, key: str, again: bool = True) -> str:
     if again:
         return str(self.replace(replaced_by_itself.si(key, False)))
     return "the replacement"
+
+
+def peer_body(self: Any, a: int, b: int = 0, seconds: float = 0.0, fail: bool = False) -> str:
+    return str(free_body(self, f"peer {a}", seconds, None, fail))
+
+
+def peer(name: str, **options: Any) -> Any:
+    """A task with another package's options, mapped as ``docs/migrating.md`` says."""
+    return task(base=SingletonTask, bind=True, name=f"peer.{name}", **options)(peer_body)
+
+
+once = peer("once", lock="until_executed", unique_on="*", on_conflict="raise")
+once_graceful = peer("once_graceful", lock="until_executed", unique_on="*", on_conflict="skip")
+once_keys = peer("once_keys", lock="until_executed", unique_on=["a"], on_conflict="skip")
+once_before_run = peer("once_before_run", lock="until_executing", unique_on="*", on_conflict="raise")
+singleton = peer("singleton", lock="until_executed", unique_on="*")
+singleton_on = peer("singleton_on", lock="until_executed", unique_on=["a"])

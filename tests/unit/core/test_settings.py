@@ -135,7 +135,7 @@ def test_accepted(mapping: dict[str, Any], field: str, stored: object) -> None:
 
 LIST = "etcdlock_endpoints must be a list of endpoints or one comma-separated str, not "
 EMPTY = "etcdlock_endpoints is empty: name at least one endpoint, like '127.0.0.1:2379', or leave it out"
-REDIS = "etcdlock_endpoints names a Redis, which is not supported yet by this version: use etcd's endpoints"
+REDIS = "etcdlock_endpoints has a Redis beside other endpoints: locks are in one Redis, or in an etcd"
 
 
 @pytest.mark.parametrize(
@@ -149,8 +149,8 @@ REDIS = "etcdlock_endpoints names a Redis, which is not supported yet by this ve
         ("endpoints", [], EMPTY),
         ("endpoints", ["a:1", ""], "etcdlock_endpoints has an endpoint (number 2) that is empty: "
          "take out the extra comma or entry"),
-        ("endpoints", "redis://localhost", REDIS),
-        ("endpoints", f"rediss://:{PASSWORD}@localhost", REDIS),
+        ("endpoints", "redis://localhost,127.0.0.1:2379", REDIS),
+        ("endpoints", ["rediss://one", "rediss://two"], REDIS),
         ("endpoints", f"a:1,http://user:{PASSWORD}@b:2", "etcdlock_endpoints has an endpoint (number 2) with "
          "credentials in it: use etcdlock_username and etcdlock_password, which Celery masks"),
         ("endpoints", "a:1 b:2", "etcdlock_endpoints has an endpoint (number 1) with a space or control character "

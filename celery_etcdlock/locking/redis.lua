@@ -1,0 +1,204 @@
+-- The lock store's operations on Redis, each atomic because Redis runs one script at a time.
+--
+-- Keys, all under the prefix P (one instance; not a cluster):
+--   revision             the one order of all writes, and so the fencing counter
+--   lease/{id}           "{ttl in ms}:{epoch}", runs out by itself
+--   v1/{name}            hash of a lock's places: token -> "{create}:{mod}:{lease}:{record}"
+--   deleted/{name}       the revision of the last deletion under the name
+--   replaced/{task id}, done/{delivery}   marks, that run out with the lease they were put on
+--   let-go/{lease}       hash: token -> who asks
+-- A place whose lease has run out is deleted by the first who comes across it.
+local P, operation = ARGV[1], ARGV[2]
+local call = redis.call
+
+local function lease_of(id)
+  local value = call('GET', P .. 'lease/' .. id)
+  if not value then return nil end
+  local ttl, epoch = string.match(value, '^(%d+):(%d+)$')
+  return {ttl = ttl, epoch = tonumber(epoch)}
+end
+
+local function next_revision()
+  return call('INCR', P .. 'revision')
+end
+
+local function now_revision()
+  return tonumber(call('GET', P .. 'revision') or '0')
+end
+
+local function say_deleted(name)
+  local revision = next_revision()
+  call('SET', P .. 'deleted/' .. name, revision, 'EX', 3600)
+  call('PUBLISH', P .. 'changed/' .. name, revision)
+end
+
+local function places(name)
+  local flat = call('HGETALL', P .. 'v1/' .. name)
+  local found, dead = {}, false
+  for i = 1, #flat, 2 do
+    local create, mod, lease, record = string.match(flat[i + 1], '^(%d+):(%d+):(%d+):(.*)$')
+    if call('EXISTS', P .. 'lease/' .. lease) == 1 then
+      found[#found + 1] = {flat[i], tonumber(create), tonumber(mod), record, lease}
+    else
+      call('HDEL', P .. 'v1/' .. name, flat[i])
+      dead = true
+    end
+  end
+  if dead then say_deleted(name) end
+  table.sort(found, function(a, b) return a[2] < b[2] end)
+  return found
+end
+
+local function find(found, token)
+  for _, place in ipairs(found) do
+    if place[1] == token then return place end
+  end
+end
+
+local function present(found)
+  local keys = {}
+  for i, place in ipairs(found) do keys[i] = {place[1], place[2], place[3], place[4]} end
+  return {'present', keys, now_revision()}
+end
+
+local function put(name, token, lease, record, create, revision)
+  revision = revision or next_revision()
+  call('HSET', P .. 'v1/' .. name, token, string.format('%d:%d:%s:%s', create or revision, revision, lease, record))
+  return revision
+end
+
+local function created_after(found, seen)
+  for _, place in ipairs(found) do
+    if place[2] > seen then return true end
+  end
+  return false
+end
+
+local function try(name, token, lease, record, seen)
+  local found = places(name)
+  local mine = find(found, token)
+  if mine then return {'owned', mine[3]} end
+  if created_after(found, seen) then return present(found) end
+  return {'owned', put(name, token, lease, record)}
+end
+
+if operation == 'grant' then
+  call('SET', P .. 'lease/' .. ARGV[3], ARGV[4] .. ':0', 'PX', ARGV[4], 'NX')
+  return {'granted'}
+elseif operation == 'revoke' then
+  call('DEL', P .. 'lease/' .. ARGV[3], P .. 'let-go/' .. ARGV[3])
+  -- Those who wait for its keys look again by themselves, at the latest when it would have run out.
+  return {'done'}
+elseif operation == 'look' then
+  return present(places(ARGV[3]))
+elseif operation == 'release' then
+  local mine = find(places(ARGV[3]), ARGV[4])
+  if not mine or mine[3] ~= tonumber(ARGV[5]) then return {'not held'} end
+  call('HDEL', P .. 'v1/' .. ARGV[3], ARGV[4])
+  say_deleted(ARGV[3])
+  return {'released'}
+elseif operation == 'changed' then
+  local found, after = places(ARGV[3]), tonumber(ARGV[4])
+  local changed
+  if ARGV[5] == '' then
+    changed = tonumber(call('GET', P .. 'deleted/' .. ARGV[3]) or '0') > after
+  else
+    local watched = find(found, ARGV[5])
+    changed = not watched or watched[3] > after
+  end
+  local left = 3600000
+  for _, place in ipairs(found) do
+    left = math.min(left, math.max(0, call('PTTL', P .. 'lease/' .. place[5])))
+  end
+  return {changed and 1 or 0, left}
+elseif operation == 'ask' then
+  local mine = find(places(ARGV[3]), ARGV[4])
+  if not mine then return {'not held'} end
+  call('HSET', P .. 'let-go/' .. mine[5], ARGV[4], ARGV[5])
+  call('PEXPIRE', P .. 'let-go/' .. mine[5], 3600000)
+  return {'asked'}
+elseif operation == 'seen' then
+  local on = call('GET', P .. ARGV[3])
+  return {on and call('EXISTS', P .. 'lease/' .. on) or 0}
+end
+
+-- From here on: what needs a lease.
+local lease = ARGV[3]
+local state = lease_of(lease)
+if not state then return {'gone'} end
+if operation == 'fence' then
+  local revision = next_revision()
+  call('SET', P .. 'lease/' .. lease, state.ttl .. ':' .. revision, 'KEEPTTL')
+  return {'fenced', revision}
+elseif operation == 'keep alive' then
+  call('PEXPIRE', P .. 'lease/' .. lease, state.ttl)
+  return {'kept', math.floor(tonumber(state.ttl) / 1000)}
+elseif operation == 'mark' then
+  call('SET', P .. ARGV[4], lease, 'PX', math.max(1, call('PTTL', P .. 'lease/' .. lease)))
+  return {'done'}
+end
+if state.epoch == 0 then return {'gone'} end
+if operation == 'check' then
+  local missing = {}
+  for i = 4, #ARGV, 3 do
+    local value = call('HGET', P .. 'v1/' .. ARGV[i], ARGV[i + 1])
+    local mod = value and string.match(value, '^%d+:(%d+):')
+    if mod ~= ARGV[i + 2] then missing[#missing + 1] = ARGV[i + 1] end
+  end
+  return {'seen', missing, call('HGETALL', P .. 'let-go/' .. lease)}
+end
+
+local epoch = tonumber(ARGV[4])
+if operation == 'try' then
+  local name, token, record, seen = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
+  if state.epoch ~= epoch and not find(places(name), token) then return {'moved', state.epoch} end
+  return try(name, token, lease, record, seen)
+elseif operation == 'enqueue' then
+  local name, token, record = ARGV[5], ARGV[6], ARGV[7]
+  local found = places(name)
+  if find(found, token) then return present(found) end
+  if state.epoch ~= epoch then return {'moved', state.epoch} end
+  local revision = put(name, token, lease, record)
+  local reply = present(places(name))
+  return {'queued', reply[2], revision}
+elseif operation == 'promote' then
+  local name, token, record = ARGV[5], ARGV[6], ARGV[7]
+  local mod, alone, replaces = tonumber(ARGV[8]), ARGV[9] == '1', ARGV[10]
+  local found = places(name)
+  local mine = find(found, token)
+  if not mine or mine[3] ~= mod then return present(found) end
+  if state.epoch ~= epoch then return {'moved', state.epoch} end
+  if alone and found[1][1] ~= token then return present(found) end
+  local revision = put(name, token, lease, record, mine[2])
+  call('PUBLISH', P .. 'changed/' .. name, revision)
+  if replaces ~= '' then
+    call('SET', P .. 'replaced/' .. replaces, lease, 'PX', math.max(1, call('PTTL', P .. 'lease/' .. lease)))
+  end
+  return {'owned', revision}
+end
+
+-- try each, try all: name, token, record, seen; and again
+if state.epoch ~= epoch then return {'moved', state.epoch} end
+local outcomes = {}
+if operation == 'try each' then
+  for i = 5, #ARGV, 4 do
+    outcomes[#outcomes + 1] = try(ARGV[i], ARGV[i + 1], lease, ARGV[i + 2], tonumber(ARGV[i + 3]))
+  end
+  return {'each', outcomes}
+end
+local free, mine, highest = true, 0, 0
+for i = 5, #ARGV, 4 do
+  local found = places(ARGV[i])
+  local own = find(found, ARGV[i + 1])
+  if own then
+    mine = mine + 1
+    highest = math.max(highest, own[3])
+  end
+  if created_after(found, tonumber(ARGV[i + 3])) then free = false end
+  outcomes[#outcomes + 1] = present(found)
+end
+if mine == #outcomes then return {'owned', highest} end
+if not free then return {'each', outcomes} end
+local revision = next_revision()
+for i = 5, #ARGV, 4 do put(ARGV[i], ARGV[i + 1], lease, ARGV[i + 2], nil, revision) end
+return {'owned', revision}
