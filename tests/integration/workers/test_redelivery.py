@@ -62,8 +62,9 @@ def test_a_copy_runs_when_the_first_died(project: Project) -> None:
     [event] = project.bodies.wait_entered()
     publish(project, ident, "a", 60.0)
     wait_for(lambda: WAITS in worker.text(), "the copy waits")
-    project.bodies.end_all()  # for the copy; the first is dead before it looks
     os.kill(event["pid"], signal.SIGKILL)
+    project.bodies.wait_entered(2)
+    project.bodies.end_all()
     wait_for(lambda: result.state == "SUCCESS", "the copy has run", 30)
     assert project.bodies.entered() == 2
 
