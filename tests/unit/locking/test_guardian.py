@@ -171,6 +171,20 @@ def test_many_children_write_at_once(page: LeasePage, new_child: Callable[..., C
     assert {(entry.pid, entry.lease) for entry in page.entries()} == wanted
 
 
+def test_one_process_writes_at_a_time_and_a_dead_one_holds_nobody_up(
+    page: LeasePage, new_child: Callable[..., Child], child: Child
+) -> None:
+    def write_for_ever() -> None:
+        page._exclusively().__enter__()
+
+    writer = new_child(write_for_ever)
+    page.remove(child.pid, 7)
+    assert len(page.entries()) == 1
+    writer.kill()
+    page.remove(child.pid, 7)
+    assert page.entries() == []
+
+
 def test_a_full_page_costs_no_more_than_the_entry(page: LeasePage, new_child: Callable[..., Child]) -> None:
     def enter_too_many() -> None:
         for number in range(3000):
@@ -229,13 +243,15 @@ def test_a_child_that_is_late_is_renewed_for_and_may_trust_its_lock_longer(
 
 
 def test_nobody_renews_for_a_child_that_is_stopped(
-    child: Child, guardian: Guardian, page: LeasePage, clock: Clock
+    child: Child, guardian: Guardian, page: LeasePage, store: MemoryStore, clock: Clock
 ) -> None:
+    ends_at = store._leases[7].ends_at
     os.kill(child.pid, signal.SIGSTOP)
     os.waitid(os.P_PID, child.pid, os.WSTOPPED | os.WNOWAIT)
     clock.now += TTL_SECONDS * 0.6
     guardian.look()
     assert [entry.guardian_deadline for entry in page.entries()] == [0.0]
+    assert store._leases[7].ends_at == ends_at
 
 
 def test_nobody_renews_past_the_deadline(child: Child, guardian: Guardian, page: LeasePage, clock: Clock) -> None:
