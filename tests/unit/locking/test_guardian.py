@@ -174,8 +174,10 @@ def test_many_children_write_at_once(page: LeasePage, new_child: Callable[..., C
 def test_one_process_writes_at_a_time_and_a_dead_one_holds_nobody_up(
     page: LeasePage, new_child: Callable[..., Child], child: Child
 ) -> None:
+    writing = page._exclusively()
+
     def write_for_ever() -> None:
-        page._exclusively().__enter__()
+        writing.__enter__()
 
     writer = new_child(write_for_ever)
     page.remove(child.pid, 7)
