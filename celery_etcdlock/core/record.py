@@ -11,7 +11,7 @@ Task arguments are never stored: they may be secret, and a lock needs only their
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -61,6 +61,11 @@ class Delivery:
     def is_message(self) -> bool:
         """Whether somebody can wait for the result of this task id."""
         return not self.task_id.startswith((DIRECT_PREFIX, STANDALONE_PREFIX))
+
+    @property
+    def step(self) -> Delivery:
+        """The same, however often it was sent back: what comes to its end once, whichever copy does it."""
+        return replace(self, comebacks=0)
 
     def kinship(self, holder: Delivery | None) -> Kinship:
         """What this delivery is to ``holder``: its copy, its successor, or a stranger."""

@@ -302,9 +302,10 @@ class _Run:
 
     def _on_conflict(self, conflict: Conflict, waited_for_predecessor: bool) -> WaitForPredecessor:
         call = self._call
-        kinship, _ = self._kin(conflict)
-        if kinship is not Kinship.STRANGER:
-            self.redelivery.check_for_kin()
+        kinship, kin = self._kin(conflict)
+        # Whoever holds the lock, a copy of what has run has nothing to wait for, and no result to touch.
+        self.redelivery.check_has_run()
+        holder = kin.record.delivery if kin is not None and kin.record is not None else None
         self._warn_of_another_broker(conflict)
         error = conflict_error(conflict)
         policy, is_own = policy_of(self._options, self._locks.settings, error, at_enqueue=False)
@@ -343,7 +344,7 @@ class _Run:
                 call,
                 decision,
                 error,
-                is_copy=kinship is Kinship.COPY,
+                is_copy=holder is not None and holder.step == call.delivery.step,
                 claims=self._claims,
                 line=self._line,
                 joins=call.joins,

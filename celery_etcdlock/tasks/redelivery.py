@@ -5,8 +5,11 @@ lock keeps the copies apart while the first lives (``core.conflict``). When the 
 to its end, and left a mark (``locking.done``), or it died, and left none: then the copy runs.
 
 *The end* of a delivery is what Celery acknowledges it for: a result, a failure (unless ``acks_on_failure_or_timeout``
-is off), a retry or replacement that was published, our own coming back. Not a process that ends half-way, a time limit
-that kills it, a ``Reject``, or a body that was interrupted because its lock was lost.
+is off), a retry or replacement that was published. Not a process that ends half-way, a time limit that kills it, a
+``Reject``, or a body that was interrupted because its lock was lost.
+
+Copies may have come back to their queue a different number of times, so that is left out of what is marked: whichever
+runs first, the others are done with.
 
 Marks cost a request, so they are for messages of which there may be copies: of ``acks_late`` tasks, and those that
 their broker says it delivers again.
@@ -64,12 +67,12 @@ class Redelivery:
 
     def check(self) -> None:
         """To be called with the lock held, before the body. Raises ``HasRun``, or ``LockUnavailable``."""
-        self.check_for_kin()
+        self.check_has_run()
         self._entered = True
 
-    def check_for_kin(self) -> None:
-        """The same where another delivery of the task holds the lock, since an old copy has nothing to wait for."""
-        if self._has_copies and self._marks.seen(self._call.delivery):
+    def check_has_run(self) -> None:
+        """The same where the lock can't be had."""
+        if self._has_copies and self._marks.seen(self._call.delivery.step):
             delivery = self._call.delivery
             logger.info("Task %s[%s] has run already: this is a redelivered copy", self._task.name, delivery.task_id)
             raise HasRun("has run already")
@@ -82,7 +85,7 @@ class Redelivery:
         if not self._has_copies or not self._is_end(error):
             return
         try:
-            self._marks.put(self._call.delivery)
+            self._marks.put(self._call.delivery.step)
         except LockUnavailable as trouble:
             logger.warning(
                 "Task %s[%s] can't be marked as ended, so if its broker delivers it again it runs again: %s",
@@ -92,12 +95,8 @@ class Redelivery:
             )
 
     def _is_end(self, error: BaseException | None) -> bool:
-        if isinstance(error, HasRun | StillRuns | Reject | LockLost):
+        if not self._entered or isinstance(error, Reject | LockLost):
             return False
-        if isinstance(error, Retry):
-            return True
-        if not self._entered:
-            return False
-        if error is None or isinstance(error, Ignore):
+        if error is None or isinstance(error, Ignore | Retry):
             return True
         return isinstance(error, Exception) and bool(self._task.acks_on_failure_or_timeout)

@@ -51,7 +51,7 @@ def _bodies(events: Iterable[Event]) -> list[_Body]:
             case "enter":
                 pids = (event["pid"], *event["helpers"])
                 bodies[event["entrance"]] = _Body(event["entrance"], event["task"], pids, event["at"])
-            case "exit":
+            case "exit" if event["entrance"] in bodies:
                 bodies[event["entrance"]].left = event["at"]
                 bodies[event["entrance"]].completed = event["completed"]
             case "killed":

@@ -121,7 +121,7 @@ def hogs(seconds: int) -> float:
     return lock.remaining
 
 
-@task(base=SingletonTask, unique_on=["key"], acks_late=True, reject_on_worker_lost=True)
+@task(base=SingletonTask, unique_on=["key"], on_conflict="retry", acks_late=True, reject_on_worker_lost=True)
 def late(key: str, seconds: float = 0.0) -> int:
     return body(seconds)
 
