@@ -12,6 +12,8 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 __all__ = [
+    "check_count",
+    "check_flag",
     "check_limit",
     "check_whole_seconds",
     "choice",
@@ -102,6 +104,20 @@ def number_of_seconds(value: Any) -> float:
     if not (math.isfinite(seconds) and seconds > 0):
         raise ValueError(f"must be a finite number of seconds above 0, not {shown(value)}")
     return seconds
+
+
+def check_flag(value: Any) -> bool:
+    """A switch."""
+    if not isinstance(value, bool):
+        raise ValueError(f"must be True or False, not {shown(value)}")
+    return value
+
+
+def check_count(value: Any) -> int:
+    """How many of something there may be, none included."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
+        raise ValueError(f"must be a whole number, at least 0, not {shown(value)}")
+    return value
 
 
 def check_limit(value: Any) -> int:

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 from celery_etcdlock.core.checks import (
+    check_count,
+    check_flag,
     check_whole_seconds,
     choice,
     did_you_mean,
@@ -192,6 +194,13 @@ SETTINGS: tuple[Setting, ...] = (
         "locks for tasks that know nothing of them: `task_id`, or a dict from name patterns to options",
     ),
     Setting(
+        "etcdlock_gate",
+        True,
+        check_flag,
+        "whether messages that came back for a lock wait in the worker's MainProcess, without a slot of its pool",
+    ),
+    Setting("etcdlock_gate_limit", 1000, check_count, "how many messages may wait there at once"),
+    Setting(
         "etcdlock_done_ttl",
         600,
         number_of_seconds,
@@ -223,6 +232,8 @@ class Settings:
     channel: Callable[[], Any] | None
     listeners: tuple[str | Callable[..., Any], ...] | None
     dedup: tuple[DedupRule, ...] | None
+    gate: bool
+    gate_limit: int
     done_ttl: float
 
     @classmethod

@@ -54,17 +54,33 @@ class EtcdInspector:
                 found[lease] = float(reply.TTL)
         return found
 
+    def revision(self) -> int:
+        request = messages.RangeRequest(key=self._start, range_end=self._end, limit=1, keys_only=True)
+        return int(self._call("KV/Range", request, messages.RangeResponse).header.revision)
+
     def changes(self, after_revision: int) -> Iterator[list[Change] | None]:
+        for events in self._events(after_revision, prev_kv=True):
+            changes = [change for event in events if (change := self._change(event)) is not None]
+            if changes or not events:
+                yield changes or None
+
+    def deletions(self, after_revision: int) -> Iterator[set[str]]:
+        for events in self._events(after_revision, filters=[messages.WatchCreateRequest.NOPUT]):
+            keys = (event.kv.key[len(self._start) :].decode("utf-8", "replace") for event in events)
+            yield {key.rpartition("/")[0] for key in keys}
+
+    def _events(self, after_revision: int, **options: Any) -> Iterator[list[Any]]:
+        """Events as they come; nothing about once a second when none does."""
         while True:
             create = messages.WatchCreateRequest(
-                key=self._start, range_end=self._end, start_revision=after_revision + 1, prev_kv=True
+                key=self._start, range_end=self._end, start_revision=after_revision + 1, **options
             )
             request = messages.WatchRequest(create_request=create).SerializeToString()
             with self._client.stream("/etcdserverpb.Watch/Watch", request, LONGEST_WATCH_SECONDS) as stream:
                 while not stream.ended:
                     answer = stream.receive(QUIET_SECONDS)
                     if answer is None:
-                        yield None
+                        yield []
                         continue
                     response = messages.WatchResponse.FromString(answer)
                     if response.canceled:
@@ -72,9 +88,8 @@ class EtcdInspector:
                             raise SurveyOutdated(f"revision {after_revision + 1} was compacted meanwhile")
                         break
                     after_revision = max(after_revision, response.header.revision)
-                    changes = [change for event in response.events if (change := self._change(event)) is not None]
-                    if changes:
-                        yield changes
+                    if response.events:
+                        yield list(response.events)
 
     def ask_to_let_go(self, place: Place, by: str) -> bool:
         return isinstance(self._store.ask_holder(self._key(place), by, self._timeout_seconds), Asked)

@@ -25,6 +25,12 @@ class Inspector(Protocol):
         Raises ``SurveyOutdated`` when changes were missed: survey anew.
         """
 
+    def revision(self) -> int:
+        """The store's latest revision."""
+
+    def deletions(self, after_revision: int) -> Iterator[set[str]]:
+        """Like ``changes``, but only the segments of names under which a place was deleted; empty when none was."""
+
     def ask_to_let_go(self, place: Place, by: str) -> bool:
         """Have the holder told to let go. False when the place is gone."""
 

@@ -18,6 +18,7 @@ __all__ = [
     "DUPLICATE_HEADER",
     "JOIN_HEADER",
     "LINE_HEADER",
+    "WAITS_FOR_HEADER",
     "Duplicate",
     "claims_in",
     "duplicate_in",
@@ -30,6 +31,8 @@ __all__ = [
 CLAIMS_HEADER = "etcdlock_claims"
 #: ``[name, token, revision]``: its place in line.
 LINE_HEADER = "etcdlock_line"
+#: The name of the lock for which it came back.
+WAITS_FOR_HEADER = "etcdlock_waits_for"
 #: A ``Duplicate``: what it was found to be when it was published, and had to be published nevertheless.
 DUPLICATE_HEADER = "etcdlock_duplicate"
 #: A ``Duplicate``: whose result it takes on.

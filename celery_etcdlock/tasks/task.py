@@ -51,6 +51,7 @@ WORKER_STEPS = (
     "celery_etcdlock.worker.never_started:FreeNeverStarted",
     "celery_etcdlock.worker.dedup:ApplyDedup",
 )
+CONSUMER_STEP = "celery_etcdlock.worker.gate:Gate"
 
 
 class SingletonTask(_TypedTask[P, R]):
@@ -78,6 +79,7 @@ class SingletonTask(_TypedTask[P, R]):
         super().on_bound(app)
         cls._lock_plan = plan_of(cls)
         app.steps["worker"].update(WORKER_STEPS)
+        app.steps["consumer"].add(CONSUMER_STEP)
         if cls._lock_plan.options.lifetime.at_enqueue:
             take_together()
 

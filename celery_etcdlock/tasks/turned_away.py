@@ -12,10 +12,17 @@ from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
 
 from celery_etcdlock.core.conflict import ComeBack, Place
 from celery_etcdlock.core.events import TaskDeduplicated
-from celery_etcdlock.errors import EtcdLockError
+from celery_etcdlock.errors import EtcdLockError, LockConflict
 from celery_etcdlock.locking.claim import Claim
 from celery_etcdlock.tasks.call import COMEBACKS_HEADER, RETRIES_HEADER, WAITING_SINCE_HEADER, Call
-from celery_etcdlock.tasks.headers import CLAIMS_HEADER, JOIN_HEADER, LINE_HEADER, Duplicate, written_claims
+from celery_etcdlock.tasks.headers import (
+    CLAIMS_HEADER,
+    JOIN_HEADER,
+    LINE_HEADER,
+    WAITS_FOR_HEADER,
+    Duplicate,
+    written_claims,
+)
 from celery_etcdlock.tasks.redelivery import COPY_HEADER, StillRuns
 from celery_etcdlock.tasks.runtime import EtcdLocks
 
@@ -77,6 +84,7 @@ def come_back(
     for name, written in (
         (CLAIMS_HEADER, written_claims(claims)),
         (LINE_HEADER, written_claims([line])[0] if line is not None else None),
+        (WAITS_FOR_HEADER, why.name if isinstance(why, LockConflict) else None),
         (JOIN_HEADER, joins.written() if joins is not None else None),
     ):
         headers.pop(name, None)

@@ -39,7 +39,7 @@ def test_retry_fails_with_the_conflict_when_its_time_is_over(project: Project) -
     with pytest.raises(LockConflict):
         result.get(timeout=30)
     assert time.monotonic() - started >= 1.0
-    assert worker.text().count(f"[{result.id}] retry:") >= 2
+    assert worker.text().count(f"[{result.id}] retry:") >= 1
 
 
 def test_a_retry_keeps_its_id_and_its_retries(busy: Project) -> None:

@@ -47,6 +47,8 @@ def test_defaults() -> None:
         channel=None,
         listeners=None,
         dedup=None,
+        gate=True,
+        gate_limit=1000,
         done_ttl=600.0,
     )
 

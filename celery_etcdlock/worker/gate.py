@@ -1,0 +1,275 @@
+"""The gate before the pool: a message that came back because its lock is held waits here, without a slot.
+
+A message passes at once unless its headers say that it came back for a lock; the first try is a pool process's, where a
+lock that nobody holds is cheapest. One that came back is *parked* as Celery parks a message with an ETA: not
+acknowledged, no slot, the prefetch count raised by one, listed by ``inspect scheduled``, given back to the broker when
+the worker stops or the connection is lost. It leaves when the lookout says that its turn has come *and* a slot of the
+pool is free, when its time to wait is over, or when it expires; what follows is the pool process's, which takes the
+lock itself, or conflicts as the policy says. So a lock is only ever taken with a slot in hand, there is one owner of
+each, and all that becomes of a request is as without the gate.
+
+A message whose turn comes while no slot is free gives its place in line back (rule 13): a worker that is busy for hours
+must not hold up a free one. It goes on waiting here, and takes a new place if it has to.
+
+Parking is bounded: by ``etcdlock_gate_limit`` messages, and by a part of the broker's own limit for messages that
+aren't acknowledged; after that the message goes through, and is published again. Quorum queues have no gate: their
+prefetch count can't be raised, so there messages come back by their delay.
+"""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from typing import Any
+
+from celery import bootsteps
+from celery.signals import task_received
+from celery.worker import state as worker_state
+from celery.worker.request import Request
+
+from celery_etcdlock.locking.claim import Claim
+from celery_etcdlock.tasks.headers import JOIN_HEADER, LINE_HEADER, WAITS_FOR_HEADER, claims_in, duplicate_in, line_in
+from celery_etcdlock.tasks.runtime import EtcdLocks
+from celery_etcdlock.tasks.task import SingletonTask
+from celery_etcdlock.wiring import MEMORY_ENDPOINT, open_inspector
+from celery_etcdlock.worker.lookout import Lookout, Waiter
+
+__all__ = ["Gate"]
+
+logger = logging.getLogger("celery_etcdlock")
+
+#: The part of the broker's limit for unacknowledged messages that one parking may take.
+SHARE_OF_LIMIT = 0.4
+#: RabbitMQ's ``consumer_timeout`` where nobody changed it, in seconds; Redis' ``visibility_timeout`` is twice that.
+BROKER_LIMIT_SECONDS = 1800.0
+#: Parked messages are looked at this often, in seconds, for a slot that came free.
+SLOT_SECONDS = 0.2
+
+
+class _Parked:
+    """A message that waits here. ``no_slot``: its turn has come, but there was no slot."""
+
+    def __init__(self, request: Any, waiter: Waiter, until: float) -> None:
+        self.request = request
+        self.waiter = waiter
+        self.until = until
+        self.no_slot = False
+
+
+class Gate(bootsteps.StartStopStep):
+    """See the module. Everything but the lookout's own threads happens on the hub."""
+
+    requires = ("celery.worker.consumer.tasks:Tasks",)
+
+    def __init__(self, consumer: Any, **options: Any) -> None:
+        super().__init__(consumer, **options)
+        self._consumer = consumer
+        self._locks = EtcdLocks.from_app(consumer.app)
+        settings = self._locks.settings
+        self._limit = settings.gate_limit
+        self._parked: dict[str, _Parked] = {}
+        self._going: set[str] = set()
+        self._slot_timer: Any = None
+        self._lookout = Lookout(
+            functools.partial(open_inspector, settings), lambda: self._locks.manager.pending, self._on_turn
+        )
+        self._pass_on = consumer.on_task_request
+        if self._is_of_use(consumer.app):
+            consumer.on_task_request = self.admit
+            if hasattr(Request, "_eta_timer_entry"):
+                # Celery itself parks those that came back with a delay; since 5.7 they can be woken before.
+                task_received.connect(self._on_received, weak=False)
+            self._longest_seconds = self._longest(consumer.app)
+
+    def _is_of_use(self, app: Any) -> bool:
+        settings = self._locks.settings
+        if not settings.gate or settings.channel is not None or settings.endpoints == (MEMORY_ENDPOINT,):
+            return False
+        if any("://" in each and not each.startswith("http") for each in settings.endpoints):
+            return False
+        if _has_quorum_queues(app):
+            logger.info("celery-etcdlock: no gate on quorum queues; messages that wait for a lock come back by a delay")
+            return False
+        return any(isinstance(task, SingletonTask) for task in app.tasks.values())
+
+    @staticmethod
+    def _longest(app: Any) -> float:
+        limit = (app.conf.broker_transport_options or {}).get("visibility_timeout", BROKER_LIMIT_SECONDS)
+        return float(limit) * SHARE_OF_LIMIT
+
+    def stop(self, consumer: Any) -> None:
+        """The connection is lost or the worker stops: what is parked goes back to the broker."""
+        parked, self._parked = self._parked, {}
+        self._lookout.clear()
+        self._going.clear()
+        for each in parked.values():
+            _cancel(consumer, each.request)
+
+    def info(self, consumer: Any) -> dict[str, Any]:  # type: ignore[override]  # typed as empty
+        return {"etcdlock_gate": {"parked": len(self._parked)}}
+
+    # --- coming ---------------------------------------------------------------------------------------------
+
+    def admit(self, request: Any) -> Any:
+        """In front of the pool, for every message."""
+        name = request.request_dict.get(WAITS_FOR_HEADER)
+        if name is None:
+            return self._pass_on(request)
+        if request.id in self._going:
+            self._going.discard(request.id)
+            return self._pass_on(request)
+        parked = self._parked.get(request.id)
+        if parked is None:
+            parked = self._registered(request, name)
+        elif parked.request is not request:
+            return self._pass_on(request)  # a copy: the lock keeps them apart
+        if parked is None or time.time() >= parked.until:
+            self._forget(request)
+            return self._pass_on(request)
+        self._park(parked)
+        return None
+
+    def _on_received(self, request: Any = None, **_: Any) -> None:
+        name = request.request_dict.get(WAITS_FOR_HEADER)
+        if name is not None and request.eta and request.id not in self._parked:
+            self._registered(request, name)
+
+    def _registered(self, request: Any, name: object) -> _Parked | None:
+        """Have its lock looked out for. ``None`` where it can't wait here."""
+        plan = getattr(request.task, "_lock_plan", None)
+        if plan is None or not isinstance(name, str) or not name or len(self._parked) >= self._limit:
+            return None
+        now = time.time()
+        until = min(now + self._longest_seconds, _waiting_since(request, now) + plan.options.wait_timeout)
+        if request.expires is not None:
+            until = min(until, request.expires.timestamp())
+        if until <= now:
+            return None
+        carrier = _Headers(request.request_dict)
+        joins = duplicate_in(carrier, JOIN_HEADER)
+        waiter = Waiter(
+            name,
+            request.id,
+            plan.options.lock_limit,
+            line_in(carrier),
+            frozenset(claim.token for claim in claims_in(carrier)),
+            None if joins is None else joins.task_id,
+        )
+        parked = self._parked[request.id] = _Parked(request, waiter, until)
+        self._lookout.add(waiter)
+        return parked
+
+    def _park(self, parked: _Parked) -> None:
+        request, consumer = parked.request, self._consumer
+        worker_state.reserved_requests.discard(request)
+        consumer.qos.increment_eventually()
+        seconds = max(0.05, parked.until - time.time())
+        request._eta_timer_entry = consumer.timer.call_after(seconds, consumer.apply_eta_task, (request,), priority=6)
+        scheduled = getattr(worker_state, "task_scheduled", None)  # Celery 5.7
+        if scheduled is not None:
+            scheduled(request)
+        if parked.no_slot:
+            self._wait_for_slot()
+        else:
+            self._lookout.look_at([parked.waiter.name])
+
+    # --- going ----------------------------------------------------------------------------------------------
+
+    def _on_turn(self, waiters: list[Waiter]) -> None:
+        """In a thread of the lookout's."""
+        if self._consumer.hub is not None:
+            self._consumer.hub.call_soon(self._let_go, waiters)
+        else:
+            self._let_go(waiters)
+
+    def _let_go(self, waiters: list[Waiter]) -> None:
+        by_waiter = {id(parked.waiter): parked for parked in self._parked.values()}
+        held_back = []
+        for waiter in waiters:
+            parked = by_waiter.get(id(waiter))
+            if parked is None:
+                continue
+            if self._free_slots() > 0:
+                self._go(parked)
+            else:
+                parked.no_slot = True
+                held_back.append(waiter)
+        if held_back:
+            self._wait_for_slot()
+            places = [waiter for waiter in held_back if waiter.place is not None]
+            if places:
+                self._lookout.give_up_places(places)
+
+    def _go(self, parked: _Parked) -> None:
+        request = parked.request
+        self._forget(request)
+        self._going.add(request.id)
+        _cancel(self._consumer, request)
+        self._consumer.apply_eta_task(request)
+
+    def _forget(self, request: Any) -> None:
+        parked = self._parked.pop(request.id, None)
+        if parked is not None:
+            self._lookout.remove(parked.waiter)
+            # It may have been kept meanwhile, or given up.
+            _set_place(request, parked.waiter.place)
+
+    def _wait_for_slot(self) -> None:
+        if self._slot_timer is None:
+            self._slot_timer = self._consumer.timer.call_after(SLOT_SECONDS, self._look_for_slot)
+
+    def _look_for_slot(self) -> None:
+        self._slot_timer = None
+        waiting = [parked for parked in self._parked.values() if parked.no_slot]
+        if not waiting:
+            return
+        free = self._free_slots()
+        for parked in waiting[:free]:
+            parked.no_slot = False
+        # Their turn may be over by now.
+        self._lookout.look_at({parked.waiter.name for parked in waiting[:free]})
+        if len(waiting) > free:
+            self._wait_for_slot()
+
+    def _free_slots(self) -> int:
+        semaphore = self._consumer.controller.semaphore
+        if semaphore is not None:
+            return int(semaphore.value)
+        return int(self._consumer.pool.num_processes or 1) - len(worker_state.active_requests)
+
+
+class _Headers:
+    """Headers where ``tasks.headers`` looks for them."""
+
+    def __init__(self, headers: dict[str, Any]) -> None:
+        self.headers = headers
+
+
+def _set_place(request: Any, place: Claim | None) -> None:
+    """What the pool process will find in the message's headers."""
+    headers = request.request_dict
+    for each in (headers, headers.get("headers")):
+        if isinstance(each, dict):
+            each.pop(LINE_HEADER, None)
+            if place is not None:
+                each[LINE_HEADER] = [place.name, place.token, place.revision]
+
+
+def _waiting_since(request: Any, now: float) -> float:
+    since = request.request_dict.get("etcdlock_waiting_since")
+    return float(since) if isinstance(since, int | float) and not isinstance(since, bool) else now
+
+
+def _cancel(consumer: Any, request: Any) -> None:
+    entry = getattr(request, "_eta_timer_entry", None)
+    if entry is not None:
+        request._eta_timer_entry = None
+        consumer.timer.cancel(entry)
+
+
+def _has_quorum_queues(app: Any) -> bool:
+    if app.conf.get("task_default_queue_type") == "quorum":
+        return True
+    queues = app.amqp.queues.values()
+    return any((queue.queue_arguments or {}).get("x-queue-type") == "quorum" for queue in queues)

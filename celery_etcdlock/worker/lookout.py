@@ -1,0 +1,221 @@
+"""Looks out for locks that messages wait for, from threads beside the worker's hub, and says whose turn it is.
+
+One thread follows the deletions under the app's prefix, by one watch for all, and only while anybody waits. The other
+reads the names that something happened to, decides (``core.turns``), and keeps places in line from lapsing. Nothing is
+asked of etcd while nothing happens, but for a look at each name now and then, because a watch may die without a word.
+
+*Trust.* What is decided here is a hint: whoever goes on takes the lock by itself, with a slot of the pool in hand, and
+waits again if it can't (rule 13). So a late or wrong hint costs a round, and never the lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+
+from celery_etcdlock.core.names import escape_name
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.survey import SurveyOutdated
+from celery_etcdlock.core.turns import Waiting, whose_turn
+from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.claim import Claim
+from celery_etcdlock.locking.inspection import Inspector
+from celery_etcdlock.locking.pending import PendingLocks
+
+__all__ = ["Lookout", "Waiter"]
+
+logger = logging.getLogger("celery_etcdlock")
+
+RETRY_SECONDS = 1.0
+#: Seconds between two looks at a name where nothing was seen to happen.
+LOOK_SECONDS = 30.0
+#: A place in line is kept for so long at a time, and kept anew when less than half of it is left.
+KEEP_SECONDS = 120.0
+
+
+@dataclass(eq=False)
+class Waiter:
+    """A message that waits for the lock ``name``.
+
+    ``place`` is that in line, and changes when it is kept; a message that was delivered again knows an old one, and is
+    given its place again by its ``task_id``. ``claims`` are the tokens of locks that it holds, which are no places.
+    """
+
+    name: str
+    task_id: str
+    limit: int
+    place: Claim | None
+    claims: frozenset[str]
+    joins: str | None
+
+    @property
+    def waiting(self) -> Waiting:
+        return Waiting(self.limit, None if self.place is None else self.place.token, self.joins)
+
+
+class Lookout:
+    """``tell`` is called, in a thread of this, with those whose turn it is; they are told again until they leave."""
+
+    def __init__(
+        self,
+        open_inspector: Callable[[], Inspector],
+        pending: Callable[[], PendingLocks],
+        tell: Callable[[list[Waiter]], None],
+    ) -> None:
+        self._open_inspector = open_inspector
+        self._pending = pending
+        self._tell = tell
+        self._mutex = threading.Lock()
+        self._waiters: dict[str, list[Waiter]] = {}
+        #: What the looking thread has to do: look at a name, or drop a place.
+        self._names: queue.SimpleQueue[str | Claim] = queue.SimpleQueue()
+        self._queued: set[str] = set()
+        self._watching = False
+        self._looking = False
+
+    def add(self, waiter: Waiter) -> None:
+        with self._mutex:
+            self._waiters.setdefault(waiter.name, []).append(waiter)
+            if not self._watching:
+                self._watching = True
+                threading.Thread(target=self._watch, name="celery-etcdlock-watch", daemon=True).start()
+            if not self._looking:
+                self._looking = True
+                threading.Thread(target=self._look, name="celery-etcdlock-look", daemon=True).start()
+        self.look_at([waiter.name])
+
+    def remove(self, waiter: Waiter) -> None:
+        with self._mutex:
+            waiters = self._waiters.get(waiter.name, [])
+            if waiter in waiters:
+                waiters.remove(waiter)
+            if not waiters:
+                self._waiters.pop(waiter.name, None)
+
+    def clear(self) -> None:
+        with self._mutex:
+            self._waiters.clear()
+
+    def look_at(self, names: Iterable[str]) -> None:
+        """Have these names looked at soon."""
+        with self._mutex:
+            new = [name for name in names if name not in self._queued]
+            self._queued.update(new)
+        for name in new:
+            self._names.put(name)
+
+    def give_up_places(self, waiters: Iterable[Waiter]) -> None:
+        """Let others go first: have the waiters' places in line deleted."""
+        for waiter in waiters:
+            place, waiter.place = waiter.place, None
+            if place is not None:
+                self._names.put(place)
+
+    def _drop(self, place: Claim) -> None:
+        try:
+            self._pending().drop(place)
+        except LockUnavailable as error:
+            logger.debug("a place in line for lock %r stands until its time: %s", place.name, error)
+
+    # --- the watch ------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        while True:
+            try:
+                inspector = self._open_inspector()
+                try:
+                    self._follow(inspector)
+                finally:
+                    inspector.close()
+            except (LockUnavailable, SurveyOutdated) as error:
+                logger.debug("the watch for locks broke and starts anew: %s", error)
+            except Exception:
+                logger.exception("celery-etcdlock: the watch for locks failed and starts anew")
+            with self._mutex:
+                if not self._waiters:
+                    self._watching = False
+                    return
+            time.sleep(RETRY_SECONDS)
+
+    def _follow(self, inspector: Inspector) -> None:
+        deletions = inspector.deletions(inspector.revision())
+        first = True
+        while True:
+            segments = next(deletions)
+            if first:
+                # What happened before the watch began is found by a look.
+                first = False
+                self.look_at(self._all_names())
+            if segments:
+                with self._mutex:
+                    concerned = [name for name in self._waiters if escape_name(name) in segments]
+                self.look_at(concerned)
+            elif not self._all_names():
+                return
+
+    def _all_names(self) -> list[str]:
+        with self._mutex:
+            return list(self._waiters)
+
+    # --- the looks ------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        next_round = time.monotonic() + LOOK_SECONDS
+        while True:
+            try:
+                name = self._names.get(timeout=max(0.0, next_round - time.monotonic()))
+            except queue.Empty:
+                next_round = time.monotonic() + LOOK_SECONDS
+                self.look_at(self._all_names())
+                continue
+            if isinstance(name, Claim):
+                self._drop(name)
+                continue
+            with self._mutex:
+                self._queued.discard(name)
+                waiters = list(self._waiters.get(name, ()))
+            if not waiters:
+                continue
+            try:
+                self._decide(name, waiters)
+            except LockUnavailable as error:
+                logger.debug("lock %r can't be looked at for now: %s", name, error)
+                time.sleep(RETRY_SECONDS)
+                self.look_at([name])
+            except Exception:
+                logger.exception("celery-etcdlock: looking at lock %r failed", name)
+
+    def _decide(self, name: str, waiters: Sequence[Waiter]) -> None:
+        keys = self._pending().look(name)
+        for waiter in waiters:
+            _find_place(waiter, keys)
+        turns = whose_turn([waiter.waiting for waiter in waiters], keys)
+        going = [waiter for waiter, turn in zip(waiters, turns, strict=True) if turn]
+        if going:
+            self._tell(going)
+        for waiter, turn in zip(waiters, turns, strict=True):
+            if not turn and waiter.place is not None:
+                self._keep(waiter, waiter.place, keys)
+
+    def _keep(self, waiter: Waiter, place: Claim, keys: Sequence[Key]) -> None:
+        mine = next((key for key in keys if key.token == place.token), None)
+        if mine is None or mine.record is None or mine.record.until is None:
+            return
+        if mine.record.until - time.time() < KEEP_SECONDS / 2:
+            kept = self._pending().keep(place, mine.record, KEEP_SECONDS)
+            if isinstance(kept, Claim):
+                waiter.place = kept
+
+
+def _find_place(waiter: Waiter, keys: Sequence[Key]) -> None:
+    for key in keys:
+        record = key.record
+        if record is None or record.until is None or key.token in waiter.claims:
+            continue
+        if record.delivery.task_id == waiter.task_id:
+            waiter.place = Claim(waiter.name, key.token, key.mod_revision)
+            return

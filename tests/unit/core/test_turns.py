@@ -1,0 +1,39 @@
+"""Whose turn it is, among messages that wait for one lock."""
+
+from __future__ import annotations
+
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.turns import Waiting, whose_turn
+
+
+def key(token: str, revision: int, limit: int = 1) -> Key:
+    return Key(token, revision, revision, Record(Delivery(f"id-{token}"), "t", "h", 1, 0.0, limit))
+
+
+def test_places_in_line_go_in_order() -> None:
+    waiting = [Waiting(place_token="2"), Waiting(place_token="3")]
+    assert whose_turn(waiting, [key("1", 1), key("2", 2), key("3", 3)]) == [False, False]
+    assert whose_turn(waiting, [key("2", 2), key("3", 3)]) == [True, False]
+
+
+def test_as_many_go_as_the_limit_says_and_the_smallest_counts() -> None:
+    waiting = [Waiting(3, "2"), Waiting(3, "3"), Waiting(3, "4")]
+    assert whose_turn(waiting, [key(str(n), n, 3) for n in range(1, 5)]) == [True, True, False]
+    assert whose_turn(waiting, [key("1", 1, 2), *(key(str(n), n, 3) for n in range(2, 5))]) == [True, False, False]
+
+
+def test_without_a_place_as_many_go_as_there_is_room_for() -> None:
+    waiting = [Waiting(), Waiting(), Waiting()]
+    assert whose_turn(waiting, []) == [True, False, False]
+    assert whose_turn(waiting, [key("1", 1)]) == [False, False, False]
+
+
+def test_a_place_that_is_gone_is_none() -> None:
+    assert whose_turn([Waiting(place_token="gone")], [key("1", 1)]) == [False]
+    assert whose_turn([Waiting(place_token="gone")], []) == [True]
+
+
+def test_joiners_go_when_whom_they_wait_for_has_let_go() -> None:
+    waiting = [Waiting(joins="id-1"), Waiting(joins="id-9")]
+    assert whose_turn(waiting, [key("1", 1)]) == [False, True]
