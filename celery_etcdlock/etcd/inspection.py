@@ -13,12 +13,13 @@ from celery_etcdlock.core.survey import Change, Place, SurveyOutdated
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient
 from celery_etcdlock.etcd.errors import Compacted
-from celery_etcdlock.etcd.layout import unchanged
+from celery_etcdlock.etcd.layout import Layout, end_of, token_in, unchanged
 from celery_etcdlock.etcd.store import EtcdStore
 
 __all__ = ["EtcdInspector"]
 
 KEYS_PER_PAGE = 1000
+MOST_NOTE_BYTES = 256 * 1024
 QUIET_SECONDS = 1.0
 LONGEST_WATCH_SECONDS = 3600.0
 
@@ -29,8 +30,9 @@ class EtcdInspector:
     def __init__(self, client: EtcdClient, prefix: str, timeout_seconds: float) -> None:
         self._client = client
         self._store = EtcdStore(client, prefix)
-        self._start = f"{prefix}v1/".encode()
-        self._end = self._start[:-1] + b"0"
+        self._layout = Layout(prefix)
+        self._start = self._layout.locks
+        self._end = end_of(self._start)
         self._timeout_seconds = timeout_seconds
 
     def survey(self) -> tuple[list[Place], int]:
@@ -106,6 +108,27 @@ class EtcdInspector:
             success=[messages.RequestOp(request_delete_range=messages.DeleteRangeRequest(key=key))],
         )
         return bool(self._call("KV/Txn", request, messages.TxnResponse).succeeded)
+
+    def notes(self) -> dict[str, str]:
+        start = self._layout.notes
+        reply = self._call(
+            "KV/Range", messages.RangeRequest(key=start, range_end=end_of(start)), messages.RangeResponse
+        )
+        return {
+            unescape_name(token_in(kv, start)): kv.value.decode("utf-8", "replace")
+            for kv in reply.kvs
+            if len(kv.value) <= MOST_NOTE_BYTES
+        }
+
+    def write_note(self, host: str, text: str, seconds: int) -> None:
+        grant = messages.LeaseGrantRequest(TTL=seconds)
+        lease = self._call("Lease/LeaseGrant", grant, messages.LeaseGrantResponse).ID
+        put = messages.PutRequest(key=self._layout.note(host), value=text.encode(), lease=lease)
+        self._call("KV/Put", put, messages.PutResponse)
+
+    def delete_note(self, host: str) -> None:
+        request = messages.DeleteRangeRequest(key=self._layout.note(host))
+        self._call("KV/DeleteRange", request, messages.DeleteRangeResponse)
 
     def close(self) -> None:
         self._client.close()

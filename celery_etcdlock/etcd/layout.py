@@ -3,6 +3,7 @@
     {prefix}v1/{name}/{token}     a place under a lock's name: owners first, by create_revision; on its session's lease
     {prefix}session/{lease}       a session's own key; its mod_revision is the session's epoch
     {prefix}let-go/{lease}/{token}  somebody asks this session to let go of that key; on the session's lease
+    {prefix}worker/{host name}    what a worker wrote about itself, for others to compare; on a lease of its own
     {prefix}replaced/{task id}    a mark that this queued task was replaced by a newer one; on the newer one's lease
     {prefix}done/{delivery}       a mark that this delivery has come to its end; on a shared lease, for a while
 
@@ -26,11 +27,20 @@ class Layout:
     """The keys of one prefix."""
 
     def __init__(self, prefix: str) -> None:
+        self.prefix = prefix.encode()
         self.locks = f"{prefix}v1/".encode()
         self.sessions = f"{prefix}session/".encode()
         self.let_go = f"{prefix}let-go/".encode()
         self.marks = f"{prefix}replaced/".encode()
         self.done = f"{prefix}done/".encode()
+
+    @property
+    def notes(self) -> bytes:
+        """What the notes of all workers begin with."""
+        return self.prefix + b"worker/"
+
+    def note(self, host: str) -> bytes:
+        return self.notes + escape_name(host).encode()
 
     def session_key(self, lease: int) -> bytes:
         return self.sessions + f"{lease:x}".encode()

@@ -40,4 +40,12 @@ class Inspector(Protocol):
     def delete(self, place: Place) -> bool:
         """Delete the place, if it is as it was seen: its lock is free at once, whatever its holder does."""
 
+    def notes(self) -> dict[str, str]:
+        """What workers wrote about themselves, by host name."""
+
+    def write_note(self, host: str, text: str, seconds: int) -> None:
+        """Leave a note for others, for so many seconds."""
+
+    def delete_note(self, host: str) -> None: ...
+
     def close(self) -> None: ...

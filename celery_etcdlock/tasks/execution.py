@@ -26,6 +26,7 @@ from celery_etcdlock.core.conflict import (
     on_conflict,
     on_unavailable,
 )
+from celery_etcdlock.core.events import LockWaiting
 from celery_etcdlock.core.ownership import Key, effective_limit, preceding
 from celery_etcdlock.core.record import Kinship, Record
 from celery_etcdlock.errors import LockLost, LockUnavailable
@@ -336,6 +337,8 @@ class _Run:
             come_back(self._task, call, comeback, error, claims=self._claims, joins=joins)
         if isinstance(decision, ComeBack):
             if kinship is Kinship.STRANGER:
+                if not call.comebacks:
+                    self._locks.tell(LockWaiting(conflict.name, self._record, conflict.holder))
                 self._line_up(conflict, decision)
                 if self._is_our_turn():
                     return WaitForPredecessor(0.0)

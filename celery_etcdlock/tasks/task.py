@@ -50,6 +50,7 @@ WORKER_STEPS = (
     "celery_etcdlock.worker.control:KeepFigures",
     "celery_etcdlock.worker.never_started:FreeNeverStarted",
     "celery_etcdlock.worker.dedup:ApplyDedup",
+    "celery_etcdlock.worker.other_settings:CompareSettings",
 )
 CONSUMER_STEP = "celery_etcdlock.worker.gate:Gate"
 

@@ -11,6 +11,7 @@ from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 
 from tests.integration.workers.conftest import Project
+from tests.waiting import wait_for
 
 UNTOUCHED = "tests.integration.dedup.untouched"
 NewProject = Callable[..., Project]
@@ -127,3 +128,11 @@ def test_etcd_away_at_the_start_holds_up_only_what_is_matched(new_project: NewPr
     assert outcome(project.module.send.delay()) == "mail"
     assert matched.state in ("PENDING", "RETRY")
     assert [event["name"] for event in project.bodies.events()] == ["mail", "mail"]
+
+
+def test_two_workers_with_other_options_for_a_task_are_warned_of(new_project: NewProject) -> None:
+    project = new_project(module=UNTOUCHED)
+    project.start_worker("-c", "1", "--etcdlock-dedup=reports.*")
+    other = project.start_worker("-c", "1", "--etcdlock-dedup=task_id")
+    expected = "task 'reports.daily' has unique_on = task_id here and '*' at worker w0@test"
+    wait_for(lambda: expected in other.text(), "the difference is told")

@@ -12,6 +12,7 @@ import pytest
 from celery import Celery
 from celery.events.state import State
 
+from celery_etcdlock import EtcdLocks
 from tests.integration.workers.conftest import Project
 from tests.waiting import wait_for
 
@@ -63,11 +64,18 @@ def test_celery_events_tell_of_locks_and_leave_states_alone(project: Project, po
         skipped = project.module.single.delay()
         skipped.get(timeout=30, propagate=False)
         wait_for(lambda: heard.of["task-deduplicated"], "the skip is told")
+        with EtcdLocks.from_app(project.app).lock(project.module.per_key._lock_names(("a",), {})[0]):
+            waiting = project.module.per_key.delay("a")
+            wait_for(lambda: heard.of["etcdlock-waiting"], "the wait is told")
         project.bodies.end_all()
         running.get(timeout=30)
         wait_for(lambda: heard.of["etcdlock-released"] and heard.of["task-succeeded"], "the end is told")
-    (acquired,), (released,), (conflict,) = (
-        heard.of[f"etcdlock-{kind}"] for kind in ("acquired", "released", "conflict")
+        waiting.get(timeout=30)
+    (told,) = heard.of["etcdlock-waiting"]
+    assert told["uuid"] == waiting.id
+    acquired, released, conflict = (
+        next(event for event in heard.of[f"etcdlock-{kind}"] if event["lock"].endswith(".single"))
+        for kind in ("acquired", "released", "conflict")
     )
     assert acquired["uuid"] == released["uuid"] == running.id
     assert acquired["hostname"] == "w0@test"
