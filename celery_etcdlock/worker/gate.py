@@ -147,13 +147,15 @@ class Gate(bootsteps.StartStopStep):
         if until <= now:
             return None
         carrier = _Headers(request.request_dict)
+        if claims_in(carrier):
+            # A newer call may take its place in the queue, which it finds out when it comes.
+            return None
         joins = duplicate_in(carrier, JOIN_HEADER)
         waiter = Waiter(
             name,
             request.id,
             plan.options.lock_limit,
             line_in(carrier),
-            frozenset(claim.token for claim in claims_in(carrier)),
             None if joins is None else joins.task_id,
         )
         parked = self._parked[request.id] = _Parked(request, waiter, until)

@@ -42,14 +42,13 @@ class Waiter:
     """A message that waits for the lock ``name``.
 
     ``place`` is that in line, and changes when it is kept; a message that was delivered again knows an old one, and is
-    given its place again by its ``task_id``. ``claims`` are the tokens of locks that it holds, which are no places.
+    given its place again by its ``task_id``.
     """
 
     name: str
     task_id: str
     limit: int
     place: Claim | None
-    claims: frozenset[str]
     joins: str | None
 
     @property
@@ -214,7 +213,7 @@ class Lookout:
 def _find_place(waiter: Waiter, keys: Sequence[Key]) -> None:
     for key in keys:
         record = key.record
-        if record is None or record.until is None or key.token in waiter.claims:
+        if record is None or record.until is None:
             continue
         if record.delivery.task_id == waiter.task_id:
             waiter.place = Claim(waiter.name, key.token, key.mod_revision)
