@@ -8,6 +8,7 @@ begins with ``Acquired`` and ends with the release, the session's deadline or it
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any
 
 from celery_etcdlock.core import protocol
@@ -36,7 +37,20 @@ from celery_etcdlock.core.protocol import (
 )
 from celery_etcdlock.errors import LockUnavailable
 from tests.model.codec import Codec
-from tests.model.world import NAME, Client, Frozen, Held, Lane, Plan, Scenario, Session, Violation, World, record_of
+from tests.model.world import (
+    CLAIM,
+    NAME,
+    Client,
+    Frozen,
+    Held,
+    Lane,
+    Plan,
+    Scenario,
+    Session,
+    Violation,
+    World,
+    record_of,
+)
 
 __all__ = ["Clients", "local", "trusts"]
 
@@ -130,6 +144,8 @@ class Clients:
         token = f"{'abc'[index]}{client.attempt}"
         assert client.session is not None
         give_up_at = now + self.scenario.answer_seconds * 0.75
+        if attempt.takes_over:
+            return self._take_over(world, index, give_up_at)
         machine = protocol.Acquire(
             lease=client.session.lease,
             epoch=client.session.epoch,
@@ -143,6 +159,24 @@ class Clients:
         )
         client = client._replace(
             attempt=client.attempt + 1, token=token, floor=world.ended, give_up_at=give_up_at, excused=False
+        )
+        return self.launch(world.with_client(index, client), index, "main", "acquire", machine)
+
+    def _take_over(self, world: World, index: int, give_up_at: float) -> World:
+        client, plan = world.clients[index], self.scenario.plans[index]
+        assert client.session is not None
+        machine = protocol.TakeOver(
+            lease=client.session.lease,
+            epoch=client.session.epoch,
+            name=NAME,
+            token=CLAIM,
+            record=replace(record_of(index, plan.limit or self.scenario.limit), attempt=_attempt(index)),
+            mod_revision=world.claim,
+            give_up_at=give_up_at,
+            deadline=self._now(world, index) + self.scenario.answer_seconds,
+        )
+        client = client._replace(
+            attempt=client.attempt + 1, token=CLAIM, floor=world.ended, give_up_at=give_up_at, excused=False
         )
         return self.launch(world.with_client(index, client), index, "main", "acquire", machine)
 
@@ -241,7 +275,8 @@ class Clients:
         session = world.clients[index].session
         assert session is not None
         answer_by = self._now(world, index) + self.scenario.answer_seconds
-        return protocol.Resolve(lease=session.lease, name=NAME, token=token, deadline=answer_by)
+        attempt = _attempt(index) if token == CLAIM else None
+        return protocol.Resolve(lease=session.lease, name=NAME, token=token, deadline=answer_by, attempt=attempt)
 
     # --- the keeper lane --------------------------------------------------------------------------------------------
 
@@ -293,6 +328,10 @@ class Clients:
         if isinstance(outcome, Resolved | protocol.Released):
             return world.with_client(index, client._replace(debts=client.debts[1:]))
         return world
+
+
+def _attempt(index: int) -> str:
+    return f"x{index}"
 
 
 def _key_stands(world: World, held: Held) -> bool:

@@ -12,9 +12,20 @@ import itertools
 import time
 from collections import deque
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
-from celery_etcdlock.core.operations import AwaitChange, Changed, Failed, KeepAlive, StoreOperation
+from celery_etcdlock.core.operations import (
+    AwaitChange,
+    Changed,
+    Failed,
+    FenceSession,
+    GrantLease,
+    KeepAlive,
+    Owned,
+    SessionFenced,
+    StoreOperation,
+    TryAcquire,
+)
 from celery_etcdlock.core.protocol import Open, ReleaseKey
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.etcd import messages
@@ -24,7 +35,19 @@ from tests.model.clients import Clients, local, session_stands
 from tests.model.codec import Codec
 from tests.model.model_etcd import INITIAL, answer, expire, lead_anew, stale_keep_alive, watch
 from tests.model.properties import check_rest, check_state, places, token_of
-from tests.model.world import Client, Held, Lane, Scenario, Session, Violation, World
+from tests.model.world import (
+    CLAIM,
+    CLAIM_LEASE,
+    NAME,
+    Client,
+    Held,
+    Lane,
+    Scenario,
+    Session,
+    Violation,
+    World,
+    record_of,
+)
 
 __all__ = ["Explorer", "Report"]
 
@@ -137,6 +160,8 @@ class Explorer:
         for index, plan in enumerate(self.scenario.plans):
             if plan.opened:
                 world = self._open_at_once(world, index)
+        if any(attempt.takes_over for plan in self.scenario.plans for attempt in plan.attempts):
+            world = self._claim(world)
         for index, plan in enumerate(self.scenario.plans):
             world = self.clients.begin(world, index)
             while plan.ahead and (lane := world.clients[index].main) is not None:
@@ -149,6 +174,26 @@ class Explorer:
                 reply = self.codec.decode(lane.operation, lane.request, answered.reply)
                 world = self.clients.deliver(world, index, "main", reply)
         return world
+
+    def _claim(self, world: World) -> World:
+        """A message holds the lock."""
+        record = replace(record_of(0, self.scenario.limit), until=1e6)
+        epoch, revision = 0, 0
+        for step in (0, 1, 2):
+            operation = (
+                GrantLease(CLAIM_LEASE, 10_000),
+                FenceSession(CLAIM_LEASE),
+                TryAcquire(CLAIM_LEASE, epoch, NAME, CLAIM, record),
+            )[step]
+            path, request, _ = self.codec.encode(operation)
+            etcd, given = answer(world.etcd, path, request)
+            world = world._replace(etcd=etcd)
+            reply = self.codec.decode(operation, request, given)
+            if isinstance(reply, SessionFenced):
+                epoch = reply.epoch
+            elif isinstance(reply, Owned):
+                revision = reply.revision
+        return world._replace(claim=revision)
 
     def _open_at_once(self, world: World, index: int) -> World:
         lease = 16 * (index + 1)

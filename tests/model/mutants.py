@@ -19,12 +19,22 @@ from celery_etcdlock.core.operations import (
     LeaseGranted,
     Look,
     Owned,
+    Present,
     Promote,
     Release,
     StoreReply,
     TryAcquire,
 )
-from celery_etcdlock.core.protocol import Acquire, Acquired, Open, Renew, Renewed, Resolve, Unavailable
+from celery_etcdlock.core.protocol import (
+    Acquire,
+    Acquired,
+    Open,
+    Renew,
+    Renewed,
+    Resolve,
+    TakeOver,
+    Unavailable,
+)
 from celery_etcdlock.core.protocol.acquire import State
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.places import Places, Transaction
@@ -68,6 +78,18 @@ class PlacesWithoutReleaseGuard(Places):
         request = super()._release(operation)
         there = messages.Compare
         for compare in request.compare:
+            compare.CopyFrom(there(key=compare.key, target=there.CREATE, result=there.GREATER))
+        return request
+
+
+class PlacesWithoutHandOverGuard(Places):
+    """Takes over a message's lock as long as the key is there, whoever has it by now."""
+
+    def _promote(self, operation: Promote) -> Any:
+        request = super()._promote(operation)
+        there = messages.Compare
+        if operation.record.attempt is not None:
+            compare = request.compare[1]
             compare.CopyFrom(there(key=compare.key, target=there.CREATE, result=there.GREATER))
         return request
 
@@ -118,6 +140,32 @@ def without_doubt(monkeypatch: pytest.MonkeyPatch) -> None:
         return replace(step, doubtful=False) if isinstance(step, Acquired) else step
 
     monkeypatch.setattr(Acquire, "on", never_in_doubt)
+
+
+def without_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
+    on = TakeOver.on
+
+    def any_work_is_ours(self: Any, reply: Any, now: float) -> Any:
+        if isinstance(reply, Present):
+            mine = next((key for key in reply.keys if key.token == self._token), None)
+            if mine is not None:
+                return Acquired(mine.mod_revision)
+        return on(self, reply, now)
+
+    monkeypatch.setattr(TakeOver, "on", any_work_is_ours)
+
+
+def without_attempt_when_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Resolve, "_is_anothers", lambda self, key: False)
+
+
+def without_resolve_of_a_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    on_failed = TakeOver._on_failed
+
+    def gives_up_at_once(self: Any, error: Any, now: float) -> Any:
+        return Unavailable(error) if now >= self._give_up_at else on_failed(self, error, now)
+
+    monkeypatch.setattr(TakeOver, "_on_failed", gives_up_at_once)
 
 
 def without_list(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -224,6 +272,34 @@ MUTANTS = (
     Mutant("the fence before a token is forgotten", "rule 3", "try-lock, limit 1", GHOST, apply=without_fence),
     Mutant("the doubt about a success after a time-out", "rule 3", "try-lock, limit 1", GHOST, apply=without_doubt),
     Mutant("the list of tokens in doubt", "rule 3", "tokens left in doubt", GHOST, apply=without_list),
+    Mutant(
+        "the mod_revision compare of a hand-over",
+        "rule 1",
+        "a message's lock, two copies of it and a stranger",
+        EXCLUSION,
+        PlacesWithoutHandOverGuard,
+    ),
+    Mutant(
+        "whose work a key that was taken over is",
+        "ambiguous answers",
+        "a message's lock, two copies of it and a stranger",
+        EXCLUSION | {"P3"},
+        apply=without_attempt,
+    ),
+    Mutant(
+        "whose work a key is that is resolved",
+        "rule 3",
+        "a message's lock, a copy gives up",
+        EXCLUSION,
+        apply=without_attempt_when_resolved,
+    ),
+    Mutant(
+        "the fence before a take-over is given up",
+        "rule 3",
+        "a message's lock, a copy gives up",
+        GHOST,
+        apply=without_resolve_of_a_take_over,
+    ),
     Mutant("one operation per name in a Txn", "rule 4", "transactions shared", EXCLUSION, one_per_name=False),
     Mutant(
         "the revision that was looked at",

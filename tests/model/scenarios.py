@@ -11,6 +11,7 @@ __all__ = ["SCENARIOS", "by_name"]
 
 TRY = Attempt()
 WAIT = Attempt(wait_seconds=100.0)
+TAKE = Attempt(takes_over=True)
 BRIEF = Attempt(wait_seconds=10.0)
 
 SCENARIOS = (
@@ -141,6 +142,20 @@ SCENARIOS = (
         (Plan((TRY,)), Plan(()), Plan((TRY,))),
         Faults(hand_overs=1, unanswered=1),
         deep=Faults(hand_overs=1, unanswered=2),
+    ),
+    Scenario(
+        "a message's lock, two copies of it and a stranger",
+        (Plan((TAKE,)), Plan((TAKE,)), Plan((TRY,))),
+        Faults(unanswered=1),
+        deep=Faults(unanswered=2, echoes=1),
+    ),
+    Scenario(
+        # Past the deadline, so that a copy gives up what may still arrive.
+        "a message's lock, a copy gives up",
+        (Plan((TAKE,)), Plan((TAKE,))),
+        Faults(unanswered=1, ticks=1, delays=0),
+        instants=(6, 12),
+        deep=Faults(unanswered=2, ticks=2, delays=1),
     ),
     Scenario(
         "transactions shared",

@@ -20,6 +20,8 @@ from celery_etcdlock.errors import LockUnavailable
 from tests.model.model_etcd import EtcdState
 
 __all__ = [
+    "CLAIM",
+    "CLAIM_LEASE",
     "NAME",
     "Attempt",
     "Client",
@@ -36,6 +38,9 @@ __all__ = [
 ]
 
 NAME = "report"
+#: The key of a message that hasn't started, on a lease that nobody renews.
+CLAIM = "ap"
+CLAIM_LEASE = 200
 PREFIX = "/m/"
 
 
@@ -52,9 +57,13 @@ class Violation(AssertionError):
 
 @dataclass(frozen=True)
 class Attempt:
-    """One acquire and, if it succeeds, a body and a release. ``wait_seconds`` ``None`` is a try-lock."""
+    """One acquire and, if it succeeds, a body and a release. ``wait_seconds`` ``None`` is a try-lock.
+
+    ``takes_over``: not an acquire, but the lock that was taken for the message before; whoever has it is a copy of it.
+    """
 
     wait_seconds: float | None = None
+    takes_over: bool = False
 
 
 @dataclass(frozen=True)
@@ -211,6 +220,8 @@ class World(NamedTuple):
     fences: frozenset[int] = frozenset()
     ended: int = 0
     interfered: bool = False
+    #: The revision that the message knows of its lock.
+    claim: int = 0
 
     def with_client(self, index: int, client: Client) -> World:
         return self._replace(clients=(*self.clients[:index], client, *self.clients[index + 1 :]))

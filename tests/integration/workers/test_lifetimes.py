@@ -64,7 +64,7 @@ class TestAtEnqueue:
     def test_a_call_with_wrong_arguments_takes_nothing(self, project: Project) -> None:
         task = project.module.TABLE["until_executed", "skip"]
         with pytest.raises(TypeError):
-            task.apply_async(("k", 0.0, None, False, "one too many"))
+            task.apply_async(("k", 0.0, None, False, False, "one too many"))
         assert holders(project, key_of(task)) == 0
 
     def test_a_purged_message_lapses(self, project: Project) -> None:
