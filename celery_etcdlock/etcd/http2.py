@@ -28,7 +28,7 @@ from h2.settings import SettingCodes, Settings
 
 from .errors import ConnectFailed, ConnectionLost, DeadlinePassed, EtcdError, NotProcessed
 from .frames import FrameSieve, not_http2
-from .header_blocks import RememberingEncoder
+from .header_blocks import RememberingDecoder, RememberingEncoder
 from .reply import Reply, framed
 from .sockets import Channel
 from .tls import explain_tls_error
@@ -67,6 +67,7 @@ class Http2Connection:
         self._monotonic = monotonic
         self._h2 = H2Connection(config=_CONFIG)
         self._h2.encoder = RememberingEncoder()
+        self._h2.decoder = RememberingDecoder()
         self._sieve = FrameSieve(endpoint)
         self._ready = False
         self._busy = True
