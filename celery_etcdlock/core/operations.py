@@ -295,7 +295,10 @@ class DoneSeen:
 
 @dataclass(frozen=True, slots=True)
 class Present:
-    """All keys under the name, in order of creation, as of ``revision``."""
+    """The keys under the name, in order of creation, as of ``revision``.
+
+    Refused to one in line, these may be as few as ``Queued`` has.
+    """
 
     keys: tuple[Key, ...]
     revision: int
@@ -303,7 +306,10 @@ class Present:
 
 @dataclass(frozen=True, slots=True)
 class Queued:
-    """Our key was put at ``revision``; ``keys`` are all under the name just after that, ours included."""
+    """Our key was put at ``revision``; ``keys`` are those under the name just after that, in order of creation.
+
+    At least the first ``limit`` and one more, the one just before ours, and ours.
+    """
 
     keys: tuple[Key, ...]
     revision: int

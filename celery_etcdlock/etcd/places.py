@@ -1,13 +1,19 @@
 """Places under a lock's name: how each operation reads as one transaction, and what its answer means.
 
 A transaction that takes a place compares the session's epoch, so a request that arrives late, after the session was
-fenced, does nothing. When a comparison fails, the same transaction reads what decides why: the session's key and all
+fenced, does nothing. When a comparison fails, the same transaction reads what decides why: the session's key and the
 keys under the name, in one view.
+
+A try-lock reads all keys under the name. One in line reads as much however many wait with it: the first ``limit`` keys
+and one more, which tell who owns and whether it is next, its own, and the one just before it, which it watches. A
+smaller limit that somebody else recorded is seen among those as soon as it matters: fewer than ``limit`` that precede
+are all of them.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from functools import partial
 from typing import Any
 
 from celery_etcdlock.core.operations import (
@@ -78,7 +84,7 @@ class Places:
         return TxnRequest(
             compare=[self._epoch(operation), self._name_is_as_seen(operation)],
             success=[self._put(operation)],
-            failure=self._why(operation),
+            failure=[self._session(operation), self._all_under(operation.name)],
         )
 
     def _try_each(self, operation: TryEach) -> Any:
@@ -105,8 +111,8 @@ class Places:
     def _enqueue(self, operation: Enqueue) -> Any:
         return TxnRequest(
             compare=[self._epoch(operation), unchanged(self._layout.key(operation.name, operation.token), 0)],
-            success=[self._put(operation), self._all_under(operation.name)],
-            failure=self._why(operation),
+            success=[self._put(operation), *self._line(operation)],
+            failure=[self._session(operation), *self._line(operation)],
         )
 
     def _promote(self, operation: Promote) -> Any:
@@ -128,7 +134,8 @@ class Places:
         if operation.replaces is not None:
             mark = messages.PutRequest(key=self._layout.mark(operation.replaces), lease=operation.lease)
             success.append(RequestOp(request_put=mark))
-        return TxnRequest(compare=compare, success=success, failure=self._why(operation))
+        why = [self._session(operation), *self._line(operation, operation.create_revision)]
+        return TxnRequest(compare=compare, success=success, failure=why)
 
     def _release(self, operation: Release) -> Any:
         key = self._layout.key(operation.name, operation.token)
@@ -156,15 +163,23 @@ class Places:
             create_revision=operation.seen_revision + 1,
         )
 
-    def _why(self, operation: TryAcquire | Enqueue | Promote) -> list[Any]:
-        return [self._session(operation), self._all_under(operation.name)]
-
     def _session(self, operation: TryAcquire | Enqueue | Promote) -> Any:
         return read(self._layout.session_key(operation.lease), keys_only=True)
 
     def _all_under(self, name: str) -> Any:
         start = self._layout.name_start(name)
         return read(start, end_of(start))
+
+    def _line(self, operation: Enqueue | Promote, create_revision: int = 0) -> list[Any]:
+        """Reads: the first in line, our own key, and the one just before it (0: ours is the last)."""
+        start = self._layout.name_start(operation.name)
+        by_age = partial(
+            messages.RangeRequest, key=start, range_end=end_of(start), sort_target=messages.RangeRequest.CREATE
+        )
+        first = by_age(sort_order=messages.RangeRequest.ASCEND, limit=operation.record.limit + 1)
+        before = by_age(sort_order=messages.RangeRequest.DESCEND, limit=2, max_create_revision=create_revision)
+        mine = read(self._layout.key(operation.name, operation.token))
+        return [mine, RequestOp(request_range=first), RequestOp(request_range=before)]
 
     # --- replies --------------------------------------------------------------------------------------------
 
@@ -182,7 +197,7 @@ class Places:
             if one.response_txn.succeeded:
                 outcomes.append(Owned(revision))
             else:
-                keys = self._keys(one.response_txn.responses[0], each.name)
+                keys = self._keys(one.response_txn.responses, each.name)
                 outcomes.append(_mine_or_all(each, keys, revision))
         return EachTried(tuple(outcomes))
 
@@ -190,7 +205,7 @@ class Places:
         if response.succeeded:
             return Owned(revision)
         tries = operation.tries
-        found = [self._keys(one, each.name) for one, each in zip(list(response.responses)[1:], tries, strict=True)]
+        found = [self._keys([one], each.name) for one, each in zip(list(response.responses)[1:], tries, strict=True)]
         mine = [key for each, keys in zip(tries, found, strict=True) for key in keys if key.token == each.token]
         if len(mine) == len(tries):
             return Owned(max(key.mod_revision for key in mine))
@@ -201,7 +216,7 @@ class Places:
 
     def _enqueued(self, operation: Enqueue, response: Any, revision: int) -> StoreReply:
         if response.succeeded:
-            return Queued(self._keys(response.responses[1], operation.name), revision)
+            return Queued(self._keys(response.responses[1:], operation.name), revision)
         return self._why_refused(operation, response, revision)
 
     def _promoted(self, operation: Promote, response: Any, revision: int) -> StoreReply:
@@ -223,15 +238,17 @@ class Places:
         session = response.responses[0].response_range.kvs
         if not session:
             return SessionGone()
-        keys = self._keys(response.responses[1], operation.name)
+        keys = self._keys(response.responses[1:], operation.name)
         mine = next((key for key in keys if key.token == operation.token), None)
         as_expected = mine is None if unchanged_at is None else mine is not None and mine.mod_revision == unchanged_at
         if as_expected and session[0].mod_revision != operation.epoch:
             return EpochMoved(session[0].mod_revision)
         return Present(keys, revision)
 
-    def _keys(self, response: Any, name: str) -> tuple[Key, ...]:
-        return keys_in(response.response_range.kvs, self._layout.name_start(name))
+    def _keys(self, responses: Iterable[Any], name: str) -> tuple[Key, ...]:
+        """The keys under the name that some reads in one transaction found, each once."""
+        found = {kv.key: kv for response in responses for kv in response.response_range.kvs}
+        return keys_in(found.values(), self._layout.name_start(name))
 
 
 def _mine_or_all(operation: TryAcquire, keys: tuple[Key, ...], revision: int) -> Owned | Present:

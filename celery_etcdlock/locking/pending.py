@@ -129,7 +129,7 @@ class PendingLocks:
         ]
 
     def take_place(self, name: str, record: Record, seconds: float) -> tuple[Claim, tuple[Key, ...]]:
-        """A place in line that stands for ``seconds``, and all keys under the name, those that precede among them."""
+        """A place in line that stands for ``seconds``, and the keys under the name, as ``Queued`` has them."""
         token = secrets.token_hex(12)
         standing = replace(record, until=round(self._wall_clock() + seconds, 3))
 

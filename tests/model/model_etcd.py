@@ -154,12 +154,19 @@ def _within(key: bytes, start: bytes, end: bytes) -> bool:
 def _range(work: _Work, request: Any) -> Any:
     if not request.key:
         raise _error(StatusCode.INVALID_ARGUMENT, "etcdserver: key is not provided")
-    if request.revision or request.sort_order or request.sort_target or request.min_mod_revision:
-        raise NotImplementedError("only the newest revision, unsorted and unfiltered")
+    if request.revision or request.min_mod_revision or request.max_mod_revision or request.min_create_revision:
+        raise NotImplementedError("only the newest revision, filtered by nothing but the greatest create_revision")
+    if request.sort_order and request.sort_target != messages.RangeRequest.CREATE:
+        raise NotImplementedError("sorted by create_revision only")
     found = work.within(request.key, request.range_end)
     reply = messages.RangeResponse(count=len(found))
     if request.count_only:
         return reply
+    if request.max_create_revision:
+        found = [kv for kv in found if kv.create <= request.max_create_revision]
+    if request.sort_order:
+        newest_first = request.sort_order == messages.RangeRequest.DESCEND
+        found.sort(key=lambda kv: kv.create, reverse=newest_first)
     kept = found[: request.limit] if request.limit else found
     reply.more = len(kept) < len(found)
     for kv in kept:

@@ -77,8 +77,16 @@ def compares(draw: Any) -> Any:
 def ranges(draw: Any) -> Any:
     key, end = draw(RANGES)
     keys_only, count_only = draw(st.sampled_from([(False, False), (True, False), (False, True)]))
+    order = draw(st.sampled_from([0, messages.RangeRequest.ASCEND, messages.RangeRequest.DESCEND]))
     return messages.RangeRequest(
-        key=key, range_end=end, limit=draw(st.sampled_from([0, 0, 1])), keys_only=keys_only, count_only=count_only
+        key=key,
+        range_end=end,
+        limit=draw(st.sampled_from([0, 0, 1, 2])),
+        keys_only=keys_only,
+        count_only=count_only,
+        sort_order=order,
+        sort_target=messages.RangeRequest.CREATE if order else messages.RangeRequest.KEY,
+        max_create_revision=draw(st.sampled_from([0, 0, 3, 5])),
     )
 
 

@@ -33,7 +33,7 @@ __all__ = ["Placed", "TakePlace"]
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """Our key is there as of ``mod_revision``. ``keys`` are all under the name, ours among them."""
+    """Our key is there as of ``mod_revision``. ``keys`` are as in ``Queued``."""
 
     mod_revision: int
     keys: tuple[Key, ...]
