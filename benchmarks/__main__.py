@@ -50,20 +50,23 @@ def main(arguments: list[str] | None = None) -> int:
             with tempfile.TemporaryDirectory(prefix="etcdlock-bench-", dir=chosen.scratch) as scratch:
                 outcome = _measure(Bench(name, chosen.quick, Path(scratch)))
             report["measurements"][name] = outcome
+            _write(report, chosen.json, chosen.plot)
             if "error" in outcome:
                 failed.append(name)
     except KeyboardInterrupt:
         print("interrupted; all servers are stopped", file=sys.stderr)
         return 130
-    if chosen.json:
-        chosen.json.parent.mkdir(parents=True, exist_ok=True)
-        chosen.json.write_text(json.dumps(report, indent=1) + "\n")
-    if chosen.plot:
-        chosen.plot.parent.mkdir(parents=True, exist_ok=True)
-        chosen.plot.write_text(svg(report))
     if failed:
         print(f"not measured: {', '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
+
+
+def _write(report: dict[str, Any], results: Path | None, plot: Path | None) -> None:
+    """After each measurement, so that an interrupted run leaves what it had."""
+    for path, text in ((results, json.dumps(report, indent=1) + "\n"), (plot, svg(report))):
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text(text)
 
 
 def _measure(bench: Bench) -> dict[str, Any]:

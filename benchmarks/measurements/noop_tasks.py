@@ -55,7 +55,7 @@ def run(bench: Bench) -> Result:
 
 
 def _on_pool(bench: Bench, result: Result, pool: str, slots: int, goal: float) -> None:
-    rounds, count = bench.scaled(full=5, quick=2), bench.scaled(full=1500, quick=300)
+    rounds, count = bench.scaled(full=5, quick=2), bench.scaled(full=1000, quick=300)
     rates: dict[str, list[float]] = defaultdict(list)
     costs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with contextlib.ExitStack() as running:
