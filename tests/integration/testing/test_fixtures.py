@@ -35,7 +35,7 @@ def test_the_documented_test_without_a_server(project: pytest.Pytester) -> None:
     run(project).assert_outcomes(passed=1)
     # The test can fail: without unique_on the other account is skipped too.
     tasks = project.path / "shop" / "tasks.py"
-    tasks.write_text(tasks.read_text().replace(', unique_on=["account_id"]', ""))
+    tasks.write_text(tasks.read_text().replace('unique_on=["account_id"]', ""))
     run(project).assert_outcomes(failed=1)
 
 
