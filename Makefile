@@ -7,6 +7,9 @@ BIN := $(VENV)/bin
 # A Python that was asked for replaces an environment of another version; the default takes the one that is there.
 SET_UP := $(PYTHON) scripts/setup_env.py --venv $(VENV) $(if $(filter file,$(origin PYTHON)),--keep-python)
 
+# Most tests wait for servers and workers, so more of them than cores run side by side.
+JOBS ?= 4
+
 .DEFAULT_GOAL := help
 .PHONY: help demo test e2e chaos chaos-peers matrix lint bench setup clean
 
@@ -20,7 +23,7 @@ demo:  ## two workers, one etcd: locks at work, a kill -9, a timeline (half a mi
 
 test:  ## all tests that need no root, then lint (minutes)
 	@$(SET_UP) test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 	@$(MAKE) --no-print-directory lint
 
 e2e:  ## tests on containers: real workers, etcd members that fail, the compose stack (needs Docker)
