@@ -8,12 +8,12 @@ pool is free, when its time to wait is over, or when it expires; what follows is
 lock itself, or conflicts as the policy says. So a lock is only ever taken with a slot in hand, there is one owner of
 each, and all that becomes of a request is as without the gate.
 
-A message whose turn comes while no slot is free gives its place in line back (rule 13): a worker that is busy for hours
-must not hold up a free one. It goes on waiting here, and takes a new place if it has to.
+A message whose turn comes while no slot is free, nor in the next second, gives its place in line back (rule 13): a
+worker that is busy for hours must not hold up a free one. It goes on waiting here, and takes a new place if it has to.
 
 Parking is bounded: by ``etcdlock_gate_limit`` messages, and by a part of the broker's own limit for messages that
 aren't acknowledged; after that the message goes through, and is published again. Quorum queues have no gate: their
-prefetch count can't be raised, so there messages come back by their delay.
+prefetch count can't be raised, so there messages come back by their delay. So they do with Celery before 5.7.
 """
 
 from __future__ import annotations
@@ -45,16 +45,18 @@ SHARE_OF_LIMIT = 0.4
 BROKER_LIMIT_SECONDS = 1800.0
 #: Parked messages are looked at this often, in seconds, for a slot that came free.
 SLOT_SECONDS = 0.2
+#: Seconds for which a message whose turn has come may keep others waiting for a slot of this worker.
+PATIENCE_SECONDS = 1.0
 
 
 class _Parked:
-    """A message that waits here. ``no_slot``: its turn has come, but there was no slot."""
+    """A message that waits here. ``no_slot_since``: when its turn had come, but there was no slot."""
 
     def __init__(self, request: Any, waiter: Waiter, until: float) -> None:
         self.request = request
         self.waiter = waiter
         self.until = until
-        self.no_slot = False
+        self.no_slot_since: float | None = None
 
 
 class Gate(bootsteps.StartStopStep):
@@ -77,9 +79,8 @@ class Gate(bootsteps.StartStopStep):
         self._pass_on = consumer.on_task_request
         if self._is_of_use(consumer.app):
             consumer.on_task_request = self.admit
-            if hasattr(Request, "_eta_timer_entry"):
-                # Celery itself parks those that came back with a delay; since 5.7 they can be woken before.
-                task_received.connect(self._on_received, weak=False)
+            # Celery itself parks those that came back with a delay; they are woken too.
+            task_received.connect(self._on_received, weak=False)
             self._longest_seconds = self._longest(consumer.app)
 
     def _is_of_use(self, app: Any) -> bool:
@@ -88,6 +89,8 @@ class Gate(bootsteps.StartStopStep):
             return False
         if any("://" in each and not each.startswith("http") for each in settings.endpoints):
             return False
+        if not hasattr(Request, "_eta_timer_entry"):
+            return False  # Celery before 5.7 can't wake a message before its delay is over
         if _has_quorum_queues(app):
             logger.info("celery-etcdlock: no gate on quorum queues; messages that wait for a lock come back by a delay")
             return False
@@ -171,7 +174,7 @@ class Gate(bootsteps.StartStopStep):
         scheduled = getattr(worker_state, "task_scheduled", None)  # Celery 5.7
         if scheduled is not None:
             scheduled(request)
-        if parked.no_slot:
+        if parked.no_slot_since is not None:
             self._wait_for_slot()
         else:
             self._lookout.look_at([parked.waiter.name])
@@ -187,7 +190,6 @@ class Gate(bootsteps.StartStopStep):
 
     def _let_go(self, waiters: list[Waiter]) -> None:
         by_waiter = {id(parked.waiter): parked for parked in self._parked.values()}
-        held_back = []
         for waiter in waiters:
             parked = by_waiter.get(id(waiter))
             if parked is None:
@@ -195,13 +197,9 @@ class Gate(bootsteps.StartStopStep):
             if self._free_slots() > 0:
                 self._go(parked)
             else:
-                parked.no_slot = True
-                held_back.append(waiter)
-        if held_back:
-            self._wait_for_slot()
-            places = [waiter for waiter in held_back if waiter.place is not None]
-            if places:
-                self._lookout.give_up_places(places)
+                if parked.no_slot_since is None:
+                    parked.no_slot_since = time.monotonic()
+                self._wait_for_slot()
 
     def _go(self, parked: _Parked) -> None:
         request = parked.request
@@ -223,16 +221,19 @@ class Gate(bootsteps.StartStopStep):
 
     def _look_for_slot(self) -> None:
         self._slot_timer = None
-        waiting = [parked for parked in self._parked.values() if parked.no_slot]
+        waiting = [parked for parked in self._parked.values() if parked.no_slot_since is not None]
         if not waiting:
             return
-        free = self._free_slots()
+        free = max(0, self._free_slots())
         for parked in waiting[:free]:
-            parked.no_slot = False
+            parked.no_slot_since = None
         # Their turn may be over by now.
         self._lookout.look_at({parked.waiter.name for parked in waiting[:free]})
         if len(waiting) > free:
             self._wait_for_slot()
+            before = time.monotonic() - PATIENCE_SECONDS
+            late = [parked for parked in waiting[free:] if (parked.no_slot_since or 0.0) < before]
+            self._lookout.give_up_places(parked.waiter for parked in late)
 
     def _free_slots(self) -> int:
         semaphore = self._consumer.controller.semaphore
