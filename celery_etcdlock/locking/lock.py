@@ -45,6 +45,8 @@ class Lock:
         #: An unanswered request may still arrive: release by resolving (``core.protocol.acquire``).
         self.doubtful = doubtful
         self.on_lost = on_lost
+        #: Called when ``check`` is about to raise.
+        self.on_told: Callable[[], None] | None = None
         self._lost_reason: str | None = None
 
     @property
@@ -68,6 +70,8 @@ class Lock:
         """Raise ``LockLost`` once the lock can't be trusted any more. Costs no network."""
         reason = self.lost_reason
         if reason is not None:
+            if self.on_told is not None:
+                self.on_told()
             raise LockLost(self.name, reason)
 
     def lose(self, reason: str) -> None:

@@ -282,14 +282,13 @@ class _Run:
             self._locks.manager.release(lock)
 
     def _hold(self, lock: Lock) -> None:
+        if self._interruption is not None:
+            lock.on_told = self._interruption.told
         self._held.append(lock)
 
     def _lost(self, lock: Lock) -> None:
-        try:
-            lock.check()
-        except LockLost as error:
-            if self._interruption is not None:
-                self._interruption.interrupt(error)
+        if self._interruption is not None:
+            self._interruption.interrupt(LockLost(lock.name, lock.lost_reason or "lost"))
 
     # --- conflicts ----------------------------------------------------------------------------------------------
 

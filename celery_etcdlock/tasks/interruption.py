@@ -13,9 +13,10 @@ threads                                                              raised when
 a greenlet: gevent   thrown in from the hub                          a greenlet that doesn't switch
 ===================  ==============================================  ==================================
 
-States of one interruption: *idle* until the body begins, then *armed*, and *over* once it raised or the body ended. It
-raises once at most, and only while armed, so it can hit neither Celery's own code around the body nor the release. A
-loss that comes while idle is raised before the body. A body that catches ``LockLost`` and goes on is left alone.
+States of one interruption: *idle* until the body begins, then *armed*, and *over* once it raised, the body ended, or
+``current_lock().check()`` told the body. It raises once at most, and only while armed, so it can hit neither Celery's own
+code around the body nor the release. A loss that comes while idle is raised before the body. A body that catches
+``LockLost`` and goes on is left alone.
 
 A ``SIGUSR2`` that we didn't send is passed on to the handler that was there before ours.
 """
@@ -66,6 +67,7 @@ class Interruption:
         self._lost: LockLost | None = None
         self._is_armed = False
         self._means: _Means | None = None
+        self._ident = 0
 
     def interrupt(self, error: LockLost) -> None:
         """Have ``error`` raised in the body. Called in any thread; returns at once."""
@@ -89,6 +91,11 @@ class Interruption:
                 self._disarm()
                 raise
 
+    def told(self) -> None:
+        """``LockLost`` is raised in the body by other means: don't raise it again in what the body does about it."""
+        if self._ident == threading.get_ident():
+            self._disarm()
+
     def take(self) -> LockLost | None:
         """The error to raise now, once."""
         if not self._is_armed or self._lost is None:
@@ -98,6 +105,7 @@ class Interruption:
 
     def _arm(self) -> None:
         self._means = _means_here()
+        self._ident = threading.get_ident()
         _armed.setdefault(threading.get_ident(), []).append(self)
         with _mutex:
             lost = self._lost

@@ -140,6 +140,18 @@ def test_the_end_of_an_inner_body_takes_nothing_from_the_outer(run: Run) -> None
     assert done == ["inner"]
 
 
+def test_a_body_that_was_told_already_is_let_alone(run: Run) -> None:
+    """Seen by the chaos suite: raised again, it cut short what the body did about the first."""
+    interruption = Interruption()
+
+    def body() -> str:
+        later(lambda: interruption.interrupt(LOST))
+        interruption.told()
+        return loop(0.2)
+
+    assert run(lambda: interruption.run(body)) == "came to its end"
+
+
 def test_it_is_never_raised_outside_of_run(run: Run) -> None:
     """Many losses that hit at, or near, the end of a body."""
     chance = random.Random(7)
