@@ -14,7 +14,7 @@ a greenlet: gevent   thrown in from the hub                          a greenlet 
 ===================  ==============================================  ==================================
 
 States of one interruption: *idle* until the body begins, then *armed*, and *over* once it raised, the body ended, or
-``current_lock().check()`` told the body. It raises once at most, and only while armed, so it can hit neither Celery's own
+``current_lock().check()`` told the body. It raises once at most, and only while armed, so it hits neither Celery's own
 code around the body nor the release. A loss that comes while idle is raised before the body. A body that catches
 ``LockLost`` and goes on is left alone.
 
