@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from benchmarks.environments import python_environment
 
-__all__ = ["APPS", "COOKBOOK", "LOCKED", "ONCE", "SINGLETON", "App"]
+__all__ = ["APPS", "COOKBOOK", "LOCKED", "ONCE", "PLAIN", "SINGLETON", "App"]
 
 #: The same versions as ours, so that only the plug-in differs.
 CELERY = ("celery[redis]", "gevent")
@@ -27,6 +27,7 @@ def _environment(name: str, package: str, imports: str) -> Callable[[], str]:
     return lambda: python_environment(name, [package, *CELERY], imports=imports, pinned_as_ours=True)
 
 
+PLAIN = App("plain", "no lock", lambda: sys.executable)
 LOCKED = App("locked", "celery-etcdlock", lambda: sys.executable)
 SINGLETON = App(
     "singleton",

@@ -16,6 +16,9 @@ def plain(number: int) -> None:
     """Does nothing."""
 
 
+call = plain.delay
+
+
 @app.task(name="memory")
 def memory() -> dict[str, int]:
     """What the child that runs it uses."""
