@@ -366,10 +366,10 @@ class LockManager:
             return None
         claim = Claim(lock.name, lock.token, lock.fencing_token)
         session = lock.session
-        # First, for the renewal must not take the new record for somebody else's.
-        if not session.let_go(lock):
-            return None
         try:
+            # First, for the renewal must not take the new record for somebody else's.
+            if not session.let_go(lock):
+                return None
             outcome = self.pending.keep(claim, record, seconds)
         except BaseException as error:
             self._keeper.owe(session, Debt(lock.name, lock.token, lock.fencing_token))
@@ -392,16 +392,16 @@ class LockManager:
             logger.warning("lock %r isn't released by a forked child of its holder", lock.name)
             return
         session = lock.session
-        if not session.let_go(lock):
-            return
         debt = Debt(lock.name, lock.token, None if lock.doubtful else lock.fencing_token)
-        if session.lost_reason() is not None:
-            # Its lease is being revoked, or runs out.
-            self._lost_unnoticed(lock, session.lost_reason() or "its session was lost")
-            return
-        told_as_lost = lock.lost  # its holder was asked to let go
-        deadline = self._clock() + self._timeout_seconds
         try:
+            if not session.let_go(lock):
+                return
+            if session.lost_reason() is not None:
+                # Its lease is being revoked, or runs out.
+                self._lost_unnoticed(lock, session.lost_reason() or "its session was lost")
+                return
+            told_as_lost = lock.lost  # its holder was asked to let go
+            deadline = self._clock() + self._timeout_seconds
             outcome = drive(self._releasing(lock, deadline), self._store, self._clock, observe=session.observe)
         except BaseException:
             self._keeper.owe(session, debt)
@@ -414,6 +414,16 @@ class LockManager:
             return
         if not told_as_lost:
             self._tell_released(lock)
+
+    def drop_in_the_end(self, claim: Claim) -> None:
+        """Delete what a message held, now or when the store answers again. Never raises for the store's sake."""
+        try:
+            self.pending.drop(claim)
+        except LockUnavailable as error:
+            if not self._keeper.owe_somewhere(Debt(claim.name, claim.token, claim.revision)):
+                logger.warning(
+                    "lock %r of a message that ended stays taken until its time is over: %s", claim.name, error
+                )
 
     def _tell_acquired(self, lock: Lock, started_at: float) -> None:
         waited_seconds = max(0.0, lock.acquired_at - started_at)

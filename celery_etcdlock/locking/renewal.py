@@ -163,6 +163,16 @@ class SessionKeeper:
         session.abandon(debt)
         self._alarm.ring()
 
+    def owe_somewhere(self, debt: Debt) -> bool:
+        """The same for a key on another lease, with any session that lives; false if there is none."""
+        with self._mutex:
+            sessions = list(self._sessions.values())
+        for session in sessions:
+            if not session.closed and session.lost_reason() is None:
+                self.owe(session, debt)
+                return True
+        return False
+
     def stop(self) -> None:
         """Revoke the leases on which nothing hangs and end the thread. Locks still held are no longer renewed."""
         self._stopped = True

@@ -14,9 +14,11 @@ from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from celery import Task
+from celery.exceptions import Reject, Retry
 
 from celery_etcdlock.core.conflict import (
     ComeBack,
+    Fail,
     Join,
     Place,
     RunUnprotected,
@@ -41,7 +43,7 @@ from celery_etcdlock.tasks.joining import Joined, await_result, take_result
 from celery_etcdlock.tasks.leaving import let_go
 from celery_etcdlock.tasks.outage import outage
 from celery_etcdlock.tasks.plan import LockPlan
-from celery_etcdlock.tasks.redelivery import Redelivery
+from celery_etcdlock.tasks.redelivery import HasRun, Redelivery, StillRuns
 from celery_etcdlock.tasks.runtime import EtcdLocks, conflict_error, describe_holder
 from celery_etcdlock.tasks.turned_away import come_back, skip
 
@@ -87,7 +89,10 @@ def run_locked(
         run.redelivery.ended(error)
         raise
     finally:
-        run.release()
+        try:
+            run.release()
+        finally:
+            run.drop_leftovers()
 
 
 class _Run:
@@ -170,6 +175,7 @@ class _Run:
         for claim in self._claims:
             if not self._locks.manager.pending.drop(claim):
                 self._check_not_replaced(claim, self._locks.manager.pending.look(claim.name))
+        self._claims = ()
 
     def _take_over(self) -> bool:
         """Take over the locks that the message holds. Returns whether they are all ours now."""
@@ -179,9 +185,13 @@ class _Run:
             )
             if isinstance(outcome, Conflict):
                 self._check_not_replaced(claim, outcome.keys)
-                # Its time was over, or a copy of the message has it: from here on as anybody who comes.
-                self._claims = ()
+                # Its time was over, or a copy of the message has it: from here on as anybody who comes, who
+                # would take the others for somebody's.
                 self._release_all()
+                for other in self._claims:
+                    if other is not claim:
+                        self._locks.manager.pending.drop(other)
+                self._claims = ()
                 return False
         self._claims = ()
         return True
@@ -222,7 +232,7 @@ class _Run:
             if not isinstance(outcome, Conflict):
                 return
             _, kin = self._kin(outcome)
-            if kin is not None and kin.record is not None and kin.record.handed_over:
+            if kin is not None and kin.record is not None and self._is_left_to_us(kin.record):
                 claim = Claim(outcome.name, kin.token, kin.mod_revision)
                 taken = self._locks.take_over(
                     claim, self._record, ttl_seconds=self._ttl_seconds, on_held=self._hold, on_lost=self._lost
@@ -233,6 +243,12 @@ class _Run:
             if kin is not None:
                 self._locks.manager.pending.await_change(kin, outcome.name, decision.seconds)
             waited_for_predecessor = True
+
+    def _is_left_to_us(self, record: Record) -> bool:
+        """Whether a key of this very message waits for it: left by its predecessor, or put when it was published."""
+        # One that its producer never knew of, for want of an answer. A run's own key has no end, but for a least hold.
+        unclaimed = record.until is not None and self._lifetime.hand_over and not self._options.lock_at_least_for
+        return record.handed_over or unclaimed
 
     def _try(self, names: tuple[str, ...]) -> Lock | list[Lock] | Conflict:
         if len(names) > 1:
@@ -258,9 +274,12 @@ class _Run:
         before = preceding(keys, mine.create_revision)
         if len(before) >= effective_limit(self._options.lock_limit, before):
             return Conflict(place.name, tuple(before))
-        return self._locks.take_over(
+        outcome = self._locks.take_over(
             place, self._record, ttl_seconds=self._ttl_seconds, on_held=self._hold, on_lost=self._lost
         )
+        if isinstance(outcome, Lock):
+            self._line = None
+        return outcome
 
     # --- letting go ---------------------------------------------------------------------------------------------
 
@@ -269,17 +288,49 @@ class _Run:
         try:
             self.redelivery.check()
         except LockUnavailable as error:
-            self._on_unavailable(error)
+            decision = on_unavailable(
+                self._call.place, self._locks.settings.on_unavailable, self._call.comebacks, jitter
+            )
+            if not isinstance(decision, RunUnprotected):
+                self._on_unavailable(error)
+            # The lock is held and stays so; what isn't known is whether a copy has run.
+            logger.warning(
+                "Task %s[%s] runs although nobody can say whether it has run before, because "
+                "etcdlock_on_unavailable is 'run': %s",
+                self._task.name,
+                self._call.delivery.task_id,
+                error,
+            )
+            self.redelivery.goes_on()
 
     def release(self) -> None:
-        held, self._held = self._held, []
-        for lock in held:
-            let_go(self._task, self._plan, self._call, lock, self.ended_by)
+        self._with_each_held(lambda lock: let_go(self._task, self._plan, self._call, lock, self.ended_by))
 
     def _release_all(self) -> None:
-        held, self._held = self._held, []
-        for lock in held:
-            self._locks.manager.release(lock)
+        self._with_each_held(self._locks.manager.release)
+
+    def _with_each_held(self, do: Callable[[Lock], None]) -> None:
+        """With every lock, also when a time limit strikes in the midst of it."""
+        struck: BaseException | None = None
+        while self._held:
+            try:
+                do(self._held.pop(0))
+            except BaseException as error:
+                struck = struck or error
+        if struck is not None:
+            raise struck
+
+    def drop_leftovers(self) -> None:
+        """What the message held before it started and nobody will take over, since it came to its end."""
+        error = self.ended_by
+        goes_on = isinstance(error, Retry | Reject | StillRuns | HasRun)
+        if goes_on or (error is not None and not isinstance(error, Exception)):
+            return  # it comes again, and with it what it holds
+        claims = () if self._lifetime.name == "until_expired" else self._claims
+        leftovers = claims if self._line is None else (*claims, self._line)
+        self._claims, self._line = (), None
+        for claim in leftovers:
+            self._locks.manager.drop_in_the_end(claim)
 
     def _hold(self, lock: Lock) -> None:
         if self._interruption is not None:
@@ -361,7 +412,7 @@ class _Run:
         if decision.replaces and conflict.keys:
             asked_by = f"task {self._call.delivery.task_id}, which replaces it,"
             self._locks.manager.ask_to_let_go(conflict.name, conflict.keys[0], asked_by)
-        line, self._line = self._line, None
+        line = self._line
         self._in_line = ()
         if decision.in_line and self._lifetime.while_running and len(self._names()) == 1:
             stands_for = decision.seconds + PLACE_SECONDS
@@ -372,6 +423,7 @@ class _Run:
                 self._line, self._in_line = pending.take_place(conflict.name, self._record, stands_for)
         elif line is not None:
             pending.drop(line)
+            self._line = None
 
     def _is_our_turn(self) -> bool:
         """Whether the lock came free while we took our place."""
@@ -413,11 +465,14 @@ class _Run:
             come_back(self._task, self._call, ComeBack(decision.seconds, decision.comebacks), duplicate.conflict)
         raise duplicate.conflict
 
+    def _decide_on_unavailable(self) -> Fail | ComeBack | RunUnprotected:
+        return on_unavailable(self._call.place, self._locks.settings.on_unavailable, self._call.comebacks, jitter)
+
     def _on_unavailable(self, error: LockUnavailable) -> CurrentLock:
         call = self._call
         settings = self._locks.settings
         self._release_all()
-        decision = on_unavailable(call.place, settings.on_unavailable, call.comebacks, jitter)
+        decision = self._decide_on_unavailable()
         if isinstance(decision, RunUnprotected):
             name = self._names()[0]
             logger.warning(

@@ -135,7 +135,9 @@ class Gate(bootsteps.StartStopStep):
 
     def _on_received(self, request: Any = None, **_: Any) -> None:
         name = request.request_dict.get(WAITS_FOR_HEADER)
-        if name is not None and request.eta and request.id not in self._parked:
+        # A task with a rate limit waits in Celery's bucket after its time has come: it is looked out for after that.
+        limited = request is not None and self._consumer.task_buckets[request.name]
+        if name is not None and request.eta and not limited and request.id not in self._parked:
             self._registered(request, name)
 
     def _registered(self, request: Any, name: object) -> _Parked | None:
@@ -194,7 +196,8 @@ class Gate(bootsteps.StartStopStep):
             parked = by_waiter.get(id(waiter))
             if parked is None:
                 continue
-            if self._free_slots() > 0:
+            # Celery tells of a message just before it sets the timer that has to be cancelled.
+            if self._free_slots() > 0 and parked.request._eta_timer_entry is not None:
                 self._go(parked)
             else:
                 if parked.no_slot_since is None:

@@ -1,0 +1,173 @@
+"""However a message ends, it leaves no lock behind: traced by Celery, on a broker and locks in memory."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from celery import Celery
+from celery.app.trace import build_tracer
+from celery.exceptions import SoftTimeLimitExceeded
+
+from celery_etcdlock import EtcdLocks, SingletonTask, current_lock
+from celery_etcdlock.core.operations import LookForDone, Release, StoreOperation, StoreReply
+from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.claim import Claim
+from tests.waiting import wait_for
+
+
+class Worker:
+    """An app, and what a worker does with its messages, one at a time."""
+
+    def __init__(self) -> None:
+        self.app = Celery("ends", broker="memory://", backend="cache+memory://", set_as_current=False)
+        self.app.conf.update(etcdlock_endpoints="memory://", etcdlock_timeout=1)
+        self.ran: list[Any] = []
+        self.locks = EtcdLocks.from_app(self.app)
+
+    def task(self, body: Callable[[], object] | None = None, **options: Any) -> Any:
+        def task() -> None:
+            self.ran.append(body() if body is not None else None)
+
+        made = self.app.task(base=SingletonTask, name="task", shared=False, **options)(task)
+        self.app.finalize()
+        return made
+
+    def messages(self) -> list[Any]:
+        found = []
+        with self.app.connection() as connection:
+            queue = connection.SimpleQueue("celery")
+            while len(queue):
+                message = queue.get(block=False)
+                message.ack()
+                found.append(message)
+        return found
+
+    def run(self, message: Any) -> None:
+        args, kwargs, embedded = message.payload
+        headers = dict(message.headers)
+        request = headers | embedded | {"args": args, "kwargs": kwargs, "headers": dict(headers)}
+        request |= {"delivery_info": {"exchange": "", "routing_key": "celery"}, "hostname": "worker"}
+        request |= {"is_eager": False, "called_directly": False}
+        task = self.app.tasks[headers["task"]]
+        build_tracer(task.name, task, app=self.app)(headers["id"], args, kwargs, request)
+
+    def on_operation(self, monkeypatch: pytest.MonkeyPatch, kind: type, answer: Callable[[], None]) -> None:
+        """Call ``answer`` before each operation of this kind; what it raises is what the caller gets."""
+        store = self.locks.manager._store
+        perform = store.perform
+
+        def first_answer(operation: StoreOperation, timeout_seconds: float) -> StoreReply:
+            if isinstance(operation, kind):
+                answer()
+            return perform(operation, timeout_seconds)
+
+        monkeypatch.setattr(store, "perform", first_answer)
+
+    def holders(self, name: str) -> int:
+        return len(self.locks.holders(name))
+
+
+@pytest.fixture
+def worker(monkeypatch: pytest.MonkeyPatch) -> Worker:
+    monkeypatch.delenv("ETCDLOCK_ENDPOINTS", raising=False)
+    return Worker()
+
+
+@pytest.mark.parametrize("how", [{"on_conflict": {"enqueue": "skip", "run": "skip"}}, {"wait_timeout": 0.1}])
+def test_a_message_turned_away_gives_up_its_place_in_the_queue(worker: Worker, how: dict[str, Any]) -> None:
+    task = worker.task(lock="until_and_while_executing", lock_key="name", **how)
+    result = task.delay()
+    [message] = worker.messages()
+    with worker.locks.lock("name"):
+        deadline = time.monotonic() + 10
+        while message is not None:
+            assert time.monotonic() < deadline
+            worker.run(message)
+            [message] = worker.messages() or [None]
+    assert result.state in ("REVOKED", "FAILURE")
+    assert worker.ran == []
+    assert task.delay().id != result.id
+    assert len(worker.messages()) == 1
+
+
+@pytest.mark.parametrize("setting", ["raise", "run"])
+def test_an_outage_at_the_start_leaves_no_key_behind(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    worker.app.conf.etcdlock_on_unavailable = setting
+    task = worker.task(lock="until_executed", lock_key="name")
+    task.delay()
+    [message] = worker.messages()
+    manager = worker.locks.manager
+
+    def away(*arguments: object, **options: object) -> None:
+        raise LockUnavailable("away")
+
+    with monkeypatch.context() as context:
+        context.setattr(type(worker.locks), "take_over", away)
+        worker.run(message)
+    assert len(worker.ran) == (setting == "run")
+    wait_for(lambda: worker.holders("name") == 0, "the key is gone")
+    assert manager is worker.locks.manager
+
+
+def test_run_keeps_a_lock_that_is_held(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    worker.app.conf.etcdlock_on_unavailable = "run"
+
+    def seen() -> object:
+        lock = current_lock()
+        lock.check()
+        return worker.holders(lock.name)
+
+    task = worker.task(seen, acks_late=True)
+
+    def no_answer() -> None:
+        raise LockUnavailable("no answer", maybe_applied=True)
+
+    worker.on_operation(monkeypatch, LookForDone, no_answer)
+    task.delay()
+    [message] = worker.messages()
+    worker.run(message)
+    assert worker.ran == [1]
+
+
+def test_a_time_limit_in_the_first_release_doesnt_keep_the_second_lock(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    task = worker.task(lock_key=["one", "other"])
+    strikes = [SoftTimeLimitExceeded()]
+
+    def strike() -> None:
+        if strikes:
+            raise strikes.pop()
+
+    worker.on_operation(monkeypatch, Release, strike)
+    task.delay()
+    [message] = worker.messages()
+    worker.run(message)
+    assert len(worker.ran) == 1
+    wait_for(lambda: worker.holders("one") == worker.holders("other") == 0, "both are free")
+
+
+def test_a_message_that_lost_one_of_its_locks_doesnt_stand_in_its_own_way(worker: Worker) -> None:
+    task = worker.task(lock="until_executed", lock_key=["one", "other"])
+    task.delay()
+    [message] = worker.messages()
+    first = Claim(*message.headers["etcdlock_claims"][0])
+    assert worker.locks.manager.pending.drop(first)
+    worker.run(message)
+    assert len(worker.ran) == 1
+    assert worker.holders("one") == worker.holders("other") == 0
+
+
+def test_a_key_that_its_producer_never_knew_of_is_the_messages_own(worker: Worker) -> None:
+    task = worker.task(lock="until_executed", lock_key="name")
+    task.delay()
+    [message] = worker.messages()
+    del message.headers["etcdlock_claims"]  # as after a put whose answer was lost
+    worker.run(message)
+    assert len(worker.ran) == 1
+    assert worker.holders("name") == 0
