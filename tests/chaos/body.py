@@ -82,4 +82,9 @@ def inside(
             time.sleep(PAUSE_SECONDS)
         completed = True
     finally:
-        note(event="exit", completed=completed, **who)
+        try:
+            note(event="exit", completed=completed, **who)
+        except BaseException:
+            # Interrupted even here, which happens once: it ends here all the same.
+            note(event="exit", completed=completed, **who)
+            raise
