@@ -40,7 +40,8 @@ class Strike:
 class Fault:
     """``lasts``: until it is healed, in TTLs, from and to. ``shared``: it hits all lanes at once.
 
-    ``settle_seconds``: how long tasks that must run may take to come to their end after the last run.
+    ``settle_seconds``: how long tasks that must run may take to come to their end after the last run. Redis looks for
+    messages that nobody acknowledged ten seconds after a worker started, and each hundred seconds from then on.
     """
 
     name: str
@@ -50,13 +51,10 @@ class Fault:
     shared: bool = False
     needs_etcd: bool = False
     needs_kept: bool = False
-    settle_seconds: float = 35.0
+    settle_seconds: float = 160.0
 
 
 LONG = (1.3, 2.0)
-
-#: Redis looks for messages that nobody acknowledged ten seconds after a worker started, and each hundred seconds then.
-REDELIVERED_SECONDS = 160.0
 
 FAULTS = (
     Fault("none", lambda strike: None),
@@ -64,12 +62,10 @@ FAULTS = (
     Fault(
         "kill -9: MainProcess",
         lambda strike: (strike.lane.kill(*strike.parent), strike.lane.note_death(*strike.child)),
-        settle_seconds=REDELIVERED_SECONDS,
     ),
     Fault(
         "kill -9: both",
         lambda strike: strike.lane.kill(*strike.parent, *strike.child),
-        settle_seconds=REDELIVERED_SECONDS,
     ),
     Fault(
         "stop: child",
