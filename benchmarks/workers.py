@@ -111,7 +111,7 @@ def running_worker(
     python: str = sys.executable,
     locks: Server | None = None,
 ) -> Iterator[Worker]:
-    """``celery -A benchmarks.worker_apps.MODULE worker -c CONCURRENCY -P POOL``, ready."""
+    """``celery -A benchmarks.worker_apps.MODULE worker -c CONCURRENCY -P POOL``, starting: ``wait_ready`` next."""
     name = f"bench-{os.getpid()}-{module}@localhost"
     command = [python, "-m", "celery", "-A", f"benchmarks.worker_apps.{module}", "worker"]
     command += ["-c", str(concurrency), "-P", pool, "-Q", IDLE_QUEUE, "-n", name, "-l", "WARNING"]
@@ -119,9 +119,7 @@ def running_worker(
     if hasattr(os, "geteuid") and os.geteuid() == 0:
         extra["C_FORCE_ROOT"] = "1"
     with Process("celery worker", command, scratch / f"worker-{module}-{pool}.log", extra) as process:
-        worker = Worker(process, redis, name)
-        worker.wait_ready()
-        yield worker
+        yield Worker(process, redis, name)
 
 
 def _url(redis: Server, database: int) -> str:

@@ -67,7 +67,7 @@ def run(bench: Bench) -> Result:
 
 
 def _memory(bench: Bench, result: Result) -> None:
-    starts = bench.scaled(full=5, quick=1)
+    starts = bench.scaled(full=3, quick=1)
     stages = ("without celery-etcdlock", "plain tasks only", "first locked task", f"{LOCKED_TASKS} locked tasks")
     rss: dict[str, list[float]] = defaultdict(list)
     private: dict[str, list[float]] = defaultdict(list)
@@ -78,10 +78,12 @@ def _memory(bench: Bench, result: Result) -> None:
             bench.say(f"memory: workers {start + 1} of {starts}")
             seen = []
             with running_worker("plain", 1, redis, etcd, bench.scratch) as worker:
+                worker.wait_ready()
                 for number in range(SETTLING_TASKS):
                     worker.call("plain", number)
                 seen.append(worker.call("memory"))
             with running_worker("locked", 1, redis, etcd, bench.scratch) as worker:
+                worker.wait_ready()
                 for number in range(SETTLING_TASKS):
                     worker.call("plain", number)
                 seen.append(worker.call("memory"))
@@ -116,7 +118,7 @@ def _memory(bench: Bench, result: Result) -> None:
 
 
 def _imports(bench: Bench, result: Result) -> None:
-    rounds = bench.scaled(full=21, quick=5)
+    rounds = bench.scaled(full=15, quick=3)
     walls: dict[str, list[float]] = {WITHOUT: [], WITH: []}
     codes = {WITHOUT: CELERY_IMPORTS, WITH: CELERY_IMPORTS + "import celery_etcdlock\n" + ETCD_CLIENT}
     ours, lazy, modules = [], [], (0, 0)

@@ -24,12 +24,14 @@ COLUMNS = {
     "cpu_us": "client CPU us a hand-off",
     "ratio": "p50 / ours",
 }
-#: How often a line forms in one round: a line of one gives a single hand-off.
-LINES = {1: 10, 100: 1, 1000: 1}
+LINES_OF_ONE = 10
 
 
 def run(bench: Bench) -> Result:
     rounds = bench.scaled(full=5, quick=1)
+    most = bench.scaled(full=1000, quick=200)
+    # How often a line forms in one round: a line of one gives a single hand-off.
+    lines_of = {1: bench.scaled(full=LINES_OF_ONE, quick=3), 100: 1, most: 1}
     runs: dict[tuple[str, int], list[list[Run]]] = {}
     broken: dict[tuple[str, int], str] = {}
     with contextlib.ExitStack() as running:
@@ -39,11 +41,11 @@ def run(bench: Bench) -> Result:
         }
         clients = running.enter_context(connected(bench, (OURS, GO, REDIS), stores))
         for number in range(rounds):
-            for waiters, lines in LINES.items():
+            for waiters, lines in lines_of.items():
                 for client in rotated(clients.running, number):
                     bench.say(f"round {number + 1} of {rounds}: {client.name}, {waiters} waiters")
                     try:
-                        done = [client.hand_off(waiters) for _ in range(bench.scaled(full=lines, quick=min(lines, 3)))]
+                        done = [client.hand_off(waiters) for _ in range(lines)]
                     except NotInstalled as reason:
                         clients.drop(client, reason)
                         broken[client.name, waiters] = str(reason)
@@ -68,13 +70,13 @@ def run(bench: Bench) -> Result:
         )
     result.rows.sort(key=lambda row: int(str(row["waiters"]).replace(",", "")))
     result.rows += [{"client": name, "not_measured": reason} for name, reason in clients.absent.items()]
-    for waiters in LINES:
+    for waiters in lines_of:
         ours, go = p50s.get((OURS.name, waiters)), p50s.get((GO.name, waiters))
         kept = ratio(ours, go) if ours and go else None
         result.goals.append(Goal(f"{waiters:,} waiters: at most 1.5 of Go's p50", kept, at_most=1.5))
-    few, many = p50s.get((OURS.name, 1)), p50s.get((OURS.name, 1000))
+    few, many = p50s.get((OURS.name, 1)), p50s.get((OURS.name, most))
     flat = ratio(many, few) if few and many else None
-    result.goals.append(Goal("flat: p50 with 1,000 waiters at most 1.5 of that with one", flat, at_most=1.5))
+    result.goals.append(Goal(f"flat: p50 with {most:,} waiters at most 1.5 of that with one", flat, at_most=1.5))
     result.notes = [
         f"{rounds} rounds in turn; of each line the hand-offs with at least half of the waiters still in it; "
         "p99 over all rounds",

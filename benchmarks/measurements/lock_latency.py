@@ -38,7 +38,7 @@ def run(bench: Bench) -> Result:
 
 
 def _on_cluster(bench: Bench, result: Result, members: int) -> None:
-    rounds, pairs = bench.scaled(full=11, quick=3), bench.scaled(full=300, quick=100)
+    rounds, pairs = bench.scaled(full=11, quick=2), bench.scaled(full=300, quick=60)
     with contextlib.ExitStack() as running:
         bench.say(f"starting etcd, {members} member(s)")
         etcd = running.enter_context(etcd_server(bench.scratch, members))

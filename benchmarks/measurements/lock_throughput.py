@@ -45,7 +45,7 @@ def run(bench: Bench) -> Result:
 
 
 def _on_servers(bench: Bench, result: Result, members: int) -> None:
-    rounds, pairs = bench.scaled(full=7, quick=3), bench.scaled(full=80, quick=16)
+    rounds, pairs = bench.scaled(full=7, quick=2), bench.scaled(full=80, quick=16)
     with contextlib.ExitStack() as running:
         bench.say(f"starting servers, etcd with {members} member(s)")
         stores: dict[str, Server] = {"etcd": running.enter_context(etcd_server(bench.scratch, members))}

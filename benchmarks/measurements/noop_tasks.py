@@ -55,7 +55,7 @@ def run(bench: Bench) -> Result:
 
 
 def _on_pool(bench: Bench, result: Result, pool: str, slots: int, goal: float) -> None:
-    rounds, count = bench.scaled(full=5, quick=2), bench.scaled(full=1000, quick=300)
+    rounds, count = bench.scaled(full=5, quick=1), bench.scaled(full=1000, quick=200)
     rates: dict[str, list[float]] = defaultdict(list)
     costs: dict[str, dict[str, list[float]]] = defaultdict(lambda: defaultdict(list))
     with contextlib.ExitStack() as running:
@@ -76,9 +76,11 @@ def _on_pool(bench: Bench, result: Result, pool: str, slots: int, goal: float) -
                 running_worker(app.module, slots, redis, etcd, bench.scratch, pool=pool, python=python, locks=locks)
             )
             labels[app.module] = app.label
+        for worker in workers.values():
+            worker.wait_ready()
         workers[PLAIN] = workers[LOCKED.module]
         for task in labels:
-            workers[task].tasks_a_second(task, 200)
+            workers[task].tasks_a_second(task, 100)
         for number in range(rounds):
             for task in rotated(list(labels), number):
                 pid = workers[task].pid

@@ -34,7 +34,7 @@ MEBIBYTE = 2**20
 
 
 def run(bench: Bench) -> Result:
-    locks = bench.scaled(full=200_000, quick=20_000)
+    locks = bench.scaled(full=200_000, quick=5000)
     each = locks // STEPS // CALLERS
     rows: list[dict[str, float]] = []
     with contextlib.ExitStack() as running:
@@ -66,7 +66,7 @@ def run(bench: Bench) -> Result:
             client.distinct(CALLERS, each)
             look((step + 1) * each * CALLERS, each * CALLERS / (time.monotonic() - started))
         bench.say("waiting for the last compaction")
-        time.sleep(bench.scaled(full=15, quick=8))
+        time.sleep(bench.scaled(full=15, quick=7))
         look(STEPS * each * CALLERS, 0.0)
     result = Result((__doc__ or "").strip(), COLUMNS)
     labels = ["the start", *(f"{row['locks']:,.0f} locks" for row in rows[1:-1]), "the last compaction"]
