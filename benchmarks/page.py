@@ -1,7 +1,7 @@
-"""Puts a run's tables and plot into ``docs/performance.md``: ``python -m benchmarks.page RESULTS.json``.
+"""Puts a run's tables and plot into ``docs/``: ``python -m benchmarks.page RESULTS.json``.
 
-Each ``<!-- figures: NAME -->`` of the page is followed by that measurement's table up to ``<!-- end -->``. So no figure
-on the page is typed by hand.
+Each ``<!-- figures: NAME -->`` of a page is followed by that measurement's table up to ``<!-- end -->``: no figure of a
+table is typed by hand.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from benchmarks.places import ROOT
 from benchmarks.plot import svg
 from benchmarks.result import formatted, verdict
 
-PAGE = ROOT / "docs" / "performance.md"
+PAGES = (ROOT / "docs" / "performance.md", ROOT / "docs" / "scaling.md")
 PLOT = ROOT / "docs" / "performance.svg"
 PLACE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -31,7 +31,8 @@ def main(results: Path) -> None:
         outcome = report["measurements"].get(name)
         return found[0] if outcome is None or "error" in outcome else found[1] + _markdown(outcome) + found[3]
 
-    PAGE.write_text(PLACE.sub(fill, PAGE.read_text()))
+    for page in PAGES:
+        page.write_text(PLACE.sub(fill, page.read_text()))
     PLOT.write_text(svg(report))
 
 
