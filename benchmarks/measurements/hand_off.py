@@ -28,7 +28,7 @@ LINES_OF_ONE = 10
 
 
 def run(bench: Bench) -> Result:
-    rounds = bench.scaled(full=5, quick=1)
+    rounds = bench.scaled(full=3, quick=1)
     most = bench.scaled(full=1000, quick=200)
     # How often a line forms in one round: a line of one gives a single hand-off.
     lines_of = {1: bench.scaled(full=LINES_OF_ONE, quick=3), 100: 1, most: 1}
