@@ -86,10 +86,10 @@ class Workloads:
             release()
 
         release = self._client.acquire(name)
-        threads = [threading.Thread(target=waiter) for _ in range(waiters)]
+        threads = [threading.Thread(target=waiter, daemon=True) for _ in range(waiters)]
         for thread in threads:
             thread.start()
-        self._wait_until_in_line(name, waiters + 1)
+        self._wait_until_in_line(name, threads)
         with _measured() as answer:
             released_at = time.perf_counter()
             release()
@@ -114,11 +114,12 @@ class Workloads:
             microseconds.append(round((time.perf_counter() - started) * 1e6, 1))
         return microseconds
 
-    def _wait_until_in_line(self, name: str, wanted: int) -> None:
+    def _wait_until_in_line(self, name: str, waiters: list[threading.Thread]) -> None:
         give_up_at = time.monotonic() + IN_LINE_SECONDS
-        while self._client.contenders is not None and self._client.contenders(name) < wanted:
-            if time.monotonic() > give_up_at:
-                raise SystemExit(f"{wanted} contenders weren't in line after {IN_LINE_SECONDS:g} s")
+        while self._client.contenders is not None and self._client.contenders(name) <= len(waiters):
+            if time.monotonic() > give_up_at or not all(waiter.is_alive() for waiter in waiters):
+                waiting = sum(waiter.is_alive() for waiter in waiters)
+                raise SystemExit(f"{waiting} of {len(waiters)} waiters wait, and not all of them are in line")
             time.sleep(0.05)
         time.sleep(SETTLE_SECONDS)
 
