@@ -13,7 +13,7 @@ from benchmarks.peers.line_protocol import LockClient, serve
 from celery_etcdlock import EtcdLocks
 
 WAIT_SECONDS = 120
-TIMEOUT_SECONDS = 60
+TIMEOUT_SECONDS = 20
 
 
 def main(endpoint: str, **settings: object) -> None:
