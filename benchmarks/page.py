@@ -1,7 +1,7 @@
-"""Puts a run's tables and plot into ``docs/``: ``python -m benchmarks.page RESULTS.json``.
+"""Puts a run's tables and plot into ``docs/``: ``python -m benchmarks.page RESULTS.json...``.
 
 Each ``<!-- figures: NAME -->`` of a page is followed by that measurement's table up to ``<!-- end -->``: no figure of a
-table is typed by hand.
+table is typed by hand. Of several runs, each given by its file, the last that has a measurement counts.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +22,14 @@ PLOT = ROOT / "docs" / "performance.svg"
 PLACE = re.compile(r"(<!-- figures: (\w+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def main(results: Path) -> None:
-    report = json.loads(results.read_text())
+def main(results: Sequence[Path]) -> None:
+    reports = [json.loads(path.read_text()) for path in results]
+    report = {"measurements": {name: of for one in reports for name, of in one["measurements"].items()}}
 
     def fill(found: re.Match[str]) -> str:
         name = found[2]
         if name == "machine":
-            return found[1] + _machine(report) + found[3]
+            return found[1] + "".join(_machine(one) for one in reports) + found[3]
         outcome = report["measurements"].get(name)
         return found[0] if outcome is None or "error" in outcome else found[1] + _markdown(outcome) + found[3]
 
@@ -40,8 +42,8 @@ def _machine(report: dict[str, Any]) -> str:
     of = report["machine"]
     packages = ", ".join(f"{name} {number}" for name, number in of["packages"].items())
     return (
-        f"Run of {report['started']}, commit {of['commit']}: {of['cpu']}, {of['cores']} cores, {of['system']}, "
-        f"Python {of['python']}, etcd {of['etcd']}, {packages}.\n"
+        f"- {', '.join(report['measurements'])}: run of {report['started']}, commit {of['commit']}; {of['cpu']}, "
+        f"{of['cores']} cores, {of['system']}, Python {of['python']}, etcd {of['etcd']}, {packages}\n"
     )
 
 
@@ -67,4 +69,4 @@ def _value(goal: dict[str, Any]) -> str:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main([Path(name) for name in sys.argv[1:]])

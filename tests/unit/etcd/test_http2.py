@@ -6,9 +6,11 @@ import signal
 import socket
 import threading
 import time
+import tracemalloc
 from collections.abc import Callable
 
 import pytest
+from h2.connection import H2Connection
 
 from celery_etcdlock.etcd import http2
 from celery_etcdlock.etcd.client import EtcdClient
@@ -25,8 +27,10 @@ from celery_etcdlock.etcd.errors import (
     PermissionDenied,
     StatusCode,
 )
+from tests.unit.etcd import scripted_server
 from tests.unit.etcd.scripted_server import ScriptedServer, Session, echo
 
+IN_H2 = [tracemalloc.Filter(True, "*/h2/*"), tracemalloc.Filter(True, "*/celery_etcdlock/etcd/*")]
 PATH = "/etcdserverpb.KV/Txn"
 
 
@@ -44,6 +48,31 @@ def test_unary_calls_share_one_connection() -> None:
         assert client.call(PATH, b"", 5) == b""
         assert server.connections == 1
         client.close()
+
+
+def test_a_connection_does_not_grow_with_its_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    class SmallServerSide(H2Connection):
+        MAX_CLOSED_STREAMS = 1
+
+    monkeypatch.setattr(scripted_server, "H2Connection", SmallServerSide)
+    with ScriptedServer(echo) as server:
+        client = EtcdClient(server.endpoint)
+        for _ in range(200):
+            client.call(PATH, b"", 5)
+        assert server.connections == 1
+        tracemalloc.start()
+        try:
+            for _ in range(100):
+                client.call(PATH, b"", 5)
+            before = tracemalloc.take_snapshot().filter_traces(IN_H2)
+            for _ in range(500):
+                client.call(PATH, b"", 5)
+            after = tracemalloc.take_snapshot().filter_traces(IN_H2)
+        finally:
+            tracemalloc.stop()
+        client.close()
+    grown = sum(difference.size_diff for difference in after.compare_to(before, "filename"))
+    assert grown < 10_000, f"{grown} bytes more after 500 calls"
 
 
 def test_headers_that_etcd_needs() -> None:
