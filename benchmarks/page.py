@@ -42,7 +42,7 @@ def _machine(report: dict[str, Any]) -> str:
     of = report["machine"]
     packages = ", ".join(f"{name} {number}" for name, number in of["packages"].items())
     return (
-        f"- {', '.join(report['measurements'])}: run of {report['started']}, commit {of['commit']}; {of['cpu']}, "
+        f"- {', '.join(report['measurements'])}: run of {report['started']}; {of['cpu']}, "
         f"{of['cores']} cores, {of['system']}, Python {of['python']}, etcd {of['etcd']}, {packages}\n"
     )
 

@@ -94,7 +94,7 @@ def run(bench: Bench) -> Result:
     result.notes = [
         f"{rounds} rounds of {calls} calls, in turn, one caller; the first of each {UNIQUE_EVERY} is published",
         "ours: lock='until_executed', on_conflict='skip'; round trips are counted by the lock's server",
-        "a refused acquire writes nothing, so neither etcd nor Redis syncs for a duplicate: etcd only asks its quorum",
+        "a refused acquire leaves no history in etcd, but is an entry in its log, and synced; Redis syncs writes only",
     ]
     if all(app.label in rates for app, _ in CALLERS):
         result.notes += [
