@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from celery_etcdlock.core.settings import REDIS_SCHEMES, Settings
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
     from celery_etcdlock.etcd.client import EtcdClient
     from celery_etcdlock.etcd.sockets import Sockets
 
-__all__ = ["MEMORY_ENDPOINT", "check_inspectable", "open_client", "open_inspector", "open_stores"]
+__all__ = ["MEMORY_ENDPOINT", "check_inspectable", "import_for_threads", "open_client", "open_inspector", "open_stores"]
 
 MEMORY_ENDPOINT = "memory://"
 
@@ -97,6 +98,16 @@ def open_inspector(settings: Settings) -> Inspector:
     from celery_etcdlock.etcd.inspection import EtcdInspector
 
     return EtcdInspector(open_client(settings), settings.prefix, settings.timeout)
+
+
+def import_for_threads(settings: Settings) -> None:
+    """Import all that threads of a worker's MainProcess use, before the first of them runs.
+
+    A child that is forked while another thread imports would wait for ever for that module's lock.
+    """
+    open_stores(settings)
+    with suppress(InvalidSetting):
+        open_inspector(settings)
 
 
 def check_inspectable(settings: Settings) -> None:

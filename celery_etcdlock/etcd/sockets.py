@@ -11,6 +11,7 @@ could be held by a thread that doesn't exist after a fork: shared state is a deq
 
 from __future__ import annotations
 
+import codecs
 import math
 import os
 import select
@@ -26,6 +27,10 @@ from celery_etcdlock.native import original
 from .errors import ConnectFailed
 
 __all__ = ["Channel", "PlainChannel", "Sockets", "connect_tcp", "native", "patched"]
+
+# Loaded now: Python does it in the first getaddrinfo, and a process that forks while one of its threads is in there
+# (a worker's MainProcess that connects while its pool starts) leaves the child a module whose lock nobody gives back.
+codecs.lookup("idna")
 
 RECEIVE_BYTES = 65536
 KEEPALIVE_IDLE_SECONDS = 10

@@ -9,7 +9,7 @@ from celery import bootsteps
 from celery.exceptions import ImproperlyConfigured
 
 from celery_etcdlock.tasks.runtime import EtcdLocks
-from celery_etcdlock.wiring import MEMORY_ENDPOINT
+from celery_etcdlock.wiring import MEMORY_ENDPOINT, import_for_threads
 from celery_etcdlock.worker.policies import check_at_worker
 
 __all__ = ["CheckSettings"]
@@ -35,6 +35,7 @@ class CheckSettings(bootsteps.Step):
             if plan is not None:
                 check_at_worker(worker.app, task, plan.options, settings)
         _ = locks.manager  # parses the endpoints, imports the listeners
+        import_for_threads(settings)
         where = f"etcd at {', '.join(settings.endpoints)}"
         if settings.endpoints == (MEMORY_ENDPOINT,):
             where = "each process's own memory, which protects nothing across processes"
