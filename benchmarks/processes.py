@@ -57,9 +57,13 @@ class Process:
                 raise RuntimeError(f"{self.name} wasn't ready after {READY_SECONDS:g} s:\n{self.log_tail()}")
             sleep(0.02)
 
+    def ask_to_stop(self) -> None:
+        """Without waiting for it, so that several stop at the same time."""
+        self._process.terminate()
+
     def stop(self) -> None:
         """Ask, wait, then kill."""
-        self._process.terminate()
+        self.ask_to_stop()
         try:
             self._process.wait(END_SECONDS)
         except BaseException as interruption:

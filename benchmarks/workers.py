@@ -45,6 +45,9 @@ class Worker:
         control = self._app.control
         self._process.wait_until(lambda: bool(control.ping(destination=[self._name], timeout=0.5)))
 
+    def ask_to_stop(self) -> None:
+        self._process.ask_to_stop()
+
     def tasks_a_second(self, task: str, count: int) -> float:
         """Put so many messages in a queue, then let the worker at it; until the last result is stored.
 

@@ -125,7 +125,7 @@ def _memory(bench: Bench, result: Result) -> None:
 
 
 def _imports(bench: Bench, result: Result) -> None:
-    rounds = bench.scaled(full=15, quick=3)
+    rounds = bench.scaled(full=15, quick=2)
     walls: dict[str, list[float]] = {WITHOUT: [], WITH: []}
     codes = {
         WITHOUT: WITHOUT_COMMANDS + CELERY_IMPORTS,

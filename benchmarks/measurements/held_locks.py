@@ -30,7 +30,7 @@ METHODS = ("Txn", "Range", "LeaseKeepAlive", "Put", "LeaseTimeToLive")
 
 
 def run(bench: Bench) -> Result:
-    seconds = bench.scaled(full=40, quick=6)
+    seconds = bench.scaled(full=40, quick=4)
     result = Result((__doc__ or "").strip(), COLUMNS)
     all_locks = bench.scaled(full=10_000, quick=2000)
     cases: list[tuple[Peer, int]] = [(OURS, 100), (OURS, all_locks), (GO, all_locks)]

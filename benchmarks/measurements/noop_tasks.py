@@ -97,6 +97,8 @@ def _on_pool(bench: Bench, result: Result, pool: str, slots: int, goal: float) -
                         costs[task][part].append((spent - earlier) / count * 1e6)
             latest = ", ".join(f"{task} {rates[task][-1]:,.0f}/s" for task in labels)
             bench.say(f"{pool}, round {number + 1} of {rounds}: {latest}")
+        for worker in set(workers.values()):
+            worker.ask_to_stop()
     for task, label in labels.items():
         row: dict[str, Cell] = {
             "task": label,
