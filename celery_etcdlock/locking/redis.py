@@ -13,8 +13,10 @@ A change is told by publish/subscribe. The end of a lease isn't, so a waiter als
 
 from __future__ import annotations
 
+import inspect
 import time
 from collections.abc import Callable, Sequence
+from functools import cache
 from importlib.resources import files
 from typing import Any
 
@@ -128,7 +130,7 @@ class RedisStore:
         connection: Any = None
         pool = self._connections()
         try:
-            connection = pool.get_connection()
+            connection = _connection_of(pool)
             if self._digest is None:
                 self._digest = self._call(connection, ends_at, "SCRIPT", "LOAD", self._script).decode()
             while True:
@@ -257,3 +259,15 @@ def _outcome(reply: list[Any]) -> Owned | Present:
 
 def _keys(places: list[list[Any]]) -> tuple[Key, ...]:
     return tuple(Key(token.decode(), create, mod, decode_record(record)) for token, create, mod, record in places)
+
+
+def _connection_of(pool: Any) -> Any:
+    pool_class: Any = type(pool)
+    return pool.get_connection("EVALSHA") if _wants_command_name(pool_class) else pool.get_connection()
+
+
+@cache
+def _wants_command_name(pool_class: Any) -> bool:
+    """redis-py below 5.3 has to be told a command's name, which it doesn't use; later ones warn of it."""
+    parameter = inspect.signature(pool_class.get_connection).parameters["command_name"]
+    return parameter.default is inspect.Parameter.empty
