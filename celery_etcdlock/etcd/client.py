@@ -46,6 +46,7 @@ __all__ = ["EtcdClient"]
 AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 MOST_IDLE_CONNECTIONS = 32
 MOST_HEADERS_KEPT = 64
+SERVER_WAITS_LONGER_SECONDS = 1.0
 MOST_LOGINS_PER_CALL = 3
 NO_LOGIN_NEEDED = ""
 
@@ -165,8 +166,9 @@ class EtcdClient:
             return reply
 
     def _request_headers(self, authority: str, path: str, timeout_seconds: float, token: str) -> Headers:
-        # Rounded up, so that the headers of most calls are the same: our own deadline is the one that counts.
-        tenths = max(1, math.ceil(timeout_seconds * 10))
+        # Later than ours: a server that is first ends a watch with a reset (etcd 3.6), as if the connection had failed.
+        # Rounded up, so that the headers of most calls are the same.
+        tenths = math.ceil((timeout_seconds + SERVER_WAITS_LONGER_SECONDS) * 10)
         unit = b"%dm" % (tenths * 100) if tenths < 10**6 else b"%dS" % min(10**8 - 1, tenths // 10)
         wanted = (authority, path, unit, token)
         headers = self._headers.get(wanted)

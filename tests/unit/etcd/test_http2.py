@@ -65,14 +65,15 @@ def test_a_connection_does_not_grow_with_its_calls(monkeypatch: pytest.MonkeyPat
             for _ in range(100):
                 client.call(PATH, b"", 5)
             before = tracemalloc.take_snapshot().filter_traces(IN_H2)
-            for _ in range(500):
+            for _ in range(1000):
                 client.call(PATH, b"", 5)
             after = tracemalloc.take_snapshot().filter_traces(IN_H2)
         finally:
             tracemalloc.stop()
         client.close()
     grown = sum(difference.size_diff for difference in after.compare_to(before, "filename"))
-    assert grown < 10_000, f"{grown} bytes more after 500 calls"
+    # A closed stream that is kept in mind takes 140 bytes; Python 3.10 keeps frames of what it called, some 20 kB.
+    assert grown < 50_000, f"{grown} bytes more after 1000 calls"
 
 
 def test_headers_that_etcd_needs() -> None:
@@ -90,7 +91,7 @@ def test_headers_that_etcd_needs() -> None:
         assert seen[b":authority"] == server.endpoint.encode()
         assert seen[b"hasleader"] == b"true"
         assert seen[b"grpc-timeout"].endswith(b"m")
-        assert 0 < int(seen[b"grpc-timeout"][:-1]) <= 2500
+        assert 2500 < int(seen[b"grpc-timeout"][:-1]) <= 3600  # later than our own, which is the one that counts
 
 
 def test_large_reply_and_request_pass_flow_control() -> None:
