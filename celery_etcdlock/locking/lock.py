@@ -31,7 +31,6 @@ class Lock:
         record: Record,
         session: Session,
         doubtful: bool = False,
-        on_lost: Callable[[Lock], None] | None = None,
     ) -> None:
         self.name = name
         self.fencing_token = fencing_token
@@ -44,7 +43,8 @@ class Lock:
         self.pid = os.getpid()
         #: An unanswered request may still arrive: release by resolving (``core.protocol.acquire``).
         self.doubtful = doubtful
-        self.on_lost = on_lost
+        #: Called in another thread when the lock is lost.
+        self.on_lost: Callable[[Lock], None] | None = None
         #: Called when ``check`` is about to raise.
         self.on_told: Callable[[], None] | None = None
         self._lost_reason: str | None = None

@@ -222,18 +222,14 @@ class LockManager:
                 for debt, each in zip(debts, outcome.outcomes, strict=True):
                     if isinstance(each, Acquired):
                         token = each.fencing_token
-                        lock = Lock(debt.name, token, token=debt.token, record=record, session=session, on_lost=on_lost)
+                        lock = Lock(debt.name, token, token=debt.token, record=record, session=session)
                         session.hold(lock)
                         locks.append(lock)
-                trusted = [self._trusted(lock) for lock in locks]
-                lost = next((each for each in trusted if isinstance(each, SessionLost)), None)
+                lost = self._lost_at_once(session, locks)
                 if lost is not None:
-                    for lock in locks:
-                        self.release(lock)
                     return lost
-                if on_held is not None:
-                    for lock in locks:
-                        on_held(lock)
+                for lock in locks:
+                    self._hand_out(lock, on_held, on_lost)
         except BaseException:
             for debt in debts:
                 self._keeper.owe(session, debt)
@@ -309,13 +305,13 @@ class LockManager:
                     record=record,
                     session=session,
                     doubtful=outcome.doubtful,
-                    on_lost=on_lost,
                 )
                 session.hold(lock)
-                trusted = self._trusted(lock)
-                if trusted is lock and on_held is not None:
-                    on_held(lock)
-                return trusted
+                lost = self._lost_at_once(session, [lock])
+                if lost is not None:
+                    return lost
+                self._hand_out(lock, on_held, on_lost)
+                return lock
         except BaseException:
             # Interrupted half-way, by a signal or an error: our key may be there.
             self._keeper.owe(session, debt)
@@ -329,25 +325,31 @@ class LockManager:
             self._keeper.owe(session, debt)
         raise outcome.error
 
-    def _trusted(self, lock: Lock) -> Lock | SessionLost:
-        """A body is entered with a live lock: renew it first when less than half of its time is left (rule 8)."""
-        session = lock.session
-        if session.remaining() < session.ttl_seconds / 2:
+    def _lost_at_once(self, session: Session, locks: Sequence[Lock]) -> SessionLost | None:
+        """A body is entered with live locks: renew them first when less than half of their time is left (rule 8).
+
+        If one of them is lost all the same, none is kept: ours are the keys that the next try would meet.
+        """
+        if locks and session.remaining() < session.ttl_seconds / 2:
             self._keeper.renew(session)
-        reason = session.lost_reason()
-        if reason is None and not lock.lost:
-            return lock
-        # Ours is the key that the next try would meet, so it has to go first.
-        session.let_go(lock)
-        resolve = Resolve(
-            lease=session.lease,
-            name=lock.name,
-            token=lock.token,
-            deadline=self._clock() + self._timeout_seconds * (1 - TRYING),
-        )
-        if isinstance(drive(resolve, self._store, self._clock, observe=session.observe), Resolved):
-            return SessionLost(reason or "its key was deleted at once")
-        raise LockUnavailable("the session of this process was lost, and its locks aren't gone yet")
+        if session.lost_reason() is None and not any(lock.lost for lock in locks):
+            return None
+        deadline = self._clock() + self._timeout_seconds * (1 - TRYING)
+        for lock in locks:
+            session.let_go(lock)
+            resolve = Resolve(lease=session.lease, name=lock.name, token=lock.token, deadline=deadline)
+            if not isinstance(drive(resolve, self._store, self._clock, observe=session.observe), Resolved):
+                raise LockUnavailable("the session of this process was lost, and its locks aren't gone yet")
+        return SessionLost(session.lost_reason() or "a key of its was deleted at once")
+
+    @staticmethod
+    def _hand_out(lock: Lock, on_held: Callable[[Lock], None] | None, on_lost: Callable[[Lock], None] | None) -> None:
+        """Only a lock that its holder gets has it told of a loss: one that is taken anew must interrupt nobody."""
+        lock.on_lost = on_lost
+        if on_held is not None:
+            on_held(lock)
+        if on_lost is not None and lock.lost:
+            on_lost(lock)  # lost before the renewal's thread could know whom to tell
 
     def keys(self, name: str) -> tuple[Key, ...]:
         """All keys under the lock's name now, those of its owners first. Raises ``LockUnavailable``."""

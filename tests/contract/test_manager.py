@@ -17,12 +17,14 @@ from celery_etcdlock.core.operations import (
     FenceSession,
     KeepAlive,
     Look,
+    Owned,
     Present,
     Release,
     RevokeLease,
     StoreOperation,
     StoreReply,
     TryAcquire,
+    TryAll,
 )
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.errors import LockLost, LockUnavailable
@@ -441,6 +443,38 @@ def test_a_body_is_entered_with_at_least_half_of_the_time(new_store: NewStore, n
     lock = own(manager, "a")
     assert store.count(KeepAlive) >= 1 or lock.session.deadline > 1030
     assert lock.remaining > 15
+
+
+def test_several_locks_that_are_lost_at_once_are_taken_anew(new_store: NewStore, new_manager: NewManager) -> None:
+    """None of them may be left behind, for the next try would take it for somebody else's."""
+    now = [1000.0]
+    store, raw = Flaky(new_store()), new_store()
+    manager = new_manager(store=store, clock=lambda: now[0], timeout_seconds=100.0)
+    interrupted: list[Lock] = []
+    session = own(manager, "warm-up").session
+    original = store.perform
+
+    def lose(operation: StoreOperation, timeout_seconds: float) -> StoreReply:
+        reply = original(operation, timeout_seconds)
+        if isinstance(operation, TryAll) and isinstance(reply, Owned) and session.lost_reason() is None:
+            last = operation.tries[-1]
+            raw.perform(Release(last.name, last.token, reply.revision), 5.0)
+            now[0] += 20.0  # so that the keys are looked at before the body
+        if isinstance(operation, FenceSession) and store.count(TryAll):
+            session.lose("its time was over just then")
+        return reply
+
+    store.perform = lose  # type: ignore[method-assign]
+    locks = manager.acquire_all(["a", "b"], record(), ttl_seconds=30, on_lost=interrupted.append)
+    assert isinstance(locks, list), locks
+    assert [lock.session is session for lock in locks] == [False, False]
+    assert len(_keys(raw, "a")) == len(_keys(raw, "b")) == 1
+    wait_for(lambda: session not in manager._keeper._sessions.values(), "the lost session is dealt with")
+    assert interrupted == []
+    for lock in locks:
+        manager.release(lock)
+    assert not _keys(raw, "a")
+    assert not _keys(raw, "b")
 
 
 def test_a_holder_that_is_asked_to_let_go_is_told_and_keeps_the_lock_until_then(
