@@ -193,13 +193,14 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class AskToLetGo:
-    """Ask whoever has this key to let go of it: told with its next ``CheckKeys``, and forgotten with its session.
+    """Ask whoever has this key as of ``mod_revision`` to let go of it: told with its next ``CheckKeys``.
 
     The key itself stays as it is, for its holder's guards depend on it. ``by`` says who asks. -> Asked | NotHeld
     """
 
     name: str
     token: str
+    mod_revision: int
     by: str
 
 
@@ -258,15 +259,24 @@ class KeptAlive:
 
 
 @dataclass(frozen=True, slots=True)
-class KeysSeen:
-    """``missing`` are the tokens of keys that aren't there as we wrote them.
+class LetGoAsked:
+    """Somebody asked us to let go of a key of our session (``AskToLetGo``).
 
-    ``asked`` are those of our session that somebody asked us to let go of (``AskToLetGo``), each with who asked.
+    ``revision`` is the store's when it was asked: a later holding under the same token isn't meant.
     """
 
+    token: str
+    by: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeysSeen:
+    """``missing`` are those keys that aren't there as we wrote them; ``asked`` may be of any key of the session."""
+
     term: int
-    missing: frozenset[str]
-    asked: tuple[tuple[str, str], ...] = ()
+    missing: frozenset[HeldKey]
+    asked: tuple[LetGoAsked, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -94,7 +94,8 @@ class EtcdInspector:
                         yield list(response.events)
 
     def ask_to_let_go(self, place: Place, by: str) -> bool:
-        return isinstance(self._store.ask_holder(self._key(place), by, self._timeout_seconds), Asked)
+        asked = self._store.ask_holder(self._key(place), place.key.mod_revision, by, self._timeout_seconds)
+        return isinstance(asked, Asked)
 
     def is_there(self, place: Place) -> bool:
         request = messages.RangeRequest(key=self._key(place), keys_only=True)

@@ -21,10 +21,12 @@ from celery_etcdlock.core.operations import (
     Enqueue,
     FenceSession,
     GrantLease,
+    HeldKey,
     KeepAlive,
     KeptAlive,
     KeysSeen,
     LeaseGranted,
+    LetGoAsked,
     Look,
     LookForDone,
     LookForMark,
@@ -165,18 +167,18 @@ class EtcdStore:
         terms: set[int] = set()
         if not see(self._layout.session_key(operation.lease)):
             return SessionGone()
-        missing = set()
+        missing: set[HeldKey] = set()
         for held in operation.keys:
             kvs = see(self._layout.key(held.name, held.token))
             if not kvs or kvs[0].mod_revision != held.mod_revision:
-                missing.add(held.token)
+                missing.add(held)
         return KeysSeen(terms.pop() if len(terms) == 1 else 0, frozenset(missing))
 
     def _check_keys_at_once(self, operation: CheckKeys, timeout_seconds: float) -> StoreReply:
         asked_start = self._layout.asked_start(operation.lease)
-        asked: tuple[tuple[str, str], ...] = ()
+        asked: tuple[LetGoAsked, ...] = ()
         terms: set[int] = set()
-        missing: set[str] = set()
+        missing: set[HeldKey] = set()
         # Once at least: the session's own key is checked even where none is held.
         for start in range(0, max(len(operation.keys), 1), KEYS_PER_CHECK):
             some = operation.keys[start : start + KEYS_PER_CHECK]
@@ -197,14 +199,17 @@ class EtcdStore:
             reply = self._txn(request, timeout_seconds, repeatable=True)
             terms.add(reply.header.raft_term)
             asking, *rest = [response.response_range.kvs for response in reply.responses]
-            asked = tuple((token_in(kv, asked_start), kv.value.decode("utf-8", "replace")) for kv in asking)
+            asked = tuple(
+                LetGoAsked(token_in(kv, asked_start), kv.value.decode("utf-8", "replace"), kv.mod_revision)
+                for kv in asking
+            )
             if reply.succeeded:
                 continue
             session, *found = rest
             if not session:
                 return SessionGone()
             missing.update(
-                held.token
+                held
                 for held, kvs in zip(some, found, strict=True)
                 if not kvs or kvs[0].mod_revision != held.mod_revision
             )
@@ -243,9 +248,10 @@ class EtcdStore:
         return DoneSeen(bool(reply.kvs))
 
     def _ask_to_let_go(self, operation: AskToLetGo, timeout_seconds: float) -> StoreReply:
-        return self.ask_holder(self._layout.key(operation.name, operation.token), operation.by, timeout_seconds)
+        key = self._layout.key(operation.name, operation.token)
+        return self.ask_holder(key, operation.mod_revision, operation.by, timeout_seconds)
 
-    def ask_holder(self, key: bytes, by: str, timeout_seconds: float) -> StoreReply:
+    def ask_holder(self, key: bytes, mod_revision: int, by: str, timeout_seconds: float) -> StoreReply:
         """``AskToLetGo``, for a key whose name may not be known whole."""
         found = self._call("KV/Range", messages.RangeRequest(key=key), messages.RangeResponse, timeout_seconds, True)
         if not found.kvs or not found.kvs[0].lease:
@@ -254,7 +260,7 @@ class EtcdStore:
         asked_key = self._layout.asked_start(kv.lease) + key.rpartition(b"/")[2]
         ask = messages.PutRequest(key=asked_key, value=by.encode(), lease=kv.lease)
         put = messages.RequestOp(request_put=ask)
-        request = messages.TxnRequest(compare=[unchanged(key, kv.mod_revision)], success=[put])
+        request = messages.TxnRequest(compare=[unchanged(key, mod_revision)], success=[put])
         return Asked() if self._txn(request, timeout_seconds).succeeded else NotHeld()
 
     def _await_change(self, operation: AwaitChange, timeout_seconds: float) -> StoreReply:

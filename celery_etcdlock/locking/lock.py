@@ -45,6 +45,8 @@ class Lock:
         self.doubtful = doubtful
         #: Called in another thread when the lock is lost.
         self.on_lost: Callable[[Lock], None] | None = None
+        #: Nobody but this process ever knew the token: after a release it may serve again (``tokens``).
+        self.token_is_ours = False
         #: Called when ``check`` is about to raise.
         self.on_told: Callable[[], None] | None = None
         self._lost_reason: str | None = None

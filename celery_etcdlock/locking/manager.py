@@ -53,6 +53,7 @@ from celery_etcdlock.locking.pending import PendingLocks
 from celery_etcdlock.locking.renewal import SessionKeeper
 from celery_etcdlock.locking.session import Debt, Session
 from celery_etcdlock.locking.store import LockStore
+from celery_etcdlock.locking.tokens import TokenPool
 
 __all__ = ["Conflict", "LockManager"]
 
@@ -85,6 +86,7 @@ class LockManager:
         self._timeout_seconds = timeout_seconds
         self._clock = clock
         self._listener = listener
+        self._tokens = TokenPool()
         self._keeper = SessionKeeper(store, self._renewal_store, clock, on_lost=self._on_lost, page=page)
         #: Locks that stand without renewal.
         self.pending = PendingLocks(store, clock, timeout_seconds)
@@ -113,7 +115,7 @@ class LockManager:
 
         def attempt(session: Session, deadline: float) -> Lock | Conflict | SessionLost:
             now = self._clock()
-            token = secrets.token_hex(12)
+            token = self._tokens.take(name)
             machine = Acquire(
                 lease=session.lease,
                 epoch=session.epoch,
@@ -126,7 +128,12 @@ class LockManager:
                 answer_seconds=self._timeout_seconds,
                 wall_offset=self.pending.wall_offset,
             )
-            return self._own(session, machine, Debt(name, token), record, on_held, on_lost)
+            owned = self._own(session, machine, Debt(name, token), record, on_held, on_lost)
+            if isinstance(owned, Lock):
+                owned.token_is_ours = True
+            elif isinstance(owned, Conflict):
+                self._tokens.give_back(name, token)
+            return owned
 
         outcome = cast("Lock | Conflict", self._on_session(ttl_seconds, wait_until, attempt))
         if isinstance(outcome, Lock):
@@ -187,7 +194,7 @@ class LockManager:
 
         def attempt(session: Session, deadline: float) -> list[Lock] | Conflict | SessionLost:
             now = self._clock()
-            debts = [Debt(name, secrets.token_hex(12)) for name in names]
+            debts = [Debt(name, self._tokens.take(name)) for name in names]
             machine = AcquireAll(
                 tuple(TryAcquire(session.lease, session.epoch, debt.name, debt.token, record) for debt in debts),
                 epoch=session.epoch,
@@ -223,6 +230,7 @@ class LockManager:
                     if isinstance(each, Acquired):
                         token = each.fencing_token
                         lock = Lock(debt.name, token, token=debt.token, record=record, session=session)
+                        lock.token_is_ours = True
                         session.hold(lock)
                         locks.append(lock)
                 lost = self._lost_at_once(session, locks)
@@ -254,7 +262,7 @@ class LockManager:
 
         Raises ``LockUnavailable``.
         """
-        self._store.perform(AskToLetGo(name, key.token, by), self._timeout_seconds)
+        self._store.perform(AskToLetGo(name, key.token, key.mod_revision, by), self._timeout_seconds)
 
     def _on_session(
         self,
@@ -414,6 +422,8 @@ class LockManager:
         if isinstance(outcome, Released) and not outcome.was_held:
             self._lost_unnoticed(lock, "its key was gone when it was released")
             return
+        if isinstance(outcome, Released) and lock.token_is_ours:
+            self._tokens.give_back(lock.name, lock.token)
         if not told_as_lost:
             self._tell_released(lock)
 

@@ -27,6 +27,7 @@ from celery_etcdlock.core.operations import (
     KeptAlive,
     KeysSeen,
     LeaseGranted,
+    LetGoAsked,
     Look,
     LookForDone,
     LookForMark,
@@ -64,7 +65,7 @@ class _Lease:
     ends_at: float
     epoch: int | None = None
     keys: set[tuple[str, str]] = field(default_factory=set)
-    asked: dict[str, str] = field(default_factory=dict)
+    asked: dict[str, LetGoAsked] = field(default_factory=dict)
 
 
 class MemoryStore:
@@ -129,12 +130,13 @@ class MemoryStore:
                 self._revision += 1
                 self._delete(name, token)
                 return Released()
-            case AskToLetGo(name=name, token=token, by=by):
+            case AskToLetGo(name=name, token=token, mod_revision=mod_revision, by=by):
+                key = self._names.get(name, {}).get(token)
                 holder = self._leases.get(self._lease_of.get((name, token), 0))
-                if holder is None:
+                if key is None or key.mod_revision != mod_revision or holder is None:
                     return NotHeld()
                 self._revision += 1
-                holder.asked[token] = by
+                holder.asked[token] = LetGoAsked(token, by, self._revision)
                 return Asked()
             case AwaitChange():
                 raise TypeError("AwaitChange doesn't run under the mutex")
@@ -157,11 +159,9 @@ class MemoryStore:
                 return KeysSeen(
                     1,
                     frozenset(
-                        key.token
-                        for key, there in found.items()
-                        if there is None or there.mod_revision != key.mod_revision
+                        key for key, there in found.items() if there is None or there.mod_revision != key.mod_revision
                     ),
-                    tuple(state.asked.items()),
+                    tuple(state.asked.values()),
                 )
             case TryAcquire() | Enqueue() | Promote() if state is not None and state.epoch is not None:
                 return self._take(operation, state)
@@ -249,7 +249,6 @@ class MemoryStore:
         state = self._leases.get(self._lease_of.pop((name, token)))
         if state is not None:
             state.keys.discard((name, token))
-            state.asked.pop(token, None)
         self._last_deletion[name] = self._revision
 
     def _present(self, name: str) -> Present:

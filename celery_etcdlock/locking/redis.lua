@@ -6,7 +6,7 @@
 --   v1/{name}            hash of a lock's places: token -> "{create}:{mod}:{lease}:{record}"
 --   deleted/{name}       the revision of the last deletion under the name
 --   replaced/{task id}, done/{delivery}   marks, that run out with the lease they were put on
---   let-go/{lease}       hash: token -> who asks
+--   let-go/{lease}       hash: token -> "{revision}:{who asks}"
 -- A place whose lease has run out is deleted by the first who comes across it.
 local P, operation = ARGV[1], ARGV[2]
 local call = redis.call
@@ -113,8 +113,8 @@ elseif operation == 'changed' then
   return {changed and 1 or 0, left}
 elseif operation == 'ask' then
   local mine = find(places(ARGV[3]), ARGV[4])
-  if not mine then return {'not held'} end
-  call('HSET', P .. 'let-go/' .. mine[5], ARGV[4], ARGV[5])
+  if not mine or mine[3] ~= tonumber(ARGV[5]) then return {'not held'} end
+  call('HSET', P .. 'let-go/' .. mine[5], ARGV[4], next_revision() .. ':' .. ARGV[6])
   call('PEXPIRE', P .. 'let-go/' .. mine[5], 3600000)
   return {'asked'}
 elseif operation == 'seen' then
@@ -143,7 +143,7 @@ if operation == 'check' then
   for i = 4, #ARGV, 3 do
     local value = call('HGET', P .. 'v1/' .. ARGV[i], ARGV[i + 1])
     local mod = value and string.match(value, '^%d+:(%d+):')
-    if mod ~= ARGV[i + 2] then missing[#missing + 1] = ARGV[i + 1] end
+    if mod ~= ARGV[i + 2] then missing[#missing + 1] = (i - 4) / 3 end
   end
   return {'seen', missing, call('HGETALL', P .. 'let-go/' .. lease)}
 end

@@ -37,6 +37,7 @@ from celery_etcdlock.core.operations import (
     KeptAlive,
     KeysSeen,
     LeaseGranted,
+    LetGoAsked,
     Look,
     LookForDone,
     LookForMark,
@@ -187,8 +188,8 @@ def _arguments(operation: StoreOperation) -> list[Any]:
             return ["look", name]
         case Release(name=name, token=token, mod_revision=mod_revision):
             return ["release", name, token, mod_revision]
-        case AskToLetGo(name=name, token=token, by=by):
-            return ["ask", name, token, by]
+        case AskToLetGo(name=name, token=token, mod_revision=mod_revision, by=by):
+            return ["ask", name, token, mod_revision, by]
         case LookForMark(task_id=task_id):
             return ["seen", f"replaced/{task_id}"]
         case LookForDone(delivery=delivery):
@@ -230,9 +231,13 @@ def _reply(operation: StoreOperation, reply: list[Any]) -> StoreReply:
         case b"kept":
             return KeptAlive(reply[1], term=1)
         case b"seen":
-            asked = [text.decode("utf-8", "replace") for text in reply[2]]
-            pairs = tuple(zip(asked[::2], asked[1::2], strict=True))
-            return KeysSeen(1, frozenset(token.decode() for token in reply[1]), pairs)
+            assert isinstance(operation, CheckKeys)
+            asked = zip(reply[2][::2], reply[2][1::2], strict=True)
+            return KeysSeen(
+                1,
+                frozenset(operation.keys[place] for place in reply[1]),
+                tuple(LetGoAsked(token.decode(), *_ask(text)) for token, text in asked),
+            )
         case b"queued":
             return Queued(_keys(reply[1]), reply[2])
         case b"each":
@@ -251,6 +256,11 @@ _SIMPLE: dict[bytes, StoreReply] = {
     b"not held": NotHeld(),
     b"asked": Asked(),
 }
+
+
+def _ask(text: bytes) -> tuple[str, int]:
+    revision, _, by = text.decode("utf-8", "replace").partition(":")
+    return by, int(revision)
 
 
 def _outcome(reply: list[Any]) -> Owned | Present:

@@ -24,7 +24,7 @@ import secrets
 import threading
 from collections.abc import Callable
 
-from celery_etcdlock.core.operations import RevokeLease
+from celery_etcdlock.core.operations import HeldKey, RevokeLease
 from celery_etcdlock.core.ownership import trust_deadline
 from celery_etcdlock.core.protocol import (
     Machine,
@@ -269,7 +269,8 @@ class SessionKeeper:
     def _tell_missing(self, session: Session, outcome: Renewed) -> None:
         for lock in session.held() if outcome.missing else ():
             # A lock that was let go meanwhile isn't in ``held`` any more: it is missing because we released it.
-            if lock.token in outcome.missing and session.let_go(lock):
+            key = HeldKey(lock.name, lock.token, lock.fencing_token)
+            if key in outcome.missing and session.let_go(lock):
                 lock.lose("its key was deleted or overwritten by somebody else")
                 with self._mutex:
                     self._untold.append(lock)
@@ -278,10 +279,11 @@ class SessionKeeper:
 
     def _tell_asked(self, session: Session, outcome: Renewed) -> None:
         """Its holder is told as of a loss, but the lock stays its own until it lets go: it goes on being renewed."""
-        asked = dict(outcome.asked)
+        asked = {each.token: each for each in outcome.asked}
         for lock in session.held() if asked else ():
-            if lock.token in asked and not lock.lost:
-                lock.lose(f"{asked[lock.token]} asked its holder to let go of it")
+            ask = asked.get(lock.token)
+            if ask is not None and ask.revision > lock.fencing_token and not lock.lost:
+                lock.lose(f"{ask.by} asked its holder to let go of it")
                 with self._mutex:
                     self._untold.append(lock)
                 self._alarm.ring()

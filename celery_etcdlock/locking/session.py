@@ -144,7 +144,10 @@ class Session:
         """No longer renewed as held; false if it wasn't, or not any more."""
         with self._mutex:
             self._idle_since = self._clock()
-            return self._held.pop(lock.token, None) is not None
+            if self._held.get(lock.token) is not lock:
+                return False  # maybe a later one under the same token
+            del self._held[lock.token]
+            return True
 
     def abandon(self, debt: Debt) -> None:
         """No longer hold the token, if it was held, and owe it instead."""

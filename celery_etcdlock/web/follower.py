@@ -80,11 +80,12 @@ class Follower:
                 "timeline": self._timeline.bars(now)[-MOST_BARS:],
             }
 
-    def place(self, name: str, token: str) -> Place | None:
-        """The owner's place that the page named."""
+    def place(self, name: str, token: str, fencing_token: object) -> Place | None:
+        """The owner's place that the page named: that holding, not a later one."""
         with self._changed:
-            owners = [owner for lock in self._board.find(name) for owner in lock.owners]
-        return next((owner for owner in owners if owner.key.token == token and owner.name == name), None)
+            owners = [owner for lock in self._board.find(name) for owner in lock.owners if owner.name == name]
+        wanted = (token, fencing_token)
+        return next((owner for owner in owners if (owner.key.token, owner.key.mod_revision) == wanted), None)
 
     def _lock_as_json(self, lock: HeldLock) -> dict[str, Any]:
         return {

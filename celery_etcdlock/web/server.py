@@ -91,7 +91,7 @@ def make_app(follower: Follower, inspector: Inspector, token: str | None) -> bot
         wanted = bottle.request.json
         if not isinstance(wanted, dict):
             raise _refused(400, "no JSON object")
-        place = follower.place(str(wanted.get("lock")), str(wanted.get("token")))
+        place = follower.place(str(wanted.get("lock")), str(wanted.get("token")), wanted.get("fencing_token"))
         if place is None:
             return {"outcome": "gone"}
         try:

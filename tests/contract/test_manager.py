@@ -485,7 +485,7 @@ def test_a_holder_that_is_asked_to_let_go_is_told_and_keeps_the_lock_until_then(
     told: list[Lock] = []
     lock = manager.acquire("a", record(), ttl_seconds=2, on_lost=told.append)
     assert isinstance(lock, Lock)
-    assert store.perform(AskToLetGo("a", lock.token, "admin@host"), 5.0) == Asked()
+    assert store.perform(AskToLetGo("a", lock.token, lock.fencing_token, "admin@host"), 5.0) == Asked()
     wait_for(lambda: told, "the holder is told", 10)
     with pytest.raises(LockLost, match="admin@host asked its holder to let go"):
         lock.check()

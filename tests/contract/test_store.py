@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import threading
 import time
+from dataclasses import replace
 
 import pytest
 
@@ -257,18 +258,27 @@ class TestCheck:
         session.own("t120", "t120")
         reply = session.check(*keys)
         assert isinstance(reply, KeysSeen)
-        assert reply.missing == {"t3", "t120"}
+        assert {key.token for key in reply.missing} == {"t3", "t120"}
 
     def test_who_asks_to_let_go_is_seen_by_the_session_that_holds_the_key(self, session: Session) -> None:
         key = HeldKey("a", "t", session.own("a", "t"))
         other = Session(session.store)
-        assert session.store.perform(AskToLetGo("a", "t", "somebody"), SECONDS) == Asked()
+        ask = AskToLetGo("a", "t", key.mod_revision, "somebody")
+        assert session.store.perform(ask, SECONDS) == Asked()
         reply, others = session.check(key), other.check()
         assert isinstance(reply, KeysSeen)
         assert isinstance(others, KeysSeen)
-        assert (reply.missing, dict(reply.asked)) == (frozenset(), {"t": "somebody"})
+        assert [(each.token, each.by) for each in reply.asked] == [("t", "somebody")]
+        assert reply.missing == frozenset()
         assert others.asked == ()
-        assert session.store.perform(AskToLetGo("a", "gone", "somebody"), SECONDS) == NotHeld()
+        assert reply.asked[0].revision > key.mod_revision
+        assert session.store.perform(replace(ask, token="gone"), SECONDS) == NotHeld()
+        assert session.store.perform(Release("a", "t", key.mod_revision), SECONDS) == Released()
+        again = session.own("a", "t")
+        assert session.store.perform(ask, SECONDS) == NotHeld()
+        later = session.check(HeldKey("a", "t", again))
+        assert isinstance(later, KeysSeen)
+        assert all(each.revision < again for each in later.asked)
 
     def test_no_keys_is_a_check_of_the_session(self, session: Session) -> None:
         assert isinstance(session.check(), KeysSeen)

@@ -302,7 +302,7 @@ class Clients:
         if not session_stands(world, client, plan):
             return world.with_client(index, client._replace(session=session._replace(lost=True)))
         held = client.held
-        if held is not None and held.token in outcome.missing:
+        if held is not None and held.token in {key.token for key in outcome.missing}:
             world = world._replace(ended=max(world.ended, held.fencing_token))
             client = client._replace(held=None, token="")
             world = world.with_client(index, client)

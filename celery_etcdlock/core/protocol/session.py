@@ -27,6 +27,7 @@ from celery_etcdlock.core.operations import (
     KeptAlive,
     KeysSeen,
     LeaseGranted,
+    LetGoAsked,
     Operation,
     Reply,
     SessionFenced,
@@ -53,14 +54,11 @@ class Opened:
 
 @dataclass(frozen=True, slots=True)
 class Renewed:
-    """Trust the session until ``deadline``, but not the keys whose tokens are ``missing``.
-
-    ``asked``: tokens that we are asked to let go of, each with who asks.
-    """
+    """Trust the session until ``deadline``, but not the keys that are ``missing``; ``asked``: as in ``KeysSeen``."""
 
     deadline: float
-    missing: frozenset[str]
-    asked: tuple[tuple[str, str], ...] = ()
+    missing: frozenset[HeldKey]
+    asked: tuple[LetGoAsked, ...] = ()
 
 
 class Open(Machine["Opened | SessionLost | Unavailable"]):

@@ -117,7 +117,7 @@ function tell(text, bad) {
 }
 
 function ask(lock, owner) {
-  chosen = { lock: lock.lock, token: owner.token };
+  chosen = { lock: lock.lock, token: owner.token, fencing_token: owner.fencing_token };
   byId("confirm-lock").textContent = lock.lock;
   byId("confirm-owner").textContent = owner.readable
     ? `held by task ${owner.task_id} (${owner.task}) on ${owner.host}, pid ${owner.pid}, for ${duration(now() - owner.since)}`

@@ -95,10 +95,11 @@ def test_a_release_needs_the_page_and_an_owner(app: Celery, start_page: Callable
     held = EtcdLocks.from_app(app).lock("a")
     lock = held.__enter__()
     wait_for(lambda: page.state()["held"] == 1, "the lock is seen")
-    wanted = {"lock": "a", "token": lock.token, "force": True}
+    wanted = {"lock": "a", "token": lock.token, "fencing_token": lock.fencing_token, "force": True}
     assert page.request("api/release", wanted)[0] == 403
     from_page = {"X-Etcdlock-Release": "1"}
-    assert json.loads(page.request("api/release", wanted | {"token": "x"}, **from_page)[1]) == {"outcome": "gone"}
+    for other in ({"token": "x"}, {"fencing_token": lock.fencing_token - 1}):
+        assert json.loads(page.request("api/release", wanted | other, **from_page)[1]) == {"outcome": "gone"}
     assert json.loads(page.request("api/release", wanted, **from_page)[1]) == {"outcome": "deleted"}
     assert page.request("api/release", ["no", "object"], **from_page)[0] == 400
     wait_for(lambda: page.state()["held"] == 0, "the release is seen")
