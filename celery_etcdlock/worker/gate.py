@@ -6,7 +6,7 @@ acknowledged, no slot, the prefetch count raised by one, listed by ``inspect sch
 the worker stops or the connection is lost. It leaves when the lookout says that its turn has come *and* a slot of the
 pool is free, when its time to wait is over, or when it expires; what follows is the pool process's, which takes the
 lock itself, or conflicts as the policy says. So a lock is only ever taken with a slot in hand, there is one owner of
-each, and all that becomes of a request is as without the gate.
+each, and all that becomes of a request is as without the gate. What is revoked while parked is discarded at once.
 
 A message whose turn comes while no slot is free, nor in the next second, gives its place in line back (rule 13): a
 worker that is busy for hours must not hold up a free one. It goes on waiting here, and takes a new place if it has to.
@@ -34,6 +34,7 @@ from celery_etcdlock.tasks.runtime import EtcdLocks
 from celery_etcdlock.tasks.task import SingletonTask
 from celery_etcdlock.wiring import MEMORY_ENDPOINT, open_inspector
 from celery_etcdlock.worker.lookout import Lookout, Waiter
+from celery_etcdlock.worker.revokes import revoked, tell_of_revokes
 
 __all__ = ["Gate"]
 
@@ -81,6 +82,8 @@ class Gate(bootsteps.StartStopStep):
             consumer.on_task_request = self.admit
             # Celery itself parks those that came back with a delay; they are woken too.
             task_received.connect(self._on_received, weak=False)
+            tell_of_revokes()
+            revoked.connect(self._discard_revoked, weak=False)
             self._longest_seconds = self._longest(consumer.app)
 
     def _is_of_use(self, app: Any) -> bool:
@@ -133,12 +136,18 @@ class Gate(bootsteps.StartStopStep):
         self._park(parked)
         return None
 
-    def _on_received(self, request: Any = None, **_: Any) -> None:
+    def _on_received(self, request: Any, **_: Any) -> None:
         name = request.request_dict.get(WAITS_FOR_HEADER)
-        # A task with a rate limit waits in Celery's bucket after its time has come: it is looked out for after that.
-        limited = request is not None and self._consumer.task_buckets[request.name]
-        if name is not None and request.eta and not limited and request.id not in self._parked:
+        if name is None or not request.eta or request.id in self._parked:
+            return
+        # With a rate limit it waits in Celery's bucket after its time has come: it is looked out for after that.
+        if self._bucket(request) is None:
             self._registered(request, name)
+
+    def _bucket(self, request: Any) -> Any:
+        """Celery's, if the task has a rate limit."""
+        consumer = self._consumer
+        return None if consumer.disable_rate_limits else consumer.task_buckets[request.task.name]
 
     def _registered(self, request: Any, name: object) -> _Parked | None:
         """Have its lock looked out for. ``None`` where it can't wait here."""
@@ -181,6 +190,16 @@ class Gate(bootsteps.StartStopStep):
         else:
             self._lookout.look_at([parked.waiter.name])
 
+    def _discard_revoked(self, **_: Any) -> None:
+        """What was revoked leaves at once: its result says so, and its place in line and in here is free."""
+        for parked in list(self._parked.values()):
+            request = parked.request
+            _set_place(request, parked.waiter.place)
+            if request._eta_timer_entry is not None and request.revoked():
+                self._forget(request)
+                _cancel(self._consumer, request)
+                self._consumer.qos.decrement_eventually()
+
     # --- going ----------------------------------------------------------------------------------------------
 
     def _on_turn(self, waiters: list[Waiter]) -> None:
@@ -188,7 +207,8 @@ class Gate(bootsteps.StartStopStep):
         if self._consumer.hub is not None:
             self._consumer.hub.call_soon(self._let_go, waiters)
         else:
-            self._let_go(waiters)
+            # Where there is no hub, it is the timer that passes messages on whose time has come.
+            self._consumer.timer.call_after(0, self._let_go, (waiters,))
 
     def _let_go(self, waiters: list[Waiter]) -> None:
         by_waiter = {id(parked.waiter): parked for parked in self._parked.values()}
@@ -209,7 +229,12 @@ class Gate(bootsteps.StartStopStep):
         self._forget(request)
         self._going.add(request.id)
         _cancel(self._consumer, request)
-        self._consumer.apply_eta_task(request)
+        bucket = self._bucket(request)
+        if bucket is None:
+            self._consumer.apply_eta_task(request)
+        else:
+            # What its rate limit gave it when it came, it had for the try that failed.
+            self._consumer._limit_post_eta(request, bucket, 1)
 
     def _forget(self, request: Any) -> None:
         parked = self._parked.pop(request.id, None)

@@ -7,23 +7,22 @@ block, so a thread does it. What can't be dropped lapses by itself.
 
 from __future__ import annotations
 
-import functools
 import logging
 import queue
 import threading
+from collections.abc import Iterable
 from types import SimpleNamespace
 from typing import Any
 
 from celery import bootsteps
 from celery.signals import task_rejected, task_revoked, task_unknown
-from celery.utils.functional import maybe_list
 from celery.worker import state as worker_state
-from celery.worker.control import Panel
 
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Claim
 from celery_etcdlock.tasks.headers import claims_in, line_in
 from celery_etcdlock.tasks.runtime import EtcdLocks
+from celery_etcdlock.worker.revokes import revoked, tell_of_revokes
 
 __all__ = ["FreeNeverStarted"]
 
@@ -42,25 +41,15 @@ class FreeNeverStarted(bootsteps.Step):
         task_revoked.connect(self._on_revoked, weak=False)
         task_rejected.connect(self._on_message, weak=False)
         task_unknown.connect(self._on_message, weak=False)
-        self._look_at_revokes()
+        tell_of_revokes()
+        revoked.connect(self._on_revokes, weak=False)
 
-    def _look_at_revokes(self) -> None:
+    def _on_revokes(self, task_ids: Iterable[str] = (), **_: Any) -> None:
         """A message that waits here for its time is discarded only then: its lock is freed as soon as it is revoked."""
-        revoke = Panel.data["revoke"]
-        if hasattr(revoke, "_etcdlock"):
-            return
-
-        @functools.wraps(revoke)
-        def revoke_and_free(state: Any, task_id: Any, *args: Any, **options: Any) -> Any:
-            reply = revoke(state, task_id, *args, **options)
-            for each in maybe_list(task_id) or []:
-                request = worker_state.requests.get(each)
-                if request is not None:
-                    self._drop(SimpleNamespace(headers=request.request_dict))
-            return reply
-
-        revoke_and_free._etcdlock = True  # type: ignore[attr-defined]
-        Panel.data["revoke"] = revoke_and_free
+        for task_id in task_ids:
+            request = worker_state.requests.get(task_id)
+            if request is not None:
+                self._drop(SimpleNamespace(headers=request.request_dict))
 
     def _on_revoked(self, request: Any = None, **_: Any) -> None:
         self._drop(request)

@@ -51,6 +51,11 @@ def impatient(key: str, number: int = 0, seconds: float = 0.0) -> int:
     return body(number, seconds)
 
 
+@app.task(base=SingletonTask, on_conflict="retry", unique_on=["key"], rate_limit="2/s", shared=False)
+def limited(key: str, number: int = 0, seconds: float = 0.0) -> int:
+    return body(number, seconds)
+
+
 @app.task(shared=False)
 def plain() -> str:
     return "plain"

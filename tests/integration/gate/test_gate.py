@@ -12,7 +12,9 @@ from celery.result import AsyncResult
 from celery.worker.request import Request
 
 from celery_etcdlock import EtcdLocks, LockConflict
+from tests.fault_proxy import FaultProxy
 from tests.integration.workers.conftest import Project
+from tests.integration.workers.worker_process import Worker
 from tests.rabbitmq_server import RabbitServer
 from tests.waiting import wait_for
 
@@ -34,6 +36,22 @@ def entered(project: Project) -> list[dict[str, Any]]:
 
 def came_back(*results: AsyncResult[Any]) -> None:
     wait_for(lambda: all(result.state == "RETRY" for result in results), "all came back once")
+
+
+def ask(project: Project) -> Any:
+    return project.app.control.inspect(["w0@test"], timeout=10, limit=1)
+
+
+def wait_parked(project: Project, count: int) -> None:
+    def parked() -> int:
+        return int(ask(project).stats()["w0@test"]["etcdlock_gate"]["parked"])
+
+    wait_for(lambda: parked() == count, f"{count} messages are parked")
+
+
+def held(project: Project, task: str, key: str = "a") -> Any:
+    """The lock of that task's calls with this key, held by this process."""
+    return EtcdLocks.from_app(project.app).lock(getattr(project.module, task)._lock_names((key,), {})[0])
 
 
 @pytest.mark.parametrize("pool", POOLS)
@@ -78,22 +96,23 @@ def test_blocked_messages_do_not_delay_an_unrelated_task(new_project: NewProject
     assert project.bodies.overlaps() == []
 
 
-def test_a_parked_message_takes_no_slot_and_is_listed(new_project: NewProject) -> None:
+@pytest.mark.parametrize("pool", ["prefork", "solo"])
+def test_parked_messages_take_no_slot_and_are_listed(new_project: NewProject, pool: str) -> None:
     project = new_project(module=MODULE)
-    project.start_worker("-c", "1", environment={"TEST_REMOTE_CONTROL": "1"})
-    with EtcdLocks.from_app(project.app).lock(f"{MODULE}.waits:x"):
-        pass
-    name = project.module.waits._lock_names(("a",), {})[0]
-    with EtcdLocks.from_app(project.app).lock(name):
-        parked = project.module.waits.delay("a", 7)
-        came_back(parked)
+    worker = project.start_worker("-c", "1", "-P", pool, environment={"TEST_REMOTE_CONTROL": "1"})
+    with held(project, "waits"):
+        parked = []
+        for number in range(3):
+            parked.append(project.module.waits.delay("a", number))
+            came_back(parked[-1])
         assert outcome(project.module.plain.delay()) == "plain"
-        ask = project.app.control.inspect(["w0@test"], timeout=10, limit=1)
-        assert ask.stats()["w0@test"]["etcdlock_gate"] == {"parked": 1}
-        assert [each["request"]["id"] for each in ask.scheduled()["w0@test"]] == [parked.id]
+        wait_parked(project, 3)
+        scheduled = ask(project).scheduled()["w0@test"]
+        assert sorted(each["request"]["id"] for each in scheduled) == sorted(each.id for each in parked)
     started = time.monotonic()
-    assert outcome(parked) == 7
-    assert time.monotonic() - started < 2
+    assert [outcome(each) for each in parked] == [0, 1, 2]
+    assert time.monotonic() - started < 3, worker.text()
+    assert [event["number"] for event in entered(project)] == [0, 1, 2]
 
 
 def test_joined_results_come_as_soon_as_the_first_has_one(new_project: NewProject) -> None:
@@ -115,24 +134,26 @@ def test_joined_results_come_as_soon_as_the_first_has_one(new_project: NewProjec
 def test_time_to_wait_expiry_and_revocation_are_respected(new_project: NewProject) -> None:
     project = new_project(module=MODULE)
     project.start_worker("-c", "1", environment={"TEST_REMOTE_CONTROL": "1"})
-    names = [getattr(project.module, task)._lock_names(("a",), {})[0] for task in ("impatient", "waits")]
-    with EtcdLocks.from_app(project.app).lock(names[0]), EtcdLocks.from_app(project.app).lock(names[1]):
+    with held(project, "impatient"), held(project, "waits") as lock:
         impatient = project.module.impatient.delay("a")
         expires = project.module.waits.apply_async(("a",), expires=2)
         revoked = project.module.waits.delay("a")
         came_back(impatient, expires, revoked)
         project.app.control.revoke(revoked.id)
+        # At once, though its turn hasn't come.
+        assert isinstance(outcome(revoked), TaskRevokedError)
         assert isinstance(outcome(impatient), LockConflict)
         assert isinstance(outcome(expires), TaskRevokedError)
-    assert isinstance(outcome(revoked), TaskRevokedError)
+        wait_parked(project, 0)
+        pending = EtcdLocks.from_app(project.app).manager.pending
+        wait_for(lambda: len(pending.look(lock.name)) == 1, "no place in line is left")
     assert entered(project) == []
 
 
 def test_a_warm_shutdown_gives_parked_messages_back(new_project: NewProject) -> None:
     project = new_project(module=MODULE)
     first = project.start_worker("-c", "2")
-    name = project.module.waits._lock_names(("a",), {})[0]
-    with EtcdLocks.from_app(project.app).lock(name):
+    with held(project, "waits"):
         parked = [project.module.waits.delay("a", number) for number in range(4)]
         came_back(*parked)
         first.terminate()
@@ -143,17 +164,74 @@ def test_a_warm_shutdown_gives_parked_messages_back(new_project: NewProject) -> 
     assert len(entered(project)) == 4
 
 
+def received(worker: Worker, *results: AsyncResult[Any], times: int) -> None:
+    def each() -> bool:
+        text = worker.text()
+        return all(text.count(f"[{result.id}] received") >= times for result in results)
+
+    wait_for(each, f"the worker has had each message {times} times")
+
+
+@pytest.mark.parametrize("broker", ["redis", "rabbitmq"])
+def test_a_lost_connection_hands_parked_messages_back(
+    new_project: NewProject, request: pytest.FixtureRequest, broker: str
+) -> None:
+    server = request.getfixturevalue(broker)
+    url = {"redis": "redis://127.0.0.1:{}/0", "rabbitmq": "amqp://guest:guest@127.0.0.1:{}//"}[broker]
+    with FaultProxy(server.port) as proxy:
+        project = new_project(module=MODULE, broker=url.format(server.port))
+        environment = {"TEST_REMOTE_CONTROL": "1", "TEST_BROKER": url.format(proxy.port)}
+        worker = project.start_worker("-c", "4", environment=environment)
+        with held(project, "waits"):
+            parked = [project.module.waits.delay("a", number, 0.1) for number in range(4)]
+            received(worker, *parked, times=2)
+            wait_parked(project, 4)
+            proxy.cut()
+            received(worker, *parked, times=3)
+            wait_parked(project, 4)
+        assert [outcome(each) for each in parked] == [0, 1, 2, 3]
+        assert sorted(event["number"] for event in entered(project)) == [0, 1, 2, 3]
+        assert project.bodies.overlaps() == []
+        worker.stop()
+
+
+def test_another_worker_runs_what_a_killed_one_had_parked(new_project: NewProject, rabbitmq: RabbitServer) -> None:
+    project = new_project(module=MODULE, broker=rabbitmq.url)
+    first = project.start_worker("-c", "4")
+    with held(project, "waits"):
+        parked = [project.module.waits.delay("a", number, 0.1) for number in range(4)]
+        received(first, *parked, times=2)
+        second = project.start_worker("-c", "4")
+        first.group_kill()
+        received(second, *parked, times=1)
+    assert [outcome(each) for each in parked] == [0, 1, 2, 3]
+    assert sorted(event["number"] for event in entered(project)) == [0, 1, 2, 3]
+    assert project.bodies.overlaps() == []
+
+
+def test_a_rate_limit_is_kept_when_locks_come_free_at_once(new_project: NewProject) -> None:
+    project = new_project(module=MODULE)
+    project.start_worker("-c", "4", environment={"TEST_REMOTE_CONTROL": "1"})
+    with held(project, "limited", "a"), held(project, "limited", "b"), held(project, "limited", "c"):
+        parked = [project.module.limited.delay(key, number) for number, key in enumerate("abc")]
+        wait_parked(project, 3)
+    assert [outcome(each) for each in parked] == [0, 1, 2]
+    at = [event["at"] for event in entered(project)]
+    # Two a second, and a bit for the time that a message takes to get into the pool.
+    assert len(at) == 3
+    assert min(at[1] - at[0], at[2] - at[1]) > 0.3, at
+
+
 def test_a_busy_worker_lets_others_go_first(new_project: NewProject) -> None:
     project = new_project(module=MODULE)
     project.start_worker("-c", "1")
-    name = project.module.waits._lock_names(("a",), {})[0]
-    with EtcdLocks.from_app(project.app).lock(name):
+    with held(project, "waits") as lock:
         here = project.module.waits.delay("a", 1)
         came_back(here)
         busy = project.module.retries.delay("other", 0, 60.0)
         project.bodies.wait_entered()
     # Its turn has come, and its worker has no slot: somebody else must be able to have the lock.
-    with EtcdLocks.from_app(project.app).lock(name, wait_timeout=10):
+    with EtcdLocks.from_app(project.app).lock(lock.name, wait_timeout=10):
         assert here.state == "RETRY"
     project.bodies.end_all()
     assert outcome(busy) == 0
