@@ -193,7 +193,7 @@ def test_a_lost_connection_hands_parked_messages_back(
         assert sorted(event["number"] for event in entered(project)) == [0, 1, 2, 3]
         assert project.bodies.overlaps() == []
         # They waited in the gate again: no second try in the pool.
-        assert worker.text().count("retry: Retry in") == 4
+        assert worker.text().count("] retry: ") == 4
         worker.stop()
 
 
