@@ -80,7 +80,8 @@ class Record:
 
     ``since`` and ``until`` are Unix times in seconds by the writer's wall clock; ``until`` is set on keys that
     stand without renewal. ``limit`` is how many may hold the lock as this owner understood it; ``broker`` a
-    fingerprint of the owner's message broker; ``handed_over`` marks a key that its owner left for a successor.
+    fingerprint of the owner's message broker; ``handed_over`` marks a key that its owner left for a successor, and
+    ``in_line`` a place in line whose message hasn't come to its turn.
     ``attempt`` is random for each try to take over a key that is there already, so that a try without an answer knows
     its own work again.
     """
@@ -94,6 +95,7 @@ class Record:
     broker: str | None = None
     until: float | None = None
     handed_over: bool = False
+    in_line: bool = False
     attempt: str | None = None
 
 
@@ -120,6 +122,8 @@ def encode_record(record: Record) -> bytes:
         fields["until"] = record.until
     if record.handed_over:
         fields["handed_over"] = True
+    if record.in_line:
+        fields["in_line"] = True
     if record.attempt is not None:
         fields["attempt"] = record.attempt
     return json.dumps(fields, separators=(",", ":")).encode()
@@ -146,6 +150,7 @@ def decode_record(value: bytes) -> Record | None:
             _text(fields["broker"]) if "broker" in fields else None,
             _time(fields["until"]) if "until" in fields else None,
             fields.get("handed_over", False) is True,
+            fields.get("in_line", False) is True,
             _text(fields["attempt"]) if "attempt" in fields else None,
         )
     except (KeyError, ValueError, OverflowError):

@@ -131,7 +131,7 @@ class PendingLocks:
     def take_place(self, name: str, record: Record, seconds: float) -> tuple[Claim, tuple[Key, ...]]:
         """A place in line that stands for ``seconds``, and the keys under the name, as ``Queued`` has them."""
         token = secrets.token_hex(12)
-        standing = replace(record, until=round(self._wall_clock() + seconds, 3))
+        standing = replace(record, until=round(self._wall_clock() + seconds, 3), in_line=True)
 
         def attempt(session: Session, give_up_at: float, deadline: float) -> TakePlace:
             return TakePlace(

@@ -11,6 +11,7 @@ import logging
 import random
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from celery import Task
@@ -416,7 +417,7 @@ class _Run:
         self._in_line = ()
         if decision.in_line and self._lifetime.while_running and len(self._names()) == 1:
             stands_for = decision.seconds + PLACE_SECONDS
-            kept = pending.keep(line, self._record, stands_for) if line is not None else None
+            kept = pending.keep(line, replace(self._record, in_line=True), stands_for) if line is not None else None
             if isinstance(kept, Claim):
                 self._line = kept
             else:

@@ -211,10 +211,8 @@ class Lookout:
 
 
 def _find_place(waiter: Waiter, keys: Sequence[Key]) -> None:
+    """Other keys of the same task that have an end aren't places: the least hold of a run before its retry, say."""
     for key in keys:
-        record = key.record
-        if record is None or record.until is None:
-            continue
-        if record.delivery.task_id == waiter.task_id:
+        if key.record is not None and key.record.in_line and key.record.delivery.task_id == waiter.task_id:
             waiter.place = Claim(waiter.name, key.token, key.mod_revision)
             return

@@ -1,0 +1,50 @@
+"""Which key under a lock's name is a waiting message's own place in line."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.locking.claim import Claim
+from celery_etcdlock.worker.lookout import Lookout, Waiter
+
+
+def key(revision: int, task_id: str, **fields: Any) -> Key:
+    record = Record(Delivery(task_id), "proj.task", "host", 1, 0.0, until=time.time() + 1000, **fields)
+    return Key(f"token{revision}", revision, revision, record)
+
+
+class Keys:
+    """What stands under every name."""
+
+    def __init__(self, *keys: Key) -> None:
+        self._keys = keys
+
+    def look(self, name: str) -> tuple[Key, ...]:
+        return self._keys
+
+
+def told(waiter: Waiter, *keys: Key) -> list[Waiter]:
+    """Whom one look at these keys tells that it is their turn."""
+    going: list[Waiter] = []
+    pending: Any = Keys(*keys)
+    Lookout(pytest.fail, lambda: pending, going.extend)._decide(waiter.name, [waiter])
+    return going
+
+
+def test_a_message_finds_the_place_that_it_was_given_before() -> None:
+    waiter = Waiter("lock", "t", 1, None, None)
+    assert told(waiter, key(5, "other"), key(6, "t", in_line=True)) == []
+    assert waiter.place == Claim("lock", "token6", 6)
+    assert told(waiter, key(6, "t", in_line=True)) == [waiter]
+
+
+@pytest.mark.parametrize("left", [{}, {"handed_over": True}])
+def test_the_least_hold_of_its_last_run_is_no_place_in_line(left: dict[str, bool]) -> None:
+    waiter = Waiter("lock", "t", 1, None, None)
+    assert told(waiter, key(5, "t", **left)) == []
+    assert waiter.place is None
