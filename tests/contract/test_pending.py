@@ -191,6 +191,18 @@ class TestChangingHands:
         manager.release(lock)
         assert keys(store) == ()
 
+    def test_a_place_in_line_is_one_until_a_worker_has_it(self, pending: PendingLocks, manager: LockManager) -> None:
+        def is_place() -> list[bool]:
+            return [key.record.in_line for key in pending.look("a") if key.record is not None]
+
+        place, _ = pending.take_place("a", record(), 60)
+        assert is_place() == [True]
+        lock = manager.take_over(place, record(), ttl_seconds=30)
+        assert isinstance(lock, Lock)
+        assert is_place() == [False]
+        manager.keep(lock, lock.record, 60)
+        assert is_place() == [False]
+
     def test_only_one_of_two_copies_takes_over(self, pending: PendingLocks, manager: LockManager) -> None:
         mine = claim(pending)
         lock = manager.take_over(mine, record(), ttl_seconds=30)
