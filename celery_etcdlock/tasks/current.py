@@ -53,7 +53,10 @@ class UnprotectedLock:
 
 
 class SeveralLocks:
-    """Stands for all locks of a task that has several. They were taken at once, so they have one fencing token."""
+    """Stands for all locks of a task that has several.
+
+    Its fencing token is the last one's: whoever takes any of the locks later has a greater one.
+    """
 
     def __init__(self, locks: Sequence[CurrentLock]) -> None:
         self._locks = locks

@@ -233,23 +233,41 @@ class _Run:
             if not isinstance(outcome, Conflict):
                 return
             _, kin = self._kin(outcome)
-            if kin is not None and kin.record is not None and self._is_left_to_us(kin.record):
-                claim = Claim(outcome.name, kin.token, kin.mod_revision)
-                taken = self._locks.take_over(
-                    claim, self._record, ttl_seconds=self._ttl_seconds, on_held=self._hold, on_lost=self._lost
-                )
-                if isinstance(taken, Lock):
-                    return
+            if kin is not None and self._is_left_to_us(kin) and self._take_what_is_left(names, outcome):
+                return
             decision = self._on_conflict(outcome, waited_for_predecessor)
             if kin is not None:
                 self._locks.manager.pending.await_change(kin, outcome.name, decision.seconds)
             waited_for_predecessor = True
 
-    def _is_left_to_us(self, record: Record) -> bool:
+    def _is_left_to_us(self, key: Key) -> bool:
         """Whether a key of this very message waits for it: left by its predecessor, or put when it was published."""
+        record = key.record
+        if record is None:
+            return False
         # One that its producer never knew of, for want of an answer. A run's own key has no end, but for a least hold.
         unclaimed = record.until is not None and self._lifetime.hand_over and not self._options.lock_at_least_for
         return record.handed_over or unclaimed
+
+    def _take_what_is_left(self, names: tuple[str, ...], conflict: Conflict) -> bool:
+        """Take over the keys that wait for this message, and the other locks as anybody. Returns whether all are ours.
+
+        ``conflict`` is what was found under one of the names.
+        """
+        for name in names:
+            found = conflict if name == conflict.name else Conflict(name, self._locks.manager.pending.look(name))
+            _, kin = self._kin(found)
+            if kin is not None and self._is_left_to_us(kin):
+                claim = Claim(name, kin.token, kin.mod_revision)
+                self._locks.take_over(
+                    claim, self._record, ttl_seconds=self._ttl_seconds, on_held=self._hold, on_lost=self._lost
+                )
+        missing = tuple(name for name in names if name not in {lock.name for lock in self._held})
+        if missing and len(missing) < len(names) and not isinstance(self._try(missing), Conflict):
+            return True
+        if missing:
+            self._release_all()
+        return not missing
 
     def _try(self, names: tuple[str, ...]) -> Lock | list[Lock] | Conflict:
         if len(names) > 1:

@@ -222,6 +222,12 @@ def plain(*args: Any) -> str:
     return "plain"
 
 
+@task()
+def follows(given: Any, label: str) -> None:
+    """What is linked to another task, by ``link`` or ``link_error``."""
+    note(event="follows", label=label, given=given)
+
+
 def free_body(
     self: Any, key: str, seconds: float = 0.0, value: object = None, fail: bool = False, retry_once: bool = False
 ) -> Any:
@@ -245,11 +251,8 @@ def make(lifetime: str, policy: Any, label: str = "", **options: Any) -> Any:
     if lifetime == "until_expired":
         options.setdefault("unique_for", 8 if policy in ("retry", "wait") else 60)
     name = f"table.{lifetime}.{label or policy}"
-    key = name + ":{key}"
-    decorate = task(
-        base=SingletonTask, bind=True, name=name, lock=lifetime, lock_key=key, on_conflict=policy, **options
-    )
-    return decorate(free_body)
+    options.setdefault("lock_key", name + ":{key}")
+    return task(base=SingletonTask, bind=True, name=name, lock=lifetime, on_conflict=policy, **options)(free_body)
 
 
 LIFETIMES = ("while_executing", "until_executing", "until_executed", "until_and_while_executing", "until_expired")
@@ -265,7 +268,9 @@ newest = make("until_and_while_executing", {"enqueue": "replace", "run": "wait"}
 chosen = make("until_executed", lambda conflict: "raise" if conflict.task_id else "skip", "chosen")
 two_at_once = make("while_executing", "wait", "two_at_once", lock_limit=2)
 two_queued = make("until_executed", "skip", "two_queued", lock_limit=2)
-held_on = make("while_executing", "raise", "held_on", lock_at_least_for=3)
+held_on = make("while_executing", "raise", "held_on", lock_at_least_for=2)
+at_least_queued = make("until_executed", "skip", "at_least_queued", lock_at_least_for=600)
+both_queued = make("until_executed", "skip", "both_queued", lock_key=["both:{key}:left", "both:{value}:right"])
 short_lived = make("until_executed", "skip", "short_lived", pending_ttl=1)
 
 

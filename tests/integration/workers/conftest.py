@@ -15,7 +15,7 @@ import pytest
 
 from celery_etcdlock import EtcdLocks
 from tests.etcd_server import EtcdServer
-from tests.integration.workers.worker_process import Bodies, Worker
+from tests.integration.workers.worker_process import Beat, Bodies, Worker
 from tests.redis_server import RedisServer
 
 _numbers = itertools.count()
@@ -49,7 +49,7 @@ class Project:
             "TEST_LOG": str(self.bodies.path),
             "TEST_SETTINGS": json.dumps({"etcdlock_endpoints": endpoint, **settings}),
         }
-        self._workers: list[Worker] = []
+        self._workers: list[Worker | Beat] = []
         self.module = self._load()
         self.app = self.module.app
 
@@ -65,6 +65,13 @@ class Project:
         finally:
             os.environ.clear()
             os.environ.update(before)
+
+    def start_beat(self, **schedule: dict[str, object]) -> Beat:
+        """Celery's beat, with these entries: a task's name, its ``schedule`` in seconds, and its arguments."""
+        settings = json.loads(self.environment["TEST_SETTINGS"]) | {"beat_schedule": schedule}
+        beat = Beat(self.environment | {"TEST_SETTINGS": json.dumps(settings)}, self.directory)
+        self._workers.append(beat)
+        return beat
 
     def start_worker(self, *arguments: str, wait: bool = True, environment: dict[str, str] | None = None) -> Worker:
         name = f"w{len(self._workers)}"
@@ -93,6 +100,14 @@ def new_project(
     yield make
     for project in projects:
         project.close()
+
+
+@pytest.fixture(scope="module")
+def shared_project(redis: RedisServer, etcd: EtcdServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
+    """One for all tests of a file, whose worker is started once. Each begins with ``bodies.forget()``."""
+    project = Project(redis.url(0), redis.url(1), etcd.endpoint, tmp_path_factory.mktemp("shared"))
+    yield project
+    project.close()
 
 
 @pytest.fixture

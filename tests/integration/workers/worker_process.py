@@ -1,4 +1,4 @@
-"""Real Celery workers for tests: subprocesses in process groups of their own, ended by their handles."""
+"""Real Celery workers and beats for tests: subprocesses in groups of their own, ended by their handles."""
 
 from __future__ import annotations
 
@@ -17,16 +17,14 @@ from tests.waiting import wait_for
 ROOT = Path(__file__).parents[3]
 
 
-class Worker:
-    """One ``celery worker``. ``group_kill`` ends it with all its children, as a dying host would."""
+class CeleryProcess:
+    """One ``celery`` command. ``group_kill`` ends it with all its children, as a dying host would."""
 
-    def __init__(self, environment: dict[str, str], directory: Path, name: str, *arguments: str) -> None:
-        self.log = directory / f"{name}.log"
-        command = [sys.executable, "-m", "celery", "-A", environment["TEST_MODULE"], "worker"]
-        command += ["-n", f"{name}@test", "-l", "INFO", "--without-gossip", "--without-mingle", "--without-heartbeat"]
+    def __init__(self, environment: dict[str, str], log_path: Path, *arguments: str) -> None:
+        self.log = log_path
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
-                [*command, *arguments],
+                [sys.executable, "-m", "celery", "-A", environment["TEST_MODULE"], *arguments],
                 cwd=ROOT,
                 env=environment,
                 stdin=subprocess.DEVNULL,
@@ -37,15 +35,6 @@ class Worker:
 
     def text(self) -> str:
         return self.log.read_text(errors="replace")
-
-    def wait_ready(self) -> Worker:
-        def ready() -> bool:
-            if self.process.poll() is not None:
-                raise AssertionError(f"the worker ended:\n{self.text()[-3000:]}")
-            return "ready." in self.text()
-
-        wait_for(ready, "the worker is ready", 30)
-        return self
 
     def wait_exit(self, seconds: float = 30.0) -> int:
         return self.process.wait(seconds)
@@ -64,6 +53,28 @@ class Worker:
         with suppress(subprocess.TimeoutExpired):
             self.process.wait(10)
         self.group_kill()
+
+
+class Worker(CeleryProcess):
+    def __init__(self, environment: dict[str, str], directory: Path, name: str, *arguments: str) -> None:
+        command = ["worker", "-n", f"{name}@test", "-l", "INFO"]
+        command += ["--without-gossip", "--without-mingle", "--without-heartbeat", *arguments]
+        super().__init__(environment, directory / f"{name}.log", *command)
+
+    def wait_ready(self) -> Worker:
+        def ready() -> bool:
+            if self.process.poll() is not None:
+                raise AssertionError(f"the worker ended:\n{self.text()[-3000:]}")
+            return "ready." in self.text()
+
+        wait_for(ready, "the worker is ready", 30)
+        return self
+
+
+class Beat(CeleryProcess):
+    def __init__(self, environment: dict[str, str], directory: Path) -> None:
+        arguments = ["beat", "-s", str(directory / "schedule"), "--pidfile=", "-l", "INFO"]
+        super().__init__(environment, directory / "beat.log", *arguments)
 
 
 class Bodies:
@@ -85,6 +96,11 @@ class Bodies:
     def end_all(self) -> None:
         """Let every body that runs come to its end now."""
         Path(f"{self.path}.end").touch()
+
+    def forget(self) -> None:
+        """To be called when none runs: as if there had been none, and those that begin now stay."""
+        self.path.unlink(missing_ok=True)
+        Path(f"{self.path}.end").unlink(missing_ok=True)
 
     def overlaps(self) -> list[str]:
         """Names under which two bodies were inside at once."""

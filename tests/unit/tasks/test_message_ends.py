@@ -7,12 +7,13 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
-from celery import Celery
+from celery import Celery, current_task
 from celery.app.trace import build_tracer
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_etcdlock import EtcdLocks, SingletonTask, current_lock
 from celery_etcdlock.core.operations import LookForDone, Release, StoreOperation, StoreReply
+from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Claim
 from tests.waiting import wait_for
@@ -48,7 +49,7 @@ class Worker:
     def run(self, message: Any) -> None:
         args, kwargs, embedded = message.payload
         headers = dict(message.headers)
-        request = headers | embedded | {"args": args, "kwargs": kwargs, "headers": dict(headers)}
+        request = headers | embedded | {"args": args, "kwargs": kwargs}
         request |= {"delivery_info": {"exchange": "", "routing_key": "celery"}, "hostname": "worker"}
         request |= {"is_eager": False, "called_directly": False}
         task = self.app.tasks[headers["task"]]
@@ -161,6 +162,28 @@ def test_a_message_that_lost_one_of_its_locks_doesnt_stand_in_its_own_way(worker
     worker.run(message)
     assert len(worker.ran) == 1
     assert worker.holders("one") == worker.holders("other") == 0
+
+
+def test_a_retry_takes_over_all_its_locks(worker: Worker) -> None:
+    def retry_once() -> object:
+        if current_task.request.retries == 0:
+            raise current_task.retry(countdown=0)
+        return current_lock().name, [key.record.until for name in names for key in worker.locks.holders(name)]
+
+    names = ["one", "other", "third"]
+    task = worker.task(retry_once, lock="until_executed", lock_key=names, max_retries=1)
+    task.delay()
+    worker.run(*worker.messages())
+    worker.locks.manager.pending.drop(Claim("third", *_known(worker.locks.holders("third")[0])))
+    worker.run(*worker.messages())
+    [(name, until)] = worker.ran
+    assert set(name.split(", ")) == set(names)
+    assert until == [None, None, None]
+    assert [worker.holders(name) for name in names] == [0, 0, 0]
+
+
+def _known(key: Key) -> tuple[str, int]:
+    return key.token, key.mod_revision
 
 
 def test_a_key_that_its_producer_never_knew_of_is_the_messages_own(worker: Worker) -> None:
