@@ -6,8 +6,9 @@ expired or rejected drops it (``worker.never_started``), or until its time is ov
 it is dropped here.
 
 *A conflict* meets the policy for this place. A call can only be left out where nobody has been promised its result: not
-in a chain, a group or a chord, nor where the caller chose the task id. There the message is published, marked as the
-duplicate that it is, and gets its end from the worker.
+in a chain, a group or a chord, nor where the caller chose the task id, nor with callbacks of its own that are to be
+called with the result that it joins. There the message is published, marked as the duplicate that it is, and gets its
+end from the worker.
 
 *In doubt*, when the store can't be asked, the message is published without a lock: the worker takes the lock when it
 starts, as for a message that somebody published without us.
@@ -56,6 +57,7 @@ class Enqueued:
         self.lifetime = plan.options.lifetime
         self.locks = EtcdLocks.from_app(task.app)
         self.promised = task_id is not None or any(options.get(name) is not None for name in PROMISES)
+        self.has_callbacks = bool(options.get("link") or options.get("link_error"))
         self.task_id = task_id or uuid()
         self.headers: dict[str, Any] = dict(options.get("headers") or {})
         self.in_chord_header = bool(options.get("chord"))
@@ -107,7 +109,9 @@ class Enqueued:
             return None
         if policy == "raise" and not self.promised:
             raise error
-        if self.promised or policy == "raise" or error.task_id is None:
+        # Callbacks of its own go on from the holder's result: only a worker can see to that.
+        joins_for_others = policy == "join" and self.has_callbacks
+        if self.promised or joins_for_others or policy == "raise" or error.task_id is None:
             self.headers[DUPLICATE_HEADER] = Duplicate.of(policy, error).written()
             return None
         return self._result_of_holder(error)

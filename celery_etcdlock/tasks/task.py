@@ -118,7 +118,7 @@ class SingletonTask(_TypedTask[P, R]):
             with_headers = {**options, "headers": headers} if headers else options
             return call(args, kwargs, task_id, producer, link, link_error, shadow, **with_headers)
 
-        every_option = self._get_exec_options() | options  # type: ignore[attr-defined]
+        every_option = self._get_exec_options() | options | {"link": link, "link_error": link_error}  # type: ignore[attr-defined]
         return publish(self, plan, tuple(args or ()), kwargs or {}, task_id, every_option, send)
 
     def replace(self, sig: Any) -> Any:

@@ -17,6 +17,7 @@ from celery_etcdlock import EtcdLocks
 from tests.etcd_server import EtcdServer
 from tests.integration.workers.worker_process import Beat, Bodies, Worker
 from tests.redis_server import RedisServer
+from tests.waiting import wait_for
 
 _numbers = itertools.count()
 
@@ -104,10 +105,20 @@ def new_project(
 
 @pytest.fixture(scope="module")
 def shared_project(redis: RedisServer, etcd: EtcdServer, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Project]:
-    """One for all tests of a file, whose worker is started once. Each begins with ``bodies.forget()``."""
+    """One project with one worker for all tests of a file."""
     project = Project(redis.url(0), redis.url(1), etcd.endpoint, tmp_path_factory.mktemp("shared"))
+    project.start_worker("-c", "4")
     yield project
     project.close()
+
+
+@pytest.fixture
+def working(shared_project: Project) -> Iterator[Project]:
+    """A project with a worker that it shares with other tests, which have left nothing running."""
+    shared_project.bodies.forget()
+    yield shared_project
+    shared_project.bodies.end_all()
+    wait_for(shared_project.bodies.all_ended, "all bodies have come to their end")
 
 
 @pytest.fixture

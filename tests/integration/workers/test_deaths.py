@@ -14,7 +14,7 @@ from celery_etcdlock import LockConflict, LockLost
 from tests.etcd_server import EtcdServer
 from tests.integration.workers.conftest import Project
 from tests.integration.workers.etcd_admin import Admin
-from tests.integration.workers.worker_process import Worker
+from tests.integration.workers.worker_process import Worker, is_gone
 from tests.waiting import wait_for
 
 #: So long that nothing in these tests can be waiting for a lease to run out.
@@ -51,7 +51,7 @@ class Death:
 
         def gone() -> bool:
             held.append(self.admin.keys(self.name))
-            return _is_gone(self.pid)
+            return is_gone(self.pid)
 
         wait_for(gone, "the process is gone", seconds)
         gone_at = time.monotonic()
@@ -59,22 +59,6 @@ class Death:
         assert all(len(keys) == 1 for keys in held[:-1])
         wait_for(lambda: not self.admin.keys(self.name), "the lock is free", 10)
         return time.monotonic() - gone_at
-
-
-def _is_gone(pid: int) -> bool:
-    try:
-        with open(f"/proc/{pid}/stat") as stat:
-            return stat.read().rsplit(")", 1)[1].split()[0] in "ZX"
-    except OSError:
-        return _no_such_process(pid)
-
-
-def _no_such_process(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return True
-    return False
 
 
 def test_killed_out_of_time_and_revoked(project: Project, admin: Admin) -> None:
@@ -118,7 +102,7 @@ def test_shutdowns(new_project: Callable[..., Project], etcd: EtcdServer, how: s
     else:
         worker.process.send_signal(signal.SIGQUIT)
     worker.wait_exit()
-    wait_for(lambda: _is_gone(body.pid), "the process is gone", 10)
+    wait_for(lambda: is_gone(body.pid), "the process is gone", 10)
     gone_at = time.monotonic()
     wait_for(lambda: not admin.keys(body.name), "the lock is free", 10)
     assert time.monotonic() - gone_at < AT_ONCE_SECONDS

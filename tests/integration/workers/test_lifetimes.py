@@ -11,8 +11,9 @@ from celery import chain, group
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
 
-from celery_etcdlock import EtcdLocks, LockConflict
+from celery_etcdlock import EtcdLocks, LockConflict, SingletonTask
 from tests.integration.workers.conftest import Project
+from tests.integration.workers.worker_process import is_gone
 from tests.waiting import wait_for
 
 
@@ -22,12 +23,6 @@ def holders(project: Project, name: str) -> int:
 
 def key_of(task: Any, key: str = "k") -> str:
     return f"{task.name}:{key}"
-
-
-@pytest.fixture
-def working(project: Project) -> Project:
-    project.start_worker("-c", "3")
-    return project
 
 
 class TestAtEnqueue:
@@ -183,9 +178,9 @@ class TestHandOver:
         with pytest.raises(TaskRevokedError, match=first.id):
             foreign.get(timeout=30)
         expired = working.module.TABLE["until_expired", "skip"]
-        assert working.app.send_task(expired.name, ("k",)).get(timeout=30)
+        assert working.app.send_task(expired.name, ("foreign",)).get(timeout=30)
         with pytest.raises(TaskRevokedError):
-            working.app.send_task(expired.name, ("k",)).get(timeout=30)
+            working.app.send_task(expired.name, ("foreign",)).get(timeout=30)
 
     def test_a_chain_goes_on(self, working: Project) -> None:
         task = working.module.TABLE["until_executed", "skip"]
@@ -216,6 +211,31 @@ class TestNeverStarted:
         with pytest.raises(TaskRevokedError):
             late.get(timeout=30)
         wait_for(lambda: holders(project, key_of(task)) == 0, "the lock of the expired message is free")
+
+    def test_a_message_of_a_task_that_no_worker_knows_frees_its_lock(self, project: Project) -> None:
+        decorate = project.app.task(base=SingletonTask, name="gone", lock="until_executed", shared=False)
+
+        @decorate
+        def task() -> None: ...
+
+        first = task.delay()
+        assert task.delay().id == first.id
+        project.start_worker("-c", "1")
+        wait_for(lambda: holders(project, "gone") == 0, "the lock of the message that was thrown away is free")
+
+
+def test_a_child_for_each_task(project: Project) -> None:
+    """What a message holds survives the child that ran it, and the next child takes it over."""
+    project.start_worker("-P", "prefork", "-c", "2", "--max-tasks-per-child", "1")
+    task = project.module.retried
+    first = task.delay("k", 1, 3.0)
+    wait_for(lambda: first.state == "RETRY", "the retry is under way")
+    [run] = project.bodies.wait_entered()
+    wait_for(lambda: is_gone(run["pid"]), "the child that ran it is gone")
+    assert task.delay("k").id == first.id
+    assert first.get(timeout=30) == 1
+    assert task.delay("k", 0).get(timeout=30) == 0
+    assert len({event["pid"] for event in project.bodies.events()}) == 3
 
 
 def _claim(task: Any, key: Any) -> Any:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -12,19 +11,6 @@ from celery.exceptions import TaskRevokedError
 from celery_etcdlock import EtcdLocks, LockConflict
 from tests.integration.workers.conftest import Project
 from tests.waiting import wait_for
-
-
-@pytest.fixture(scope="module")
-def with_worker(shared_project: Project) -> Project:
-    shared_project.start_worker("-c", "4")
-    return shared_project
-
-
-@pytest.fixture
-def working(with_worker: Project) -> Iterator[Project]:
-    with_worker.bodies.forget()
-    yield with_worker
-    with_worker.bodies.end_all()
 
 
 def keys(project: Project, name: str) -> tuple[Any, ...]:

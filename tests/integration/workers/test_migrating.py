@@ -10,12 +10,6 @@ from celery_etcdlock import LockConflict
 from tests.integration.workers.conftest import Project
 
 
-@pytest.fixture
-def working(project: Project) -> Project:
-    project.start_worker("-c", "2")
-    return project
-
-
 class TestCeleryOnce:
     def test_a_second_call_raises_while_the_first_is_queued_or_runs(self, working: Project) -> None:
         task = working.module.once
@@ -26,7 +20,7 @@ class TestCeleryOnce:
         working.bodies.wait_entered()
         with pytest.raises(LockConflict):
             task.delay(a=1, seconds=30.0)
-        task.delay(2)
+        task.delay(2).get(timeout=30)
         working.bodies.end_all()
         first.get(timeout=30)
         assert task.delay(1, seconds=30.0).get(timeout=30)
@@ -64,7 +58,8 @@ class TestCelerySingleton:
         assert task.delay(1, seconds=30.0).id == first.id
         working.bodies.end_all()
         assert first.get(timeout=30) == first.id
-        assert task.delay(1, seconds=30.0).id != first.id
+        again = task.delay(1, seconds=30.0)
+        assert again.get(timeout=30) == again.id != first.id
 
     def test_unique_on(self, project: Project) -> None:
         first = project.module.singleton_on.delay(1, b=2)

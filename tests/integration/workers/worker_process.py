@@ -97,6 +97,9 @@ class Bodies:
         """Let every body that runs come to its end now."""
         Path(f"{self.path}.end").touch()
 
+    def all_ended(self) -> bool:
+        return self.entered() == sum(event["event"] == "exit" for event in self.events())
+
     def forget(self) -> None:
         """To be called when none runs: as if there had been none, and those that begin now stay."""
         self.path.unlink(missing_ok=True)
@@ -114,3 +117,20 @@ class Bodies:
 
     def tokens(self, name: str) -> list[int]:
         return [event["token"] for event in self.events() if event["event"] == "enter" and event["name"] == name]
+
+
+def is_gone(pid: int) -> bool:
+    """Whether the process has ended, reaped or not."""
+    try:
+        with open(f"/proc/{pid}/stat") as stat:
+            return stat.read().rsplit(")", 1)[1].split()[0] in "ZX"
+    except OSError:
+        return _no_such_process(pid)  # macOS has no /proc
+
+
+def _no_such_process(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
