@@ -6,7 +6,8 @@
 ``sender`` is the task's name, so ``connect(sender="proj.tasks.sync")`` hears of one task only. A receiver runs where
 the event happens, in the process that runs the task: ``lock_lost`` often in the renewal's thread, the others in the
 task's.
-It must return soon, since the next step of the task waits for it; what it raises is logged and changes nothing.
+It must return soon, since the next step of the task waits for it; what it raises is logged and changes nothing. But a
+soft time limit that strikes while a receiver runs ends the task as anywhere else.
 
 A receiver isn't told of what nobody sees: a process that is killed sends neither ``lock_released`` nor ``lock_lost``.
 """
@@ -16,6 +17,7 @@ from __future__ import annotations
 from celery.utils.dispatch import Signal
 
 from celery_etcdlock.core.events import LockAcquired, LockConflicted, LockEvent, LockReleased, LockWasLost
+from celery_etcdlock.interruptions import INTERRUPTIONS
 
 __all__ = ["lock_acquired", "lock_conflict", "lock_lost", "lock_released", "send_signal"]
 
@@ -40,11 +42,17 @@ def send_signal(event: LockEvent) -> None:
     match event:
         case LockAcquired():
             facts |= {"fencing_token": event.fencing_token, "waited_seconds": event.waited_seconds}
-            lock_acquired.send(sender, **facts)
+            answers = lock_acquired.send(sender, **facts)
         case LockReleased():
             facts |= {"fencing_token": event.fencing_token, "held_seconds": event.held_seconds}
-            lock_released.send(sender, **facts)
+            answers = lock_released.send(sender, **facts)
         case LockConflicted():
-            lock_conflict.send(sender, holder=event.holder, **facts)
+            answers = lock_conflict.send(sender, holder=event.holder, **facts)
         case LockWasLost():
-            lock_lost.send(sender, fencing_token=event.fencing_token, reason=event.reason, **facts)
+            answers = lock_lost.send(sender, fencing_token=event.fencing_token, reason=event.reason, **facts)
+        case _:
+            return
+    for _, answer in answers:
+        # Celery hands over what a receiver raised.
+        if isinstance(answer, INTERRUPTIONS):
+            raise answer

@@ -14,6 +14,7 @@ from celery.utils.imports import symbol_by_name
 
 from celery_etcdlock.core.events import Listener, LockEvent
 from celery_etcdlock.errors import InvalidSetting
+from celery_etcdlock.interruptions import INTERRUPTIONS
 
 __all__ = ["NAMED_LISTENERS", "Listeners", "find_listener"]
 
@@ -27,17 +28,25 @@ NAMED_LISTENERS = {
 
 
 class Listeners:
-    """Several listeners as one: what one raises, the others don't notice."""
+    """Several listeners as one: what one raises, neither the others nor the caller notice.
+
+    But for what interrupts the caller from outside while a listener runs: it is raised, when all have been told.
+    """
 
     def __init__(self, listeners: Iterable[Listener]) -> None:
         self._listeners = tuple(listeners)
 
     def __call__(self, event: LockEvent, /) -> None:
+        interruption: Exception | None = None
         for listener in self._listeners:
             try:
                 listener(event)
+            except INTERRUPTIONS as error:
+                interruption = interruption or error
             except Exception:
                 logger.exception("celery-etcdlock: the listener %r failed on %r", listener, event)
+        if interruption is not None:
+            raise interruption
 
 
 def find_listener(entry: str | Callable[[LockEvent], None]) -> Listener:

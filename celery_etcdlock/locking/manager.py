@@ -67,7 +67,9 @@ class LockManager:
     """Locks of one process in one store. Make a new one after a fork.
 
     ``timeout_seconds`` bounds each acquire (not counting what a caller chose to wait for others) and each release.
-    ``page`` is shared with the parent process, which looks after the leases written on it (``guardian``).
+    ``page`` is shared with the parent process, which looks after the leases written on it (``guardian``). What
+    ``listener`` raises ends the call, with no lock left behind: let it be only what interrupts the caller from outside
+    (``listeners.Listeners``).
     """
 
     def __init__(
@@ -466,12 +468,8 @@ class LockManager:
     def tell(self, event: LockEvent) -> None:
         """Log ``event`` and hand it to the listener."""
         log_event(event)
-        if self._listener is None:
-            return
-        try:
+        if self._listener is not None:
             self._listener(event)
-        except Exception:
-            logger.exception("celery-etcdlock: a listener failed on %r", event)
 
     def _on_lost(self, lock: Lock) -> None:
         reason = lock.lost_reason or "lost"

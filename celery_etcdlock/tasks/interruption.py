@@ -176,17 +176,18 @@ class _MainThread(_Means):
         signal.pthread_kill(self._ident, SIGNAL)
 
     def clear(self, others_wait: bool) -> None:
-        """Nothing: a signal that comes late finds nothing armed."""
+        """A signal that comes late finds nothing armed; but one may have stood for several, since they don't queue."""
+        if others_wait:
+            self.send()
 
     @staticmethod
     def _handle(number: int, frame: FrameType | None) -> None:
         # Runs in the main thread, maybe inside of _disarm: takes no mutex.
-        if _MainThread._sent:
-            _MainThread._sent = 0
-            error = _next_error(threading.get_ident())
-            if error is not None:
-                raise error
-        elif callable(_MainThread._before):
+        ours, _MainThread._sent = _MainThread._sent, 0
+        error = _next_error(threading.get_ident())
+        if error is not None:
+            raise error
+        if not ours and callable(_MainThread._before):
             _MainThread._before(number, frame)
 
 

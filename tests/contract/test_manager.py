@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_etcdlock.core.events import LockAcquired, LockEvent, LockReleased, LockWasLost
 from celery_etcdlock.core.operations import (
@@ -29,6 +30,7 @@ from celery_etcdlock.core.operations import (
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.errors import LockLost, LockUnavailable
 from celery_etcdlock.etcd import messages
+from celery_etcdlock.listeners import Listeners
 from celery_etcdlock.locking import renewal
 from celery_etcdlock.locking.clock import boot_time
 from celery_etcdlock.locking.lock import Lock
@@ -354,7 +356,7 @@ def test_listeners_that_raise_block_neither_a_loss_nor_a_release(new_store: NewS
         told.append(lock)
         raise RuntimeError("its own trouble too")
 
-    manager = new_manager(listener=listener)
+    manager = new_manager(listener=Listeners([listener]))
     other = manager.acquire("other", record(), ttl_seconds=2, on_lost=told.append)
     lock = manager.acquire("a", record(), ttl_seconds=2, on_lost=on_lost)
     assert isinstance(lock, Lock)
@@ -505,7 +507,7 @@ def test_listeners_hear_and_can_do_no_harm(new_manager: NewManager) -> None:
         events.append(event)
         raise RuntimeError("a listener's own trouble")
 
-    manager = new_manager(listener=listener)
+    manager = new_manager(listener=Listeners([listener]))
     lock = own(manager, "a")
     manager.release(lock)
     manager.release(lock)
@@ -515,6 +517,24 @@ def test_listeners_hear_and_can_do_no_harm(new_manager: NewManager) -> None:
     assert (acquired.name, acquired.fencing_token) == ("a", lock.fencing_token)
     assert (released.name, released.fencing_token) == ("a", lock.fencing_token)
     assert acquired.record == released.record == lock.record
+
+
+def test_a_task_that_is_interrupted_while_a_listener_runs_leaves_no_lock(
+    new_store: NewStore, new_manager: NewManager
+) -> None:
+    told: list[LockEvent] = []
+
+    def listener(event: LockEvent) -> None:
+        raise SoftTimeLimitExceeded
+
+    manager = new_manager(listener=Listeners([listener, told.append]))
+    held: list[Lock] = []
+    with pytest.raises(SoftTimeLimitExceeded):
+        own(manager, "a", on_held=held.append)
+    with pytest.raises(SoftTimeLimitExceeded):
+        manager.release(held[0])
+    assert not _keys(new_store(), "a")
+    assert [type(event) for event in told] == [LockAcquired, LockReleased]
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import itertools
 import logging
+import signal
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from celery import Celery
-from celery.exceptions import ImproperlyConfigured
+from celery.exceptions import ImproperlyConfigured, SoftTimeLimitExceeded
 
 from celery_etcdlock import EtcdLocks
 from celery_etcdlock.core.events import LockEvent
+from celery_etcdlock.errors import LockLost
 from celery_etcdlock.listeners import Listeners, find_listener
 from celery_etcdlock.locking.log import log_event
 from celery_etcdlock.signals import lock_acquired, lock_conflict, lock_lost, lock_released, send_signal
@@ -50,14 +53,14 @@ class TestSignals:
             got.append((signal.name, sender, facts))
 
         signals = (lock_acquired, lock_released, lock_conflict, lock_lost)
-        for signal in signals:
-            signal.connect(receive)
+        for each in signals:
+            each.connect(receive)
         try:
             for event in (ACQUIRED, RELEASED, CONFLICTED, LOST, WAITING, DEDUPLICATED):
                 send_signal(event)
         finally:
-            for signal in signals:
-                signal.disconnect(receive)
+            for each in signals:
+                each.disconnect(receive)
         assert [(name, sender) for name, sender, _ in got] == [
             ("lock_acquired", "proj.sync"),
             ("lock_released", "proj.sync"),
@@ -82,14 +85,14 @@ class TestSignals:
 
         seen: list[str] = []
         signals = (lock_acquired, lock_released, lock_conflict, lock_lost)
-        for signal in signals:
-            signal.connect(receive)
+        for each in signals:
+            each.connect(receive)
         try:
             for event in (ACQUIRED, RELEASED, CONFLICTED, LOST):
                 send_signal(event)
         finally:
-            for signal in signals:
-                signal.disconnect(receive)
+            for each in signals:
+                each.disconnect(receive)
         assert len(seen) == 4  # a receiver that failed its assert would be missing
 
     def test_a_receiver_that_raises_blocks_neither_the_others_nor_the_release(self, app: Celery) -> None:
@@ -112,6 +115,28 @@ class TestSignals:
             lock_released.disconnect(raises)
             lock_released.disconnect(receives)
         assert got == ["a", "a"]
+
+    @pytest.mark.parametrize("interruption", [SoftTimeLimitExceeded(), LockLost("outer")])
+    def test_what_interrupts_the_task_in_a_receiver_gets_through(self, app: Celery, interruption: Exception) -> None:
+        """A signal's handler raises it out of whatever runs, and Celery catches what receivers raise."""
+
+        def alarm(number: int, frame: object) -> None:
+            raise interruption
+
+        def is_interrupted(**_: Any) -> None:
+            if threading.current_thread() is threading.main_thread():
+                signal.raise_signal(signal.SIGALRM)
+
+        before = signal.signal(signal.SIGALRM, alarm)
+        lock_acquired.connect(is_interrupted)
+        try:
+            with pytest.raises(type(interruption)), EtcdLocks.from_app(app).lock("a"):
+                pytest.fail("the body runs on")
+        finally:
+            lock_acquired.disconnect(is_interrupted)
+            signal.signal(signal.SIGALRM, before)
+        with EtcdLocks.from_app(app).lock("a"):  # it is free
+            pass
 
 
 class TestSetting:

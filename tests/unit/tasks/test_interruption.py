@@ -140,6 +140,33 @@ def test_the_end_of_an_inner_body_takes_nothing_from_the_outer(run: Run) -> None
     assert done == ["inner"]
 
 
+def test_each_of_two_bodies_in_the_main_thread_is_told_of_its_own_loss() -> None:
+    """Of two signals that are sent at once only one arrives: they don't queue."""
+    outer, inner = Interruption(), Interruption()
+    caught: list[str] = []
+
+    def lose_both() -> str:
+        try:
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+            outer.interrupt(LockLost("outer"))
+            inner.interrupt(LockLost("inner"))
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
+            return loop()
+        except LockLost as error:
+            caught.append(error.name)
+            return "caught"
+
+    def body() -> None:
+        try:
+            inner.run(lose_both)
+            loop()
+        except LockLost as error:
+            caught.append(error.name)
+
+    outer.run(body)
+    assert caught == ["inner", "outer"]
+
+
 def test_a_body_that_was_told_already_is_let_alone(run: Run) -> None:
     """Seen by the chaos suite: raised again, it cut short what the body did about the first."""
     interruption = Interruption()
