@@ -14,6 +14,7 @@ from celery_etcdlock.core.conflict import ComeBack, Place
 from celery_etcdlock.core.events import TaskDeduplicated
 from celery_etcdlock.errors import EtcdLockError, LockConflict
 from celery_etcdlock.locking.claim import Claim
+from celery_etcdlock.tasks.broker_delay import with_delay
 from celery_etcdlock.tasks.call import COMEBACKS_HEADER, RETRIES_HEADER, WAITING_SINCE_HEADER, Call
 from celery_etcdlock.tasks.headers import (
     CLAIMS_HEADER,
@@ -94,9 +95,9 @@ def come_back(
         request,
         request.args,
         request.kwargs,
-        countdown=decision.seconds,
         retries=call.delivery.retries,
         headers=headers,
+        **with_delay(task.app, request.delivery_info, decision.seconds),
     )
     try:
         signature.apply_async()

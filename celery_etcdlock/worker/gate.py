@@ -29,6 +29,7 @@ from celery.worker import state as worker_state
 from celery.worker.request import Request
 
 from celery_etcdlock.locking.claim import Claim
+from celery_etcdlock.tasks.broker_delay import has_quorum_queues
 from celery_etcdlock.tasks.headers import JOIN_HEADER, LINE_HEADER, WAITS_FOR_HEADER, claims_in, duplicate_in, line_in
 from celery_etcdlock.tasks.runtime import EtcdLocks
 from celery_etcdlock.tasks.task import SingletonTask
@@ -94,7 +95,7 @@ class Gate(bootsteps.StartStopStep):
             return False
         if not hasattr(Request, "_eta_timer_entry"):
             return False  # Celery before 5.7 can't wake a message before its delay is over
-        if _has_quorum_queues(app):
+        if has_quorum_queues(app):
             logger.info("celery-etcdlock: no gate on quorum queues; messages that wait for a lock come back by a delay")
             return False
         return any(isinstance(task, SingletonTask) for task in app.tasks.values())
@@ -297,10 +298,3 @@ def _cancel(consumer: Any, request: Any) -> None:
     if entry is not None:
         request._eta_timer_entry = None
         consumer.timer.cancel(entry)
-
-
-def _has_quorum_queues(app: Any) -> bool:
-    if app.conf.get("task_default_queue_type") == "quorum":
-        return True
-    queues = app.amqp.queues.values()
-    return any((queue.queue_arguments or {}).get("x-queue-type") == "quorum" for queue in queues)

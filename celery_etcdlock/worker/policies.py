@@ -9,6 +9,7 @@ from celery.exceptions import ImproperlyConfigured
 
 from celery_etcdlock.core.options import TaskOptions
 from celery_etcdlock.core.settings import Settings
+from celery_etcdlock.tasks.broker_delay import has_quorum_queues
 
 __all__ = ["check_at_worker"]
 
@@ -39,8 +40,6 @@ def _check_results_are_kept(app: Celery, task: Task[Any, Any]) -> None:
 
 def _has_delays_on_quorum_queues(app: Celery) -> bool:
     """Whether messages with a delay can go where this worker takes its messages from."""
-    if app.conf.get("task_default_queue_type") != "quorum":
-        queues = app.amqp.queues.values()
-        if not any((queue.queue_arguments or {}).get("x-queue-type") == "quorum" for queue in queues):
-            return True
+    if not has_quorum_queues(app):
+        return True
     return app.conf.get("broker_native_delayed_delivery_queue_type") is not None

@@ -271,16 +271,30 @@ def test_over_rabbitmq(new_project: NewProject, rabbitmq: RabbitServer) -> None:
     assert project.bodies.overlaps() == []
 
 
-def test_quorum_queues_have_no_gate_and_wait_by_delay(new_project: NewProject, rabbitmq: RabbitServer) -> None:
+@pytest.mark.parametrize("exchange", ["direct", "topic"])
+def test_on_quorum_queues_messages_wait_at_the_broker(
+    new_project: NewProject, rabbitmq: RabbitServer, exchange: str
+) -> None:
     project = new_project(
-        module=MODULE,
-        broker=rabbitmq.url,
-        task_default_queue_type="quorum",
-        worker_detect_quorum_queues=True,
-        broker_native_delayed_delivery_queue_type="quorum",
+        module=MODULE, broker=rabbitmq.url, task_default_queue_type="quorum", task_default_exchange_type=exchange
     )
-    worker = project.start_worker("-c", "2")
-    results = [project.module.waits.delay("a", number, 0.2) for number in range(3)]
-    assert sorted(outcome(result) for result in results) == [0, 1, 2]  # type: ignore[type-var]
+    worker = project.start_worker("-c", "2", environment={"TEST_REMOTE_CONTROL": "1"})
     assert "no gate on quorum queues" in worker.text()
+    with held(project, "retries"):
+        # More than the eight that this worker may have at once.
+        blocked = [project.module.retries.delay("a", number) for number in range(12)]
+        came_back(*blocked)
+        kept_by_worker = 0
+        for _ in range(5):
+            kept_by_worker = max(kept_by_worker, len(ask(project).scheduled()["w0@test"]))
+            assert outcome(project.module.plain.delay()) == "plain"
+        assert kept_by_worker < 4
+    assert [outcome(each) for each in blocked] == list(range(12))
+    with held(project, "waits", "b"):
+        in_line = []
+        for number in range(12, 15):
+            in_line.append(project.module.waits.delay("b", number))
+            came_back(in_line[-1])
+    assert [outcome(each) for each in in_line] == [12, 13, 14]
+    assert [event["number"] for event in entered(project)][12:] == [12, 13, 14]
     assert project.bodies.overlaps() == []
