@@ -43,7 +43,7 @@ def app(monkeypatch: pytest.MonkeyPatch) -> Celery:
         Queue("first", Exchange("direct", type="direct"), routing_key="first", queue_arguments=QUORUM),
         Queue("second", Exchange("topics", type="topic"), routing_key="a.b", queue_arguments=QUORUM),
     ]
-    made.__dict__["pool"] = Pool()
+    monkeypatch.setattr(made, "_pool", Pool())
     monkeypatch.setattr(Queue, "bind", lambda self, channel: self)
     monkeypatch.setattr(Queue, "bind_to", lambda self, exchange, routing_key: None)
     return made
@@ -71,7 +71,9 @@ def test_elsewhere_the_worker_keeps_it_as_always(app: Celery, info: dict[str, An
     assert with_delay(app, info, 0.4) == {"countdown": 0.4}
 
 
-def test_where_the_queue_cannot_be_bound_the_worker_keeps_it(app: Celery, caplog: pytest.LogCaptureFixture) -> None:
-    app.__dict__["pool"] = Pool(OSError("no broker"))
+def test_where_the_queue_cannot_be_bound_the_worker_keeps_it(
+    app: Celery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(app, "_pool", Pool(OSError("no broker")))
     assert with_delay(app, {"exchange": "", "routing_key": "first"}, 0.4) == {"countdown": 0.4}
     assert "quorum queue 'first' can't be bound for delays" in caplog.text
