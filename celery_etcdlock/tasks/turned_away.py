@@ -32,6 +32,11 @@ __all__ = ["Skipped", "come_back", "skip"]
 logger = logging.getLogger("celery_etcdlock")
 
 
+#: Of messages that RabbitMQ delayed. One that carries them into the same delay once more it takes for one that goes in
+#: circles, and drops.
+DEATH_HEADERS = ("x-death", "x-first-death-", "x-last-death-")
+
+
 class Skipped(Ignore):
     """Ends a task that was skipped: its result is stored already, and says REVOKED."""
 
@@ -76,7 +81,7 @@ def come_back(
     ``line``. A redelivered copy leaves the result alone: it is the first's.
     """
     request = call.request
-    headers = dict(request.headers or {})
+    headers = {name: value for name, value in (request.headers or {}).items() if not name.startswith(DEATH_HEADERS)}
     headers[COMEBACKS_HEADER] = decision.comebacks
     headers[RETRIES_HEADER] = call.delivery.retries
     headers[WAITING_SINCE_HEADER] = call.waiting_since if call.waiting_since is not None else time.time()

@@ -121,3 +121,9 @@ def test_expires_is_respected_by_a_task_that_comes_back(busy: Project) -> None:
     busy.bodies.end_all()
     running.get(timeout=30)
     assert busy.bodies.entered() == 3
+
+
+def test_a_worker_that_cannot_join_does_not_start(project: Project) -> None:
+    worker = project.start_worker(wait=False, environment={"TEST_BACKEND": "disabled://"})
+    assert worker.wait_exit() != 0
+    assert "on_conflict='join' takes on the stored result of another run, but the result backend is" in worker.text()

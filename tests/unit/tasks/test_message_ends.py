@@ -94,6 +94,20 @@ def test_a_message_turned_away_gives_up_its_place_in_the_queue(worker: Worker, h
     assert len(worker.messages()) == 1
 
 
+def test_a_message_that_rabbitmq_delayed_can_be_delayed_again(worker: Worker) -> None:
+    """It drops what comes through a queue for the second time, as it reads in these headers."""
+    task = worker.task(lock_key="name", on_conflict="retry")
+    task.apply_async(headers={"mine": 1})
+    [message] = worker.messages()
+    deaths = ["x-death", "x-first-death-queue", "x-last-death-reason"]
+    message.headers |= dict.fromkeys(deaths, "expired")
+    with worker.locks.lock("name"):
+        worker.run(message)
+    [again] = worker.messages()
+    assert again.headers["mine"] == 1
+    assert not set(deaths) & set(again.headers)
+
+
 @pytest.mark.parametrize("setting", ["raise", "run"])
 def test_an_outage_at_the_start_leaves_no_key_behind(
     worker: Worker, monkeypatch: pytest.MonkeyPatch, setting: str
