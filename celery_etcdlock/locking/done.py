@@ -3,6 +3,11 @@
 A mark is put before the lock is released, so whoever owns the lock afterwards and looks can't miss it; the result
 backend can't serve for this, since a result is stored only after the release (rule 7). Marks lie on the leases that
 locks without renewal share, and are gone a while later: that is how late a copy may come and still be known.
+
+Why not in the release's own transaction: before it is as safe, for a process that dies between the two has come to its
+end; a task may hold several locks, or hand its lock on, or hold none any more, and each of these ends would have to
+carry the mark, and so would a release that is repeated as a debt. In etcd a put on a lease that has ended fails the
+whole transaction, so one stale lease of marks would fail the releases of all who share it (``group_commit``).
 """
 
 from __future__ import annotations
