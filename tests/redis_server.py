@@ -31,18 +31,21 @@ def redis_binary() -> str | None:
 class RedisServer:
     """One Redis process without persistence."""
 
-    def __init__(self, binary: str) -> None:
+    def __init__(self, binary: str, host: str = "127.0.0.1") -> None:
         self._binary = binary
+        self._host = host
         self._directory = tempfile.mkdtemp(prefix="redis-test-")
         self.port = 0
         self.process: subprocess.Popen[bytes] | None = None
 
     def url(self, database: int) -> str:
-        return f"redis://127.0.0.1:{self.port}/{database}"
+        return f"redis://{self._host}:{self.port}/{database}"
 
     def start(self) -> RedisServer:
         [self.port] = free_ports(1)
-        command = [self._binary, "--port", str(self.port), "--bind", "127.0.0.1", "--save", "", "--appendonly", "no"]
+        command = [self._binary, "--port", str(self.port), "--bind", self._host, "--save", "", "--appendonly", "no"]
+        if self._host != "127.0.0.1":
+            command += ["--protected-mode", "no"]
         self.process = subprocess.Popen(
             [*command, "--dir", self._directory], stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL
         )
@@ -56,7 +59,7 @@ class RedisServer:
 
     def _answers(self) -> bool:
         try:
-            with socket.create_connection(("127.0.0.1", self.port), timeout=1) as connection:
+            with socket.create_connection((self._host, self.port), timeout=1) as connection:
                 connection.sendall(b"PING\r\n")
                 return connection.recv(16).startswith(b"+PONG")
         except OSError:

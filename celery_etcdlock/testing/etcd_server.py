@@ -67,6 +67,8 @@ class EtcdServer:
     without an etcd and ``RuntimeError`` with the end of its log when it doesn't start.
     """
 
+    host = "127.0.0.1"
+
     def __init__(
         self,
         *,
@@ -99,7 +101,7 @@ class EtcdServer:
 
     @property
     def endpoint(self) -> str:
-        return f"127.0.0.1:{self.port}"
+        return f"{self.host}:{self.port}"
 
     @property
     def url(self) -> str:
@@ -107,7 +109,11 @@ class EtcdServer:
 
     @property
     def peer_url(self) -> str:
-        return f"http://127.0.0.1:{self._ports[1]}"
+        return f"http://{self.host}:{self._ports[1]}"
+
+    @property
+    def metrics_url(self) -> str:
+        return f"http://{self.host}:{self._ports[2]}"
 
     @property
     def pid(self) -> int:
@@ -115,7 +121,6 @@ class EtcdServer:
         return self.process.pid
 
     def command(self) -> list[str]:
-        metrics = f"http://127.0.0.1:{self._ports[2]}"
         command = [
             self.binary,
             f"--name={self.name}",
@@ -125,7 +130,7 @@ class EtcdServer:
             f"--listen-peer-urls={self.peer_url}",
             f"--initial-advertise-peer-urls={self.peer_url}",
             f"--initial-cluster={self._cluster or f'{self.name}={self.peer_url}'}",
-            f"--listen-metrics-urls={metrics}",
+            f"--listen-metrics-urls={self.metrics_url}",
             "--auto-compaction-mode=periodic",
             "--auto-compaction-retention=5m",
         ]
@@ -161,7 +166,7 @@ class EtcdServer:
 
     def healthy(self) -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{self._ports[2]}/health", timeout=2) as answer:
+            with urllib.request.urlopen(f"{self.metrics_url}/health", timeout=2) as answer:  # noqa: S310
                 return b'"true"' in answer.read()
         except (OSError, urllib.error.URLError):
             return False

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 import platform
 import signal
 import statistics
@@ -18,14 +19,17 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from typing import Any
 
 from tests.chaos.checker import Counts
 from tests.chaos.contenders import OURS, PEERS, Contender
 from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.network import Network, why_none
 from tests.chaos.runs import Runs
-from tests.chaos.stores import EtcdStore, RedisStore, start_broker
+from tests.chaos.stores import EtcdStore, NetworkedEtcdStore, RedisStore, start_broker
+from tests.redis_server import RedisServer
 
-SHORT = ("kill -9: child", "stop: child", "partition", "leader killed", "delivered twice")
+SHORT = ("kill -9: child", "stop: child", "leader killed", "network: worker from etcd", "delivered twice")
 #: Deletes by third parties are outside of what a lock can promise (P2); fencing holds all the same.
 OUTSIDE = ("admin deletes", "admin revokes")
 
@@ -51,6 +55,14 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     names = chosen.faults.split(",") if chosen.faults else SHORT if chosen.short else [fault.name for fault in FAULTS]
     faults = [fault for fault in FAULTS if fault.name in names]
+    no_network = why_none() if any(fault.in_network for fault in faults) else None
+    if no_network is not None:
+        skipped = ", ".join(fault.name for fault in faults if fault.in_network)
+        print(f"left out: {skipped}: {no_network}", flush=True)
+        if os.environ.get("CI"):
+            print("In CI nothing is left out.", file=sys.stderr)
+            return 1
+        faults = [fault for fault in faults if not fault.in_network]
     number = chosen.seeds or (2 if chosen.short else 20)
     seeds = list(range(chosen.first_seed, chosen.first_seed + number))
     contenders = [OURS, *PEERS] if chosen.peers or chosen.only else [OURS]
@@ -79,10 +91,32 @@ def run(
     contender: Contender, faults: list[Fault], seeds: list[int], directory: Path, chosen: argparse.Namespace
 ) -> dict[str, Counts]:
     counts: dict[str, Counts] = {}
-    broker = start_broker()
-    store = EtcdStore() if contender.store == "etcd" else RedisStore()
+    networked = [fault for fault in faults if fault.in_network and contender.store == "etcd"]
+    others = [fault for fault in faults if not fault.in_network]
+    if others:
+        store = EtcdStore() if contender.store == "etcd" else RedisStore()
+        counts |= run_on(store, start_broker(), contender, contender.app, others, seeds, directory, chosen)
+    if networked:
+        network = Network()
+        broker = start_broker(network.outside)
+        name = f"{contender.app}-network"
+        counts |= run_on(NetworkedEtcdStore(network), broker, contender, name, networked, seeds, directory, chosen)
+    return counts
+
+
+def run_on(
+    store: Any,
+    broker: RedisServer,
+    contender: Contender,
+    name: str,
+    faults: list[Fault],
+    seeds: list[int],
+    directory: Path,
+    chosen: argparse.Namespace,
+) -> dict[str, Counts]:
+    counts: dict[str, Counts] = {}
     lanes = min(chosen.lanes, len(seeds))
-    runs = Runs(contender, store, broker.url, directory, lanes=lanes, ttl_seconds=chosen.ttl, say=print)
+    runs = Runs(contender, store, broker.url, directory, name=name, lanes=lanes, ttl_seconds=chosen.ttl)
     try:
         runs.start()
         for fault in faults:

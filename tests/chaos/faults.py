@@ -26,19 +26,14 @@ class Strike:
         self.site = self.lane.site_of(self.holder)
         self.parent = [self.site.pid]
 
-    def ways(self, **state: bool) -> None:
-        for proxy in self.site.proxies:
-            for name, value in state.items():
-                setattr(proxy, name, value)
-
-    def heal_ways(self) -> None:
-        for proxy in self.site.proxies:
-            proxy.heal()
+    def heal_way(self) -> None:
+        self.site.way.heal()
 
 
 @dataclass(frozen=True)
 class Fault:
-    """``lasts``: until it is healed, in TTLs, from and to. ``shared``: it hits all lanes at once.
+    """``lasts``: until it is healed, in TTLs, from and to. ``shared``: it hits all lanes at once. ``in_network``:
+    workers and members of etcd are in a network of their own (``network``).
 
     ``settle_seconds``: how long tasks that must run may take to come to their end after the last run. Redis looks for
     messages that nobody acknowledged ten seconds after a worker started, and each hundred seconds from then on.
@@ -51,6 +46,7 @@ class Fault:
     shared: bool = False
     needs_etcd: bool = False
     needs_kept: bool = False
+    in_network: bool = False
     settle_seconds: float = 160.0
 
 
@@ -87,12 +83,12 @@ FAULTS = (
     ),
     Fault(
         "partition",
-        lambda strike: strike.ways(swallow_requests=True, swallow_replies=True),
-        Strike.heal_ways,
+        lambda strike: strike.site.way.cut(requests=True, replies=True),
+        Strike.heal_way,
         LONG,
     ),
-    Fault("one-way partition", lambda strike: strike.ways(swallow_replies=True), Strike.heal_ways, LONG),
-    Fault("replies lost", lambda strike: strike.ways(swallow_replies=True), Strike.heal_ways, (0.1, 0.5)),
+    Fault("one-way partition", lambda strike: strike.site.way.cut(replies=True), Strike.heal_way, LONG),
+    Fault("replies lost", lambda strike: strike.site.way.cut(replies=True), Strike.heal_way, (0.1, 0.5)),
     Fault(
         "leader killed",
         lambda strike: strike.store.kill_leader(),
@@ -112,6 +108,28 @@ FAULTS = (
         lambda strike: strike.store.restart_all(),
         lambda strike: strike.store.heal(),
         shared=True,
+    ),
+    Fault(
+        "network: worker from etcd",
+        lambda strike: strike.site.way.cut(requests=True, replies=True),
+        Strike.heal_way,
+        LONG,
+        in_network=True,
+    ),
+    Fault(
+        "network: one-way",
+        lambda strike: strike.site.way.cut(replies=True),
+        Strike.heal_way,
+        LONG,
+        in_network=True,
+    ),
+    Fault(
+        "network: leader from followers",
+        lambda strike: strike.store.cut_off_leader(),
+        lambda strike: strike.store.heal(),
+        LONG,
+        shared=True,
+        in_network=True,
     ),
     Fault(
         "delivered twice",

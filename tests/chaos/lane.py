@@ -1,4 +1,4 @@
-"""A lane: one lock, two workers that compete for it, a pump that sends them tasks, and proxies before their store.
+"""A lane: one lock, two workers that compete for it, and a pump that sends them tasks.
 
 Each worker has a way to the store of its own, so that one can be cut off while the other isn't. Workers that a fault
 killed are started again before the next run.
@@ -11,12 +11,13 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from tests.chaos.contenders import ROOT, Contender
-from tests.fault_proxy import FaultProxy
+from tests.chaos.ways import Way
 from tests.waiting import wait_for
 
 START_SECONDS = 60.0
@@ -25,12 +26,12 @@ VISIBILITY_SECONDS = 15
 
 
 class Site:
-    """One worker and its ways to the store."""
+    """One worker and its way to the store."""
 
     def __init__(self, lane: Lane, number: int) -> None:
         self._lane = lane
         self._number = number
-        self.proxies = [FaultProxy(port) for port in lane.store_ports]
+        self.way = lane.new_way()
         self.process: subprocess.Popen[bytes] | None = None
         self.log = lane.directory / f"worker{number}.log"
         self._starts = 0
@@ -40,11 +41,22 @@ class Site:
             return
         self._starts += 1
         offset = self.log.stat().st_size if self.log.exists() else 0
-        command = [self._lane.python, "-m", "celery", "-A", self._lane.app, "worker", "-c", "2", "-l", "INFO"]
+        command = [
+            *self.way.enter,
+            self._lane.python,
+            "-m",
+            "celery",
+            "-A",
+            self._lane.app,
+            "worker",
+            "-c",
+            "2",
+            "-l",
+            "INFO",
+        ]
         command += ["-n", f"{self._lane.name}-{self._number}-{self._starts}@chaos"]
         command += ["--without-gossip", "--without-mingle", "--without-heartbeat"]
-        endpoints = ",".join(f"127.0.0.1:{proxy.port}" for proxy in self.proxies)
-        store = endpoints if self._lane.contender.store == "etcd" else f"redis://{endpoints}/{self._lane.number}"
+        store = self._lane.store_at(self.way.endpoints)
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(
                 command,
@@ -77,12 +89,11 @@ class Site:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)
             self.process.wait()
-        for proxy in self.proxies:
-            proxy.close()
+        self.way.close()
 
 
 class Lane:
-    """See the module. ``store_ports`` are the store's real ports."""
+    """See the module. ``endpoints`` are the store's own, ``new_way`` makes one for each worker."""
 
     def __init__(
         self,
@@ -90,28 +101,28 @@ class Lane:
         name: str,
         directory: Path,
         broker: str,
-        store_ports: list[int],
+        endpoints: list[str],
+        new_way: Callable[[], Way],
         ttl_seconds: int,
         number: int,
     ) -> None:
         self.contender = contender
         self.name = name
         self.directory = directory
-        self.store_ports = store_ports
+        self.new_way = new_way
         self.number = number
         self.ttl_seconds = ttl_seconds
         self.python = contender.python()
         self.app = f"tests.chaos.apps.{contender.app}"
         self._log = directory / "events"
         directory.mkdir(parents=True)
-        store = ",".join(f"127.0.0.1:{port}" for port in store_ports)
         self.environment = {
             **{key: value for key, value in os.environ.items() if not key.startswith(("ETCD", "CELERY"))},
             **contender.environment(),
             "PYTHONPATH": str(ROOT),
             "CHAOS_LANE": name,
             "CHAOS_BROKER": broker,
-            "CHAOS_STORE": store if contender.store == "etcd" else f"redis://{store}/{number}",
+            "CHAOS_STORE": self.store_at(endpoints),
             "CHAOS_TTL": str(ttl_seconds),
             "CHAOS_LOG": str(self._log),
             "CHAOS_REGISTER": str(directory / "register.db"),
@@ -120,6 +131,10 @@ class Lane:
         self.sites = [Site(self, number) for number in range(2)]
         self.kept: list[str] = []
         self._pump: subprocess.Popen[str] | None = None
+
+    def store_at(self, endpoints: list[str]) -> str:
+        addresses = ",".join(endpoints)
+        return addresses if self.contender.store == "etcd" else f"redis://{addresses}/{self.number}"
 
     def start(self) -> None:
         with (self.directory / "pump.log").open("ab") as log:

@@ -22,7 +22,7 @@ BARRIER_SECONDS = 120.0
 
 
 class Runs:
-    """``say`` is told of each fault that is done."""
+    """``name`` is that of the lanes."""
 
     def __init__(
         self,
@@ -31,21 +31,21 @@ class Runs:
         broker: Callable[[int], str],
         directory: Path,
         *,
+        name: str,
         lanes: int,
         ttl_seconds: int,
-        say: Callable[[str], object],
     ) -> None:
         self._contender = contender
         self._store = store
-        self._say = say
         self._ttl_seconds = ttl_seconds
         self._lanes = [
             Lane(
                 contender,
-                f"{contender.app}{number}",
-                directory / f"{contender.app}{number}",
+                f"{name}{number}",
+                directory / f"{name}{number}",
                 broker(number),
-                store.ports,
+                store.endpoints,
+                store.new_way,
                 ttl_seconds,
                 number,
             )

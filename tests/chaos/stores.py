@@ -11,32 +11,41 @@ from contextlib import suppress
 
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient
+from tests.chaos.network import Namespace, Network
+from tests.chaos.ways import ByNetwork, ByProxies, Way
 from tests.etcd_server import EtcdCluster, EtcdServer, free_ports
 from tests.redis_server import RedisServer, redis_binary
 from tests.waiting import wait_for
 
 SECONDS = 5.0
+#: Of clients, peers and metrics.
+MEMBERS_PORTS = (2379, 2380, 2381)
 
 
 class EtcdStore:
     """Three members. What an administrator and a bad day do to them."""
 
     def __init__(self) -> None:
-        self._cluster = EtcdCluster(fsync=False).start()
+        self._members: list[EtcdServer] = self._start()
         self._hurt: EtcdServer | None = None
 
+    def _start(self) -> list[EtcdServer]:
+        return EtcdCluster(fsync=False).start().members
+
     @property
-    def ports(self) -> list[int]:
-        return [member.port for member in self._cluster.members]
+    def endpoints(self) -> list[str]:
+        return [member.endpoint for member in self._members]
+
+    def new_way(self) -> Way:
+        return ByProxies(self.endpoints)
 
     def _leader(self) -> EtcdServer:
         def find() -> EtcdServer | None:
-            for member in self._cluster.members:
-                with suppress(OSError):
-                    url = f"http://127.0.0.1:{member._ports[2]}/metrics"
-                    with urllib.request.urlopen(url, timeout=2) as answer:
-                        if b"\netcd_server_is_leader 1\n" in answer.read():
-                            return member
+            for member in self._members:
+                url = f"{member.metrics_url}/metrics"
+                with suppress(OSError), urllib.request.urlopen(url, timeout=2) as answer:
+                    if b"\netcd_server_is_leader 1\n" in answer.read():
+                        return member
             return None
 
         leader = wait_for(find, "there is a leader")
@@ -52,9 +61,9 @@ class EtcdStore:
         self._hurt.pause()
 
     def restart_all(self) -> None:
-        for member in self._cluster.members:
+        for member in self._members:
             member.kill()
-        for member in self._cluster.members:
+        for member in self._members:
             member.spawn()
 
     def heal(self) -> None:
@@ -63,7 +72,7 @@ class EtcdStore:
             hurt.spawn()
         elif hurt is not None:
             hurt.resume()
-        for member in self._cluster.members:
+        for member in self._members:
             member.wait_healthy()
 
     def _keys(self, client: EtcdClient, lane: str) -> list[object]:
@@ -75,21 +84,74 @@ class EtcdStore:
         return found
 
     def delete_keys(self, lane: str, number: int) -> None:
-        client = EtcdClient([f"127.0.0.1:{port}" for port in self.ports])
+        client = EtcdClient(self.endpoints)
         for kv in self._keys(client, lane):
             request = messages.DeleteRangeRequest(key=kv.key)  # type: ignore[attr-defined]
             client.call("/etcdserverpb.KV/DeleteRange", request.SerializeToString(), SECONDS)
         client.close()
 
     def revoke_leases(self, lane: str, number: int) -> None:
-        client = EtcdClient([f"127.0.0.1:{port}" for port in self.ports])
+        client = EtcdClient(self.endpoints)
         for lease in {kv.lease for kv in self._keys(client, lane)}:  # type: ignore[attr-defined]
             request = messages.LeaseRevokeRequest(ID=lease)
             client.call("/etcdserverpb.Lease/LeaseRevoke", request.SerializeToString(), SECONDS)
         client.close()
 
     def stop(self) -> None:
-        self._cluster.stop()
+        for member in self._members:
+            member.stop()
+
+
+class _Member(EtcdServer):
+    """One in a network namespace of its own, where all ports are free."""
+
+    def __init__(self, name: str, namespace: Namespace, cluster: str) -> None:
+        super().__init__(name=name, ports=MEMBERS_PORTS, cluster=cluster, fsync=False)
+        self.host = namespace.address
+        self.namespace = namespace
+
+    def command(self) -> list[str]:
+        return [*self.namespace.enter, *super().command()]
+
+
+class NetworkedEtcdStore(EtcdStore):
+    """The same, on ``network``, which it ends when it is stopped."""
+
+    def __init__(self, network: Network) -> None:
+        self._network = network
+        super().__init__()
+
+    def _start(self) -> list[EtcdServer]:
+        namespaces = {f"member{number}": self._network.namespace() for number in range(3)}
+        cluster = ",".join(f"{name}=http://{one.address}:{MEMBERS_PORTS[1]}" for name, one in namespaces.items())
+        self._networked = [_Member(name, namespace, cluster) for name, namespace in namespaces.items()]
+        for member in self._networked:
+            member.spawn()
+        for member in self._networked:
+            member.wait_healthy()
+        return list(self._networked)
+
+    def new_way(self) -> Way:
+        members = [member.namespace for member in self._networked]
+        return ByNetwork(self.endpoints, self._network.namespace(), members)
+
+    def cut_off_leader(self) -> None:
+        """The leader and its followers don't hear of each other; workers reach all of them."""
+        leader = self._leader()
+        for member in self._networked:
+            if member is not leader:
+                member.namespace.lose_packets_to(leader.namespace)  # type: ignore[attr-defined]
+                leader.namespace.lose_packets_to(member.namespace)  # type: ignore[attr-defined]
+
+    def heal(self) -> None:
+        namespaces = [member.namespace for member in self._networked]
+        for namespace in namespaces:
+            namespace.heal(namespaces)
+        super().heal()
+
+    def stop(self) -> None:
+        super().stop()
+        self._network.stop()
 
 
 class RedisStore:
@@ -104,8 +166,11 @@ class RedisStore:
         self._start()
 
     @property
-    def ports(self) -> list[int]:
-        return [self._port]
+    def endpoints(self) -> list[str]:
+        return [f"127.0.0.1:{self._port}"]
+
+    def new_way(self) -> Way:
+        return ByProxies(self.endpoints)
 
     def _start(self) -> None:
         self._process = subprocess.Popen(self._command, stdout=subprocess.DEVNULL, stdin=subprocess.DEVNULL)
@@ -143,7 +208,7 @@ class RedisStore:
             self._process.wait()
 
 
-def start_broker() -> RedisServer:
+def start_broker(host: str = "127.0.0.1") -> RedisServer:
     binary = redis_binary()
     assert binary is not None, "redis-server is missing"
-    return RedisServer(binary).start()
+    return RedisServer(binary, host).start()
