@@ -19,19 +19,14 @@ from celery_etcdlock.core.events import (
     LockConflicted,
     LockEvent,
     LockReleased,
-    LockWaiting,
     LockWasLost,
 )
-from celery_etcdlock.core.operations import AskToLetGo, Look, Present, Queued, StoreReply, TryAcquire
-from celery_etcdlock.core.ownership import Key, Standing, standing
+from celery_etcdlock.core.operations import AskToLetGo, Look, Present, TryAcquire
+from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.protocol import (
     Acquire,
     AcquireAll,
-    Acquired,
-    Conflicted,
-    EachAcquired,
     Machine,
-    Refused,
     Released,
     ReleaseKey,
     Resolve,
@@ -49,6 +44,7 @@ from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.log import log_event
+from celery_etcdlock.locking.owning import TRYING, Owner
 from celery_etcdlock.locking.pending import PendingLocks
 from celery_etcdlock.locking.renewal import SessionKeeper
 from celery_etcdlock.locking.session import Debt, Session
@@ -58,9 +54,6 @@ from celery_etcdlock.locking.tokens import TokenPool
 __all__ = ["Conflict", "LockManager"]
 
 logger = logging.getLogger("celery_etcdlock")
-
-#: The part of the time for an acquire that is spent on trying; the rest is kept to resolve an unanswered request.
-TRYING = 0.75
 
 
 class LockManager:
@@ -90,6 +83,7 @@ class LockManager:
         self._listener = listener
         self._tokens = TokenPool()
         self._keeper = SessionKeeper(store, self._renewal_store, clock, on_lost=self._on_lost, page=page)
+        self._owner = Owner(store, self._keeper, clock, timeout_seconds, self.tell)
         #: Locks that stand without renewal.
         self.pending = PendingLocks(store, clock, timeout_seconds)
         #: Which deliveries have come to their end.
@@ -130,14 +124,14 @@ class LockManager:
                 answer_seconds=self._timeout_seconds,
                 wall_offset=self.pending.wall_offset,
             )
-            owned = self._own(session, machine, Debt(name, token), record, on_held, on_lost)
+            owned = self._owner.own(session, machine, Debt(name, token), record, on_held, on_lost)
             if isinstance(owned, Lock):
                 owned.token_is_ours = True
             elif isinstance(owned, Conflict):
                 self._tokens.give_back(name, token)
             return owned
 
-        outcome = cast("Lock | Conflict", self._on_session(ttl_seconds, wait_until, attempt))
+        outcome = cast("Lock | Conflict", self._owner.on_session(ttl_seconds, wait_until, attempt))
         if isinstance(outcome, Lock):
             self._tell_acquired(outcome, started_at)
         else:
@@ -172,10 +166,10 @@ class LockManager:
                 deadline=deadline,
             )
             debt = Debt(claim.name, claim.token, attempt=ours.attempt)
-            return self._own(session, machine, debt, ours, on_held, on_lost)
+            return self._owner.own(session, machine, debt, ours, on_held, on_lost)
 
         started_at = self._clock()
-        outcome = cast("Lock | Conflict", self._on_session(ttl_seconds, None, attempt))
+        outcome = cast("Lock | Conflict", self._owner.on_session(ttl_seconds, None, attempt))
         if isinstance(outcome, Lock):
             self._tell_acquired(outcome, started_at)
         return outcome
@@ -204,10 +198,10 @@ class LockManager:
                 deadline=deadline,
                 wall_offset=self.pending.wall_offset,
             )
-            return self._own_all(session, machine, debts, record, on_held, on_lost)
+            return self._owner.own_all(session, machine, debts, record, on_held, on_lost)
 
         started_at = self._clock()
-        outcome = cast("list[Lock] | Conflict", self._on_session(ttl_seconds, None, attempt))
+        outcome = cast("list[Lock] | Conflict", self._owner.on_session(ttl_seconds, None, attempt))
         if isinstance(outcome, Conflict):
             self.tell(LockConflicted(outcome.name, record, outcome.holder))
         else:
@@ -215,151 +209,12 @@ class LockManager:
                 self._tell_acquired(lock, started_at)
         return outcome
 
-    def _own_all(
-        self,
-        session: Session,
-        machine: AcquireAll,
-        debts: list[Debt],
-        record: Record,
-        on_held: Callable[[Lock], None] | None,
-        on_lost: Callable[[Lock], None] | None,
-    ) -> list[Lock] | Conflict | SessionLost:
-        locks: list[Lock] = []
-        try:
-            outcome = drive(machine, self._store, self._clock, observe=session.observe)
-            if isinstance(outcome, EachAcquired):
-                for debt, each in zip(debts, outcome.outcomes, strict=True):
-                    if isinstance(each, Acquired):
-                        token = each.fencing_token
-                        lock = Lock(debt.name, token, token=debt.token, record=record, session=session)
-                        lock.token_is_ours = True
-                        session.hold(lock)
-                        locks.append(lock)
-                lost = self._lost_at_once(session, locks)
-                if lost is not None:
-                    return lost
-                for lock in locks:
-                    self._hand_out(lock, on_held, on_lost)
-        except BaseException:
-            for debt in debts:
-                self._keeper.owe(session, debt)
-            raise
-        if isinstance(outcome, EachAcquired):
-            refused = [
-                Conflict(debt.name, each.keys)
-                for debt, each in zip(debts, outcome.outcomes, strict=True)
-                if isinstance(each, Conflicted)
-            ]
-            return max(refused, key=lambda conflict: len(conflict.keys)) if refused else locks
-        if isinstance(outcome, SessionLost):
-            session.lose(outcome.reason)
-            return outcome
-        if outcome.doubtful:
-            for debt in debts:
-                self._keeper.owe(session, debt)
-        raise outcome.error
-
     def ask_to_let_go(self, name: str, key: Key, by: str) -> None:
         """Ask whoever has ``key`` to let go of the lock: it is told with its next renewal.
 
         Raises ``LockUnavailable``.
         """
         self._store.perform(AskToLetGo(name, key.token, key.mod_revision, by), self._timeout_seconds)
-
-    def _on_session(
-        self,
-        ttl_seconds: int,
-        wait_until: float | None,
-        attempt: Callable[[Session, float], object],
-    ) -> object:
-        """``attempt`` until it isn't for the session's sake that it failed."""
-        deadline = self._clock() + self._timeout_seconds
-        while True:
-            session = self._keeper.enter(ttl_seconds, deadline)
-            try:
-                outcome = attempt(session, deadline)
-            finally:
-                session.leave()
-            if not isinstance(outcome, SessionLost):
-                return outcome
-            now = self._clock()
-            if wait_until is not None and now < wait_until:
-                deadline = now + self._timeout_seconds
-            elif now >= deadline:
-                raise LockUnavailable(f"the session of this process was lost while it acquired: {outcome.reason}")
-
-    def _own(
-        self,
-        session: Session,
-        machine: Machine[Acquired | Conflicted | Refused | SessionLost | Unavailable],
-        debt: Debt,
-        record: Record,
-        on_held: Callable[[Lock], None] | None,
-        on_lost: Callable[[Lock], None] | None,
-    ) -> Lock | Conflict | SessionLost:
-        """Drive ``machine``. What it leaves in doubt, or a signal interrupts, is ``debt``."""
-        name, token = debt.name, debt.token
-        try:
-
-            def observe(reply: StoreReply) -> None:
-                session.observe(reply)
-                if isinstance(reply, Queued) and standing(reply.keys, token, record.limit) is Standing.WAITING:
-                    self.tell(LockWaiting(name, record, Conflict(name, reply.keys).holder))
-
-            outcome = drive(machine, self._store, self._clock, observe=observe)
-            if isinstance(outcome, Acquired):
-                lock = Lock(
-                    name,
-                    outcome.fencing_token,
-                    token=token,
-                    record=record,
-                    session=session,
-                    doubtful=outcome.doubtful,
-                )
-                session.hold(lock)
-                lost = self._lost_at_once(session, [lock])
-                if lost is not None:
-                    return lost
-                self._hand_out(lock, on_held, on_lost)
-                return lock
-        except BaseException:
-            # Interrupted half-way, by a signal or an error: our key may be there.
-            self._keeper.owe(session, debt)
-            raise
-        if isinstance(outcome, Conflicted | Refused):
-            return Conflict(name, outcome.keys)
-        if isinstance(outcome, SessionLost):
-            session.lose(outcome.reason)
-            return outcome
-        if outcome.doubtful:
-            self._keeper.owe(session, debt)
-        raise outcome.error
-
-    def _lost_at_once(self, session: Session, locks: Sequence[Lock]) -> SessionLost | None:
-        """A body is entered with live locks: renew them first when less than half of their time is left (rule 8).
-
-        If one of them is lost all the same, none is kept: ours are the keys that the next try would meet.
-        """
-        if locks and session.remaining() < session.ttl_seconds / 2:
-            self._keeper.renew(session)
-        if session.lost_reason() is None and not any(lock.lost for lock in locks):
-            return None
-        deadline = self._clock() + self._timeout_seconds * (1 - TRYING)
-        for lock in locks:
-            session.let_go(lock)
-            resolve = Resolve(lease=session.lease, name=lock.name, token=lock.token, deadline=deadline)
-            if not isinstance(drive(resolve, self._store, self._clock, observe=session.observe), Resolved):
-                raise LockUnavailable("the session of this process was lost, and its locks aren't gone yet")
-        return SessionLost(session.lost_reason() or "a key of its was deleted at once")
-
-    @staticmethod
-    def _hand_out(lock: Lock, on_held: Callable[[Lock], None] | None, on_lost: Callable[[Lock], None] | None) -> None:
-        """Only a lock that its holder gets has it told of a loss: one that is taken anew must interrupt nobody."""
-        lock.on_lost = on_lost
-        if on_held is not None:
-            on_held(lock)
-        if on_lost is not None and lock.lost:
-            on_lost(lock)  # lost before the renewal's thread could know whom to tell
 
     def keys(self, name: str) -> tuple[Key, ...]:
         """All keys under the lock's name now, those of its owners first. Raises ``LockUnavailable``."""
