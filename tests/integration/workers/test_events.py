@@ -88,6 +88,53 @@ def test_celery_events_tell_of_locks_and_leave_states_alone(project: Project, po
     assert heard.state.tasks[skipped.id].state == "DEDUPLICATED"
 
 
+def test_every_kind_of_duplicate_looks_as_its_result_says(project: Project) -> None:
+    """What Flower shows, which knows the events alone, and what the result backend says."""
+    tasks = project.module.TABLE
+    with capture(project.app) as heard:
+        project.start_worker("-c", "6", "-E")
+        holders = {
+            policy: tasks["while_executing", policy].delay("k", 60.0)
+            for policy in ("skip", "raise", "join", "retry", "wait")
+        }
+        project.bodies.wait_entered(len(holders))
+        duplicates = {policy: tasks["while_executing", policy].delay("k") for policy in holders}
+        newest = project.module.newest
+        queued = newest.apply_async(("k",), countdown=3)
+        replacing = newest.apply_async(("k",), countdown=3)
+        for policy in ("join", "retry", "wait"):
+            result = duplicates[policy]
+            wait_for(lambda result=result: seen(heard, result) == "RETRY", f"the {policy} duplicate waits")  # type: ignore[misc]
+        project.bodies.end_all()
+        results = [*holders.values(), *duplicates.values(), queued, replacing]
+        for result in results:
+            result.get(timeout=30, propagate=False)
+        ends = {"SUCCESS", "FAILURE", "DEDUPLICATED"}
+        wait_for(lambda: all(seen(heard, result) in ends for result in results), "every end is told")
+        states = {policy: (result.state, seen(heard, result)) for policy, result in duplicates.items()}
+    assert states == {
+        "skip": ("REVOKED", "DEDUPLICATED"),
+        "raise": ("FAILURE", "FAILURE"),
+        "join": ("SUCCESS", "SUCCESS"),
+        "retry": ("SUCCESS", "SUCCESS"),
+        "wait": ("SUCCESS", "SUCCESS"),
+    }
+    assert (queued.state, seen(heard, queued)) == ("REVOKED", "DEDUPLICATED")
+    assert (replacing.state, seen(heard, replacing)) == ("SUCCESS", "SUCCESS")
+    assert {seen(heard, holder) for holder in holders.values()} == {"SUCCESS"}
+    assert holders["join"].id in heard.state.tasks[duplicates["join"].id].result
+    told = {event["uuid"]: event["reason"] for event in heard.of["task-deduplicated"]}
+    assert set(told) == {duplicates["skip"].id, duplicates["join"].id, queued.id}
+    assert f"is held by task {holders['skip'].id}" in told[duplicates["skip"].id]
+    assert told[duplicates["join"].id].startswith("joined, lock 'table.while_executing.join:k' was held by task")
+    assert "a newer call took its place in the queue" in told[queued.id]
+
+
+def seen(heard: Capture, result: Any) -> str | None:
+    task = heard.state.tasks.get(result.id)
+    return task.state if task is not None else None
+
+
 @pytest.mark.parametrize("pool", ["prefork", "threads"])
 def test_inspect_tells_the_locks_and_figures_of_a_worker(new_project: Callable[..., Project], pool: str) -> None:
     project = new_project()
