@@ -16,6 +16,7 @@ from pytest_docker_tools import build, container, fxtr
 from celery_etcdlock.contrib.pytest_celery import EtcdCluster
 from tests.e2e import engine, tasks
 from tests.e2e.evidence import Evidence
+from tests.e2e.sweep import label_everything, sweep
 
 pytest_plugins = ["pytest_celery.plugin", "celery_etcdlock.contrib.pytest_celery"]
 
@@ -31,6 +32,12 @@ def pytest_sessionstart() -> None:
     if problem:
         # In one line, and an error: these tests are only run on purpose.
         pytest.exit(f"e2e tests: {problem}", returncode=1)
+    label_everything()
+
+
+def pytest_unconfigure() -> None:
+    if engine.why_no_docker() is None:
+        sweep()
 
 
 class WorkerContainer(CeleryWorkerContainer):
