@@ -34,6 +34,7 @@ from celery_etcdlock.tasks.headers import JOIN_HEADER, LINE_HEADER, WAITS_FOR_HE
 from celery_etcdlock.tasks.runtime import EtcdLocks
 from celery_etcdlock.tasks.task import SingletonTask
 from celery_etcdlock.wiring import MEMORY_ENDPOINT, open_inspector
+from celery_etcdlock.worker.broker_limit import broker_limit, waits_that_do_not_fit
 from celery_etcdlock.worker.lookout import Lookout, Waiter
 from celery_etcdlock.worker.revokes import revoked, tell_of_revokes
 
@@ -41,10 +42,6 @@ __all__ = ["Gate"]
 
 logger = logging.getLogger("celery_etcdlock")
 
-#: The part of the broker's limit for unacknowledged messages that one parking may take.
-SHARE_OF_LIMIT = 0.4
-#: RabbitMQ's ``consumer_timeout`` where nobody changed it, in seconds; Redis' ``visibility_timeout`` is twice that.
-BROKER_LIMIT_SECONDS = 1800.0
 #: Parked messages are looked at this often, in seconds, for a slot that came free.
 SLOT_SECONDS = 0.2
 #: Seconds for which a message whose turn has come may keep others waiting for a slot of this worker.
@@ -85,7 +82,10 @@ class Gate(bootsteps.StartStopStep):
             task_received.connect(self._on_received, weak=False)
             tell_of_revokes()
             revoked.connect(self._discard_revoked, weak=False)
-            self._longest_seconds = self._longest(consumer.app)
+            limit = broker_limit(consumer.app)
+            self._longest_seconds = limit.longest_wait_seconds
+            for line in waits_that_do_not_fit(consumer.app.tasks.values(), settings, limit):
+                logger.warning("celery-etcdlock: %s", line)
 
     def _is_of_use(self, app: Any) -> bool:
         settings = self._locks.settings
@@ -99,11 +99,6 @@ class Gate(bootsteps.StartStopStep):
             logger.info("celery-etcdlock: no gate on quorum queues; messages that wait for a lock come back by a delay")
             return False
         return any(isinstance(task, SingletonTask) for task in app.tasks.values())
-
-    @staticmethod
-    def _longest(app: Any) -> float:
-        limit = (app.conf.broker_transport_options or {}).get("visibility_timeout", BROKER_LIMIT_SECONDS)
-        return float(limit) * SHARE_OF_LIMIT
 
     def stop(self, consumer: Any) -> None:
         """The connection is lost or the worker stops: what is parked goes back to the broker."""

@@ -11,13 +11,18 @@ from celery_etcdlock.core.options import TaskOptions
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.tasks.broker_delay import has_quorum_queues
 
-__all__ = ["check_at_worker"]
+__all__ = ["check_at_worker", "policy_names"]
+
+
+def policy_names(options: TaskOptions, settings: Settings) -> frozenset[str]:
+    """The policies that a task has, as far as they are known beforehand."""
+    by_setting = {settings.on_conflict} if options.on_conflict is None else set()
+    return options.policies.names | by_setting
 
 
 def check_at_worker(app: Celery, task: Task[Any, Any], options: TaskOptions, settings: Settings) -> None:
     """Raises ``ImproperlyConfigured``, which names the task and the remedy."""
-    policies = options.policies
-    names = policies.names | ({settings.on_conflict} if options.on_conflict is None else set())
+    names = policy_names(options, settings)
     if "join" in names:
         _check_results_are_kept(app, task)
     if names & {"wait", "replace"} and not _has_delays_on_quorum_queues(app):

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from celery import Celery
 from celery.worker.request import Request
+from kombu import Queue
 
 from celery_etcdlock import EtcdLocks, SingletonTask
 from celery_etcdlock.tasks.headers import WAITS_FOR_HEADER
@@ -76,18 +78,30 @@ class Watched:
 
 
 @pytest.fixture
-def gate() -> Any:
-    app = Celery("gate", broker="memory://", set_as_current=False)
-    app.conf.etcdlock_endpoints = "127.0.0.1:1"
+def new_gate() -> Iterator[Callable[..., Any]]:
+    apps: list[Celery] = []
 
-    @app.task(base=SingletonTask, name="task", shared=False)
-    def task() -> None: ...
+    def make(broker: str = "memory://", options: dict[str, Any] | None = None, **settings: Any) -> Any:
+        app = Celery("gate", broker=broker, set_as_current=False)
+        app.conf.update(etcdlock_endpoints="127.0.0.1:1", **settings)
 
-    app.finalize()
-    made: Any = Gate(Consumer(app))
-    made._lookout = Watched()
-    yield made
-    EtcdLocks.from_app(app).close()
+        @app.task(base=SingletonTask, name="task", shared=False, **(options or {}))
+        def task() -> None: ...
+
+        app.finalize()
+        apps.append(app)
+        made: Any = Gate(Consumer(app))
+        made._lookout = Watched()
+        return made
+
+    yield make
+    for app in apps:
+        EtcdLocks.from_app(app).close()
+
+
+@pytest.fixture
+def gate(new_gate: Callable[..., Any]) -> Any:
+    return new_gate()
 
 
 def message(gate: Any) -> Any:
@@ -127,3 +141,38 @@ def test_a_message_leaves_the_gate_through_the_bucket_of_its_rate_limit(gate: An
     assert bucket == [request]
     gate.admit(request)
     assert gate._consumer.passed == [request]
+
+
+@pytest.mark.parametrize(
+    ("broker", "settings", "said"),
+    [
+        ("redis://127.0.0.1:1", {}, "1440 s at most, 0.4 of the broker's limit of 3600 s (visibility_timeout"),
+        (
+            "redis://127.0.0.1:1",
+            {"broker_transport_options": {"visibility_timeout": 100}},
+            "40 s at most, 0.4 of the broker's limit of 100 s (visibility_timeout in broker_transport_options)",
+        ),
+        ("amqp://127.0.0.1:1", {}, "720 s at most, 0.4 of the broker's limit of 1800 s (the default consumer_timeout"),
+        (
+            "amqp://127.0.0.1:1",
+            {"task_queues": [Queue("celery", queue_arguments={"x-consumer-timeout": 60_000})]},
+            "24 s at most, 0.4 of the broker's limit of 60 s (x-consumer-timeout of a queue)",
+        ),
+    ],
+)
+def test_a_wait_that_the_broker_cuts_short_is_warned_of(
+    new_gate: Callable[..., Any], caplog: pytest.LogCaptureFixture, broker: str, settings: dict[str, Any], said: str
+) -> None:
+    new_gate(broker, {"on_conflict": "wait", "wait_timeout": 4000.0}, **settings)
+    assert "task 'task': wait_timeout is 4000 s" in caplog.text
+    assert said in caplog.text
+    assert "Raise the limit to 10000 s, or lower wait_timeout" in caplog.text
+
+
+@pytest.mark.parametrize("broker", ["redis://127.0.0.1:1", "amqp://127.0.0.1:1"])
+@pytest.mark.parametrize("options", [{"on_conflict": "wait"}, {"on_conflict": "skip", "wait_timeout": 4000.0}])
+def test_a_wait_that_fits_and_no_wait_are_not_warned_of(
+    new_gate: Callable[..., Any], caplog: pytest.LogCaptureFixture, broker: str, options: dict[str, Any]
+) -> None:
+    new_gate(broker, options)
+    assert caplog.text == ""

@@ -1,0 +1,77 @@
+"""How long the broker lets a message be unacknowledged, and so how long one may wait in the worker.
+
+After that the broker delivers it again (Redis, SQS: ``visibility_timeout``), or closes the channel with all messages on
+it (RabbitMQ: ``consumer_timeout``, which a client can't read: the default is assumed where no queue says otherwise).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Celery
+
+from celery_etcdlock.core.settings import Settings
+from celery_etcdlock.tasks.task import SingletonTask
+from celery_etcdlock.worker.policies import policy_names
+
+__all__ = ["BrokerLimit", "broker_limit", "waits_that_do_not_fit"]
+
+#: The part of the limit that one wait in the worker may take: the rest is for the queue, the pool and the body.
+SHARE = 0.4
+#: RabbitMQ's ``consumer_timeout`` where nobody changed it, in seconds. SQS and others have the same.
+ASSUMED_SECONDS = 1800.0
+#: kombu's ``visibility_timeout`` for Redis.
+REDIS_SECONDS = 3600.0
+#: What a queue of RabbitMQ may say of itself, in milliseconds.
+QUEUE_ARGUMENT = "x-consumer-timeout"
+
+PARKING_POLICIES = frozenset({"retry", "wait", "join"})
+
+
+@dataclass(frozen=True, slots=True)
+class BrokerLimit:
+    """``setting`` is where the limit comes from, in words."""
+
+    seconds: float
+    setting: str
+
+    @property
+    def longest_wait_seconds(self) -> float:
+        return self.seconds * SHARE
+
+
+def broker_limit(app: Celery) -> BrokerLimit:
+    """The limit of this app's broker. Connects to nothing."""
+    asked = (app.conf.broker_transport_options or {}).get("visibility_timeout")
+    where = "visibility_timeout in broker_transport_options"
+    if asked is not None:
+        return BrokerLimit(float(asked), where)
+    transport: Any = app.connection_for_read().transport
+    if transport.driver_type == "redis":
+        return BrokerLimit(REDIS_SECONDS, where)
+    if transport.driver_type != "amqp":
+        return BrokerLimit(ASSUMED_SECONDS, where)
+    asked_by_queues = [(queue.queue_arguments or {}).get(QUEUE_ARGUMENT) for queue in app.amqp.queues.values()]
+    seconds = min((float(each) / 1000 for each in asked_by_queues if each), default=None)
+    if seconds is not None:
+        return BrokerLimit(seconds, f"{QUEUE_ARGUMENT} of a queue")
+    return BrokerLimit(ASSUMED_SECONDS, f"the default consumer_timeout; {QUEUE_ARGUMENT} of a queue tells of another")
+
+
+def waits_that_do_not_fit(tasks: Iterable[Any], settings: Settings, limit: BrokerLimit) -> list[str]:
+    """A warning for each task that may wait longer than its message may stay in the worker."""
+    found = []
+    for task in tasks:
+        if not isinstance(task, SingletonTask):
+            continue
+        options = task._lock_plan.options
+        if policy_names(options, settings) & PARKING_POLICIES and options.wait_timeout > limit.longest_wait_seconds:
+            found.append(
+                f"task {task.name!r}: wait_timeout is {options.wait_timeout:g} s, but a message can wait in a worker "
+                f"for {limit.longest_wait_seconds:g} s at most, {SHARE} of the broker's limit of {limit.seconds:g} s "
+                f"({limit.setting}); then it is published again, and takes a slot of the pool for a moment each time. "
+                f"Raise the limit to {options.wait_timeout / SHARE:g} s, or lower wait_timeout"
+            )
+    return found
