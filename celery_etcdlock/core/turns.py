@@ -6,10 +6,11 @@ the task that holds the lock (it goes when that one has let go), or just for the
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from celery_etcdlock.core.ownership import Key, effective_limit, preceding
+from celery_etcdlock.core.ownership import Key, effective_limit
 
 __all__ = ["Waiting", "whose_turn"]
 
@@ -26,16 +27,16 @@ class Waiting:
 def whose_turn(waiting: Sequence[Waiting], keys: Sequence[Key]) -> list[bool]:
     """For each message, in order of arrival, whether it may go now. ``keys`` are all under the lock's name."""
     holders = {key.record.delivery.task_id for key in keys if key.record is not None}
+    in_line = _places(keys)
     free: int | None = None
     turns: list[bool] = []
     for message in waiting:
         if message.joins is not None:
             turns.append(message.joins not in holders)
             continue
-        mine = next((key for key in keys if key.token == message.place_token), None)
-        if mine is not None:
-            before = preceding(keys, mine.create_revision)
-            turns.append(len(before) < effective_limit(message.limit, before))
+        place = in_line.get(message.place_token) if message.place_token is not None else None
+        if place is not None:
+            turns.append(place.rank < min(message.limit, place.limit))
             continue
         # Without a place, or with one that is gone.
         if free is None:
@@ -43,3 +44,22 @@ def whose_turn(waiting: Sequence[Waiting], keys: Sequence[Key]) -> list[bool]:
         turns.append(free > 0)
         free -= 1
     return turns
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """How many keys precede one, and the smallest limit that they recorded."""
+
+    rank: int
+    limit: float
+
+
+def _places(keys: Sequence[Key]) -> dict[str, _Place]:
+    """For each token, as ``preceding`` and ``effective_limit`` have it, but for all at once: lines may be long."""
+    places: dict[str, _Place] = {}
+    limit = math.inf
+    for rank, key in enumerate(sorted(keys, key=lambda key: key.create_revision)):
+        places[key.token] = _Place(rank, limit)
+        if key.record is not None:
+            limit = min(limit, key.record.limit)
+    return places

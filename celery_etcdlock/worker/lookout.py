@@ -190,18 +190,17 @@ class Lookout:
 
     def _decide(self, name: str, waiters: Sequence[Waiter]) -> None:
         keys = self._pending().look(name)
-        for waiter in waiters:
-            _find_place(waiter, keys)
+        _find_places(waiters, keys)
         turns = whose_turn([waiter.waiting for waiter in waiters], keys)
         going = [waiter for waiter, turn in zip(waiters, turns, strict=True) if turn]
         if going:
             self._tell(going)
+        by_token = {key.token: key for key in keys}
         for waiter, turn in zip(waiters, turns, strict=True):
             if not turn and waiter.place is not None:
-                self._keep(waiter, waiter.place, keys)
+                self._keep(waiter, waiter.place, by_token.get(waiter.place.token))
 
-    def _keep(self, waiter: Waiter, place: Claim, keys: Sequence[Key]) -> None:
-        mine = next((key for key in keys if key.token == place.token), None)
+    def _keep(self, waiter: Waiter, place: Claim, mine: Key | None) -> None:
         if mine is None or mine.record is None or mine.record.until is None:
             return
         if mine.record.until - time.time() < KEEP_SECONDS / 2:
@@ -210,9 +209,13 @@ class Lookout:
                 waiter.place = kept
 
 
-def _find_place(waiter: Waiter, keys: Sequence[Key]) -> None:
-    """Other keys of the same task that have an end aren't places: the least hold of a run before its retry, say."""
+def _find_places(waiters: Iterable[Waiter], keys: Iterable[Key]) -> None:
+    """Other keys of a task that have an end aren't places: the least hold of a run before its retry, say."""
+    places: dict[str, Key] = {}
     for key in keys:
-        if key.record is not None and key.record.in_line and key.record.delivery.task_id == waiter.task_id:
-            waiter.place = Claim(waiter.name, key.token, key.mod_revision)
-            return
+        if key.record is not None and key.record.in_line:
+            places.setdefault(key.record.delivery.task_id, key)
+    for waiter in waiters:
+        place = places.get(waiter.task_id)
+        if place is not None:
+            waiter.place = Claim(waiter.name, place.token, place.mod_revision)

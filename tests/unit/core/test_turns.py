@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
-from celery_etcdlock.core.ownership import Key
+import random
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from celery_etcdlock.core.ownership import Key, effective_limit, preceding
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.turns import Waiting, whose_turn
 
@@ -37,3 +42,19 @@ def test_a_place_that_is_gone_is_none() -> None:
 def test_joiners_go_when_whom_they_wait_for_has_let_go() -> None:
     waiting = [Waiting(joins="id-1"), Waiting(joins="id-9")]
     assert whose_turn(waiting, [key("1", 1)]) == [False, True]
+
+
+@given(
+    limits=st.lists(st.integers(1, 4) | st.none(), max_size=8),
+    order=st.randoms(use_true_random=False),
+    limit=st.integers(1, 4),
+)
+def test_a_place_goes_when_fewer_precede_it_than_any_of_them_and_itself_allow(
+    limits: list[int | None], order: random.Random, limit: int
+) -> None:
+    keys = [key(str(n), n, each) if each else Key(str(n), n, n, None) for n, each in enumerate(limits)]
+    order.shuffle(keys)
+    turns = whose_turn([Waiting(limit, each.token) for each in keys], keys)
+    for each, turn in zip(keys, turns, strict=True):
+        before = preceding(keys, each.create_revision)
+        assert turn == (len(before) < effective_limit(limit, before))
