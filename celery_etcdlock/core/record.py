@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import lru_cache
 from typing import Any
 
 __all__ = [
@@ -29,6 +30,8 @@ __all__ = [
 RECORD_VERSION = 1
 MAX_RECORD_BYTES = 8192
 MAX_TEXT_LENGTH = 512
+#: So many records are remembered as decoded: who waits in a long line reads the same ones at each turn.
+REMEMBERED_RECORDS = 2048
 
 #: What stands for a task id where a task was called as a function, and where there is no task at all.
 DIRECT_PREFIX = "direct-"
@@ -131,8 +134,11 @@ def encode_record(record: Record) -> bytes:
 
 def decode_record(value: bytes) -> Record | None:
     """The record stored in ``value``; ``None`` when it isn't one that this version understands."""
-    if len(value) > MAX_RECORD_BYTES:
-        return None
+    return _decoded(value) if len(value) <= MAX_RECORD_BYTES else None
+
+
+@lru_cache(maxsize=REMEMBERED_RECORDS)
+def _decoded(value: bytes) -> Record | None:
     try:
         fields = json.loads(value)
     except (ValueError, RecursionError):
