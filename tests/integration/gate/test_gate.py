@@ -82,7 +82,7 @@ def test_blocked_messages_do_not_delay_an_unrelated_task(new_project: NewProject
     task = getattr(project.module, policy)
     holder = task.delay("a", 0, 60.0)
     project.bodies.wait_entered()
-    blocked = [task.delay("a", number) for number in range(1, 31)]
+    blocked = [task.delay("a", number) for number in range(1, 101)]
     came_back(*blocked)
     waited = []
     for _ in range(10):
@@ -92,7 +92,7 @@ def test_blocked_messages_do_not_delay_an_unrelated_task(new_project: NewProject
     assert sorted(waited)[5] < 0.2, waited
     project.bodies.end_all()
     assert outcome(holder) == 0
-    assert sorted(outcome(result) for result in blocked) == list(range(1, 31))  # type: ignore[type-var]
+    assert sorted(outcome(result) for result in blocked) == list(range(1, 101))  # type: ignore[type-var]
     assert project.bodies.overlaps() == []
 
 
