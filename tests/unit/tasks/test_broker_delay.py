@@ -74,6 +74,7 @@ def test_elsewhere_the_worker_keeps_it_as_always(app: Celery, info: dict[str, An
 def test_where_the_queue_cannot_be_bound_the_worker_keeps_it(
     app: Celery, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
+    caplog.set_level("WARNING", "celery_etcdlock")
     monkeypatch.setattr(app, "_pool", Pool(OSError("no broker")))
     assert with_delay(app, {"exchange": "", "routing_key": "first"}, 0.4) == {"countdown": 0.4}
     assert "quorum queue 'first' can't be bound for delays" in caplog.text

@@ -163,6 +163,7 @@ def test_a_message_leaves_the_gate_through_the_bucket_of_its_rate_limit(gate: An
 def test_a_wait_that_the_broker_cuts_short_is_warned_of(
     new_gate: Callable[..., Any], caplog: pytest.LogCaptureFixture, broker: str, settings: dict[str, Any], said: str
 ) -> None:
+    caplog.set_level("WARNING", "celery_etcdlock")
     new_gate(broker, {"on_conflict": "wait", "wait_timeout": 4000.0}, **settings)
     assert "task 'task': wait_timeout is 4000 s" in caplog.text
     assert said in caplog.text
@@ -174,5 +175,6 @@ def test_a_wait_that_the_broker_cuts_short_is_warned_of(
 def test_a_wait_that_fits_and_no_wait_are_not_warned_of(
     new_gate: Callable[..., Any], caplog: pytest.LogCaptureFixture, broker: str, options: dict[str, Any]
 ) -> None:
+    caplog.set_level("WARNING", "celery_etcdlock")
     new_gate(broker, options)
     assert caplog.text == ""
