@@ -1,0 +1,155 @@
+"""What a run does that can't have its lock: what ``core.conflict`` decides, done."""
+
+from __future__ import annotations
+
+import logging
+import random
+
+from celery_etcdlock.core.conflict import (
+    ComeBack,
+    Join,
+    RunUnprotected,
+    Situation,
+    Skip,
+    WaitForPredecessor,
+    on_conflict,
+    on_unavailable,
+)
+from celery_etcdlock.core.events import LockWaiting
+from celery_etcdlock.core.record import Kinship
+from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.claim import Conflict
+from celery_etcdlock.tasks.brought import BroughtLocks
+from celery_etcdlock.tasks.choice import policy_of
+from celery_etcdlock.tasks.headers import Duplicate
+from celery_etcdlock.tasks.joining import take_result
+from celery_etcdlock.tasks.line import Line
+from celery_etcdlock.tasks.outage import outage
+from celery_etcdlock.tasks.redelivery import Redelivery
+from celery_etcdlock.tasks.run import Run
+from celery_etcdlock.tasks.runtime import conflict_error, describe_holder
+from celery_etcdlock.tasks.turned_away import come_back, skip
+
+__all__ = ["Conflicts"]
+
+logger = logging.getLogger("celery_etcdlock")
+jitter = random.Random()
+
+
+class Conflicts:
+    """For one run. What comes back takes along what the message brought, and its place in line."""
+
+    def __init__(self, run: Run, brought: BroughtLocks, line: Line, redelivery: Redelivery) -> None:
+        self._run = run
+        self._brought = brought
+        self._line = line
+        self._redelivery = redelivery
+
+    def meet(self, conflict: Conflict, waited_for_predecessor: bool) -> WaitForPredecessor:
+        """Returns where there is to be another try; else raises what ends the run."""
+        run, call = self._run, self._run.call
+        kinship, kin = run.kin(conflict)
+        # Whoever holds the lock, a copy of what has run has nothing to wait for, and no result to touch.
+        self._redelivery.check_has_run()
+        holder = kin.record.delivery if kin is not None and kin.record is not None else None
+        self._warn_of_another_broker(conflict)
+        error = conflict_error(conflict)
+        policy, is_own = policy_of(run.options, run.locks.settings, error, at_enqueue=False)
+        decision = on_conflict(
+            Situation(
+                place=call.place,
+                policy=policy,
+                policy_is_own=is_own,
+                kinship=kinship,
+                waited_for_predecessor=waited_for_predecessor,
+                in_chord_header=call.request is not None and bool(call.request.chord),
+                comebacks=call.comebacks,
+                waited=call.waited if kinship is Kinship.STRANGER else 0.0,
+                wait_timeout=run.options.wait_timeout,
+            ),
+            jitter,
+        )
+        if isinstance(decision, WaitForPredecessor):
+            return decision
+        if isinstance(decision, Skip):
+            skip(run.task, call, conflict.name, str(error))
+        if isinstance(decision, Join):
+            # Without a task id there is nobody whose result could be awaited.
+            joins = Duplicate.of("join", error) if error.task_id is not None else None
+            if joins is not None:
+                take_result(run.task, call, joins)
+            comeback = ComeBack(decision.seconds, decision.comebacks)
+            come_back(run.task, call, comeback, error, claims=self._brought.claims, joins=joins)
+        if isinstance(decision, ComeBack):
+            if kinship is Kinship.STRANGER:
+                if not call.comebacks:
+                    run.locks.tell(LockWaiting(conflict.name, run.record, conflict.holder))
+                self._line.take_place(conflict, decision)
+                if self._line.is_our_turn():
+                    return WaitForPredecessor(0.0)
+            come_back(
+                run.task,
+                call,
+                decision,
+                error,
+                is_copy=holder is not None and holder.step == call.delivery.step,
+                claims=self._brought.claims,
+                line=self._line.place,
+                joins=call.joins,
+            )
+        self._line.leave()
+        raise error
+
+    def end_duplicate(self, duplicate: Duplicate) -> None:
+        """What was found to be a duplicate when it was published gets here what it would have got there."""
+        run, call = self._run, self._run.call
+        if duplicate.policy == "skip":
+            skip(run.task, call, duplicate.name, str(duplicate.conflict))
+        if duplicate.policy != "join" or duplicate.task_id is None:
+            raise duplicate.conflict
+        take_result(run.task, call, duplicate)
+        decision = on_conflict(
+            Situation(
+                place=call.place,
+                policy="join",
+                comebacks=call.comebacks,
+                waited=call.waited,
+                wait_timeout=run.options.wait_timeout,
+            ),
+            jitter,
+        )
+        if isinstance(decision, Join):
+            come_back(run.task, call, ComeBack(decision.seconds, decision.comebacks), duplicate.conflict)
+        raise duplicate.conflict
+
+    def unavailable(self, error: LockUnavailable) -> None:
+        """Nobody can tell who holds the lock. Returns where the task is to run all the same; else raises."""
+        run, call = self._run, self._run.call
+        settings = run.locks.settings
+        decision = on_unavailable(call.place, settings.on_unavailable, call.comebacks, jitter)
+        if isinstance(decision, RunUnprotected):
+            return
+        # Of the public type: a result backend names the class, and whoever reads it must be able to catch it.
+        public = LockUnavailable(str(error), maybe_applied=error.maybe_applied, permanent=error.permanent)
+        if isinstance(decision, ComeBack):
+            outage.tell(error, settings.timeout)
+            come_back(
+                run.task,
+                call,
+                decision,
+                public,
+                claims=self._brought.claims,
+                line=self._line.place,
+                joins=call.joins,
+            )
+        raise public from error
+
+    def _warn_of_another_broker(self, conflict: Conflict) -> None:
+        holder, mine = conflict.holder, self._run.record
+        if holder is not None and holder.broker != mine.broker and holder.broker is not None:
+            logger.warning(
+                "lock %r is held by a task of another broker (%s): if these are two deployments, give each "
+                "its own etcdlock_prefix",
+                conflict.name,
+                describe_holder(conflict.keys),
+            )

@@ -1,0 +1,78 @@
+"""The place in line of a message that waits for its lock: kept while the message is away, and taken up when it is back.
+
+A key stands for it without renewal, a while longer than the message's delay. Whose key comes first among those that are
+left has the lock (rule 2); one that the message can't find as it was is given up for a new one at the end.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from celery_etcdlock.core.conflict import ComeBack
+from celery_etcdlock.core.ownership import Key, effective_limit, preceding
+from celery_etcdlock.locking.claim import Claim, Conflict
+from celery_etcdlock.tasks.held import HeldLocks
+from celery_etcdlock.tasks.run import Run
+
+__all__ = ["Line"]
+
+#: Seconds for which a place in line stands after its message is due.
+PLACE_SECONDS = 60.0
+
+
+class Line:
+    """``place`` is what the message has to show; ``None`` while it isn't in line. Raises ``LockUnavailable``."""
+
+    def __init__(self, run: Run, held: HeldLocks) -> None:
+        self._run = run
+        self._held = held
+        self._keys: tuple[Key, ...] = ()
+        self.place = run.call.line
+
+    def try_turn(self, place: Claim) -> Conflict | None:
+        """Take the lock if it is our turn, or say who is before us."""
+        keys = self._run.manager.pending.look(place.name)
+        mine = next((key for key in keys if key.token == place.token), None)
+        if mine is None or mine.mod_revision != place.revision:
+            # Its time was over, or a copy of the message came first: take a new one.
+            self.place = None
+            return self._held.acquire([place.name])
+        before = preceding(keys, mine.create_revision)
+        if len(before) >= effective_limit(self._run.options.lock_limit, before):
+            return Conflict(place.name, tuple(before))
+        conflict = self._held.take_over(place)
+        if conflict is None:
+            self.place = None
+        return conflict
+
+    def take_place(self, conflict: Conflict, decision: ComeBack) -> None:
+        """Take a place, or keep the one that we have, or give it up: as the policy says."""
+        run, place = self._run, self.place
+        if decision.replaces and conflict.keys:
+            asked_by = f"task {run.call.delivery.task_id}, which replaces it,"
+            run.manager.ask_to_let_go(conflict.name, conflict.keys[0], asked_by)
+        self._keys = ()
+        if not (decision.in_line and run.lifetime.while_running and len(run.names()) == 1):
+            self.leave()
+            return
+        pending = run.manager.pending
+        stands_for = decision.seconds + PLACE_SECONDS
+        kept = pending.keep(place, replace(run.record, in_line=True), stands_for) if place is not None else None
+        if isinstance(kept, Claim):
+            self.place = kept
+        else:
+            self.place, self._keys = pending.take_place(conflict.name, run.record, stands_for)
+
+    def is_our_turn(self) -> bool:
+        """Whether the lock came free while we took our place."""
+        if self.place is None or not self._keys:
+            return False
+        token = self.place.token
+        mine = next(key for key in self._keys if key.token == token)
+        before = preceding(self._keys, mine.create_revision)
+        return len(before) < effective_limit(self._run.options.lock_limit, before)
+
+    def leave(self) -> None:
+        if self.place is not None:
+            self._run.manager.pending.drop(self.place)
+            self.place = None
