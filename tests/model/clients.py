@@ -1,9 +1,10 @@
 """What a client of the explorer does with the machines: the part of ``locking.manager`` and ``locking.renewal``.
 
 Those block, so the explorer can't run them; what they decide is repeated here as far as it bears on the properties:
-belief
-begins with ``Acquired`` and ends with the release, the session's deadline or its loss; a doubtful lock is released by
-``Resolve``; what got no answer becomes a debt, which the keeper pays; an attempt on a lost session opens another.
+belief begins with ``Acquired`` and ends with the release, the session's deadline or its loss; a doubtful lock is
+released by ``Resolve``; what got no answer becomes a debt, which the keeper pays; an attempt on a lost session opens
+another. A parent that renews for its child (``locking.guardian``) knows of it only its lease and until when that is
+trusted.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from celery_etcdlock.core import protocol
 from celery_etcdlock.core.operations import (
     AwaitChange,
     Changed,
+    CheckKeys,
     EpochMoved,
     Failed,
     HeldKey,
@@ -36,6 +38,7 @@ from celery_etcdlock.core.protocol import (
     Unavailable,
 )
 from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.guardian import LATE
 from tests.model.codec import Codec
 from tests.model.world import (
     CLAIM,
@@ -52,7 +55,7 @@ from tests.model.world import (
     record_of,
 )
 
-__all__ = ["Clients", "local", "trusts"]
+__all__ = ["Clients", "local", "session_stands", "trust_ends", "trusts"]
 
 UNSENT = Failed(LockUnavailable("no time left"))
 
@@ -62,9 +65,16 @@ def local(world: World, plan: Plan) -> float:
     return world.etcd.now * plan.rate
 
 
+def trust_ends(client: Client) -> float:
+    """Until when the client trusts its session, by its own renewals or its parent's, on its own clock."""
+    assert client.session is not None
+    lease, vouched = client.vouched
+    return max(client.session.deadline, vouched if lease == client.session.lease else 0.0)
+
+
 def session_stands(world: World, client: Client, plan: Plan) -> bool:
     session = client.session
-    return session is not None and not session.lost and local(world, plan) < session.deadline
+    return session is not None and not session.lost and local(world, plan) < trust_ends(client)
 
 
 def trusts(world: World, client: Client, plan: Plan) -> bool:
@@ -311,6 +321,33 @@ class Clients:
         session = session._replace(deadline=max(session.deadline, outcome.deadline))
         world = world.with_client(index, client._replace(session=session))
         return self.begin(world, index) if client.main is None and client.held is None else world
+
+    # --- the guardian lane ------------------------------------------------------------------------------------------
+
+    def may_guard(self, world: World, index: int) -> bool:
+        """Whether the child is late, by what it wrote on the page."""
+        client = world.clients[index]
+        if client.guardian is not None or not client.guards or client.session is None:
+            return False
+        now = self._now(world, index)
+        return now < trust_ends(client) < now + self.scenario.ttl_seconds * LATE
+
+    def guard(self, world: World, index: int) -> World:
+        client = world.clients[index]
+        assert client.session is not None
+        answer_by = min(trust_ends(client), self._now(world, index) + self.scenario.ttl_seconds / 8)
+        machine = protocol.Renew(lease=client.session.lease, keys=(), deadline=answer_by)
+        world = world.with_client(index, client._replace(guards=client.guards - 1))
+        return self.launch(world, index, "guardian", "guard", machine)
+
+    def _after_guard(self, world: World, index: int, outcome: Any, lane: Lane) -> World:
+        if not isinstance(outcome, Renewed):
+            return world
+        assert isinstance(lane.operation, CheckKeys | KeepAlive)
+        vouched = (lane.operation.lease, outcome.deadline)
+        return world.with_client(index, world.clients[index]._replace(vouched=vouched))
+
+    # --- what is owed -----------------------------------------------------------------------------------------------
 
     def pay(self, world: World, index: int) -> World:
         client = world.clients[index]

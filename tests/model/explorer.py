@@ -155,7 +155,7 @@ class Explorer:
         return steps[::-1]
 
     def initial(self) -> World:
-        clients = tuple(Client(renewals=plan.renewals) for plan in self.scenario.plans)
+        clients = tuple(Client(renewals=plan.renewals, guards=plan.guards) for plan in self.scenario.plans)
         world = World(INITIAL, clients, (), self.faults)
         for index, plan in enumerate(self.scenario.plans):
             if plan.opened:
@@ -214,7 +214,7 @@ class Explorer:
         for index, client in enumerate(world.clients):
             if not client.alive:
                 continue
-            for name in ("main", "keeper"):
+            for name in ("main", "keeper", "guardian"):
                 lane = getattr(client, name)
                 if lane is not None:
                     yield from self._lane_events(world, index, name, lane)
@@ -319,6 +319,8 @@ class Explorer:
                 yield f"{self._who(index)} pays", self.clients.pay(world, index)
             if client.renewals > 0:
                 yield f"{self._who(index)} renews", self.clients.renew(world, index)
+        if self.clients.may_guard(world, index):
+            yield f"! {self._who(index)}'s parent renews", self.clients.guard(world, index)
         if client.session is not None and client.sessions and not stands and client.main is None:
             if any(lease.ident == client.session.lease for lease in world.etcd.leases):
                 etcd = expire(world.etcd, client.session.lease)
@@ -330,7 +332,7 @@ class Explorer:
 
     def _crash(self, world: World, index: int) -> World:
         client = world.clients[index]
-        for lane in (client.main, client.keeper):
+        for lane in (client.main, client.keeper, client.guardian):
             if lane is not None and lane.reply is None and not isinstance(lane.operation, AwaitChange):
                 world = self._into_limbo(world, lane)
         return world.with_client(index, Client(alive=False))

@@ -331,6 +331,20 @@ MUTANTS = (
         EXCLUSION,
         apply=_counts_from_the_answer(Open, LeaseGranted),
     ),
+    Mutant(
+        "t_sent before a parent's keepalive",
+        "rule 9",
+        "a parent renews for its child",
+        EXCLUSION,
+        apply=_counts_from_the_answer(Renew, KeptAlive),
+    ),
+    Mutant(
+        "one leader's term when a parent renews",
+        "rule 9",
+        "a parent renews while the leader changes",
+        EXCLUSION,
+        apply=without_term,
+    ),
     Mutant("the margin", "P2", TIME, EXCLUSION, apply=without_margin),
     Mutant("the drift", "P2", TIME, EXCLUSION, apply=without_drift),
 )

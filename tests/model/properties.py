@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from celery_etcdlock.core.operations import AwaitChange
-from tests.model.clients import session_stands, trusts
+from tests.model.clients import session_stands, trust_ends, trusts
 from tests.model.model_etcd import Kv
 from tests.model.world import NAME, PREFIX, Scenario, Violation, World
 
@@ -48,7 +48,7 @@ def _check_beliefs(world: World, scenario: Scenario) -> None:
             continue
         if trusts(world, client, plan):
             believers += 1
-        belief_ends = client.session.deadline / plan.rate
+        belief_ends = trust_ends(client) / plan.rate
         recent = client.alive and belief_ends > world.etcd.now - REACTION_SECONDS
         if recent and (client.held.token, client.held.fencing_token) not in owners:
             raise Violation(

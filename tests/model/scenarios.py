@@ -118,6 +118,23 @@ SCENARIOS = (
         deep=Faults(ticks=4, crashes=1, unanswered=1),
     ),
     Scenario(
+        # Its own renewals can't run: it hogs the GIL.
+        "a parent renews for its child",
+        (Plan((TRY,), guards=2, rate=0.99, ahead=True), Plan((TRY,), opened=False, not_before=30)),
+        Faults(delays=1, ticks=4),
+        instants=(16, 19, 30, 46, 60),
+        answer_seconds=50,
+        deep=Faults(delays=2, ticks=5, unanswered=1, crashes=1),
+    ),
+    Scenario(
+        "a parent renews while the leader changes",
+        (Plan((TRY,), guards=1, rate=0.99, ahead=True), Plan((TRY,), opened=False, not_before=30)),
+        Faults(delays=0, ticks=2, elections=1),
+        instants=(16, 30, 46),
+        answer_seconds=50,
+        deep=Faults(delays=1, ticks=3, elections=2, unanswered=1),
+    ),
+    Scenario(
         "leader changes",
         (Plan((TRY,), renewals=1, rate=0.99, ahead=True), Plan((TRY,), opened=False, not_before=30)),
         Faults(delays=0, ticks=2, elections=1),

@@ -14,7 +14,6 @@ from tests.model.world import Scenario
 DEEP = bool(os.environ.get("CELERY_ETCDLOCK_DEEP"))
 
 
-#: Found by the explorer and not mended yet. Strict: whoever mends it takes it off this list.
 @pytest.mark.timeout(7200 if DEEP else 300)
 @pytest.mark.parametrize("scenario", [pytest.param(scenario, id=scenario.name) for scenario in SCENARIOS])
 def test_holds_in_every_interleaving(scenario: Scenario, reported: Callable[[Report], Report]) -> None:

@@ -1,10 +1,9 @@
 """The explorer's world: everything that decides what may happen next, as one immutable, hashable value.
 
 Time is the server's and moves on to the scenario's instants; a client's own clock runs at its ``rate``. A client is
-what a
-process is in production: a session, a *main* lane that acquires, holds and releases, and a *keeper* lane that renews
-and
-pays debts. Each lane drives one production machine at a time.
+what a process is in production: a session, a *main* lane that acquires, holds and releases, and a *keeper* lane that
+renews and pays debts. Its *guardian* lane is its parent process's, which renews for it. Each lane drives one production
+machine at a time.
 """
 
 from __future__ import annotations
@@ -77,6 +76,8 @@ class Plan:
     renewals: int = 0
     sessions: int = 1
     opened: bool = True
+    #: How often its parent may renew for it.
+    guards: int = 0
     #: Its first attempt has come as far as it can, calmly, before the others begin.
     ahead: bool = False
     #: Nothing of it before this time.
@@ -206,6 +207,10 @@ class Client(NamedTuple):
     keeper: Lane | None = None
     debts: tuple[tuple[str, int | None], ...] = ()
     renewals: int = 0
+    #: Its parent at work for it, how often it may be yet, and for which lease it vouches until when.
+    guardian: Lane | None = None
+    guards: int = 0
+    vouched: tuple[int, float] = (0, 0.0)
     #: An administrator took the held key away: P1 and P2 don't cover that.
     excused: bool = False
 
