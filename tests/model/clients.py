@@ -130,7 +130,7 @@ class Clients:
         path, request, _ = self.codec.encode(step)
         gone = None if before is None else before.gone
         if isinstance(step, KeepAlive):
-            gone = None if client.held is None or _key_stands(world, client.held) else client.held.token
+            gone = None if client.held is None or _key_stands(world, client.held) else client.held.fencing_token
         answer_by = min(machine.answer_by, now + 15.0) if isinstance(step, AwaitChange) else machine.answer_by
         running = Lane(purpose, Frozen(machine), step, path, request, answer_by, now, None, gone)
         return world.with_client(index, client._replace(**{lane: running}))
@@ -151,7 +151,7 @@ class Clients:
             return self.open(world, index)
         now = self._now(world, index)
         attempt = plan.attempts[client.attempt]
-        token = f"{'abc'[index]}{client.attempt}"
+        token = client.spare or f"{'abc'[index]}{client.attempt}"
         assert client.session is not None
         give_up_at = now + self.scenario.answer_seconds * 0.75
         if attempt.takes_over:
@@ -168,7 +168,7 @@ class Clients:
             answer_seconds=self.scenario.answer_seconds,
         )
         client = client._replace(
-            attempt=client.attempt + 1, token=token, floor=world.ended, give_up_at=give_up_at, excused=False
+            attempt=client.attempt + 1, token=token, spare="", floor=world.ended, give_up_at=give_up_at, excused=False
         )
         return self.launch(world.with_client(index, client), index, "main", "acquire", machine)
 
@@ -232,6 +232,7 @@ class Clients:
         if isinstance(outcome, Unavailable) and outcome.doubtful:
             debts = (*debts, (client.token, None))
         lost = client.session.lost or isinstance(outcome, SessionLost)
+        client = _spared(client, outcome)
         client = client._replace(session=client.session._replace(lost=lost), debts=debts, token="")
         return self.begin(world.with_client(index, client), index)
 
@@ -273,6 +274,7 @@ class Clients:
             doubtful = isinstance(lane.machine.machine, protocol.Resolve)
             guard = None if doubtful or not isinstance(lane.operation, Release) else lane.operation.mod_revision
             client = client._replace(debts=(*client.debts, (client.token, guard)))
+        client = _spared(client, outcome)
         return self.begin(world.with_client(index, client._replace(token="")), index)
 
     def _after_settle(self, world: World, index: int, outcome: Any, lane: Lane) -> World:
@@ -312,11 +314,11 @@ class Clients:
         if not session_stands(world, client, plan):
             return world.with_client(index, client._replace(session=session._replace(lost=True)))
         held = client.held
-        if held is not None and held.token in {key.token for key in outcome.missing}:
+        if held is not None and HeldKey(NAME, held.token, held.fencing_token) in outcome.missing:
             world = world._replace(ended=max(world.ended, held.fencing_token))
             client = client._replace(held=None, token="")
             world = world.with_client(index, client)
-        elif held is not None and lane.gone == held.token:
+        elif held is not None and lane.gone == held.fencing_token:
             raise Violation("rule 9", f"{held.token} was renewed although its key was gone before")
         session = session._replace(deadline=max(session.deadline, outcome.deadline))
         world = world.with_client(index, client._replace(session=session))
@@ -369,6 +371,16 @@ class Clients:
 
 def _attempt(index: int) -> str:
     return f"x{index}"
+
+
+def ended_without_doubt(outcome: object) -> bool:
+    """Whether the token has no key, and none can come: then the next attempt may have it (``locking.tokens``)."""
+    return isinstance(outcome, Conflicted) or (isinstance(outcome, protocol.Released) and outcome.was_held)
+
+
+def _spared(client: Client, outcome: object) -> Client:
+    # Others know of a token that was handed over.
+    return client._replace(spare=client.token) if client.token != CLAIM and ended_without_doubt(outcome) else client
 
 
 def _key_stands(world: World, held: Held) -> bool:

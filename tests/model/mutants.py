@@ -38,6 +38,7 @@ from celery_etcdlock.core.protocol import (
 from celery_etcdlock.core.protocol.acquire import State
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.places import Places, Transaction
+from tests.model import clients
 
 __all__ = ["MUTANTS", "Mutant"]
 
@@ -168,6 +169,10 @@ def without_resolve_of_a_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(TakeOver, "_on_failed", gives_up_at_once)
 
 
+def with_doubtful_tokens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clients, "ended_without_doubt", lambda outcome: True)
+
+
 def without_list(monkeypatch: pytest.MonkeyPatch) -> None:
     on = Acquire.on
 
@@ -271,6 +276,13 @@ MUTANTS = (
     Mutant("the session's epoch", "rule 3", "try-lock, limit 1", GHOST, PlacesWithoutEpoch),
     Mutant("the fence before a token is forgotten", "rule 3", "try-lock, limit 1", GHOST, apply=without_fence),
     Mutant("the doubt about a success after a time-out", "rule 3", "try-lock, limit 1", GHOST, apply=without_doubt),
+    Mutant(
+        "no second use of a token in doubt",
+        "rule 3",
+        "tokens left in doubt",
+        EXCLUSION | {"P3"},
+        apply=with_doubtful_tokens,
+    ),
     Mutant("the list of tokens in doubt", "rule 3", "tokens left in doubt", GHOST, apply=without_list),
     Mutant(
         "the mod_revision compare of a hand-over",

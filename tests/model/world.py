@@ -173,8 +173,8 @@ class Lane(NamedTuple):
     answer_by: float
     sent_at: float
     reply: bytes | tuple[int, str] | None = None
-    #: For a renewal: the held token whose key wasn't there any more when the keepalive was sent.
-    gone: str | None = None
+    #: For a renewal: the fencing token of the lock held whose key wasn't there any more when the keepalive was sent.
+    gone: int | None = None
 
 
 class Session(NamedTuple):
@@ -199,6 +199,8 @@ class Client(NamedTuple):
     attempt: int = 0
     #: The token of the attempt under way.
     token: str = ""
+    #: A token whose last holding ended without a doubt: the next attempt's (``locking.tokens``).
+    spare: str = ""
     #: The highest fencing token of an ownership that had ended when this attempt began.
     floor: int = 0
     give_up_at: float = 0.0
