@@ -15,7 +15,13 @@ from benchmarks.cpu_time import cpu_seconds, resident_mebibytes
 from benchmarks.etcd_figures import etcd_figures
 from benchmarks.result import Result
 from benchmarks.servers import Server, etcd_server
-from celery_etcdlock.core.operations import AwaitChange, CheckKeys, FenceSession, GrantLease, KeepAlive
+from celery_etcdlock.core.operations import (
+    AwaitChange,
+    CheckKeys,
+    FenceSession,
+    GrantLease,
+    KeepAlive,
+)
 from celery_etcdlock.etcd.client import EtcdClient
 from celery_etcdlock.etcd.store import EtcdStore
 

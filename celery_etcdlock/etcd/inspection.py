@@ -6,9 +6,9 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 from celery_etcdlock.core.names import unescape_name
-from celery_etcdlock.core.operations import Asked
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import decode_record
+from celery_etcdlock.core.replies import Asked
 from celery_etcdlock.core.survey import Change, Place, SurveyOutdated
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient

@@ -17,25 +17,27 @@ from functools import partial
 from typing import Any
 
 from celery_etcdlock.core.operations import (
-    EachTried,
     Enqueue,
-    EpochMoved,
-    NotHeld,
-    Owned,
     PlaceOperation,
-    Present,
     Promote,
-    Queued,
     Release,
-    Released,
-    SessionGone,
-    StoreReply,
     TryAcquire,
     TryAll,
     TryEach,
 )
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import encode_record
+from celery_etcdlock.core.replies import (
+    EachTried,
+    EpochMoved,
+    NotHeld,
+    Owned,
+    Present,
+    Queued,
+    Released,
+    SessionGone,
+    StoreReply,
+)
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.layout import Layout, end_of, keys_in, read, unchanged
 

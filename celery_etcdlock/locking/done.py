@@ -12,8 +12,15 @@ whole transaction, so one stale lease of marks would fail the releases of all wh
 
 from __future__ import annotations
 
-from celery_etcdlock.core.operations import DoneSeen, LookForDone, MarkDone, SessionGone
+from celery_etcdlock.core.operations import (
+    LookForDone,
+    MarkDone,
+)
 from celery_etcdlock.core.record import Delivery
+from celery_etcdlock.core.replies import (
+    DoneSeen,
+    SessionGone,
+)
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.pending import PendingLocks

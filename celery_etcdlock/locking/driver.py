@@ -8,15 +8,17 @@ from typing import TypeVar
 
 from celery_etcdlock.core.operations import (
     AwaitChange,
-    Changed,
-    Failed,
     Operation,
     Pause,
-    Reply,
     StoreOperation,
-    StoreReply,
 )
 from celery_etcdlock.core.protocol import Machine
+from celery_etcdlock.core.replies import (
+    Changed,
+    Failed,
+    Reply,
+    StoreReply,
+)
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.store import LockStore

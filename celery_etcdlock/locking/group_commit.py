@@ -37,9 +37,9 @@ from celery_etcdlock.core.operations import (
     Promote,
     Release,
     StoreOperation,
-    StoreReply,
     TryAcquire,
 )
+from celery_etcdlock.core.replies import StoreReply
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.store import GroupingStore
 from celery_etcdlock.native import allocate_mutex

@@ -21,7 +21,11 @@ from celery_etcdlock.core.events import (
     LockReleased,
     LockWasLost,
 )
-from celery_etcdlock.core.operations import AskToLetGo, Look, Present, TryAcquire
+from celery_etcdlock.core.operations import (
+    AskToLetGo,
+    Look,
+    TryAcquire,
+)
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.protocol import (
     Acquire,
@@ -36,6 +40,7 @@ from celery_etcdlock.core.protocol import (
     Unavailable,
 )
 from celery_etcdlock.core.record import Record
+from celery_etcdlock.core.replies import Present
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.locking.clock import Clock, boot_time

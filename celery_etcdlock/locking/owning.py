@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from celery_etcdlock.core.events import LockEvent, LockWaiting
-from celery_etcdlock.core.operations import Queued, StoreReply
 from celery_etcdlock.core.ownership import Standing, standing
 from celery_etcdlock.core.protocol import (
     AcquireAll,
@@ -25,6 +24,10 @@ from celery_etcdlock.core.protocol import (
     Unavailable,
 )
 from celery_etcdlock.core.record import Record
+from celery_etcdlock.core.replies import (
+    Queued,
+    StoreReply,
+)
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Conflict
 from celery_etcdlock.locking.clock import Clock

@@ -18,7 +18,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
-from celery_etcdlock.core.operations import AwaitChange, Look, LookForMark, MarkSeen, Present, TryAcquire
+from celery_etcdlock.core.operations import (
+    AwaitChange,
+    Look,
+    LookForMark,
+    TryAcquire,
+)
 from celery_etcdlock.core.ownership import Key, is_over
 from celery_etcdlock.core.protocol import (
     AcquireAll,
@@ -39,6 +44,10 @@ from celery_etcdlock.core.protocol import (
     Unavailable,
 )
 from celery_etcdlock.core.record import Record
+from celery_etcdlock.core.replies import (
+    MarkSeen,
+    Present,
+)
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.locking.clock import Clock

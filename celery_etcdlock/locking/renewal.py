@@ -24,7 +24,10 @@ import secrets
 import threading
 from collections.abc import Callable
 
-from celery_etcdlock.core.operations import HeldKey, RevokeLease
+from celery_etcdlock.core.operations import (
+    HeldKey,
+    RevokeLease,
+)
 from celery_etcdlock.core.ownership import trust_deadline
 from celery_etcdlock.core.protocol import (
     Machine,

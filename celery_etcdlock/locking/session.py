@@ -12,8 +12,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from itertools import islice
 
-from celery_etcdlock.core.operations import EpochMoved, HeldKey, SessionFenced, StoreReply
+from celery_etcdlock.core.operations import HeldKey
 from celery_etcdlock.core.protocol import Opened
+from celery_etcdlock.core.replies import (
+    EpochMoved,
+    SessionFenced,
+    StoreReply,
+)
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock

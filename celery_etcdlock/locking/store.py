@@ -5,7 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from celery_etcdlock.core.operations import PlaceOperation, StoreOperation, StoreReply
+from celery_etcdlock.core.operations import (
+    PlaceOperation,
+    StoreOperation,
+)
+from celery_etcdlock.core.replies import StoreReply
 
 __all__ = ["GroupingStore", "LockStore"]
 

@@ -5,15 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from celery_etcdlock.core.operations import (
-    Done,
-    DoneSeen,
     GrantLease,
     LookForDone,
     MarkDone,
     RevokeLease,
-    SessionGone,
 )
 from celery_etcdlock.core.record import Delivery
+from celery_etcdlock.core.replies import (
+    Done,
+    DoneSeen,
+    SessionGone,
+)
 from celery_etcdlock.locking.clock import boot_time
 from celery_etcdlock.locking.done import DoneMarks
 from celery_etcdlock.locking.pending import PendingLocks

@@ -12,22 +12,24 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_etcdlock.core.events import LockAcquired, LockEvent, LockReleased, LockWasLost
 from celery_etcdlock.core.operations import (
-    Asked,
     AskToLetGo,
     AwaitChange,
     FenceSession,
     KeepAlive,
     Look,
-    Owned,
-    Present,
     Release,
     RevokeLease,
     StoreOperation,
-    StoreReply,
     TryAcquire,
     TryAll,
 )
 from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.replies import (
+    Asked,
+    Owned,
+    Present,
+    StoreReply,
+)
 from celery_etcdlock.errors import LockLost, LockUnavailable
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.listeners import Listeners

@@ -8,21 +8,23 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from celery_etcdlock.core.operations import (
-    EachTried,
-    EpochMoved,
     Look,
     LookForMark,
-    MarkSeen,
-    NotHeld,
-    Owned,
-    Present,
     Release,
-    SessionGone,
     TryAcquire,
     TryAll,
     TryEach,
 )
 from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.replies import (
+    EachTried,
+    EpochMoved,
+    MarkSeen,
+    NotHeld,
+    Owned,
+    Present,
+    SessionGone,
+)
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.locking.clock import boot_time

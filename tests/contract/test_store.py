@@ -10,35 +10,37 @@ from dataclasses import replace
 import pytest
 
 from celery_etcdlock.core.operations import (
-    Asked,
     AskToLetGo,
     AwaitChange,
-    Changed,
     CheckKeys,
-    Done,
     Enqueue,
-    EpochMoved,
     FenceSession,
     GrantLease,
     HeldKey,
     KeepAlive,
-    KeptAlive,
-    KeysSeen,
-    LeaseGranted,
     Look,
-    NotHeld,
-    Owned,
-    Present,
     Promote,
-    Queued,
     Release,
-    Released,
     RevokeLease,
-    SessionFenced,
-    SessionGone,
     TryAcquire,
 )
 from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.replies import (
+    Asked,
+    Changed,
+    Done,
+    EpochMoved,
+    KeptAlive,
+    KeysSeen,
+    LeaseGranted,
+    NotHeld,
+    Owned,
+    Present,
+    Queued,
+    Released,
+    SessionFenced,
+    SessionGone,
+)
 from celery_etcdlock.locking.store import LockStore
 from tests.waiting import wait_for
 

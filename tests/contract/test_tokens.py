@@ -8,8 +8,18 @@ from dataclasses import replace
 
 import pytest
 
-from celery_etcdlock.core.operations import CheckKeys, Look, Present, Release, StoreOperation, StoreReply, TryAcquire
+from celery_etcdlock.core.operations import (
+    CheckKeys,
+    Look,
+    Release,
+    StoreOperation,
+    TryAcquire,
+)
 from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.replies import (
+    Present,
+    StoreReply,
+)
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.locking.lock import Lock

@@ -7,8 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
-from celery_etcdlock.core.operations import AwaitChange, StoreOperation, StoreReply
+from celery_etcdlock.core.operations import (
+    AwaitChange,
+    StoreOperation,
+)
 from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.replies import StoreReply
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.locking.store import LockStore

@@ -15,17 +15,12 @@ from typing import Any
 from celery_etcdlock.core import protocol
 from celery_etcdlock.core.operations import (
     AwaitChange,
-    Changed,
     CheckKeys,
-    EpochMoved,
-    Failed,
     HeldKey,
     KeepAlive,
     Operation,
     Pause,
     Release,
-    Reply,
-    SessionFenced,
 )
 from celery_etcdlock.core.protocol import (
     Acquired,
@@ -36,6 +31,13 @@ from celery_etcdlock.core.protocol import (
     Resolved,
     SessionLost,
     Unavailable,
+)
+from celery_etcdlock.core.replies import (
+    Changed,
+    EpochMoved,
+    Failed,
+    Reply,
+    SessionFenced,
 )
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.guardian import LATE

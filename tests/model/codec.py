@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from celery_etcdlock.core.operations import StoreOperation, StoreReply
+from celery_etcdlock.core.operations import StoreOperation
+from celery_etcdlock.core.replies import StoreReply
 from celery_etcdlock.etcd.errors import status_error
 from celery_etcdlock.etcd.places import Places
 from celery_etcdlock.etcd.store import EtcdStore

@@ -16,17 +16,19 @@ from dataclasses import dataclass, field, replace
 
 from celery_etcdlock.core.operations import (
     AwaitChange,
-    Changed,
-    Failed,
     FenceSession,
     GrantLease,
     KeepAlive,
-    Owned,
-    SessionFenced,
     StoreOperation,
     TryAcquire,
 )
 from celery_etcdlock.core.protocol import Open, ReleaseKey
+from celery_etcdlock.core.replies import (
+    Changed,
+    Failed,
+    Owned,
+    SessionFenced,
+)
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.errors import EtcdStatusError

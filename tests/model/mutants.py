@@ -14,15 +14,9 @@ import pytest
 
 from celery_etcdlock.core import ownership
 from celery_etcdlock.core.operations import (
-    KeptAlive,
-    KeysSeen,
-    LeaseGranted,
     Look,
-    Owned,
-    Present,
     Promote,
     Release,
-    StoreReply,
     TryAcquire,
 )
 from celery_etcdlock.core.protocol import (
@@ -36,6 +30,14 @@ from celery_etcdlock.core.protocol import (
     Unavailable,
 )
 from celery_etcdlock.core.protocol.acquire import State
+from celery_etcdlock.core.replies import (
+    KeptAlive,
+    KeysSeen,
+    LeaseGranted,
+    Owned,
+    Present,
+    StoreReply,
+)
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.places import Places, Transaction
 from tests.model import clients

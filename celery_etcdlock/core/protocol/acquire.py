@@ -32,21 +32,11 @@ from enum import Enum
 
 from celery_etcdlock.core.operations import (
     AwaitChange,
-    Changed,
     Enqueue,
-    EpochMoved,
-    Failed,
     Look,
-    NotHeld,
     Operation,
-    Owned,
-    Present,
     Promote,
-    Queued,
     Release,
-    Released,
-    Reply,
-    SessionGone,
     TryAcquire,
 )
 from celery_etcdlock.core.ownership import (
@@ -61,6 +51,18 @@ from celery_etcdlock.core.ownership import (
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
 from celery_etcdlock.core.protocol.resolve import Resolve, Resolved
 from celery_etcdlock.core.record import Record
+from celery_etcdlock.core.replies import (
+    Changed,
+    EpochMoved,
+    Failed,
+    NotHeld,
+    Owned,
+    Present,
+    Queued,
+    Released,
+    Reply,
+    SessionGone,
+)
 from celery_etcdlock.errors import LockUnavailable
 
 __all__ = ["Acquire", "AcquireOutcome", "Acquired", "Conflicted"]

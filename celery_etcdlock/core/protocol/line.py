@@ -13,19 +13,21 @@ from dataclasses import dataclass
 
 from celery_etcdlock.core.operations import (
     Enqueue,
-    EpochMoved,
-    Failed,
     FenceSession,
     Operation,
+)
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
+from celery_etcdlock.core.record import Record
+from celery_etcdlock.core.replies import (
+    EpochMoved,
+    Failed,
     Present,
     Queued,
     Reply,
     SessionFenced,
     SessionGone,
 )
-from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
-from celery_etcdlock.core.record import Record
 from celery_etcdlock.errors import LockUnavailable
 
 __all__ = ["Placed", "TakePlace"]

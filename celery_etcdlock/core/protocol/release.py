@@ -9,9 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from celery_etcdlock.core import operations
-from celery_etcdlock.core.operations import Failed, NotHeld, Operation, Reply
+from celery_etcdlock.core import operations, replies
+from celery_etcdlock.core.operations import Operation
 from celery_etcdlock.core.protocol.machine import Machine, Unavailable, pause_before_try
+from celery_etcdlock.core.replies import (
+    Failed,
+    NotHeld,
+    Reply,
+)
 
 __all__ = ["ReleaseKey", "ReleaseOutcome", "Released"]
 
@@ -40,7 +45,7 @@ class ReleaseKey(Machine[ReleaseOutcome]):
 
     def on(self, reply: Reply, now: float) -> Operation | ReleaseOutcome:
         match reply:
-            case operations.Released():
+            case replies.Released():
                 return Released(was_held=True)
             case NotHeld():
                 # After an unanswered try the key may be gone by our own hand.

@@ -19,20 +19,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from celery_etcdlock.core.operations import (
-    Failed,
     FenceSession,
     Look,
-    NotHeld,
     Operation,
-    Present,
     Release,
+)
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.protocol.machine import Machine, Unavailable, pause_before_try
+from celery_etcdlock.core.replies import (
+    Failed,
+    NotHeld,
+    Present,
     Released,
     Reply,
     SessionFenced,
     SessionGone,
 )
-from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.protocol.machine import Machine, Unavailable, pause_before_try
 
 __all__ = ["Resolve", "Resolved"]
 

@@ -19,22 +19,24 @@ from dataclasses import dataclass
 
 from celery_etcdlock.core.operations import (
     CheckKeys,
-    Failed,
     FenceSession,
     GrantLease,
     HeldKey,
     KeepAlive,
+    Operation,
+)
+from celery_etcdlock.core.ownership import trust_deadline
+from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
+from celery_etcdlock.core.replies import (
+    Failed,
     KeptAlive,
     KeysSeen,
     LeaseGranted,
     LetGoAsked,
-    Operation,
     Reply,
     SessionFenced,
     SessionGone,
 )
-from celery_etcdlock.core.ownership import trust_deadline
-from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
 from celery_etcdlock.errors import LockUnavailable
 
 __all__ = ["Open", "Opened", "Renew", "Renewed"]

@@ -21,19 +21,9 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from celery_etcdlock.core.operations import (
-    EachTried,
-    EpochMoved,
-    Failed,
     FenceSession,
-    NotHeld,
     Operation,
-    Owned,
-    Present,
     Release,
-    Released,
-    Reply,
-    SessionFenced,
-    SessionGone,
     TryAcquire,
     TryAll,
     TryEach,
@@ -41,6 +31,18 @@ from celery_etcdlock.core.operations import (
 from celery_etcdlock.core.ownership import effective_limit, is_over
 from celery_etcdlock.core.protocol.acquire import Acquired, Conflicted
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
+from celery_etcdlock.core.replies import (
+    EachTried,
+    EpochMoved,
+    Failed,
+    NotHeld,
+    Owned,
+    Present,
+    Released,
+    Reply,
+    SessionFenced,
+    SessionGone,
+)
 from celery_etcdlock.errors import LockUnavailable
 
 __all__ = ["AcquireAll", "AcquireEach", "EachAcquired"]

@@ -20,12 +20,23 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from celery_etcdlock.core.operations import EpochMoved, Failed, Operation, Owned, Present, Promote, Reply, SessionGone
+from celery_etcdlock.core.operations import (
+    Operation,
+    Promote,
+)
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.protocol.acquire import Acquired
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
 from celery_etcdlock.core.protocol.resolve import Resolve, Resolved
 from celery_etcdlock.core.record import Record
+from celery_etcdlock.core.replies import (
+    EpochMoved,
+    Failed,
+    Owned,
+    Present,
+    Reply,
+    SessionGone,
+)
 from celery_etcdlock.errors import LockUnavailable
 
 __all__ = ["Refused", "TakeOver", "TakeOverOutcome"]

@@ -6,8 +6,18 @@ from dataclasses import replace
 
 import pytest
 
-from celery_etcdlock.core.operations import Enqueue, FenceSession, GrantLease, Present, Promote, Queued, SessionFenced
+from celery_etcdlock.core.operations import (
+    Enqueue,
+    FenceSession,
+    GrantLease,
+    Promote,
+)
 from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.replies import (
+    Present,
+    Queued,
+    SessionFenced,
+)
 from celery_etcdlock.etcd.store import EtcdStore
 from tests.model.model_etcd import ModelEtcd
 

@@ -9,7 +9,17 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from celery_etcdlock.core.operations import Look, PlaceOperation, Present, Release, Released, StoreOperation, StoreReply
+from celery_etcdlock.core.operations import (
+    Look,
+    PlaceOperation,
+    Release,
+    StoreOperation,
+)
+from celery_etcdlock.core.replies import (
+    Present,
+    Released,
+    StoreReply,
+)
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking import group_commit
 from celery_etcdlock.locking.group_commit import GroupCommit

@@ -8,7 +8,12 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
-from celery_etcdlock.core.operations import FenceSession, GrantLease, KeepAlive, StoreOperation
+from celery_etcdlock.core.operations import (
+    FenceSession,
+    GrantLease,
+    KeepAlive,
+    StoreOperation,
+)
 from celery_etcdlock.core.protocol import Opened
 from celery_etcdlock.locking.guardian import FORGOTTEN_SECONDS, Guardian
 from celery_etcdlock.locking.lease_page import LeasePage

@@ -12,8 +12,13 @@ from celery.app.trace import build_tracer
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_etcdlock import EtcdLocks, SingletonTask, current_lock
-from celery_etcdlock.core.operations import LookForDone, Release, StoreOperation, StoreReply
+from celery_etcdlock.core.operations import (
+    LookForDone,
+    Release,
+    StoreOperation,
+)
 from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.replies import StoreReply
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Claim
 from tests.waiting import wait_for

@@ -1,0 +1,162 @@
+"""What a lock store may answer to the operations of ``operations``, each of which names its own."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from celery_etcdlock.core.operations import HeldKey
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.errors import LockUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGranted:
+    """The lease stands for ``ttl_seconds``: what was asked for, or the server's least if that is more."""
+
+    ttl_seconds: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionFenced:
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeptAlive:
+    """``term`` is the leader's term as the answering server knew it."""
+
+    ttl_seconds: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class LetGoAsked:
+    """Somebody asked us to let go of a key of our session (``AskToLetGo``).
+
+    ``revision`` is the store's when it was asked: a later holding under the same token isn't meant.
+    """
+
+    token: str
+    by: str
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class KeysSeen:
+    """``missing`` are those keys that aren't there as we wrote them; ``asked`` may be of any key of the session."""
+
+    term: int
+    missing: frozenset[HeldKey]
+    asked: tuple[LetGoAsked, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Owned:
+    """We own the lock; ``revision`` is that of the write by which we became owner."""
+
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class EachTried:
+    """The outcome of each try, in their order."""
+
+    outcomes: tuple[Owned | Present, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MarkSeen:
+    replaced: bool
+
+
+@dataclass(frozen=True, slots=True)
+class DoneSeen:
+    done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Present:
+    """The keys under the name, in order of creation, as of ``revision``.
+
+    Refused to one in line, these may be as few as ``Queued`` has.
+    """
+
+    keys: tuple[Key, ...]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Queued:
+    """Our key was put at ``revision``; ``keys`` are those under the name just after that, in order of creation.
+
+    At least the first ``limit`` and one more, the one just before ours, and ours.
+    """
+
+    keys: tuple[Key, ...]
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class EpochMoved:
+    """Nothing was written: the session's key has another revision than the operation named."""
+
+    epoch: int
+
+
+@dataclass(frozen=True, slots=True)
+class SessionGone:
+    """Nothing was written: the session's key or lease is gone, and all its keys with it."""
+
+
+@dataclass(frozen=True, slots=True)
+class Changed:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Released:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class NotHeld:
+    """The key wasn't there as we wrote it: gone, or somebody else's. Nothing was deleted."""
+
+
+@dataclass(frozen=True, slots=True)
+class Asked:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    pass
+
+
+@dataclass(frozen=True, slots=True)
+class Failed:
+    """No answer, or an error. ``error.maybe_applied`` says whether the operation may have taken effect."""
+
+    error: LockUnavailable
+
+
+StoreReply = (
+    LeaseGranted
+    | SessionFenced
+    | KeptAlive
+    | KeysSeen
+    | Owned
+    | EachTried
+    | MarkSeen
+    | DoneSeen
+    | Present
+    | Queued
+    | EpochMoved
+    | SessionGone
+    | Changed
+    | Released
+    | NotHeld
+    | Asked
+    | Done
+)
+Reply = StoreReply | Failed
