@@ -201,6 +201,22 @@ def test_a_retry_takes_over_all_its_locks(worker: Worker) -> None:
     assert [worker.holders(name) for name in names] == [0, 0, 0]
 
 
+def test_an_automatic_retry_keeps_the_lock_of_its_call(worker: Worker) -> None:
+    def fail_once() -> None:
+        if current_task.request.retries == 0:
+            raise ValueError("on purpose")
+
+    task = worker.task(
+        fail_once, lock="until_executed", lock_key="name", autoretry_for=(ValueError,), retry_kwargs={"countdown": 0}
+    )
+    first = task.delay()
+    worker.run(*worker.messages())
+    assert task.delay().id == first.id
+    worker.run(*worker.messages())
+    assert worker.ran == [None]
+    assert worker.holders("name") == 0
+
+
 def _known(key: Key) -> tuple[str, int]:
     return key.token, key.mod_revision
 
