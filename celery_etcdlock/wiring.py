@@ -5,7 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from celery_etcdlock.core.settings import REDIS_SCHEMES, Settings
+from celery_etcdlock.core.setting_checks import REDIS_SCHEMES
+from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import InvalidSetting
 from celery_etcdlock.locking.group_commit import GroupCommit
 from celery_etcdlock.locking.inspection import Inspector

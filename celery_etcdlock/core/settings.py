@@ -7,7 +7,6 @@ found at start; the client parses them.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -18,23 +17,27 @@ from celery_etcdlock.core.checks import (
     check_whole_seconds,
     choice,
     did_you_mean,
-    kind_of,
     number_of_seconds,
-    shown,
 )
 from celery_etcdlock.core.dedup import DedupRule, check_dedup
 from celery_etcdlock.core.names import escape_name
 from celery_etcdlock.core.policies import check_policy_name
+from celery_etcdlock.core.setting_checks import (
+    LEAST_HASH_KEY_BYTES,
+    check_channel,
+    check_endpoints,
+    check_hash_key,
+    check_listeners,
+    check_path,
+    check_prefix,
+    check_text,
+)
 from celery_etcdlock.errors import InvalidSetting
 
 __all__ = ["ENDPOINTS_VARIABLE", "SETTINGS", "SETTING_NAMES", "Setting", "Settings"]
 
 PREFIX_OF_NAMES = "etcdlock_"
 ENDPOINTS_VARIABLE = "ETCDLOCK_ENDPOINTS"
-LEAST_HASH_KEY_BYTES = 16
-MAX_PREFIX_BYTES = 512
-_MEMORY = "memory://"
-REDIS_SCHEMES = ("redis://", "rediss://")
 
 
 @dataclass(frozen=True)
@@ -54,105 +57,23 @@ class Setting:
         return self.name.removeprefix(PREFIX_OF_NAMES)
 
 
-def _check_endpoints(value: Any) -> tuple[str, ...]:
-    # No entry is printed: it may hold a password.
-    entries = value.split(",") if isinstance(value, str) else value
-    if not isinstance(entries, (list, tuple)) or not all(isinstance(entry, str) for entry in entries):
-        raise ValueError(f"must be a list of endpoints or one comma-separated str, not {_kind(value)}")
-    endpoints = tuple(str.__str__(entry).strip() for entry in entries)
-    if not any(endpoints):
-        raise ValueError("is empty: name at least one endpoint, like '127.0.0.1:2379', or leave it out")
-    for number, endpoint in enumerate(endpoints, 1):
-        where = f"has an endpoint (number {number})"
-        if not endpoint:
-            raise ValueError(f"{where} that is empty: take out the extra comma or entry")
-        if "@" in endpoint:
-            raise ValueError(
-                f"{where} with credentials in it: use etcdlock_username and etcdlock_password, which Celery masks"
-            )
-        if any(character.isspace() or not character.isprintable() for character in endpoint):
-            raise ValueError(f"{where} with a space or control character in it: separate endpoints by commas")
-    if _MEMORY in endpoints and len(endpoints) > 1:
-        raise ValueError(f"has {_MEMORY} beside other endpoints: it is a store of its own, use it alone")
-    if len(endpoints) > 1 and any(endpoint.lower().startswith(REDIS_SCHEMES) for endpoint in endpoints):
-        raise ValueError("has a Redis beside other endpoints: locks are in one Redis, or in an etcd")
-    return endpoints
-
-
-def _check_text(value: Any) -> str:
-    if not isinstance(value, str) or not value:
-        raise ValueError(f"must be a non-empty str, not {_kind(value)}")
-    return str.__str__(value)
-
-
-def _check_path(value: Any) -> str:
-    path = os.fspath(value) if isinstance(value, os.PathLike) else value
-    if not isinstance(path, str) or not path:
-        raise ValueError(f"must be the path of a PEM file, not {_kind(value)}")
-    return path
-
-
-def _check_prefix(value: Any) -> str:
-    if not isinstance(value, str) or not (value.startswith("/") and value.endswith("/")):
-        raise ValueError(f"must be a str that begins and ends with '/', not {shown(value)}")
-    if not value.isprintable() or " " in value:
-        raise ValueError(f"must not hold spaces or control characters: {shown(value)}")
-    if len(value.encode()) > MAX_PREFIX_BYTES:
-        raise ValueError(f"must be at most {MAX_PREFIX_BYTES} bytes long")
-    return str.__str__(value)
-
-
-def _check_hash_key(value: Any) -> bytes:
-    if not isinstance(value, (str, bytes)):
-        raise ValueError(f"must be a str or bytes, not {_kind(value)}")
-    try:
-        key = value.encode() if isinstance(value, str) else bytes(value)
-    except UnicodeEncodeError:
-        raise ValueError("must be a str that UTF-8 can encode") from None
-    if len(key) < LEAST_HASH_KEY_BYTES:
-        raise ValueError(f"must be at least {LEAST_HASH_KEY_BYTES} bytes long, it has {len(key)}")
-    return key
-
-
-def _check_channel(value: Any) -> Callable[[], Any]:
-    if not callable(value):
-        raise ValueError(
-            f"must be a callable that returns a grpc channel or an etcd3 client, not {_kind(value)}: "
-            "each process needs a channel of its own"
-        )
-    function: Callable[[], Any] = value
-    return function
-
-
-def _check_listeners(value: Any) -> tuple[str | Callable[..., Any], ...]:
-    entries = value.split(",") if isinstance(value, str) else value
-    if not isinstance(entries, (list, tuple)) or not all(
-        isinstance(entry, str) or callable(entry) for entry in entries
-    ):
-        raise ValueError(
-            "must be a list of 'prometheus', 'opentelemetry', functions that take an event, or their import paths, "
-            f"not {_kind(value)}"
-        )
-    return tuple(entry.strip() if isinstance(entry, str) else entry for entry in entries)
-
-
 SETTINGS: tuple[Setting, ...] = (
     Setting(
         "etcdlock_endpoints",
         "127.0.0.1:2379",
-        _check_endpoints,
+        check_endpoints,
         f"etcd's endpoints, a list or comma-separated; the variable `{ENDPOINTS_VARIABLE}` comes before the "
         "default; `memory://` for tests; `redis://` and `rediss://` for locks in a Redis",
     ),
-    Setting("etcdlock_username", None, _check_text, "etcd user, with `etcdlock_password`"),
-    Setting("etcdlock_password", None, _check_text, "its password"),
-    Setting("etcdlock_ca_cert", None, _check_path, "PEM file of the CA that signed etcd's certificate"),
-    Setting("etcdlock_client_cert", None, _check_path, "PEM file of our certificate, with `etcdlock_client_key`"),
-    Setting("etcdlock_client_key", None, _check_path, "PEM file of its private key"),
+    Setting("etcdlock_username", None, check_text, "etcd user, with `etcdlock_password`"),
+    Setting("etcdlock_password", None, check_text, "its password"),
+    Setting("etcdlock_ca_cert", None, check_path, "PEM file of the CA that signed etcd's certificate"),
+    Setting("etcdlock_client_cert", None, check_path, "PEM file of our certificate, with `etcdlock_client_key`"),
+    Setting("etcdlock_client_key", None, check_path, "PEM file of its private key"),
     Setting(
         "etcdlock_prefix",
         None,
-        _check_prefix,
+        check_prefix,
         "what our keys in etcd begin with, from `/` to `/`; `None`: `/celery-etcdlock/{app name}/`",
     ),
     Setting("etcdlock_ttl", 30, check_whole_seconds, "whole seconds until a dead holder's lock is free, at least 2"),
@@ -172,19 +93,19 @@ SETTINGS: tuple[Setting, ...] = (
     Setting(
         "etcdlock_hash_key",
         None,
-        _check_hash_key,
+        check_hash_key,
         f"secret of at least {LEAST_HASH_KEY_BYTES} bytes that keys the digests in lock names; the same everywhere",
     ),
     Setting(
         "etcdlock_channel",
         None,
-        _check_channel,
+        check_channel,
         "callable that returns a grpc channel or python-etcd3 client to use instead of our own connection",
     ),
     Setting(
         "etcdlock_listeners",
         None,
-        _check_listeners,
+        check_listeners,
         "who else is told of lock events: `prometheus`, `opentelemetry`, functions or their import paths",
     ),
     Setting(
@@ -299,8 +220,3 @@ def _refuse_unknown(mapping: Mapping[str, Any]) -> None:
                 f"unknown setting {name!r}{did_you_mean(name, SETTING_NAMES, prefix=PREFIX_OF_NAMES)}; "
                 f"celery-etcdlock's settings are {', '.join(SETTING_NAMES)}"
             )
-
-
-def _kind(value: object) -> str:
-    """A value's type alone, where the value may be a credential."""
-    return "an empty str" if value == "" else kind_of(value)
