@@ -1,18 +1,13 @@
 """Locks that stand without renewal: of messages that haven't started, of fixed windows, of least holds.
 
-Each key says until when it stands (``Record.until``). The lease under it only collects garbage (rule 11): it outlives
-the key, is shared by up to `KEYS_PER_LEASE` of them, and is never renewed, so a producer may end at once.
-
-Leases come in sizes of powers of two. One of size S lives for twice S and takes keys that stand for at most S seconds,
-for as long as it is itself no older than S. Each carries a session of its own, whose epoch fences the producer's late
-requests as a worker's does (rule 3). What stays in doubt is a debt, and is paid before the lease is used again.
+Each key says until when it stands (``Record.until``). The lease under it only collects garbage, and is shared
+(``locking.shared_leases``). What a request leaves in doubt is a debt, and is paid before the lease is used again.
 """
 
 from __future__ import annotations
 
 import logging
 import secrets
-import threading
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -31,13 +26,9 @@ from celery_etcdlock.core.protocol import (
     AcquireEach,
     EachAcquired,
     Machine,
-    Open,
-    Opened,
     Placed,
     Refused,
     ReleaseKey,
-    Resolve,
-    Resolved,
     SessionLost,
     TakeOver,
     TakePlace,
@@ -53,23 +44,18 @@ from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.session import Debt, Session
+from celery_etcdlock.locking.shared_leases import SharedLeases
 from celery_etcdlock.locking.store import LockStore
 
 __all__ = ["PendingLocks"]
 
 logger = logging.getLogger("celery_etcdlock")
 
-KEYS_PER_LEASE = 2000
-SMALLEST_LEASE_SECONDS = 64
-
 #: Try-locks in one round trip; etcd allows 128 operations in a transaction by default.
 TRIES_AT_A_TIME = 100
 
 #: The part of the time for a claim that is spent on trying; the rest is kept to resolve an unanswered request.
 TRYING = 0.75
-
-#: How long the payment of one debt may take, in seconds, before a claim that has nothing to do with it goes on.
-DEBT_SECONDS = 0.5
 
 Outcome = TypeVar("Outcome")
 
@@ -88,9 +74,7 @@ class PendingLocks:
         self._clock = clock
         self._wall_clock = wall_clock
         self._timeout_seconds = timeout_seconds
-        # Held across I/O, so a greenlet's under gevent.
-        self._opening = threading.Lock()
-        self._leases: dict[int, _Lease] = {}
+        self._leases = SharedLeases(store, clock)
 
     @property
     def wall_offset(self) -> float:
@@ -220,7 +204,7 @@ class PendingLocks:
 
     def session(self, seconds: float, deadline: float) -> Session:
         """A session on whose lease one key may be put that stands for ``seconds``. Raises ``LockUnavailable``."""
-        return self._lease(seconds, 1, deadline).session
+        return self._leases.take(seconds, 1, deadline)
 
     def _on_lease(
         self,
@@ -232,8 +216,7 @@ class PendingLocks:
         deadline = started_at + self._timeout_seconds
         give_up_at = started_at + self._timeout_seconds * TRYING
         while True:
-            lease = self._lease(seconds, len(debts), deadline)
-            session = lease.session
+            session = self._leases.take(seconds, len(debts), deadline)
             try:
                 machine = attempt(session, give_up_at, deadline)
                 outcome = drive(machine, self._store, self._clock, observe=session.observe)
@@ -252,58 +235,7 @@ class PendingLocks:
                 raise outcome.error
             return outcome
 
-    def _lease(self, seconds: float, keys: int, deadline: float) -> _Lease:
-        size = SMALLEST_LEASE_SECONDS
-        while size < seconds:
-            size *= 2
-        if not self._opening.acquire(timeout=max(0.0, deadline - self._clock())):
-            raise LockUnavailable("the lock store gave no answer in time while a lease was opened")
-        try:
-            lease = self._leases.get(size)
-            if lease is not None:
-                self._pay(lease.session)
-            if lease is None or not lease.takes(keys, self._clock()):
-                lease = self._leases[size] = self._open(size, deadline)
-            lease.keys += keys
-            return lease
-        finally:
-            self._opening.release()
-
-    def _open(self, size: int, deadline: float) -> _Lease:
-        while True:
-            ident = secrets.randbits(62) + 1
-            opened_at = self._clock()
-            outcome = drive(Open(lease=ident, ttl_seconds=2 * size, deadline=deadline), self._store, self._clock)
-            if isinstance(outcome, Opened):
-                return _Lease(Session(ident, outcome, self._clock), opened_at + size)
-            if isinstance(outcome, Unavailable):
-                raise outcome.error
-            if self._clock() >= deadline:
-                raise LockUnavailable(f"no lease could be opened in time: {outcome.reason}")
-
     @staticmethod
     def _owe(session: Session, debts: list[Debt]) -> None:
         for debt in debts:
             session.abandon(debt)
-
-    def _pay(self, session: Session) -> None:
-        ends_at = self._clock() + DEBT_SECONDS
-        for debt in session.debts():
-            machine = Resolve(
-                lease=session.lease, name=debt.name, token=debt.token, deadline=ends_at, attempt=debt.attempt
-            )
-            if not isinstance(drive(machine, self._store, self._clock, observe=session.observe), Resolved):
-                return
-            session.settle(debt)
-
-
-class _Lease:
-    """One shared lease: takes keys until ``closes_at``, on the driver's clock, or until it is full."""
-
-    def __init__(self, session: Session, closes_at: float) -> None:
-        self.session = session
-        self.keys = 0
-        self._closes_at = closes_at
-
-    def takes(self, keys: int, now: float) -> bool:
-        return now < self._closes_at and self.keys + keys <= KEYS_PER_LEASE and self.session.lost_reason() is None

@@ -30,7 +30,8 @@ from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.locking.clock import boot_time
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.manager import LockManager
-from celery_etcdlock.locking.pending import KEYS_PER_LEASE, PendingLocks
+from celery_etcdlock.locking.pending import PendingLocks
+from celery_etcdlock.locking.shared_leases import KEYS_PER_LEASE
 from celery_etcdlock.locking.store import LockStore
 from tests.contract.test_store import SECONDS, Session
 
@@ -140,10 +141,11 @@ class TestClaims:
 
     def test_leases_are_shared_and_bounded(self, store: LockStore, wall: Wall) -> None:
         pending = PendingLocks(store, boot_time, SECONDS, wall)
-        lease = pending._lease(60, 1, boot_time() + SECONDS)
-        assert pending._lease(60, KEYS_PER_LEASE - 1, boot_time() + SECONDS) is lease
-        assert pending._lease(60, 1, boot_time() + SECONDS) is not lease
-        assert pending._lease(65, 1, boot_time() + SECONDS) is not pending._lease(60, 1, boot_time() + SECONDS)
+        leases, deadline = pending._leases, boot_time() + SECONDS
+        first = leases.take(60, 1, deadline)
+        assert leases.take(60, KEYS_PER_LEASE - 1, deadline) is first
+        assert leases.take(60, 1, deadline) is not first
+        assert leases.take(65, 1, deadline) is not leases.take(60, 1, deadline)
 
     def test_limits(self, pending: PendingLocks) -> None:
         first, second = (claim(pending, by=record(limit=2)) for _ in range(2))

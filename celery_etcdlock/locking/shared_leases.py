@@ -1,0 +1,90 @@
+"""Leases that only collect garbage: shared by many keys that say themselves until when they stand (rule 11).
+
+A lease outlives its keys, takes up to `KEYS_PER_LEASE` of them, and is never renewed, so a producer may end at once.
+Leases come in sizes of powers of two. One of size S lives for twice S and takes keys that stand for at most S seconds,
+for as long as it is itself no older than S. Each carries a session of its own, whose epoch fences the producer's late
+requests as a worker's does (rule 3). What stays in doubt is a debt, and is paid before the lease is used again.
+"""
+
+from __future__ import annotations
+
+import secrets
+import threading
+
+from celery_etcdlock.core.protocol import Open, Opened, Resolve, Resolved, Unavailable
+from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.clock import Clock
+from celery_etcdlock.locking.driver import drive
+from celery_etcdlock.locking.session import Session
+from celery_etcdlock.locking.store import LockStore
+
+__all__ = ["KEYS_PER_LEASE", "SharedLeases"]
+
+KEYS_PER_LEASE = 2000
+SMALLEST_LEASE_SECONDS = 64
+
+#: How long the payment of one debt may take, in seconds, before a claim that has nothing to do with it goes on.
+DEBT_SECONDS = 0.5
+
+
+class SharedLeases:
+    """See the module. Raises ``LockUnavailable`` where none can be opened before ``deadline``, on ``clock``."""
+
+    def __init__(self, store: LockStore, clock: Clock) -> None:
+        self._store = store
+        self._clock = clock
+        # Held across I/O, so a greenlet's under gevent.
+        self._opening = threading.Lock()
+        self._leases: dict[int, _Lease] = {}
+
+    def take(self, seconds: float, keys: int, deadline: float) -> Session:
+        """The session on whose lease ``keys`` keys may be put that stand for ``seconds``."""
+        size = SMALLEST_LEASE_SECONDS
+        while size < seconds:
+            size *= 2
+        if not self._opening.acquire(timeout=max(0.0, deadline - self._clock())):
+            raise LockUnavailable("the lock store gave no answer in time while a lease was opened")
+        try:
+            lease = self._leases.get(size)
+            if lease is not None:
+                self._pay(lease.session)
+            if lease is None or not lease.takes(keys, self._clock()):
+                lease = self._leases[size] = self._open(size, deadline)
+            lease.keys += keys
+            return lease.session
+        finally:
+            self._opening.release()
+
+    def _open(self, size: int, deadline: float) -> _Lease:
+        while True:
+            ident = secrets.randbits(62) + 1
+            opened_at = self._clock()
+            outcome = drive(Open(lease=ident, ttl_seconds=2 * size, deadline=deadline), self._store, self._clock)
+            if isinstance(outcome, Opened):
+                return _Lease(Session(ident, outcome, self._clock), opened_at + size)
+            if isinstance(outcome, Unavailable):
+                raise outcome.error
+            if self._clock() >= deadline:
+                raise LockUnavailable(f"no lease could be opened in time: {outcome.reason}")
+
+    def _pay(self, session: Session) -> None:
+        ends_at = self._clock() + DEBT_SECONDS
+        for debt in session.debts():
+            machine = Resolve(
+                lease=session.lease, name=debt.name, token=debt.token, deadline=ends_at, attempt=debt.attempt
+            )
+            if not isinstance(drive(machine, self._store, self._clock, observe=session.observe), Resolved):
+                return
+            session.settle(debt)
+
+
+class _Lease:
+    """One shared lease: takes keys until ``closes_at``, on the driver's clock, or until it is full."""
+
+    def __init__(self, session: Session, closes_at: float) -> None:
+        self.session = session
+        self.keys = 0
+        self._closes_at = closes_at
+
+    def takes(self, keys: int, now: float) -> bool:
+        return now < self._closes_at and self.keys + keys <= KEYS_PER_LEASE and self.session.lost_reason() is None
