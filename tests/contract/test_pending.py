@@ -140,6 +140,7 @@ class TestClaims:
         assert counted.operations <= 2 + 3
 
     def test_leases_are_shared_and_bounded(self, store: LockStore, wall: Wall) -> None:
+        """Rule 11."""
         pending = PendingLocks(store, boot_time, SECONDS, wall)
         leases, deadline = pending._leases, boot_time() + SECONDS
         first = leases.take(60, 1, deadline)
@@ -154,6 +155,7 @@ class TestClaims:
         assert [key.token for key in third.keys] == [first.token, second.token]
 
     def test_a_key_whose_time_is_over_makes_way(self, pending: PendingLocks, manager: LockManager, wall: Wall) -> None:
+        """Rule 11."""
         late = claim(pending, seconds=5)
         assert isinstance(manager.acquire("a", record("b"), ttl_seconds=30), Conflict)
         wall.ahead = 4
@@ -235,6 +237,7 @@ class TestChangingHands:
         assert isinstance(manager.take_over(left, record(), ttl_seconds=30), Lock)
 
     def test_the_newer_replaces_the_queued(self, pending: PendingLocks, manager: LockManager, store: LockStore) -> None:
+        """Rule 17."""
         older = claim(pending, by=record("older"))
         assert store.perform(LookForMark("older"), SECONDS) == MarkSeen(False)
         newer = pending.keep(older, record("newer"), 60, replaces="older")

@@ -2,7 +2,7 @@
 
 ``EtcdStore.perform`` sends and receives in one go. Here the same code runs twice: once against a transport that
 keeps the request and answers nothing, and once against one that gives the answer. So the explorer decides what
-happens in between, and the encoding that it explores is production's.
+happens in between, and the encoding that it explores is production's (rule 20).
 """
 
 from __future__ import annotations

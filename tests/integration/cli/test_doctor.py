@@ -21,6 +21,7 @@ def findings(ran: Ran, level: str) -> dict[str, dict[str, Any]]:
 
 
 def test_a_working_etcd_is_fine_but_for_what_this_one_is(app: Celery) -> None:
+    """Rule 21."""
     ran = run_on(app, "doctor", "--json")
     assert ran.code == 0
     assert {"settings", "endpoint", "probe", "database", "locks", "clock"} <= findings(ran, "ok").keys()
@@ -47,6 +48,7 @@ def test_endpoints_of_two_clusters_are_broken(new_app: Callable[..., Celery], et
 
 
 def test_locks_of_another_broker_and_keys_without_a_lease_are_named(app: Celery, etcd: EtcdServer) -> None:
+    """Rule 19."""
     locks = EtcdLocks.from_app(app)
     foreign = Record(Delivery("id"), "t", "h", 1, 1.0, broker="another")
     lock = locks.acquire("theirs", foreign, ttl_seconds=3)

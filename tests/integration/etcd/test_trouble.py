@@ -18,6 +18,7 @@ from celery_etcdlock import EtcdLocks, LockConflict
 from celery_etcdlock.etcd import messages as m
 from celery_etcdlock.etcd.client import EtcdClient
 from celery_etcdlock.etcd.errors import NoSpace
+from tests.conftest import missing
 from tests.etcd_server import EtcdCluster, EtcdServer, ServerTls, running_etcd
 from tests.fault_proxy import FaultProxy
 from tests.waiting import wait_for
@@ -174,8 +175,9 @@ def test_a_server_with_another_certificate(authority: Any) -> None:
         server.stop()
 
 
-@pytest.mark.skipif(shutil.which("strace") is None, reason="strace, which makes the disk slow, isn't installed")
 def test_a_slow_disk() -> None:
+    if shutil.which("strace") is None:
+        missing("strace, which makes the disk slow,")
     with running_etcd() as server:
         delay = "inject=fdatasync,fsync:delay_enter=200000"
         slow = subprocess.Popen(

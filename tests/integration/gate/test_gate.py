@@ -77,6 +77,7 @@ def test_waiters_go_in_order_and_at_once(new_project: NewProject, pool: str) -> 
 
 @pytest.mark.parametrize("policy", ["retries", "waits"])
 def test_blocked_messages_do_not_delay_an_unrelated_task(new_project: NewProject, policy: str) -> None:
+    """Rule 15."""
     project = new_project(module=MODULE)
     project.start_worker("-c", "2")
     task = getattr(project.module, policy)
@@ -225,6 +226,7 @@ def test_a_rate_limit_is_kept_when_locks_come_free_at_once(new_project: NewProje
 
 
 def test_a_busy_worker_lets_others_go_first(new_project: NewProject) -> None:
+    """Rule 13."""
     project = new_project(module=MODULE)
     project.start_worker("-c", "1")
     with held(project, "waits") as lock:
@@ -241,6 +243,7 @@ def test_a_busy_worker_lets_others_go_first(new_project: NewProject) -> None:
 
 
 def test_more_than_the_limit_come_back_by_their_delay(new_project: NewProject) -> None:
+    """Rule 15."""
     project = new_project(module=MODULE, etcdlock_gate_limit=1)
     project.start_worker("-c", "2")
     results = [project.module.waits.delay("a", number, 0.2) for number in range(4)]

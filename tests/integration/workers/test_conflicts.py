@@ -74,6 +74,7 @@ def test_a_skipped_task_in_a_group_does_not_hold_up_the_others(busy: Project) ->
 
 
 def test_a_chord_waits_for_a_member_whose_lock_is_held(busy: Project) -> None:
+    """Rule 18."""
     result = chord([busy.module.single.si(), busy.module.plain.si()], busy.module.plain.s())()
     deadline = time.monotonic() + 20
     while result.parent.children[0].state != "RETRY":
@@ -83,11 +84,13 @@ def test_a_chord_waits_for_a_member_whose_lock_is_held(busy: Project) -> None:
 
 
 def test_replace_runs_after_the_replaced_task_let_go(project: Project) -> None:
+    """Rule 17."""
     project.start_worker("-c", "2")
     assert isinstance(project.module.replaces_itself.delay().get(timeout=30), int)
 
 
 def test_a_standalone_lock_and_a_task_share_a_name(project: Project) -> None:
+    """Rule 18."""
     project.start_worker("-c", "1")
     name = f"{project.module.__name__}.strict"
     with EtcdLocks.from_app(project.app).lock(name) as lock:
@@ -124,6 +127,7 @@ def test_expires_is_respected_by_a_task_that_comes_back(busy: Project) -> None:
 
 
 def test_a_worker_that_cannot_join_does_not_start(project: Project) -> None:
+    """Rule 18."""
     worker = project.start_worker(wait=False, environment={"TEST_BACKEND": "disabled://"})
     assert worker.wait_exit() != 0
     assert "on_conflict='join' takes on the stored result of another run, but the result backend is" in worker.text()

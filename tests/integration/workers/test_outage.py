@@ -121,6 +121,7 @@ def test_a_killed_worker_frees_its_locks_with_its_lease(new_project: Callable[..
 
 
 def test_a_warm_shutdown_lets_the_body_end_and_frees_the_lock(project: Project) -> None:
+    """Rule 12."""
     worker = project.start_worker("-c", "1")
     result = project.module.strict.delay(2.0)
     project.bodies.wait_entered()

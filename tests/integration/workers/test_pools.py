@@ -41,6 +41,7 @@ def test_duplicates_are_skipped_and_say_why(project: Project, pool: tuple[str, .
 
 @pytest.mark.parametrize("pool", ALL_POOLS)
 def test_retried_duplicates_all_run_one_after_the_other(project: Project, pool: tuple[str, ...]) -> None:
+    """Rule 15."""
     project.start_worker(*pool)
     results = [project.module.per_key.delay(f"k{n % 2}", 0.05) for n in range(8)]
     for result in results:
@@ -64,6 +65,7 @@ def test_different_keys_run_side_by_side(project: Project, pool: tuple[str, ...]
 
 @pytest.mark.parametrize("pool", ALL_POOLS)
 def test_the_lock_is_free_when_the_result_can_be_seen(project: Project, pool: tuple[str, ...]) -> None:
+    """Rule 14."""
     project.start_worker(*pool)
     for _ in range(10):
         assert isinstance(outcome(project.module.strict.delay()), int)

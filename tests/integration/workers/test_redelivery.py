@@ -102,6 +102,7 @@ def broker(request: pytest.FixtureRequest) -> tuple[int, str]:
 def test_a_lost_connection_delivers_again_and_nothing_runs_twice(
     new_project: Callable[..., Project], broker: tuple[int, str]
 ) -> None:
+    """Rule 14."""
     port, url = broker
     with FaultProxy(port) as proxy:
         project = new_project(broker=url.format(proxy.port), etcdlock_timeout=2)

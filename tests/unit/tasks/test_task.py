@@ -6,6 +6,7 @@ import itertools
 import pickle
 import types
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -26,6 +27,8 @@ from celery_etcdlock import (
     current_lock,
     singleton_task,
 )
+from celery_etcdlock.core.record import Delivery
+from celery_etcdlock.locking.lock import Lock
 
 _names = itertools.count()
 
@@ -151,6 +154,8 @@ class TestDefinition:
 
 class TestCalls:
     def test_a_direct_call_locks_and_raises_on_conflict(self, app: Celery) -> None:
+        """Rule 16."""
+
         @singleton_task(app=app)
         def task() -> str:
             return current_lock().name
@@ -159,7 +164,30 @@ class TestCalls:
             task()
         assert task() == f"{__name__}.task"
 
+    def test_a_holder_of_another_broker_is_told_of(self, app: Celery, caplog: pytest.LogCaptureFixture) -> None:
+        """Rule 19: staging must not silently skip production's tasks."""
+
+        @singleton_task(app=app, lock_key="shared")
+        def task() -> None: ...
+
+        locks = EtcdLocks.from_app(app)
+        ours = locks.record(Delivery("theirs"), "proj.task")
+        theirs = locks.acquire("shared", replace(ours, broker="another"), ttl_seconds=30)
+        assert isinstance(theirs, Lock)
+        with pytest.raises(LockConflict):
+            task()
+        assert "is held by a task of another broker (task theirs" in caplog.text
+        assert "etcdlock_prefix" in caplog.text
+        locks.manager.release(theirs)
+        caplog.clear()
+        assert isinstance(locks.acquire("shared", ours, ttl_seconds=30), Lock)
+        with pytest.raises(LockConflict):
+            task()
+        assert "another broker" not in caplog.text
+
     def test_an_eager_skip_is_revoked(self, app: Celery) -> None:
+        """Rule 16."""
+
         @singleton_task(app=app)
         def task() -> str:
             return current_lock().name
@@ -173,6 +201,8 @@ class TestCalls:
 
     @pytest.mark.parametrize("policy", ["raise", "retry"])
     def test_an_eager_conflict_raises(self, app: Celery, policy: str) -> None:
+        """Rule 16."""
+
         @singleton_task(app=app, on_conflict=policy)
         def task() -> None: ...
 
