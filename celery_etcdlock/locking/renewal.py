@@ -20,31 +20,23 @@ from __future__ import annotations
 import logging
 import os
 import random
-import secrets
 import threading
 from collections.abc import Callable
 
-from celery_etcdlock.core.operations import (
-    HeldKey,
-    RevokeLease,
-)
-from celery_etcdlock.core.ownership import trust_deadline
+from celery_etcdlock.core.operations import HeldKey, RevokeLease
 from celery_etcdlock.core.protocol import (
-    Machine,
-    Open,
-    Opened,
-    ReleaseKey,
     Renew,
     Renewed,
-    Resolve,
     SessionLost,
     Unavailable,
 )
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
+from celery_etcdlock.locking.debts import pay
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.locking.opening import open_session
 from celery_etcdlock.locking.session import Debt, Session
 from celery_etcdlock.locking.store import LockStore
 from celery_etcdlock.native import Alarm, allocate_mutex, start_thread
@@ -67,9 +59,6 @@ RETRY_SECONDS = 1.0
 
 #: How long the revocation of a lost or idle session may take, in seconds.
 REVOKE_SECONDS = 1.0
-
-#: How many debts are paid between two looks at the schedule.
-DEBTS_AT_A_TIME = 20
 
 
 class SessionKeeper:
@@ -120,29 +109,15 @@ class SessionKeeper:
         return session if session is not None and session.enter() else None
 
     def _open(self, ttl_seconds: int, deadline: float) -> Session:
-        while True:
-            lease = secrets.randbits(62) + 1
-            if self._page is not None:
-                # Before it is granted, so that whatever happens to us now, our parent knows of it (rule 10).
-                self._page.enter(lease, ttl_seconds, trust_deadline(self._clock(), ttl_seconds))
-            machine = Open(lease=lease, ttl_seconds=ttl_seconds, deadline=deadline)
-            outcome = drive(machine, self._store, self._clock)
-            if isinstance(outcome, Opened):
-                break
-            self._strike_out(lease)
-            if isinstance(outcome, Unavailable):
-                raise outcome.error
-            if self._clock() >= deadline:
-                raise LockUnavailable(f"no session could be opened in time: {outcome.reason}")
-        if outcome.ttl_seconds > ttl_seconds:
+        session = open_session(ttl_seconds, deadline, self._store, self._clock, self._page)
+        if session.ttl_seconds > ttl_seconds:
             logger.warning(
                 "etcd's least TTL is %s s, more than the %s s asked for (etcdlock_ttl or lock_ttl): a dead worker's "
                 "locks stay for %s s. Raise the setting, or lower etcd's --election-timeout.",
-                outcome.ttl_seconds,
+                session.ttl_seconds,
                 ttl_seconds,
-                outcome.ttl_seconds,
+                session.ttl_seconds,
             )
-        session = Session(lease, outcome, self._clock, self._page)
         session.enter()
         self._schedule(session, session.ttl_seconds * RENEW_AFTER)
         with self._mutex:
@@ -328,29 +303,13 @@ class SessionKeeper:
 
     def _pay(self, place: int, session: Session) -> None:
         answer_by = min(session.deadline, session.renew_at, self._clock() + RETRY_SECONDS)
-        for debt in session.debts()[:DEBTS_AT_A_TIME]:
-            if isinstance(self._drive_debt(debt, session, answer_by), Unavailable):
-                # A store that is full refuses even a guarded delete, but ends a lease. Nothing else hangs on this one;
-                # if it can't be ended either, it isn't renewed any more.
-                if session.close_if_only_owing():
-                    self._forget(place, session)
-                    self._revoke(session, self._renewal_store)
-                return
-            session.settle(debt)
-
-    def _drive_debt(self, debt: Debt, session: Session, answer_by: float) -> object:
-        machine: Machine[object]
-        if debt.mod_revision is None:
-            machine = Resolve(
-                lease=session.lease,
-                name=debt.name,
-                token=debt.token,
-                deadline=answer_by,
-                attempt=debt.attempt,
-            )
-        else:
-            machine = ReleaseKey(name=debt.name, token=debt.token, mod_revision=debt.mod_revision, deadline=answer_by)
-        return drive(machine, self._renewal_store, self._clock, observe=session.observe, sleep=self._pause)
+        if pay(session, self._renewal_store, self._clock, answer_by, self._pause):
+            return
+        # A store that is full refuses even a guarded delete, but ends a lease. Nothing else hangs on this one;
+        # if it can't be ended either, it isn't renewed any more.
+        if session.close_if_only_owing():
+            self._forget(place, session)
+            self._revoke(session, self._renewal_store)
 
     def _pause(self, seconds: float) -> None:
         # time.sleep belongs to the hub under gevent; this is a real thread's.

@@ -8,13 +8,12 @@ requests as a worker's does (rule 3). What stays in doubt is a debt, and is paid
 
 from __future__ import annotations
 
-import secrets
 import threading
 
-from celery_etcdlock.core.protocol import Open, Opened, Resolve, Resolved, Unavailable
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
-from celery_etcdlock.locking.driver import drive
+from celery_etcdlock.locking.debts import pay
+from celery_etcdlock.locking.opening import open_session
 from celery_etcdlock.locking.session import Session
 from celery_etcdlock.locking.store import LockStore
 
@@ -47,7 +46,7 @@ class SharedLeases:
         try:
             lease = self._leases.get(size)
             if lease is not None:
-                self._pay(lease.session)
+                pay(lease.session, self._store, self._clock, self._clock() + DEBT_SECONDS)
             if lease is None or not lease.takes(keys, self._clock()):
                 lease = self._leases[size] = self._open(size, deadline)
             lease.keys += keys
@@ -56,26 +55,8 @@ class SharedLeases:
             self._opening.release()
 
     def _open(self, size: int, deadline: float) -> _Lease:
-        while True:
-            ident = secrets.randbits(62) + 1
-            opened_at = self._clock()
-            outcome = drive(Open(lease=ident, ttl_seconds=2 * size, deadline=deadline), self._store, self._clock)
-            if isinstance(outcome, Opened):
-                return _Lease(Session(ident, outcome, self._clock), opened_at + size)
-            if isinstance(outcome, Unavailable):
-                raise outcome.error
-            if self._clock() >= deadline:
-                raise LockUnavailable(f"no lease could be opened in time: {outcome.reason}")
-
-    def _pay(self, session: Session) -> None:
-        ends_at = self._clock() + DEBT_SECONDS
-        for debt in session.debts():
-            machine = Resolve(
-                lease=session.lease, name=debt.name, token=debt.token, deadline=ends_at, attempt=debt.attempt
-            )
-            if not isinstance(drive(machine, self._store, self._clock, observe=session.observe), Resolved):
-                return
-            session.settle(debt)
+        opened_at = self._clock()
+        return _Lease(open_session(2 * size, deadline, self._store, self._clock), opened_at + size)
 
 
 class _Lease:
