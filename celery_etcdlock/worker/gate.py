@@ -13,7 +13,7 @@ worker that is busy for hours must not hold up a free one. It goes on waiting he
 
 Parking is bounded: by ``etcdlock_gate_limit`` messages, and by a part of the broker's own limit for messages that
 aren't acknowledged; after that the message goes through, and is published again. Quorum queues have no gate: their
-prefetch count can't be raised, so there messages come back by their delay. So they do with Celery before 5.7.
+prefetch count can't be raised, so there messages come back by their delay.
 """
 
 from __future__ import annotations
@@ -26,7 +26,6 @@ from typing import Any
 from celery import bootsteps
 from celery.signals import task_received
 from celery.worker import state as worker_state
-from celery.worker.request import Request
 
 from celery_etcdlock.locking.claim import Claim
 from celery_etcdlock.tasks.broker_delay import has_quorum_queues
@@ -37,6 +36,7 @@ from celery_etcdlock.wiring import MEMORY_ENDPOINT, open_inspector
 from celery_etcdlock.worker.broker_limit import broker_limit, waits_that_do_not_fit
 from celery_etcdlock.worker.lookout import Lookout, Waiter
 from celery_etcdlock.worker.revokes import revoked, tell_of_revokes
+from celery_etcdlock.worker.timer_entries import HUB_IS_WOKEN, cancel, timer_entry
 
 __all__ = ["Gate"]
 
@@ -72,6 +72,7 @@ class Gate(bootsteps.StartStopStep):
         self._parked: dict[str, _Parked] = {}
         self._going: set[str] = set()
         self._slot_timer: Any = None
+        self._wake_timer: Any = None
         self._lookout = Lookout(
             functools.partial(open_inspector, settings), lambda: self._locks.manager.pending, self._on_turn
         )
@@ -93,8 +94,6 @@ class Gate(bootsteps.StartStopStep):
             return False
         if any("://" in each and not each.startswith("http") for each in settings.endpoints):
             return False
-        if not hasattr(Request, "_eta_timer_entry"):
-            return False  # Celery before 5.7 can't wake a message before its delay is over
         if has_quorum_queues(app):
             logger.info("celery-etcdlock: no gate on quorum queues; messages that wait for a lock come back by a delay")
             return False
@@ -105,8 +104,9 @@ class Gate(bootsteps.StartStopStep):
         parked, self._parked = self._parked, {}
         self._lookout.clear()
         self._going.clear()
+        self._slot_timer = self._wake_timer = None
         for each in parked.values():
-            _cancel(consumer, each.request)
+            cancel(consumer, each.request)
 
     def info(self, consumer: Any) -> dict[str, Any]:  # type: ignore[override]  # typed as empty
         return {"etcdlock_gate": {"parked": len(self._parked)}}
@@ -170,6 +170,8 @@ class Gate(bootsteps.StartStopStep):
         )
         parked = self._parked[request.id] = _Parked(request, waiter, until)
         self._lookout.add(waiter)
+        if self._wake_timer is None and not HUB_IS_WOKEN:
+            self._turn_hub()
         return parked
 
     def _park(self, parked: _Parked) -> None:
@@ -191,9 +193,9 @@ class Gate(bootsteps.StartStopStep):
         for parked in list(self._parked.values()):
             request = parked.request
             _set_place(request, parked.waiter.place)
-            if request._eta_timer_entry is not None and request.revoked():
+            if timer_entry(self._consumer, request) is not None and request.revoked():
                 self._forget(request)
-                _cancel(self._consumer, request)
+                cancel(self._consumer, request)
                 self._consumer.qos.decrement_eventually()
 
     # --- going ----------------------------------------------------------------------------------------------
@@ -206,6 +208,10 @@ class Gate(bootsteps.StartStopStep):
             # Where there is no hub, it is the timer that passes messages on whose time has come.
             self._consumer.timer.call_after(0, self._let_go, (waiters,))
 
+    def _turn_hub(self) -> None:
+        """See to it that a hub that can't be woken turns often, while there is something to tell it."""
+        self._wake_timer = self._consumer.timer.call_after(SLOT_SECONDS, self._turn_hub) if self._parked else None
+
     def _let_go(self, waiters: list[Waiter]) -> None:
         by_waiter = {id(parked.waiter): parked for parked in self._parked.values()}
         for waiter in waiters:
@@ -213,7 +219,7 @@ class Gate(bootsteps.StartStopStep):
             if parked is None:
                 continue
             # Celery tells of a message just before it sets the timer that has to be cancelled.
-            if self._free_slots() > 0 and parked.request._eta_timer_entry is not None:
+            if self._free_slots() > 0 and timer_entry(self._consumer, parked.request) is not None:
                 self._go(parked)
             else:
                 if parked.no_slot_since is None:
@@ -224,7 +230,7 @@ class Gate(bootsteps.StartStopStep):
         request = parked.request
         self._forget(request)
         self._going.add(request.id)
-        _cancel(self._consumer, request)
+        cancel(self._consumer, request)
         bucket = self._bucket(request)
         if bucket is None:
             self._consumer.apply_eta_task(request)
@@ -286,10 +292,3 @@ def _set_place(request: Any, place: Claim | None) -> None:
 def _waiting_since(request: Any, now: float) -> float:
     since = request.request_dict.get("etcdlock_waiting_since")
     return float(since) if isinstance(since, int | float) and not isinstance(since, bool) else now
-
-
-def _cancel(consumer: Any, request: Any) -> None:
-    entry = getattr(request, "_eta_timer_entry", None)
-    if entry is not None:
-        request._eta_timer_entry = None
-        consumer.timer.cancel(entry)

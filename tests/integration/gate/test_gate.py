@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult
-from celery.worker.request import Request
 
 from celery_etcdlock import EtcdLocks, LockConflict
 from tests.fault_proxy import FaultProxy
@@ -18,9 +17,6 @@ from tests.integration.workers.worker_process import Worker
 from tests.rabbitmq_server import RabbitServer
 from tests.waiting import wait_for
 
-pytestmark = pytest.mark.skipif(
-    not hasattr(Request, "_eta_timer_entry"), reason="before Celery 5.7 there is no gate: messages come back by delay"
-)
 MODULE = "tests.integration.gate.tasks_app"
 NewProject = Callable[..., Project]
 POOLS = ["prefork", "threads", "gevent"]

@@ -17,14 +17,13 @@ from celery_etcdlock.tasks.headers import WAITS_FOR_HEADER
 from celery_etcdlock.worker.gate import Gate
 from celery_etcdlock.worker.lookout import Waiter
 
-pytestmark = pytest.mark.skipif(not hasattr(Request, "_eta_timer_entry"), reason="before Celery 5.7 there is no gate")
-
 
 class Timer:
     """Keeps what it is asked to call."""
 
     def __init__(self) -> None:
         self.calls: list[Any] = []
+        self.schedule = SimpleNamespace(queue=[])
 
     def call_after(self, seconds: float, call: Any, args: tuple[Any, ...] = (), **_: Any) -> object:
         self.calls.append((call, args))
