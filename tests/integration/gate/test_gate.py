@@ -39,8 +39,10 @@ def ask(project: Project) -> Any:
 
 
 def wait_parked(project: Project, count: int) -> None:
-    def parked() -> int:
-        return int(ask(project).stats()["w0@test"]["etcdlock_gate"]["parked"])
+    def parked() -> int | None:
+        # With an old Celery an answer may get lost.
+        stats = ask(project).stats()
+        return stats["w0@test"]["etcdlock_gate"]["parked"] if stats else None
 
     wait_for(lambda: parked() == count, f"{count} messages are parked")
 
@@ -81,10 +83,12 @@ def test_blocked_messages_do_not_delay_an_unrelated_task(new_project: NewProject
     project.bodies.wait_entered()
     blocked = [task.delay("a", number) for number in range(1, 101)]
     came_back(*blocked)
-    waited = []
+    waited, unrelated = [], []
     for _ in range(10):
         started = time.monotonic()
-        assert outcome(project.module.plain.delay()) == "plain"
+        # They are kept, because with Celery 5.4 a result that is collected while another is awaited stops the process.
+        unrelated.append(project.module.plain.delay())
+        assert outcome(unrelated[-1]) == "plain"
         waited.append(time.monotonic() - started)
     assert sorted(waited)[5] < 0.2, waited
     project.bodies.end_all()
@@ -274,6 +278,7 @@ def test_over_rabbitmq(new_project: NewProject, rabbitmq: RabbitServer) -> None:
 def test_on_quorum_queues_messages_wait_at_the_broker(
     new_project: NewProject, rabbitmq: RabbitServer, exchange: str
 ) -> None:
+    pytest.importorskip("kombu.transport.native_delayed_delivery", reason="Celery 5.4 has no delays on quorum queues")
     project = new_project(
         module=MODULE, broker=rabbitmq.url, task_default_queue_type="quorum", task_default_exchange_type=exchange
     )
