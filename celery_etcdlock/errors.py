@@ -70,6 +70,9 @@ class LockLost(EtcdLockError):
     owner has written.
     """
 
+    #: Raised in a task's body from outside, whatever it did just then.
+    thrown_in = False
+
     def __init__(self, name: str, reason: str = "its deadline has passed") -> None:
         super().__init__(name, reason)
         self.name = name

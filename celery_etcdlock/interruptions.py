@@ -1,7 +1,7 @@
 """What interrupts a task from outside, whatever code its thread is in just then: nothing of ours may swallow it.
 
-Each of these is raised by a signal's handler or as an asynchronous exception, so it can come out of any line, also of
-a listener's. Others that do so aren't of class ``Exception``, and are swallowed by nobody.
+It is raised by a signal's handler or as an asynchronous exception, so it can come out of any line, also of a
+listener's. Others that do so aren't of class ``Exception``, and are swallowed by nobody.
 """
 
 from __future__ import annotations
@@ -10,6 +10,9 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_etcdlock.errors import LockLost
 
-__all__ = ["INTERRUPTIONS"]
+__all__ = ["interrupts"]
 
-INTERRUPTIONS: tuple[type[Exception], ...] = (SoftTimeLimitExceeded, LockLost)
+
+def interrupts(error: BaseException) -> bool:
+    """Whether ``error`` was thrown in from outside, rather than raised by the code that ran."""
+    return isinstance(error, SoftTimeLimitExceeded) or (isinstance(error, LockLost) and error.thrown_in)

@@ -17,7 +17,7 @@ from __future__ import annotations
 from celery.utils.dispatch import Signal
 
 from celery_etcdlock.core.events import LockAcquired, LockConflicted, LockEvent, LockReleased, LockWasLost
-from celery_etcdlock.interruptions import INTERRUPTIONS
+from celery_etcdlock.interruptions import interrupts
 
 __all__ = ["lock_acquired", "lock_conflict", "lock_lost", "lock_released", "send_signal"]
 
@@ -54,5 +54,5 @@ def send_signal(event: LockEvent) -> None:
             return
     for _, answer in answers:
         # Celery hands over what a receiver raised.
-        if isinstance(answer, INTERRUPTIONS):
+        if isinstance(answer, Exception) and interrupts(answer):
             raise answer

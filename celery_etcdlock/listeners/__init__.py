@@ -14,7 +14,7 @@ from celery.utils.imports import symbol_by_name
 
 from celery_etcdlock.core.events import Listener, LockEvent
 from celery_etcdlock.errors import InvalidSetting
-from celery_etcdlock.interruptions import INTERRUPTIONS
+from celery_etcdlock.interruptions import interrupts
 
 __all__ = ["NAMED_LISTENERS", "Listeners", "find_listener"]
 
@@ -41,10 +41,11 @@ class Listeners:
         for listener in self._listeners:
             try:
                 listener(event)
-            except INTERRUPTIONS as error:
-                interruption = interruption or error
-            except Exception:
-                logger.exception("celery-etcdlock: the listener %r failed on %r", listener, event)
+            except Exception as error:
+                if interrupts(error):
+                    interruption = interruption or error
+                else:
+                    logger.exception("celery-etcdlock: the listener %r failed on %r", listener, event)
         if interruption is not None:
             raise interruption
 

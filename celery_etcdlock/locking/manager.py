@@ -333,6 +333,8 @@ class LockManager:
 
     def _on_lost(self, lock: Lock) -> None:
         reason = lock.lost_reason or "lost"
-        self.tell(LockWasLost(lock.name, lock.record, lock.fencing_token, reason))
-        if lock.on_lost is not None:
-            lock.on_lost(lock)
+        try:
+            self.tell(LockWasLost(lock.name, lock.record, lock.fencing_token, reason))
+        finally:
+            if lock.on_lost is not None:
+                lock.on_lost(lock)

@@ -101,6 +101,7 @@ class Interruption:
         if not self._is_armed or self._lost is None:
             return None
         self._is_armed = False
+        self._lost.thrown_in = True
         return self._lost
 
     def _arm(self) -> None:
@@ -196,6 +197,7 @@ class _LostInThread(LockLost):
 
     def __init__(self) -> None:
         error = _next_error(threading.get_ident())
+        self.thrown_in = True
         super().__init__(error.name if error else "", error.reason if error else "")
 
     def __reduce__(self) -> tuple[Any, ...]:

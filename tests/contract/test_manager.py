@@ -371,6 +371,19 @@ def test_listeners_that_raise_block_neither_a_loss_nor_a_release(new_store: NewS
     manager.release(own(manager, "a"))
 
 
+def test_a_holder_is_told_of_its_loss_whatever_a_listener_does(new_store: NewStore, new_manager: NewManager) -> None:
+    def listener(event: LockEvent) -> None:
+        if isinstance(event, LockWasLost):
+            raise SoftTimeLimitExceeded
+
+    told: list[Lock] = []
+    manager = new_manager(listener=listener)
+    lock = manager.acquire("a", record(), ttl_seconds=2, on_lost=told.append)
+    assert isinstance(lock, Lock)
+    new_store().perform(RevokeLease(lock.session.lease), 5.0)
+    wait_for(lambda: told == [lock], "the holder is told", 10)
+
+
 def test_a_loss_that_only_the_release_finds_is_told(new_store: NewStore, new_manager: NewManager) -> None:
     events: list[LockEvent] = []
     manager = new_manager(listener=events.append)

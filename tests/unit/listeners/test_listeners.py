@@ -31,6 +31,11 @@ def hear(event: LockEvent) -> None:
     heard.append(event)
 
 
+def thrown_in(error: LockLost) -> LockLost:
+    error.thrown_in = True
+    return error
+
+
 def fail(event: LockEvent) -> None:
     raise RuntimeError("on purpose")
 
@@ -116,7 +121,7 @@ class TestSignals:
             lock_released.disconnect(receives)
         assert got == ["a", "a"]
 
-    @pytest.mark.parametrize("interruption", [SoftTimeLimitExceeded(), LockLost("outer")])
+    @pytest.mark.parametrize("interruption", [SoftTimeLimitExceeded(), thrown_in(LockLost("outer"))])
     def test_what_interrupts_the_task_in_a_receiver_gets_through(self, app: Celery, interruption: Exception) -> None:
         """A signal's handler raises it out of whatever runs, and Celery catches what receivers raise."""
 
@@ -162,6 +167,14 @@ class TestSetting:
     def test_one_that_raises_does_not_stop_the_others(self) -> None:
         heard.clear()
         Listeners([fail, hear])(ACQUIRED)
+        assert heard == [ACQUIRED]
+
+    def test_one_that_looks_at_a_lost_lock_interrupts_nobody(self) -> None:
+        def looks(event: LockEvent) -> None:
+            raise LockLost(event.name)  # as ``current_lock().check()`` does
+
+        heard.clear()
+        Listeners([looks, hear])(ACQUIRED)
         assert heard == [ACQUIRED]
 
 

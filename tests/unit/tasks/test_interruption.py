@@ -13,6 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from celery_etcdlock.errors import LockLost
+from celery_etcdlock.interruptions import interrupts
 from celery_etcdlock.tasks.interruption import Interruption, running_here
 
 LOST = LockLost("name", "a reason")
@@ -80,6 +81,8 @@ def test_a_loss_is_raised_in_the_body_once(run: Run) -> None:
 
     assert run(lambda: interruption.run(body)) == "came to its end"
     assert str(caught[0]) == str(LOST)
+    assert interrupts(caught[0])
+    assert not interrupts(LockLost("raised by the body itself"))
     assert str(pickle.loads(pickle.dumps(caught[0]))) == str(LOST)
 
 
