@@ -60,18 +60,21 @@ def broker_limit(app: Celery) -> BrokerLimit:
     return BrokerLimit(ASSUMED_SECONDS, f"the default consumer_timeout; {QUEUE_ARGUMENT} of a queue tells of another")
 
 
-def waits_that_do_not_fit(tasks: Iterable[Any], settings: Settings, limit: BrokerLimit) -> list[str]:
-    """A warning for each task that may wait longer than its message may stay in the worker."""
-    found = []
+def waits_that_do_not_fit(tasks: Iterable[Any], settings: Settings, limit: BrokerLimit) -> str | None:
+    """A warning that names the tasks which may wait longer than their message may stay in the worker."""
+    too_long: dict[str, float] = {}
     for task in tasks:
         if not isinstance(task, SingletonTask):
             continue
         options = task._lock_plan.options
         if policy_names(options, settings) & PARKING_POLICIES and options.wait_timeout > limit.longest_wait_seconds:
-            found.append(
-                f"task {task.name!r}: wait_timeout is {options.wait_timeout:g} s, but a message can wait in a worker "
-                f"for {limit.longest_wait_seconds:g} s at most, {SHARE} of the broker's limit of {limit.seconds:g} s "
-                f"({limit.setting}); then it is published again, and takes a slot of the pool for a moment each time. "
-                f"Raise the limit to {options.wait_timeout / SHARE:g} s, or lower wait_timeout"
-            )
-    return found
+            too_long[task.name] = options.wait_timeout
+    if not too_long:
+        return None
+    return (
+        f"wait_timeout is longer than a message can wait in a worker, which is {limit.longest_wait_seconds:g} s, "
+        f"{SHARE} of the broker's limit of {limit.seconds:g} s ({limit.setting}): "
+        f"{', '.join(f'{name} ({seconds:g} s)' for name, seconds in sorted(too_long.items()))}. After that the message "
+        "is published again, and takes a slot of the pool for a moment. "
+        f"Raise the limit to {max(too_long.values()) / SHARE:g} s, or lower wait_timeout"
+    )

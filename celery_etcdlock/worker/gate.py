@@ -85,8 +85,9 @@ class Gate(bootsteps.StartStopStep):
             revoked.connect(self._discard_revoked, weak=False)
             limit = broker_limit(consumer.app)
             self._longest_seconds = limit.longest_wait_seconds
-            for line in waits_that_do_not_fit(consumer.app.tasks.values(), settings, limit):
-                logger.warning("celery-etcdlock: %s", line)
+            warning = waits_that_do_not_fit(consumer.app.tasks.values(), settings, limit)
+            if warning is not None:
+                logger.warning("celery-etcdlock: %s", warning)
 
     def _is_of_use(self, app: Any) -> bool:
         settings = self._locks.settings
