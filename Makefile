@@ -35,7 +35,7 @@ matrix:  ## the tests on every Python, Celery and etcd that we support, by nox (
 	@$(SET_UP) test
 	$(BIN)/nox -t matrix
 
-chaos:  ## faults of all kinds on real workers and three etcd members, 20 seeds each (ARGS=--short: two minutes)
+chaos:  ## faults of all kinds on real workers and three etcd members, 20 seeds each (ARGS=--short: one minute)
 	@$(SET_UP) test
 	$(BIN)/python -m tests.chaos $(ARGS)
 
