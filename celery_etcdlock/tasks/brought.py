@@ -8,12 +8,11 @@ itself in its place; only the last means that this one mustn't run.
 from __future__ import annotations
 
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.record import Kinship
 from celery_etcdlock.locking.claim import Claim
 from celery_etcdlock.tasks.held import HeldLocks
 from celery_etcdlock.tasks.line import Line
+from celery_etcdlock.tasks.replaced import end_if_replaced
 from celery_etcdlock.tasks.run import Run
-from celery_etcdlock.tasks.turned_away import skip
 
 __all__ = ["BroughtLocks"]
 
@@ -60,12 +59,5 @@ class BroughtLocks:
         return True
 
     def _check_not_replaced(self, claim: Claim, keys: tuple[Key, ...]) -> None:
-        run = self._run
-        mine = next((key for key in keys if key.token == claim.token), None)
-        if mine is not None:
-            replaced = run.kinship(mine) is Kinship.STRANGER
-        else:
-            replaced = run.manager.pending.is_replaced(run.call.delivery.task_id)
-        if replaced:
-            self._line.leave()
-            skip(run.task, run.call, claim.name, f"a newer call took its place in the queue, lock {claim.name!r}")
+        place = self._line.place
+        end_if_replaced(self._run, claim, keys, leave=() if place is None else (place,))

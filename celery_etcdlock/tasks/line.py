@@ -2,19 +2,28 @@
 
 A key stands for it without renewal, a while longer than the message's delay. Whose key comes first among those that are
 left has the lock (rule 2); one that the message can't find as it was is given up for a new one at the end.
+
+Where the newest call wins (``replace``), it takes the place of an earlier call of the task that waits, which ends then;
+so at most one of them waits, and whoever runs is asked to let go.
 """
 
 from __future__ import annotations
 
+import logging
+from collections.abc import Sequence
 from dataclasses import replace
 
 from celery_etcdlock.core.conflict import ComeBack
 from celery_etcdlock.core.ownership import Key, effective_limit, preceding
+from celery_etcdlock.core.record import Kinship
 from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.tasks.held import HeldLocks
+from celery_etcdlock.tasks.replaced import end_if_replaced
 from celery_etcdlock.tasks.run import Run
 
 __all__ = ["Line"]
+
+logger = logging.getLogger("celery_etcdlock")
 
 #: Seconds for which a place in line stands after its message is due.
 PLACE_SECONDS = 60.0
@@ -34,6 +43,7 @@ class Line:
         keys = self._run.manager.pending.look(place.name)
         mine = next((key for key in keys if key.token == place.token), None)
         if mine is None or mine.mod_revision != place.revision:
+            end_if_replaced(self._run, place, keys)
             # Its time was over, or a copy of the message came first: take a new one.
             self.place = None
             return self._held.acquire([place.name])
@@ -48,27 +58,59 @@ class Line:
     def take_place(self, conflict: Conflict, decision: ComeBack) -> None:
         """Take a place, or keep the one that we have, or give it up: as the policy says."""
         run, place = self._run, self.place
-        if decision.replaces and conflict.keys:
+        self._keys = ()
+        if decision.replaces and conflict.keys and (place is not None or not run.call.comebacks):
+            # Whoever has the lock came before us: one that came later would have taken our place.
             asked_by = f"task {run.call.delivery.task_id}, which replaces it,"
             run.manager.ask_to_let_go(conflict.name, conflict.keys[0], asked_by)
-        self._keys = ()
         if not (decision.in_line and run.lifetime.while_running and len(run.names()) == 1):
             self.leave()
             return
         pending = run.manager.pending
         stands_for = decision.seconds + PLACE_SECONDS
-        kept = pending.keep(place, replace(run.record, in_line=True), stands_for) if place is not None else None
-        if isinstance(kept, Claim):
-            self.place = kept
-        else:
-            self.place, self._keys = pending.take_place(conflict.name, run.record, stands_for)
+        if place is not None:
+            kept = pending.keep(place, replace(run.record, in_line=True), stands_for)
+            if isinstance(kept, Claim):
+                self.place = kept
+                return
+            end_if_replaced(run, place, kept.keys)
+            self.place = None
+        if decision.replaces:
+            self._replace_those_who_wait(conflict.name, pending.look(conflict.name), stands_for)
+            if self.place is not None:
+                self._keys = pending.look(conflict.name)
+                return
+        self.place, self._keys = pending.take_place(conflict.name, run.record, stands_for)
+        if decision.replaces:
+            # One that took its place while we took ours.
+            mine = next(key for key in self._keys if key.token == self.place.token)
+            self._replace_those_who_wait(conflict.name, preceding(self._keys, mine.create_revision), stands_for)
+
+    def _replace_those_who_wait(self, name: str, keys: Sequence[Key], stands_for: float) -> None:
+        """Take the place of an earlier call of this task that waits. None of them runs any more."""
+        run = self._run
+        for key in keys:
+            older = key.record
+            if older is None or not older.in_line or older.task != run.task.name:
+                continue
+            if run.kinship(key) is not Kinship.STRANGER:
+                continue
+            place = Claim(name, key.token, key.mod_revision)
+            record = replace(run.record, in_line=True)
+            taken = run.manager.pending.keep(place, record, stands_for, replaces=older.delivery.task_id)
+            if isinstance(taken, Claim):
+                logger.info("%s takes the place of %s in line", run.call.delivery.task_id, older.delivery.task_id)
+                self.leave()  # ours is behind it
+                self.place = taken
 
     def is_our_turn(self) -> bool:
         """Whether the lock came free while we took our place."""
         if self.place is None or not self._keys:
             return False
         token = self.place.token
-        mine = next(key for key in self._keys if key.token == token)
+        mine = next((key for key in self._keys if key.token == token), None)
+        if mine is None:
+            return False
         before = preceding(self._keys, mine.create_revision)
         return len(before) < effective_limit(self._run.options.lock_limit, before)
 

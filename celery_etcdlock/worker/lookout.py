@@ -14,7 +14,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from celery_etcdlock.core.names import escape_name
@@ -191,11 +191,13 @@ class Lookout:
     def _decide(self, name: str, waiters: Sequence[Waiter]) -> None:
         keys = self._pending().look(name)
         _find_places(waiters, keys)
+        by_token = {key.token: key for key in keys}
         turns = whose_turn([waiter.waiting for waiter in waiters], keys)
+        # One whose place a newer call took goes too: to its end, as it finds out.
+        turns = [turn or _is_replaced(waiter, by_token) for waiter, turn in zip(waiters, turns, strict=True)]
         going = [waiter for waiter, turn in zip(waiters, turns, strict=True) if turn]
         if going:
             self._tell(going)
-        by_token = {key.token: key for key in keys}
         for waiter, turn in zip(waiters, turns, strict=True):
             if not turn and waiter.place is not None:
                 self._keep(waiter, waiter.place, by_token.get(waiter.place.token))
@@ -207,6 +209,11 @@ class Lookout:
             kept = self._pending().keep(place, mine.record, KEEP_SECONDS)
             if isinstance(kept, Claim):
                 waiter.place = kept
+
+
+def _is_replaced(waiter: Waiter, by_token: Mapping[str, Key]) -> bool:
+    key = None if waiter.place is None else by_token.get(waiter.place.token)
+    return key is not None and key.record is not None and key.record.delivery.task_id != waiter.task_id
 
 
 def _find_places(waiters: Iterable[Waiter], keys: Iterable[Key]) -> None:

@@ -73,3 +73,30 @@ def test_a_running_holder_is_interrupted_for_the_newest(project: Project) -> Non
     with pytest.raises(LockLost, match=f"task {newest.id}, which replaces it"):
         holder.get(timeout=30)
     assert not project.bodies.overlaps()
+
+
+@pytest.mark.parametrize(
+    ("lifetime", "gate"), [("while_executing", True), ("while_executing", False), ("until_executed", True)]
+)
+def test_of_several_that_replace_a_running_one_only_the_newest_runs(
+    new_project: Callable[..., Project], lifetime: str, gate: bool
+) -> None:
+    # The holder is told with its next renewal, some nine seconds from its start: when all have come.
+    project = new_project(etcdlock_gate=gate)
+    task = project.module.TABLE[lifetime, "replace"]
+    project.start_worker("-c", "2")
+    holder = task.delay("k", 60.0)
+    project.bodies.wait_entered()
+    older = [task.delay("k", 0.0, "older")]
+    wait_for(lambda: older[0].state == "RETRY", "the first duplicate waits")
+    older.append(task.delay("k", 0.0, "older"))
+    wait_for(lambda: older[1].state == "RETRY", "the second one waits")
+    newest = task.delay("k", 0.0, "newest")
+    assert newest.get(timeout=40) == "newest"
+    for each in older:
+        with pytest.raises(TaskRevokedError, match="a newer call took its place in the queue"):
+            each.get(timeout=40)
+    with pytest.raises(LockLost, match="which replaces it"):
+        holder.get(timeout=30)
+    assert project.bodies.entered() == 2
+    assert not project.bodies.overlaps()
