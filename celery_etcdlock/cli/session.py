@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -60,7 +61,9 @@ def inspecting(context: click.Context) -> Iterator[Inspector]:
 
 def board_of(inspector: Inspector) -> Board:
     places, _ = inspector.survey()
-    return Board(places)
+    board = Board(places)
+    board.forget_those_over(time.time())
+    return board
 
 
 def print_json(value: Any) -> None:

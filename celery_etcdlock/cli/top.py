@@ -55,6 +55,7 @@ def _follow(inspector: Inspector, live: Live, pattern: str | None) -> None:
         for change in changes or ():
             board.apply(change)
             seen += 1
+        board.forget_those_over(time.time())
         locks = sorted(board.locks(pattern), key=_age_order)
         if time.monotonic() - ttls_at > TTL_SECONDS:
             ttls = inspector.ttls(owner.lease for lock in locks[: live.console.height] for owner in lock.owners)

@@ -16,7 +16,7 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from typing import Any
 
-from celery_etcdlock.core.ownership import Key, effective_limit
+from celery_etcdlock.core.ownership import Key, effective_limit, is_over
 
 __all__ = ["Board", "Change", "Happening", "HeldLock", "Kind", "Place", "SurveyOutdated", "described", "matching"]
 
@@ -76,6 +76,14 @@ class Board:
         self._names: dict[str, dict[str, Place]] = {}
         for place in places:
             self._names.setdefault(place.name, {})[place.key.token] = place
+
+    def forget_those_over(self, wall_time: float) -> None:
+        """Drop the places whose time is over: nobody holds them, though whoever meets them has yet to delete them."""
+        for name, places in list(self._names.items()):
+            for token in [token for token, place in places.items() if is_over(place.key, wall_time)]:
+                del places[token]
+            if not places:
+                del self._names[name]
 
     def locks(self, pattern: str | None = None) -> list[HeldLock]:
         """All locks by name; with ``pattern``, those whose name or task matches it."""

@@ -22,7 +22,6 @@ from celery_etcdlock.errors import EtcdLockError, LockUnavailable
 from celery_etcdlock.locking.claim import Claim
 from celery_etcdlock.tasks.enqueue import Enqueued, drop_claims
 from celery_etcdlock.tasks.headers import CLAIMS_HEADER
-from celery_etcdlock.tasks.outage import outage
 
 __all__ = ["take_together"]
 
@@ -60,15 +59,17 @@ def _claim(calls: Any, members: list[Any], options: dict[str, Any]) -> dict[str,
         return {}  # a member whose arguments make no key: it says so itself, as it does alone
     held: dict[str, Enqueued] = {}
     for seconds, each in wanted.items():
+        locks = each[0][1].locks
+        settings = locks.settings
         try:
-            pending = each[0][1].locks.manager.pending
-            outcomes = pending.claim_each([(name, call.record) for _, call, name in each], seconds)
+            locks.outage.check(settings.timeout)
+            outcomes = locks.manager.pending.claim_each([(name, call.record) for _, call, name in each], seconds)
+            locks.outage.over()
         except LockUnavailable as error:
-            settings = each[0][1].locks.settings
+            locks.outage.tell(error, settings.timeout)
             if settings.on_unavailable == "raise":
                 raise
             # Not a time-out for each of them: they go without, and their workers take the locks.
-            outage.tell(error, settings.timeout)
             outcomes = []
         for signature, call, _ in each if not outcomes else ():
             signature.options["headers"] = {**call.headers, CLAIMS_HEADER: []}

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import random
 
 from celery_etcdlock.core.conflict import (
@@ -24,15 +23,13 @@ from celery_etcdlock.tasks.choice import policy_of
 from celery_etcdlock.tasks.headers import Duplicate
 from celery_etcdlock.tasks.joining import take_result
 from celery_etcdlock.tasks.line import Line
-from celery_etcdlock.tasks.outage import outage
 from celery_etcdlock.tasks.redelivery import Redelivery
 from celery_etcdlock.tasks.run import Run
-from celery_etcdlock.tasks.runtime import conflict_error, describe_holder
+from celery_etcdlock.tasks.runtime import conflict_error, warn_of_another_broker
 from celery_etcdlock.tasks.turned_away import come_back, skip
 
 __all__ = ["Conflicts"]
 
-logger = logging.getLogger("celery_etcdlock")
 jitter = random.Random()
 
 
@@ -48,11 +45,12 @@ class Conflicts:
     def meet(self, conflict: Conflict, waited_for_predecessor: bool) -> WaitForPredecessor:
         """Returns where there is to be another try; else raises what ends the run."""
         run, call = self._run, self._run.call
+        run.locks.outage.over()
         kinship, kin = run.kin(conflict)
         # Whoever holds the lock, a copy of what has run has nothing to wait for, and no result to touch.
         self._redelivery.check_has_run()
         holder = kin.record.delivery if kin is not None and kin.record is not None else None
-        self._warn_of_another_broker(conflict)
+        warn_of_another_broker(conflict, run.record)
         error = conflict_error(conflict)
         policy, is_own = policy_of(run.options, run.locks.settings, error, at_enqueue=False)
         decision = on_conflict(
@@ -127,12 +125,12 @@ class Conflicts:
         run, call = self._run, self._run.call
         settings = run.locks.settings
         decision = on_unavailable(call.place, settings.on_unavailable, call.comebacks, jitter)
+        run.locks.outage.tell(error, settings.timeout)
         if isinstance(decision, RunUnprotected):
             return
         # Of the public type: a result backend names the class, and whoever reads it must be able to catch it.
         public = LockUnavailable(str(error), maybe_applied=error.maybe_applied, permanent=error.permanent)
         if isinstance(decision, ComeBack):
-            outage.tell(error, settings.timeout)
             come_back(
                 run.task,
                 call,
@@ -143,13 +141,3 @@ class Conflicts:
                 joins=call.joins,
             )
         raise public from error
-
-    def _warn_of_another_broker(self, conflict: Conflict) -> None:
-        holder, mine = conflict.holder, self._run.record
-        if holder is not None and holder.broker != mine.broker and holder.broker is not None:
-            logger.warning(
-                "lock %r is held by a task of another broker (%s): if these are two deployments, give each "
-                "its own etcdlock_prefix",
-                conflict.name,
-                describe_holder(conflict.keys),
-            )

@@ -34,9 +34,8 @@ from celery_etcdlock.tasks.call import COMEBACKS_HEADER
 from celery_etcdlock.tasks.choice import policy_of
 from celery_etcdlock.tasks.headers import CLAIMS_HEADER, DUPLICATE_HEADER, Duplicate, claims_in, written_claims
 from celery_etcdlock.tasks.leaving import PENDING_SECONDS
-from celery_etcdlock.tasks.outage import outage
 from celery_etcdlock.tasks.plan import LockPlan
-from celery_etcdlock.tasks.runtime import EtcdLocks, conflict_error
+from celery_etcdlock.tasks.runtime import EtcdLocks, conflict_error, warn_of_another_broker
 
 __all__ = ["Enqueued", "claim_seconds", "drop_claims", "publish"]
 
@@ -99,6 +98,7 @@ class Enqueued:
 
         Raises ``LockConflict`` where the policy says so.
         """
+        warn_of_another_broker(conflict, self.record)
         error = conflict_error(conflict)
         policy, is_own = policy_of(self.plan.options, self.locks.settings, error, at_enqueue=True)
         if self.in_chord_header and not is_own:
@@ -164,15 +164,16 @@ def publish(
     call = Enqueued(task, plan, task_id, options)
     if not call.is_successor():
         names = call.names(args, kwargs)
+        settings = call.locks.settings
         try:
+            call.locks.outage.check(settings.timeout)
             conflict = call.claim(names)
+            call.locks.outage.over()
             instead = call.on_conflict(conflict) if conflict is not None else None
-            outage.over()
         except LockUnavailable as error:
-            settings = call.locks.settings
+            call.locks.outage.tell(error, settings.timeout)
             if settings.on_unavailable == "raise":
                 raise
-            outage.tell(error, settings.timeout)
             instead = None
         if instead is not None:
             return instead

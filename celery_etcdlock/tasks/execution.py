@@ -31,7 +31,6 @@ from celery_etcdlock.tasks.interruption import Interruption, running_here
 from celery_etcdlock.tasks.joining import Joined, await_result, take_result
 from celery_etcdlock.tasks.leaving import let_go
 from celery_etcdlock.tasks.line import Line
-from celery_etcdlock.tasks.outage import outage
 from celery_etcdlock.tasks.plan import LockPlan
 from celery_etcdlock.tasks.redelivery import HasRun, Redelivery, StillRuns
 from celery_etcdlock.tasks.run import Run
@@ -110,6 +109,7 @@ class _Execution:
         if call.duplicate is not None:
             self._conflicts.end_duplicate(call.duplicate)
         try:
+            self._run.locks.outage.check(self._run.locks.settings.timeout)
             if call.joins is not None:
                 take_result(self._run.task, call, call.joins)
             if call.comebacks:
@@ -128,7 +128,7 @@ class _Execution:
                 self._brought.drop()
         except LockUnavailable as error:
             return self._run_unprotected(error)
-        outage.over()
+        self._run.locks.outage.over()
         return self._held.current
 
     def _run_unprotected(self, error: LockUnavailable) -> CurrentLock:

@@ -7,6 +7,7 @@ child that touched its parent's would break both. So each process finds its mana
 from __future__ import annotations
 
 import atexit
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -32,9 +33,12 @@ from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.signals import send_signal
 from celery_etcdlock.tasks.conf import broker_fingerprint, host_name, settings_of
+from celery_etcdlock.tasks.outage import Outage
 from celery_etcdlock.wiring import MEMORY_ENDPOINT, open_stores
 
-__all__ = ["EtcdLocks", "StandaloneLock", "conflict_error", "describe_holder", "locks_at"]
+__all__ = ["EtcdLocks", "StandaloneLock", "conflict_error", "describe_holder", "locks_at", "warn_of_another_broker"]
+
+logger = logging.getLogger("celery_etcdlock")
 
 _locks_of_apps: WeakKeyDictionary[Celery, EtcdLocks] = WeakKeyDictionary()
 #: Where all locks of this process are while tests say so (``locks_at``).
@@ -52,6 +56,8 @@ class EtcdLocks:
         self._page: LeasePage | None = None
         self._celery_events: CeleryEvents | None = None
         self._more_listeners: list[Listener] = []
+        #: Whether the lock store is away, as far as tasks of this process know.
+        self.outage = Outage()
 
     @classmethod
     def from_app(cls, app: Celery) -> EtcdLocks:
@@ -246,7 +252,21 @@ def describe_holder(keys: tuple[Key, ...]) -> str:
     if record is None:
         return "something that isn't celery-etcdlock, or is a newer version of it"
     since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(record.since))
+    if record.delivery.task_id.startswith(STANDALONE_PREFIX):
+        return f"{record.delivery.task_id} ({record.task}) on {record.host}, since {since}"
     return f"task {record.delivery.task_id} ({record.task}) on {record.host}, pid {record.pid}, since {since}"
+
+
+def warn_of_another_broker(conflict: Conflict, mine: Record) -> None:
+    """Two deployments under one prefix take each other's locks (rule 19)."""
+    holder = conflict.holder
+    if holder is not None and holder.broker != mine.broker and holder.broker is not None:
+        logger.warning(
+            "lock %r is held by a task of another broker (%s): if these are two deployments, give each "
+            "its own etcdlock_prefix",
+            conflict.name,
+            describe_holder(conflict.keys),
+        )
 
 
 @contextmanager

@@ -66,6 +66,7 @@ class Follower:
         """All that the page shows."""
         now = time.time()
         with self._changed:
+            self._board.forget_those_over(now)
             locks = self._board.locks()
             shown = locks[:MOST_LOCKS]
             return {

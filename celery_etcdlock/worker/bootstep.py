@@ -8,8 +8,11 @@ from typing import Any
 from celery import bootsteps
 from celery.exceptions import ImproperlyConfigured
 
+from celery_etcdlock.core.operations import Look
+from celery_etcdlock.core.settings import Settings
+from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.tasks.runtime import EtcdLocks
-from celery_etcdlock.wiring import MEMORY_ENDPOINT, import_for_threads
+from celery_etcdlock.wiring import MEMORY_ENDPOINT, import_for_threads, open_stores
 from celery_etcdlock.worker.policies import check_at_worker
 
 __all__ = ["CheckSettings"]
@@ -17,8 +20,30 @@ __all__ = ["CheckSettings"]
 logger = logging.getLogger("celery_etcdlock")
 
 
+#: How long the start of a worker may take longer because etcd is away.
+LOOK_SECONDS = 2.0
+
+
+def warn_if_away(settings: Settings) -> None:
+    """Look for the lock store, on a connection of its own that no child inherits."""
+    if settings.endpoints == (MEMORY_ENDPOINT,) or settings.channel is not None:
+        return  # a grpc channel must not be used before a fork
+    store, renewal_store = open_stores(settings)
+    try:
+        store.perform(Look("celery-etcdlock worker's start"), LOOK_SECONDS)
+    except LockUnavailable as error:
+        logger.warning(
+            "celery-etcdlock: no locks for now, and locked tasks wait: %s. Check etcdlock_endpoints; "
+            "`celery -A PROJECT etcdlock doctor` says more.",
+            error,
+        )
+    finally:
+        store.close()
+        renewal_store.close()
+
+
 class CheckSettings(bootsteps.Step):
-    """Refuses to start a worker that couldn't lock. Connects to nothing: etcd may come up later than the worker."""
+    """Refuses to start a worker that couldn't lock. If only etcd is away it warns: that may come up later."""
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
@@ -39,4 +64,5 @@ class CheckSettings(bootsteps.Step):
         where = f"etcd at {', '.join(settings.endpoints)}"
         if settings.endpoints == (MEMORY_ENDPOINT,):
             where = "each process's own memory, which protects nothing across processes"
+        warn_if_away(settings)
         logger.info("celery-etcdlock: locks in %s under %s, TTL %s s", where, settings.prefix, settings.ttl)

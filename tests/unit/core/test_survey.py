@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from celery_etcdlock.core.names import escape_name, unescape_name
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, Record
@@ -32,6 +34,15 @@ class TestGrouping:
         (lock,) = Board([unreadable]).locks()
         assert lock.owners == (unreadable,)
         assert described(unreadable)["readable"] is False
+
+    def test_places_whose_time_is_over_are_nobodys(self) -> None:
+        record = replace(A1.key.record, until=50.0) if A1.key.record is not None else None
+        board = Board([replace(A1, key=replace(A1.key, record=record)), A2, B1])
+        board.forget_those_over(40.0)
+        assert [owner.key.token for owner in board.find("a")[0].owners] == ["1"]
+        board.forget_those_over(60.0)
+        assert [owner.key.token for owner in board.find("a")[0].owners] == ["2"]
+        assert len(board.locks()) == 2
 
 
 class TestFinding:

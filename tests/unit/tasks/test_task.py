@@ -178,6 +178,13 @@ class TestCalls:
             task()
         assert "is held by a task of another broker (task theirs" in caplog.text
         assert "etcdlock_prefix" in caplog.text
+        caplog.clear()
+
+        @singleton_task(app=app, lock_key="shared", lock="until_executed")
+        def queued() -> None: ...
+
+        queued.delay()
+        assert "is held by a task of another broker (task theirs" in caplog.text
         locks.manager.release(theirs)
         caplog.clear()
         assert isinstance(locks.acquire("shared", ours, ttl_seconds=30), Lock)
