@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 from celery import Celery, current_task
-from celery.app.trace import build_tracer
+from celery.app import trace
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_etcdlock import EtcdLocks, SingletonTask, current_lock
@@ -58,7 +58,12 @@ class Worker:
         request |= {"delivery_info": {"exchange": "", "routing_key": "celery"}, "hostname": "worker"}
         request |= {"is_eager": False, "called_directly": False}
         task = self.app.tasks[headers["task"]]
-        build_tracer(task.name, task, app=self.app)(headers["id"], args, kwargs, request)
+        # As in a worker, where Celery's own __call__ keeps the message's request.
+        trace._install_stack_protection()
+        try:
+            trace.build_tracer(task.name, task, app=self.app)(headers["id"], args, kwargs, request)
+        finally:
+            trace.reset_worker_optimizations(self.app)
 
     def on_operation(self, monkeypatch: pytest.MonkeyPatch, kind: type, answer: Callable[[], None]) -> None:
         """Call ``answer`` before each operation of this kind; what it raises is what the caller gets."""
