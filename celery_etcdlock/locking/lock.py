@@ -6,6 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from celery_etcdlock.core.operations import HeldKey
 from celery_etcdlock.core.record import Record
 from celery_etcdlock.errors import LockLost
 
@@ -50,6 +51,11 @@ class Lock:
         #: Called when ``check`` is about to raise.
         self.on_told: Callable[[], None] | None = None
         self._lost_reason: str | None = None
+
+    @property
+    def key(self) -> HeldKey:
+        """Its key in the store, as this holding wrote it."""
+        return HeldKey(self.name, self.token, self.fencing_token)
 
     @property
     def remaining(self) -> float:

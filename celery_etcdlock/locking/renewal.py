@@ -23,7 +23,7 @@ import random
 import threading
 from collections.abc import Callable
 
-from celery_etcdlock.core.operations import HeldKey, RevokeLease
+from celery_etcdlock.core.operations import RevokeLease
 from celery_etcdlock.core.protocol import (
     Renew,
     Renewed,
@@ -247,8 +247,7 @@ class SessionKeeper:
     def _tell_missing(self, session: Session, outcome: Renewed) -> None:
         for lock in session.held() if outcome.missing else ():
             # A lock that was let go meanwhile isn't in ``held`` any more: it is missing because we released it.
-            key = HeldKey(lock.name, lock.token, lock.fencing_token)
-            if key in outcome.missing and session.let_go(lock):
+            if lock.key in outcome.missing and session.let_go(lock):
                 lock.lose("its key was deleted or overwritten by somebody else")
                 with self._mutex:
                     self._untold.append(lock)

@@ -170,7 +170,7 @@ class Session:
             tokens = list(islice(self._held, most))
             locks = [self._held.pop(token) for token in tokens]
             self._held.update(zip(tokens, locks, strict=True))  # to the end of the line
-        return tuple(HeldKey(lock.name, lock.token, lock.fencing_token) for lock in locks)
+        return tuple(lock.key for lock in locks)
 
     # --- what it owes ---------------------------------------------------------------------------------------
 

@@ -66,7 +66,7 @@ def _claim(calls: Any, members: list[Any], options: dict[str, Any]) -> dict[str,
             outcomes = locks.manager.pending.claim_each([(name, call.record) for _, call, name in each], seconds)
             locks.outage.over()
         except LockUnavailable as error:
-            locks.outage.tell(error, settings.timeout)
+            locks.outage.tell(error, settings.timeout, settings.on_unavailable)
             if settings.on_unavailable == "raise":
                 raise
             # Not a time-out for each of them: they go without, and their workers take the locks.

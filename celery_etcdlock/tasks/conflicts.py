@@ -125,7 +125,7 @@ class Conflicts:
         run, call = self._run, self._run.call
         settings = run.locks.settings
         decision = on_unavailable(call.place, settings.on_unavailable, call.comebacks, jitter)
-        run.locks.outage.tell(error, settings.timeout)
+        run.locks.outage.tell(error, settings.timeout, settings.on_unavailable)
         if isinstance(decision, RunUnprotected):
             return
         # Of the public type: a result backend names the class, and whoever reads it must be able to catch it.

@@ -171,7 +171,7 @@ def publish(
             call.locks.outage.over()
             instead = call.on_conflict(conflict) if conflict is not None else None
         except LockUnavailable as error:
-            call.locks.outage.tell(error, settings.timeout)
+            call.locks.outage.tell(error, settings.timeout, settings.on_unavailable)
             if settings.on_unavailable == "raise":
                 raise
             instead = None

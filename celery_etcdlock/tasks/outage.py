@@ -18,6 +18,12 @@ __all__ = ["Outage"]
 
 logger = logging.getLogger("celery_etcdlock")
 
+WHAT_TASKS_DO = {
+    "retry": "aren't lost: they come back later, with growing delays, until it answers",
+    "raise": "fail with LockUnavailable",
+    "run": "run without a lock",
+}
+
 
 class Outage:
     """One for each app in each process; a forked child begins with what its parent knew."""
@@ -45,8 +51,8 @@ class Outage:
             pause = self._try_again_at - now
         raise LockUnavailable(f"{found} (found just now; asked again within {pause:.1f} s)", permanent=found.permanent)
 
-    def tell(self, error: LockUnavailable, timeout_seconds: float) -> None:
-        """An attempt failed. Of what ``check`` raised nothing is learnt."""
+    def tell(self, error: LockUnavailable, timeout_seconds: float, policy: str = "retry") -> None:
+        """An attempt failed. Of what ``check`` raised nothing is learnt. ``policy`` is ``etcdlock_on_unavailable``."""
         with self._mutex:
             if self._found is None:
                 self._unanswered += 1
@@ -58,10 +64,11 @@ class Outage:
                 return
             self._told = True
         logger.warning(
-            "celery-etcdlock can't take locks: %s. Locked tasks aren't lost: they come back later, with growing "
-            "delays, until it answers. Check etcd and the settings etcdlock_endpoints and etcdlock_timeout (%g s); "
+            "celery-etcdlock can't take locks: %s. Locked tasks %s. Check etcd and the settings "
+            "etcdlock_endpoints and etcdlock_timeout (%g s); "
             "etcdlock_on_unavailable says what else tasks could do. This is said once per outage and process.",
             error,
+            WHAT_TASKS_DO[policy],
             timeout_seconds,
         )
 

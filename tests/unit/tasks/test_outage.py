@@ -71,6 +71,13 @@ def test_it_is_said_once(outage: Outage, caplog: pytest.LogCaptureFixture) -> No
     assert ["can't take" in text for text in said] == [True, False, True]
 
 
+def test_it_says_what_becomes_of_tasks(caplog: pytest.LogCaptureFixture) -> None:
+    for policy, does in (("retry", "come back later"), ("raise", "fail with"), ("run", "run without a lock")):
+        caplog.clear()
+        Outage().tell(REFUSED, 5, policy)
+        assert f"Locked tasks {does}" in caplog.text.replace("aren't lost: they ", "")
+
+
 def test_many_calls_are_held_up_once() -> None:
     app = Celery("outage", broker="memory://", set_as_current=False)
     app.conf.update(etcdlock_endpoints=f"127.0.0.1:{free_ports(1)[0]}", etcdlock_timeout=2)
