@@ -1,15 +1,19 @@
 """What is stored under a lock: who holds it, as strict JSON with a version.
 
-The record explains a lock to people and tells a delivery its kin (a copy, a successor); it never decides
-who owns the lock: revisions do (``ownership``). Anyone can write under our prefix, so what is read is
-trusted for nothing: a record that doesn't parse, is too large or has a newer version is ``None``, and a
-key with such a record counts as *held by someone else*, for the cautious answer is the safe one.
+The record says what a key is and whose (``key_kinds`` says who may do what with it) and explains a lock to people. It
+never decides who owns the lock: revisions do (``ownership``). Anyone can write under our prefix, so what is read is
+trusted for nothing: a record that doesn't parse, is too large, has a newer version or is of a kind that we don't know
+is ``None``, and a key with such a record counts as *held by someone else*, for the cautious answer is the safe one.
+
+*Versions.* Records written before there were kinds are read by their flags (``handed_over``, ``in_line``, ``until``),
+and these are still written, for older workers of a rolling upgrade.
 
 Task arguments are never stored: they may be secret, and a lock needs only their digest.
 """
 
 from __future__ import annotations
 
+import hashlib
 import json
 from dataclasses import dataclass, replace
 from enum import Enum
@@ -21,15 +25,21 @@ __all__ = [
     "RECORD_VERSION",
     "STANDALONE_PREFIX",
     "Delivery",
+    "KeyKind",
     "Kinship",
     "Record",
+    "Step",
     "decode_record",
     "encode_record",
 ]
 
 RECORD_VERSION = 1
 MAX_RECORD_BYTES = 8192
-MAX_TEXT_LENGTH = 512
+#: Bytes of a text for people, as JSON; what is longer is cut.
+MAX_TEXT_BYTES = 512
+#: Bytes of a task id, as JSON. An id is never cut, for it says whose a key is: a longer one is stored as its digest.
+MAX_ID_BYTES = 4096
+DIGEST_PREFIX = "sha256:"
 #: So many records are remembered as decoded: who waits in a long line reads the same ones at each turn.
 REMEMBERED_RECORDS = 2048
 
@@ -46,6 +56,27 @@ class Kinship(Enum):
     SUCCESSOR = "successor"
 
 
+class KeyKind(Enum):
+    """What a key under a lock's name is; ``key_kinds`` has the table of who may do what with it."""
+
+    #: A process's own, on the lease that it renews: it holds the lock, or waits in line with it.
+    HELD = "held"
+    #: Taken for a message when it was published; stands until the message starts.
+    CLAIM = "claim"
+    #: The queue position of a message that waits.
+    POSITION = "position"
+    #: Left by a run that ended with a retry or a replacement, for the run that follows.
+    HANDOVER = "handover"
+    #: Stands for the rest of ``lock_at_least_for``, and belongs to nobody any more.
+    LEAST_HOLD = "least hold"
+    #: A fixed window (``until_expired``).
+    WINDOW = "window"
+
+
+#: Which run of a message: retries, replacements.
+Step = tuple[int, int]
+
+
 @dataclass(frozen=True, slots=True)
 class Delivery:
     """The owner of a lock: one delivery of one task (rule 6 of the protocol).
@@ -60,15 +91,29 @@ class Delivery:
     replacements: int = 0
     comebacks: int = 0
 
+    def __post_init__(self) -> None:
+        if 6 * len(self.task_id) > MAX_ID_BYTES and len(json.dumps(self.task_id)) > MAX_ID_BYTES:
+            digest = hashlib.sha256(self.task_id.encode("utf-8", "surrogatepass")).hexdigest()
+            object.__setattr__(self, "task_id", DIGEST_PREFIX + digest)
+
     @property
     def is_message(self) -> bool:
         """Whether somebody can wait for the result of this task id."""
-        return not self.task_id.startswith((DIRECT_PREFIX, STANDALONE_PREFIX))
+        return not self.task_id.startswith((DIRECT_PREFIX, STANDALONE_PREFIX, DIGEST_PREFIX))
 
     @property
-    def step(self) -> Delivery:
+    def step(self) -> Step:
+        """Which run of the message this is, however often it was sent back."""
+        return self.retries, self.replacements
+
+    @property
+    def run(self) -> Delivery:
         """The same, however often it was sent back: what comes to its end once, whichever copy does it."""
         return replace(self, comebacks=0)
+
+    def follows(self, step: Step) -> bool:
+        """Whether this is a later run of the message than ``step``: a replacement counts its retries anew."""
+        return (self.replacements, self.retries) > (step[1], step[0])
 
     def kinship(self, holder: Delivery | None) -> Kinship:
         """What this delivery is to ``holder``: its copy, its successor, or a stranger."""
@@ -79,14 +124,14 @@ class Delivery:
 
 @dataclass(frozen=True, slots=True)
 class Record:
-    """Who holds a lock, or waits for it.
+    """What a key is, and whose.
 
     ``since`` and ``until`` are Unix times in seconds by the writer's wall clock; ``until`` is set on keys that
     stand without renewal. ``limit`` is how many may hold the lock as this owner understood it; ``broker`` a
-    fingerprint of the owner's message broker; ``handed_over`` marks a key that its owner left for a successor, and
-    ``in_line`` a place in line whose message hasn't come to its turn.
-    ``attempt`` is random for each try to take over a key that is there already, so that a try without an answer knows
-    its own work again.
+    fingerprint of the owner's message broker. ``successor`` is for which run of the message a handover stands.
+    ``call`` is random for each call of a task, and tells two calls under one task id apart.
+    ``attempt`` is random for each try to put or take over a key that others may rewrite, so that a try without an
+    answer knows its own work again.
     """
 
     delivery: Delivery
@@ -97,9 +142,14 @@ class Record:
     limit: int = 1
     broker: str | None = None
     until: float | None = None
-    handed_over: bool = False
-    in_line: bool = False
+    kind: KeyKind = KeyKind.HELD
+    successor: Step | None = None
+    call: str | None = None
     attempt: str | None = None
+
+    def is_of_task(self, name: str) -> bool:
+        """Whether the task of this name wrote it. Long names are cut, here and there alike."""
+        return self.task == _cut(name)
 
 
 def encode_record(record: Record) -> bytes:
@@ -107,14 +157,10 @@ def encode_record(record: Record) -> bytes:
     delivery = record.delivery
     fields: dict[str, Any] = {
         "v": RECORD_VERSION,
-        "delivery": [
-            delivery.task_id[:MAX_TEXT_LENGTH],
-            delivery.retries,
-            delivery.replacements,
-            delivery.comebacks,
-        ],
-        "task": record.task[:MAX_TEXT_LENGTH],
-        "host": record.host[:MAX_TEXT_LENGTH],
+        "kind": record.kind.value,
+        "delivery": [delivery.task_id, delivery.retries, delivery.replacements, delivery.comebacks],
+        "task": _cut(record.task),
+        "host": _cut(record.host),
         "pid": record.pid,
         "since": record.since,
         "limit": record.limit,
@@ -123,13 +169,26 @@ def encode_record(record: Record) -> bytes:
         fields["broker"] = record.broker
     if record.until is not None:
         fields["until"] = record.until
-    if record.handed_over:
+    if record.successor is not None:
+        fields["successor"] = list(record.successor)
+    # Older versions know a key by these.
+    if record.kind is KeyKind.HANDOVER:
         fields["handed_over"] = True
-    if record.in_line:
+    if record.kind is KeyKind.POSITION:
         fields["in_line"] = True
+    if record.call is not None:
+        fields["call"] = record.call
     if record.attempt is not None:
         fields["attempt"] = record.attempt
     return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def _cut(text: str) -> str:
+    if 6 * len(text) <= MAX_TEXT_BYTES:
+        return text
+    while len(json.dumps(text)) > MAX_TEXT_BYTES:
+        text = text[: len(text) - max(1, (len(json.dumps(text)) - MAX_TEXT_BYTES) // 6)]
+    return text
 
 
 def decode_record(value: bytes) -> Record | None:
@@ -155,13 +214,31 @@ def _decoded(value: bytes) -> Record | None:
             _count(fields["limit"]),
             _text(fields["broker"]) if "broker" in fields else None,
             _time(fields["until"]) if "until" in fields else None,
-            fields.get("handed_over", False) is True,
-            fields.get("in_line", False) is True,
+            _kind(fields),
+            _step(fields["successor"]) if "successor" in fields else None,
+            _text(fields["call"]) if "call" in fields else None,
             _text(fields["attempt"]) if "attempt" in fields else None,
         )
-    except (KeyError, ValueError, OverflowError):
+    except (KeyError, TypeError, ValueError, OverflowError):
         return None
     return record if record.limit >= 1 else None
+
+
+def _kind(fields: dict[str, Any]) -> KeyKind:
+    if "kind" in fields:
+        return KeyKind(fields["kind"])
+    # Written before there were kinds.
+    if fields.get("in_line", False) is True:
+        return KeyKind.POSITION
+    if fields.get("handed_over", False) is True:
+        return KeyKind.HANDOVER
+    return KeyKind.CLAIM if "until" in fields else KeyKind.HELD
+
+
+def _step(value: object) -> Step:
+    if not (isinstance(value, list) and len(value) == 2):
+        raise ValueError("not a step")
+    return _count(value[0]), _count(value[1])
 
 
 def _delivery(value: object) -> Delivery:

@@ -1,39 +1,96 @@
-"""Pays what a session owes: releases that got no answer, and tokens in doubt (``session.Debt``)."""
+"""Pays what is owed: releases that got no answer, tokens in doubt (``session.Debt``), keys of messages that ended."""
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
 
-from celery_etcdlock.core.protocol import Machine, ReleaseKey, Resolve, Unavailable
+from celery_etcdlock.core.protocol import DropEnded, Ended, Machine, ReleaseKey, Resolve, Unavailable
+from celery_etcdlock.core.record import Delivery
+from celery_etcdlock.core.replies import StoreReply
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.driver import drive
-from celery_etcdlock.locking.session import Debt, Session
+from celery_etcdlock.locking.session import Debt
 from celery_etcdlock.locking.store import LockStore
+from celery_etcdlock.native import allocate_mutex
 
-__all__ = ["pay"]
+__all__ = ["Debtor", "EndedRun", "Releases", "pay"]
 
 #: How many debts are paid at a time, so that nothing else waits long.
 DEBTS_AT_A_TIME = 20
 
 
+@dataclass(frozen=True, slots=True)
+class EndedRun:
+    """What stood under ``name`` for this run of a message, which has ended, must go."""
+
+    name: str
+    delivery: Delivery
+
+
+class Debtor(Protocol):
+    """Who owes: a session, or ``Releases``."""
+
+    @property
+    def lease(self) -> int: ...
+
+    def debts(self) -> Sequence[Debt | EndedRun]: ...
+
+    def settle(self, debt: Any) -> None: ...
+
+    def observe(self, reply: StoreReply) -> None: ...
+
+
+class Releases:
+    """What is owed for no session of this process: keys that were put for messages."""
+
+    lease = 0
+
+    def __init__(self) -> None:
+        self._mutex = allocate_mutex()
+        self._debts: dict[Debt | EndedRun, None] = {}
+
+    def owe(self, debt: Debt | EndedRun) -> None:
+        """A ``Debt`` names the revision that it releases."""
+        assert isinstance(debt, EndedRun) or debt.mod_revision is not None
+        with self._mutex:
+            self._debts[debt] = None
+
+    def debts(self) -> list[Debt | EndedRun]:
+        with self._mutex:
+            return list(self._debts)
+
+    def settle(self, debt: Debt | EndedRun) -> None:
+        with self._mutex:
+            self._debts.pop(debt, None)
+
+    def observe(self, reply: StoreReply) -> None:
+        """Nothing to learn without a session."""
+
+
 def pay(
-    session: Session,
+    debtor: Debtor,
     store: LockStore,
     clock: Clock,
     answer_by: float,
     sleep: Callable[[float], object] = time.sleep,
 ) -> bool:
     """Pay some of its debts; false when the store couldn't be brought to it by ``answer_by``."""
-    for debt in session.debts()[:DEBTS_AT_A_TIME]:
-        machine = _machine(debt, session.lease, answer_by)
-        if isinstance(drive(machine, store, clock, observe=session.observe, sleep=sleep), Unavailable):
+    for debt in debtor.debts()[:DEBTS_AT_A_TIME]:
+        machine = _machine(debt, debtor.lease, answer_by)
+        outcome = drive(machine, store, clock, observe=debtor.observe, sleep=sleep)
+        if isinstance(outcome, Unavailable):
             return False
-        session.settle(debt)
+        if not (isinstance(outcome, Ended) and outcome.look_again):
+            debtor.settle(debt)
     return True
 
 
-def _machine(debt: Debt, lease: int, answer_by: float) -> Machine[object]:
+def _machine(debt: Debt | EndedRun, lease: int, answer_by: float) -> Machine[object]:
+    if isinstance(debt, EndedRun):
+        return DropEnded(name=debt.name, delivery=debt.delivery, deadline=answer_by)
     if debt.mod_revision is not None:
         return ReleaseKey(name=debt.name, token=debt.token, mod_revision=debt.mod_revision, deadline=answer_by)
     return Resolve(lease=lease, name=debt.name, token=debt.token, deadline=answer_by, attempt=debt.attempt)

@@ -39,11 +39,12 @@ from celery_etcdlock.core.protocol import (
     TakeOver,
     Unavailable,
 )
-from celery_etcdlock.core.record import Record
+from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.replies import Present
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.locking.clock import Clock, boot_time
+from celery_etcdlock.locking.debts import EndedRun
 from celery_etcdlock.locking.done import DONE_SECONDS, DoneMarks
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lease_page import LeasePage
@@ -90,7 +91,7 @@ class LockManager:
         self._keeper = SessionKeeper(store, self._renewal_store, clock, on_lost=self._on_lost, page=page)
         self._owner = Owner(store, self._keeper, clock, timeout_seconds, self.tell)
         #: Locks that stand without renewal.
-        self.pending = PendingLocks(store, clock, timeout_seconds)
+        self.pending = PendingLocks(store, clock, timeout_seconds, owe=self._keeper.owe_on_shared)
         #: Which deliveries have come to their end.
         self.done = DoneMarks(self.pending, store, clock, timeout_seconds, done_seconds)
         self.pid = os.getpid()
@@ -289,15 +290,32 @@ class LockManager:
         if not told_as_lost:
             self._tell_released(lock)
 
+    def drop_ended(self, name: str, delivery: Delivery) -> None:
+        """Delete what stands under ``name`` for a run of a message that has ended: now, or when the store answers
+        again.
+
+        Never raises for the store's sake.
+        """
+        try:
+            self.pending.drop_ended(name, delivery)
+        except BaseException as error:
+            self._keeper.owe_release(EndedRun(name, delivery))
+            if not isinstance(error, LockUnavailable):
+                raise
+            logger.warning("lock %r of a message that ended is released as soon as the store answers: %s", name, error)
+
     def drop_in_the_end(self, claim: Claim) -> None:
-        """Delete what a message held, now or when the store answers again. Never raises for the store's sake."""
+        """Delete a key that this process put: now, or when the store answers again.
+
+        Never raises for the store's sake.
+        """
         try:
             self.pending.drop(claim)
-        except LockUnavailable as error:
-            if not self._keeper.owe_somewhere(Debt(claim.name, claim.token, claim.revision)):
-                logger.warning(
-                    "lock %r of a message that ended stays taken until its time is over: %s", claim.name, error
-                )
+        except BaseException as error:
+            self._keeper.owe_release(Debt(claim.name, claim.token, claim.revision))
+            if not isinstance(error, LockUnavailable):
+                raise
+            logger.warning("the release of lock %r got no answer and is repeated until it does", claim.name)
 
     def _tell_acquired(self, lock: Lock, started_at: float) -> None:
         waited_seconds = max(0.0, lock.acquired_at - started_at)

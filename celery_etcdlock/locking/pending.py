@@ -1,7 +1,9 @@
 """Locks that stand without renewal: of messages that haven't started, of fixed windows, of least holds.
 
 Each key says until when it stands (``Record.until``). The lease under it only collects garbage, and is shared
-(``locking.shared_leases``). What a request leaves in doubt is a debt, and is paid before the lease is used again.
+(``locking.shared_leases``). What a request leaves in doubt is handed to ``owe``, which has it resolved in the
+background: these keys may change hands, so each try is marked as such (``Record.attempt``), and only what it wrote
+itself is deleted.
 """
 
 from __future__ import annotations
@@ -24,7 +26,9 @@ from celery_etcdlock.core.protocol import (
     AcquireAll,
     Acquired,
     AcquireEach,
+    DropEnded,
     EachAcquired,
+    Ended,
     Machine,
     Placed,
     Refused,
@@ -34,7 +38,7 @@ from celery_etcdlock.core.protocol import (
     TakePlace,
     Unavailable,
 )
-from celery_etcdlock.core.record import Record
+from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.core.replies import (
     MarkSeen,
     Present,
@@ -69,8 +73,11 @@ class PendingLocks:
         clock: Clock,
         timeout_seconds: float,
         wall_clock: Callable[[], float] = time.time,
+        *,
+        owe: Callable[[Session, Debt], None],
     ) -> None:
         self._store = store
+        self._owe = owe
         self._clock = clock
         self._wall_clock = wall_clock
         self._timeout_seconds = timeout_seconds
@@ -83,7 +90,10 @@ class PendingLocks:
     # --- taking -----------------------------------------------------------------------------------------------
 
     def claim_each(self, wanted: Sequence[tuple[str, Record]], seconds: float) -> list[Claim | Conflict]:
-        """Try each lock for itself, many in one round trip. They stand for ``seconds``. No name twice."""
+        """Try each lock for itself, many in one round trip. They stand for ``seconds``. No name twice.
+
+        The records say what the keys are to be: claims or windows (``key_kinds``).
+        """
         outcomes: list[Claim | Conflict] = []
         for start in range(0, len(wanted), TRIES_AT_A_TIME):
             outcomes += self._claim(wanted[start : start + TRIES_AT_A_TIME], seconds, AcquireEach)
@@ -97,7 +107,7 @@ class PendingLocks:
         self, wanted: Sequence[tuple[str, Record]], seconds: float, kind: type[AcquireEach]
     ) -> list[Claim | Conflict]:
         until = round(self._wall_clock() + seconds, 3)
-        records = [replace(record, until=until) for _, record in wanted]
+        records = [replace(record, until=until, attempt=secrets.token_hex(6)) for _, record in wanted]
         tokens = [secrets.token_hex(12) for _ in wanted]
 
         def attempt(session: Session, give_up_at: float, deadline: float) -> AcquireEach:
@@ -113,7 +123,10 @@ class PendingLocks:
                 wall_offset=self.wall_offset,
             )
 
-        debts = [Debt(name, token) for (name, _), token in zip(wanted, tokens, strict=True)]
+        debts = [
+            Debt(name, token, attempt=record.attempt)
+            for (name, _), token, record in zip(wanted, tokens, records, strict=True)
+        ]
         outcome = self._on_lease(seconds, attempt, debts)
         assert isinstance(outcome, EachAcquired)
         return [
@@ -122,9 +135,10 @@ class PendingLocks:
         ]
 
     def take_place(self, name: str, record: Record, seconds: float) -> tuple[Claim, tuple[Key, ...]]:
-        """A place in line that stands for ``seconds``, and the keys under the name, as ``Queued`` has them."""
+        """A queue position that stands for ``seconds``, and the keys under the name, as ``Queued`` has them."""
         token = secrets.token_hex(12)
-        standing = replace(record, until=round(self._wall_clock() + seconds, 3), in_line=True)
+        until = round(self._wall_clock() + seconds, 3)
+        standing = replace(record, kind=KeyKind.POSITION, until=until, attempt=secrets.token_hex(6))
 
         def attempt(session: Session, give_up_at: float, deadline: float) -> TakePlace:
             return TakePlace(
@@ -137,7 +151,7 @@ class PendingLocks:
                 deadline=deadline,
             )
 
-        outcome = self._on_lease(seconds, attempt, [Debt(name, token)])
+        outcome = self._on_lease(seconds, attempt, [Debt(name, token, attempt=standing.attempt)])
         assert isinstance(outcome, Placed)
         return Claim(name, token, outcome.mod_revision), outcome.keys
 
@@ -191,6 +205,14 @@ class PendingLocks:
         assert isinstance(outcome, Refused)
         return Conflict(claim.name, outcome.keys)
 
+    def drop_ended(self, name: str, delivery: Delivery) -> Ended:
+        """Delete what stands under ``name`` for a run of a message that has ended (``core.protocol.drop_ended``)."""
+        machine = DropEnded(name=name, delivery=delivery, deadline=self._clock() + self._timeout_seconds)
+        outcome = drive(machine, self._store, self._clock)
+        if isinstance(outcome, Unavailable):
+            raise outcome.error
+        return outcome
+
     def drop(self, claim: Claim) -> bool:
         """Delete the key if it is as it was known. Returns whether it was. Late or twice, it does no harm."""
         deadline = self._clock() + self._timeout_seconds
@@ -222,7 +244,7 @@ class PendingLocks:
                 outcome = drive(machine, self._store, self._clock, observe=session.observe)
             except BaseException:
                 # Interrupted half-way: our keys may be there.
-                self._owe(session, debts)
+                self._owe_all(session, debts)
                 raise
             if isinstance(outcome, SessionLost):
                 session.lose(outcome.reason)
@@ -231,11 +253,10 @@ class PendingLocks:
                 continue
             if isinstance(outcome, Unavailable):
                 if outcome.doubtful:
-                    self._owe(session, debts)
+                    self._owe_all(session, debts)
                 raise outcome.error
             return outcome
 
-    @staticmethod
-    def _owe(session: Session, debts: list[Debt]) -> None:
+    def _owe_all(self, session: Session, debts: list[Debt]) -> None:
         for debt in debts:
-            session.abandon(debt)
+            self._owe(session, debt)

@@ -9,8 +9,10 @@ key, which tells whether the lease lives, and with it all its locks. Keys that s
 looking at all held keys in turn, up to 1,200 in each renewal.
 
 After each renewal that worked the thread pays the session's *debts*: releases that got no answer, and doubtful tokens
-(``session.Debt``). A session that is lost owes nothing any more once its lease is gone, so the thread revokes the
-lease, or leaves it to run out when the store is away. A session that nobody has used for a while is closed.
+(``session.Debt``). It also pays what is owed on leases that aren't renewed (claims and queue positions), and releases
+of keys that a message brought along: once a second until the store answers, and for a moment at the end of the process.
+A session that is lost owes nothing any more once its lease is gone, so the thread revokes the lease, or leaves it to
+run out when the store is away. A session that nobody has used for a while is closed.
 
 The thread uses a store of its own, so that no other request can queue in front of a renewal.
 """
@@ -32,7 +34,7 @@ from celery_etcdlock.core.protocol import (
 )
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
-from celery_etcdlock.locking.debts import pay
+from celery_etcdlock.locking.debts import Debtor, EndedRun, Releases, pay
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
@@ -60,6 +62,9 @@ RETRY_SECONDS = 1.0
 #: How long the revocation of a lost or idle session may take, in seconds.
 REVOKE_SECONDS = 1.0
 
+#: How long the end of a process may take to pay what it owes, in seconds. After that a lease's end pays, or a key's.
+LAST_SECONDS = 2.0
+
 
 class SessionKeeper:
     """The sessions of this process. ``on_lost`` is called in the renewal's thread for each lock that is lost."""
@@ -82,6 +87,9 @@ class SessionKeeper:
         # Held across I/O, so a greenlet's under gevent; the renewal's thread never takes it.
         self._opening = threading.Lock()
         self._sessions: dict[int, Session] = {}
+        #: Sessions on leases that aren't renewed, while something is owed on them.
+        self._owing: dict[int, Session] = {}
+        self._releases = Releases()
         self._alarm = Alarm()
         #: Locks that were lost alone, while their session lives, and whose holders haven't been told yet.
         self._untold: list[Lock] = []
@@ -125,12 +133,16 @@ class SessionKeeper:
             self._sessions[ttl_seconds] = session
             if replaced is not None:  # lost or closed; the thread says so and revokes its lease
                 self._sessions[-replaced.lease] = replaced
+        self._wake()
+        return session
+
+    def _wake(self) -> None:
+        with self._mutex:
             start = not self._thread_runs
             self._thread_runs = True
         if start:
             start_thread(self._run, "celery-etcdlock-renewal")
         self._alarm.ring()
-        return session
 
     def renew(self, session: Session) -> bool:
         """Renew now, in the caller's thread. Returns whether the session may be trusted for longer."""
@@ -141,26 +153,42 @@ class SessionKeeper:
         session.abandon(debt)
         self._alarm.ring()
 
-    def owe_somewhere(self, debt: Debt) -> bool:
-        """The same for a key on another lease, with any session that lives; false if there is none."""
+    def owe_on_shared(self, session: Session, debt: Debt) -> None:
+        """The same on a lease that isn't renewed."""
+        session.abandon(debt)
         with self._mutex:
-            sessions = list(self._sessions.values())
-        for session in sessions:
-            if not session.closed and session.lost_reason() is None:
-                self.owe(session, debt)
-                return True
-        return False
+            self._owing[session.lease] = session
+        self._wake()
+
+    def owe_release(self, debt: Debt | EndedRun) -> None:
+        """The same for keys on anybody's lease: one as of ``debt.mod_revision``, or those of a run that has ended."""
+        self._releases.owe(debt)
+        self._wake()
 
     def stop(self) -> None:
-        """Revoke the leases on which nothing hangs and end the thread. Locks still held are no longer renewed."""
+        """Pay what is owed, revoke the leases on which nothing hangs and end the thread.
+
+        Locks still held are no longer renewed.
+        """
         self._stopped = True
         self._alarm.ring()
         with self._mutex:
             sessions = list(self._sessions.values())
             self._sessions.clear()
         for session in sessions:
-            if session.close_if_idle(0):
+            if session.close_if_idle(0) or session.close_if_only_owing():
                 self._revoke(session, self._store)
+        self._pay_at_the_end()
+
+    def _pay_at_the_end(self) -> None:
+        deadline = self._clock() + LAST_SECONDS
+        while self._clock() < deadline:
+            owing = self._debtors()
+            if not owing or not all(pay(each, self._store, self._clock, deadline) for each in owing):
+                break
+        left = sum(len(each.debts()) for each in self._debtors())
+        if left:
+            logger.warning("celery-etcdlock: %d keys of this process stay in etcd until their time is over", left)
 
     # --- the renewal's thread -------------------------------------------------------------------------------
 
@@ -199,7 +227,24 @@ class SessionKeeper:
                     self._schedule(session, min(RETRY_SECONDS, session.ttl_seconds / 10))
             elif session.debts():
                 self._pay(place, session)
+        self._pay_others()
         return self._seconds_to_next()
+
+    def _pay_others(self) -> None:
+        for each in self._debtors():
+            answer_by = min(self._clock() + RETRY_SECONDS, self._next_renewal())
+            pay(each, self._renewal_store, self._clock, answer_by, self._pause)
+
+    def _debtors(self) -> list[Debtor]:
+        """Who owes something, beside the sessions that are renewed."""
+        with self._mutex:
+            self._owing = {lease: session for lease, session in self._owing.items() if session.debts()}
+            debtors: list[Debtor] = [*self._owing.values(), self._releases]
+        return [each for each in debtors if each.debts()]
+
+    def _next_renewal(self) -> float:
+        with self._mutex:
+            return min((session.renew_at for session in self._sessions.values()), default=float("inf"))
 
     def _seconds_to_next(self) -> float | None:
         with self._mutex:
@@ -207,11 +252,10 @@ class SessionKeeper:
             untold = bool(self._untold)
         if untold or any(session.lost_reason() is not None for session in sessions):
             return 0.0
-        if not sessions:
-            return None
         due = [min(session.renew_at, session.deadline) for session in sessions]
-        due += [self._clock() + RETRY_SECONDS for session in sessions if session.debts()]
-        return max(0.0, min(due) - self._clock())
+        if self._debtors() or any(session.debts() for session in sessions):
+            due.append(self._clock() + RETRY_SECONDS)
+        return max(0.0, min(due) - self._clock()) if due else None
 
     def _schedule(self, session: Session, seconds: float) -> None:
         session.renew_at = self._clock() + seconds * random.uniform(0.85, 1.0)

@@ -3,7 +3,7 @@
 A lease outlives its keys, takes up to `KEYS_PER_LEASE` of them, and is never renewed, so a producer may end at once.
 Leases come in sizes of powers of two. One of size S lives for twice S and takes keys that stand for at most S seconds,
 for as long as it is itself no older than S. Each carries a session of its own, whose epoch fences the producer's late
-requests as a worker's does (rule 3). What stays in doubt is a debt, and is paid before the lease is used again.
+requests as a worker's does (rule 3). What stays in doubt is a debt of that session, which a thread pays (``renewal``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import threading
 
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
-from celery_etcdlock.locking.debts import pay
 from celery_etcdlock.locking.opening import open_session
 from celery_etcdlock.locking.session import Session
 from celery_etcdlock.locking.store import LockStore
@@ -21,9 +20,6 @@ __all__ = ["KEYS_PER_LEASE", "SharedLeases"]
 
 KEYS_PER_LEASE = 2000
 SMALLEST_LEASE_SECONDS = 64
-
-#: How long the payment of one debt may take, in seconds, before a claim that has nothing to do with it goes on.
-DEBT_SECONDS = 0.5
 
 
 class SharedLeases:
@@ -45,8 +41,6 @@ class SharedLeases:
             raise LockUnavailable("the lock store gave no answer in time while a lease was opened")
         try:
             lease = self._leases.get(size)
-            if lease is not None:
-                pay(lease.session, self._store, self._clock, self._clock() + DEBT_SECONDS)
             if lease is None or not lease.takes(keys, self._clock()):
                 lease = self._leases[size] = self._open(size, deadline)
             lease.keys += keys

@@ -20,7 +20,7 @@ from celery import group
 
 from celery_etcdlock.errors import EtcdLockError, LockUnavailable
 from celery_etcdlock.locking.claim import Claim
-from celery_etcdlock.tasks.enqueue import Enqueued, drop_claims
+from celery_etcdlock.tasks.enqueue import Enqueued
 from celery_etcdlock.tasks.headers import CLAIMS_HEADER
 
 __all__ = ["take_together"]
@@ -45,7 +45,7 @@ def take_together() -> None:
         finally:
             # Those that weren't published any more, because one before them failed.
             for call in waiting.values():
-                drop_claims(call.task, call.headers)
+                call.drop_claims()
 
     apply_tasks._etcdlock = True  # type: ignore[attr-defined]
     group._apply_tasks = apply_tasks  # type: ignore[attr-defined]

@@ -18,22 +18,23 @@ from celery_etcdlock.core.conflict import Place
 from celery_etcdlock.core.record import DIRECT_PREFIX, Delivery
 from celery_etcdlock.locking.claim import Claim
 from celery_etcdlock.tasks.headers import (
+    COMEBACKS_HEADER,
     DUPLICATE_HEADER,
     JOIN_HEADER,
+    RETRIES_HEADER,
+    WAITING_SINCE_HEADER,
     Duplicate,
+    call_in,
     claims_in,
+    count_in,
     duplicate_in,
     header,
     line_in,
+    number_in,
+    waited_in,
 )
 
-__all__ = ["COMEBACKS_HEADER", "RETRIES_HEADER", "WAITING_SINCE_HEADER", "Call", "entrance", "is_entered_by_worker"]
-
-#: How often we sent the message back to its queue, and at which ``retries``: a later retry counts anew.
-COMEBACKS_HEADER = "etcdlock_comebacks"
-RETRIES_HEADER = "etcdlock_retries"
-#: Unix time of the first time that the message came back because of a conflict.
-WAITING_SINCE_HEADER = "etcdlock_waiting_since"
+__all__ = ["Call", "delivery_of", "entrance", "is_entered_by_worker"]
 
 _MARK = "_etcdlock_entered"
 
@@ -45,8 +46,12 @@ class Call:
     place: Place
     delivery: Delivery
     request: Any = None
+    #: Which call the message was published for (``headers.CALL_HEADER``).
+    call: str | None = None
     comebacks: int = 0
+    #: When the message first came back, by the wall clock of who sent it back; and how long it waited, as measured.
     waiting_since: float | None = None
+    measured: float | None = None
     #: Locks that were taken for this message when it was published, and its place in line.
     claims: tuple[Claim, ...] = ()
     line: Claim | None = None
@@ -56,8 +61,13 @@ class Call:
 
     @property
     def waited(self) -> float:
-        """Seconds since the message first came back, by the wall clock."""
-        return 0.0 if self.waiting_since is None else max(0.0, time.time() - self.waiting_since)
+        """Seconds since the message first came back.
+
+        By the wall clock, but no more than was measured, or a host whose clock is ahead would end a wait that has
+        begun.
+        """
+        elapsed = 0.0 if self.waiting_since is None else max(0.0, time.time() - self.waiting_since)
+        return elapsed if self.measured is None else min(elapsed, self.measured)
 
 
 def is_entered_by_worker(task: Task[Any, Any]) -> bool:
@@ -76,21 +86,23 @@ def entrance(task: Task[Any, Any]) -> Call:
     if not _is_entrance(request):
         return Call(Place.DIRECT, Delivery(f"{DIRECT_PREFIX}{secrets.token_hex(8)}"))
     setattr(request, _MARK, True)
-    retries = _count(request.retries)
-    comebacks, waiting_since = 0, None
-    if header(request, RETRIES_HEADER) == retries:
-        comebacks = _count(header(request, COMEBACKS_HEADER))
-        since = header(request, WAITING_SINCE_HEADER)
-        waiting_since = since if isinstance(since, int | float) and not isinstance(since, bool) else None
-    delivery = Delivery(request.id, retries, _count(request.replaced_task_nesting), comebacks)
+    comebacks, waiting_since, measured = 0, None, None
+    if header(request, RETRIES_HEADER) == count_in(request, "retries"):
+        comebacks = count_in(request, COMEBACKS_HEADER)
+        waiting_since = number_in(request, WAITING_SINCE_HEADER)
+        waited = waited_in(request)
+        measured = None if waited is None else sum(waited)
+    delivery = delivery_of(request, comebacks)
     if request.is_eager:
-        return Call(Place.EAGER, delivery, request, comebacks, waiting_since)
+        return Call(Place.EAGER, delivery, request, None, comebacks, waiting_since, measured)
     return Call(
         Place.WORKER,
         delivery,
         request,
+        call_in(request),
         comebacks,
         waiting_since,
+        measured,
         claims_in(request),
         line_in(request),
         duplicate_in(request, DUPLICATE_HEADER),
@@ -98,5 +110,7 @@ def entrance(task: Task[Any, Any]) -> Call:
     )
 
 
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else 0
+def delivery_of(carrier: Any, comebacks: int = 0) -> Delivery:
+    """The delivery of a request, or of a dict of a message's headers."""
+    task_id = header(carrier, "id")
+    return Delivery(str(task_id), count_in(carrier, "retries"), count_in(carrier, "replaced_task_nesting"), comebacks)

@@ -18,11 +18,11 @@ from celery_etcdlock.core.events import LockWaiting
 from celery_etcdlock.core.record import Kinship
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Conflict
-from celery_etcdlock.tasks.brought import BroughtLocks
 from celery_etcdlock.tasks.choice import policy_of
 from celery_etcdlock.tasks.headers import Duplicate
 from celery_etcdlock.tasks.joining import take_result
 from celery_etcdlock.tasks.line import Line
+from celery_etcdlock.tasks.message_claims import MessageClaims
 from celery_etcdlock.tasks.redelivery import Redelivery
 from celery_etcdlock.tasks.run import Run
 from celery_etcdlock.tasks.runtime import conflict_error, warn_of_another_broker
@@ -34,11 +34,11 @@ jitter = random.Random()
 
 
 class Conflicts:
-    """For one run. What comes back takes along what the message brought, and its place in line."""
+    """For one run. What comes back takes along the message's claims, and its queue position."""
 
-    def __init__(self, run: Run, brought: BroughtLocks, line: Line, redelivery: Redelivery) -> None:
+    def __init__(self, run: Run, claims: MessageClaims, line: Line, redelivery: Redelivery) -> None:
         self._run = run
-        self._brought = brought
+        self._claims = claims
         self._line = line
         self._redelivery = redelivery
 
@@ -76,8 +76,10 @@ class Conflicts:
             joins = Duplicate.of("join", error) if error.task_id is not None else None
             if joins is not None:
                 take_result(run.task, call, joins)
+            # Who joins waits for a result, not for its turn: a position taken under another policy is given up.
+            self._line.leave()
             comeback = ComeBack(decision.seconds, decision.comebacks)
-            come_back(run.task, call, comeback, error, claims=self._brought.claims, joins=joins)
+            come_back(run.task, call, comeback, error, claims=self._claims.claims, joins=joins)
         if isinstance(decision, ComeBack):
             if kinship is Kinship.STRANGER:
                 if not call.comebacks:
@@ -90,8 +92,8 @@ class Conflicts:
                 call,
                 decision,
                 error,
-                is_copy=holder is not None and holder.step == call.delivery.step,
-                claims=self._brought.claims,
+                is_copy=holder is not None and holder.run == call.delivery.run,
+                claims=self._claims.claims,
                 line=self._line.place,
                 joins=call.joins,
             )
@@ -136,7 +138,7 @@ class Conflicts:
                 call,
                 decision,
                 public,
-                claims=self._brought.claims,
+                claims=self._claims.claims,
                 line=self._line.place,
                 joins=call.joins,
             )

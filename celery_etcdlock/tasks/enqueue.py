@@ -17,8 +17,10 @@ starts, as for a message that somebody published without us.
 from __future__ import annotations
 
 import logging
+import secrets
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
@@ -27,17 +29,26 @@ from celery.result import AsyncResult
 from celery.utils import uuid
 
 from celery_etcdlock.core.events import TaskDeduplicated
-from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.key_kinds import is_replaceable, written_by_a_process
+from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.errors import LockConflict, LockUnavailable
 from celery_etcdlock.locking.claim import Claim, Conflict
-from celery_etcdlock.tasks.call import COMEBACKS_HEADER
 from celery_etcdlock.tasks.choice import policy_of
-from celery_etcdlock.tasks.headers import CLAIMS_HEADER, DUPLICATE_HEADER, Duplicate, claims_in, written_claims
+from celery_etcdlock.tasks.headers import (
+    CALL_HEADER,
+    CLAIMS_HEADER,
+    COMEBACKS_HEADER,
+    DUPLICATE_HEADER,
+    Duplicate,
+    are_for,
+    without_ours,
+    written_claims,
+)
 from celery_etcdlock.tasks.leaving import PENDING_SECONDS
 from celery_etcdlock.tasks.plan import LockPlan
 from celery_etcdlock.tasks.runtime import EtcdLocks, conflict_error, warn_of_another_broker
 
-__all__ = ["Enqueued", "claim_seconds", "drop_claims", "publish"]
+__all__ = ["Enqueued", "claim_seconds", "publish", "with_call"]
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -58,13 +69,17 @@ class Enqueued:
         self.promised = task_id is not None or any(options.get(name) is not None for name in PROMISES)
         self.has_callbacks = bool(options.get("link") or options.get("link_error"))
         self.task_id = task_id or uuid()
-        self.headers: dict[str, Any] = dict(options.get("headers") or {})
+        self.headers = with_call(options.get("headers"), self.task_id)
+        self._claims: list[Claim] = []
         self.in_chord_header = bool(options.get("chord"))
         self.seconds = claim_seconds(task, plan, options)
 
     @property
     def record(self) -> Record:
-        return self.locks.record(Delivery(self.task_id), self.task.name, self.plan.options.lock_limit)
+        """Of the key that is to stand for this call."""
+        record = self.locks.record(Delivery(self.task_id), self.task.name, self.plan.options.lock_limit)
+        kind = KeyKind.WINDOW if self.lifetime.name == "until_expired" else KeyKind.CLAIM
+        return replace(record, kind=kind, call=self.headers[CALL_HEADER][1])
 
     def is_successor(self) -> bool:
         """A retry or replacement of the task that runs here, or a message that goes through once more."""
@@ -91,7 +106,13 @@ class Enqueued:
         return None
 
     def hold(self, claims: list[Claim]) -> None:
+        self._claims = claims
         self.headers[CLAIMS_HEADER] = written_claims(claims)
+
+    def drop_claims(self) -> None:
+        """Give up what was taken for a message that nobody will get: now, or when the store answers again."""
+        for claim in self._claims:
+            self.locks.manager.drop_in_the_end(claim)
 
     def on_conflict(self, conflict: Conflict) -> AsyncResult[Any] | None:
         """What to return instead of publishing; ``None`` to publish, with ``headers`` as they are now.
@@ -127,8 +148,10 @@ class Enqueued:
         key = conflict.keys[0]
         manager = self.locks.manager
         older = holder.delivery.task_id
-        if holder.until is None:
+        if written_by_a_process(key):
             manager.ask_to_let_go(conflict.name, key, f"task {self.task_id}, which replaces it,")
+            return False
+        if not is_replaceable(key):
             return False
         claim = Claim(conflict.name, key.token, key.mod_revision)
         kept = manager.pending.keep(claim, self.record, self.seconds, replaces=older)
@@ -180,23 +203,15 @@ def publish(
     try:
         return send(call.task_id, call.headers)
     except BaseException:
-        drop_claims(task, call.headers)
+        call.drop_claims()
         raise
 
 
-def drop_claims(task: Task[Any, Any], headers: dict[str, Any]) -> None:
-    """Give up what a message holds that nobody will get."""
-    pending = EtcdLocks.from_app(task.app).manager.pending
-    for claim in claims_in(_Headers(headers)):
-        try:
-            pending.drop(claim)
-        except LockUnavailable as error:
-            logger.warning("lock %r of a message that wasn't published stands until its time: %s", claim.name, error)
-
-
-class _Headers:
-    def __init__(self, headers: dict[str, Any]) -> None:
-        self.headers = headers
+def with_call(headers: Mapping[str, Any] | None, task_id: str) -> dict[str, Any]:
+    """The headers of a call under ``task_id``: marked as such, and without ours of another task's message."""
+    own = dict(headers or {}) if headers is None or are_for(headers, task_id) else without_ours(headers)
+    own.setdefault(CALL_HEADER, [task_id, secrets.token_hex(8)])
+    return own
 
 
 def claim_seconds(task: Task[Any, Any], plan: LockPlan, options: Mapping[str, Any]) -> float:

@@ -1,10 +1,10 @@
 """Runs a task's body under its lock: take it, run, let go of it in a ``finally``; or find out what else to do.
 
-What is taken, and from whom, depends on the lifetime (``core.lifetimes``): a lock that the message brings along is
-taken over, or dropped where it ends with the start (``tasks.brought``); else the lock is acquired as by anybody who
-comes, or when it is our turn (``tasks.line``). Who can't have it meets the policy (``tasks.conflicts``). Letting go is
-a release, but for a retry or replacement of the same message, to which the lock is left, and for a least hold
-(``tasks.leaving``).
+What is taken, and from whom, depends on the lifetime (``core.lifetimes``): a lock that was taken for the message is
+taken over, or released where it ends with the start (``tasks.message_claims``); else the lock is acquired as by anybody
+who comes, or when it is our turn (``tasks.line``). What a key is to this run, ``core.key_kinds`` says. Who can't have
+it meets the policy (``tasks.conflicts``). Letting go is a release, but for a retry or replacement of the same message,
+to which the lock is left, and for a least hold (``tasks.leaving``).
 """
 
 from __future__ import annotations
@@ -12,17 +12,17 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any, TypeVar
 
 from celery import Task
 from celery.exceptions import Reject, Retry
 
 from celery_etcdlock.core.conflict import Place
-from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.record import Kinship
+from celery_etcdlock.core.key_kinds import Relation, find
+from celery_etcdlock.core.record import KeyKind, Kinship
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Claim, Conflict
-from celery_etcdlock.tasks.brought import BroughtLocks
 from celery_etcdlock.tasks.call import entrance
 from celery_etcdlock.tasks.conflicts import Conflicts
 from celery_etcdlock.tasks.current import CurrentLock, UnprotectedLock, holding
@@ -31,6 +31,7 @@ from celery_etcdlock.tasks.interruption import Interruption, running_here
 from celery_etcdlock.tasks.joining import Joined, await_result, take_result
 from celery_etcdlock.tasks.leaving import let_go
 from celery_etcdlock.tasks.line import Line
+from celery_etcdlock.tasks.message_claims import MessageClaims
 from celery_etcdlock.tasks.plan import LockPlan
 from celery_etcdlock.tasks.redelivery import HasRun, Redelivery, StillRuns
 from celery_etcdlock.tasks.run import Run
@@ -88,9 +89,9 @@ class _Execution:
         self._interruption = self._make_interruption()
         self._held = HeldLocks(run, self._interruption)
         self._line = Line(run, self._held)
-        self._brought = BroughtLocks(run, self._held, self._line)
+        self._claims = MessageClaims(run, self._held)
         self.redelivery = Redelivery(run.task, run.call, run.manager.done, expected=once)
-        self._conflicts = Conflicts(run, self._brought, self._line, self.redelivery)
+        self._conflicts = Conflicts(run, self._claims, self._line, self.redelivery)
         self.ended_by: BaseException | None = None
 
     def _make_interruption(self) -> Interruption | None:
@@ -113,19 +114,19 @@ class _Execution:
             if call.joins is not None:
                 take_result(self._run.task, call, call.joins)
             if call.comebacks:
-                self._brought.check()
+                self._claims.check()
             if lifetime.name == "until_expired":
-                if not self._brought.claims:
+                if not self._claims.claims:
                     self._claim_window()
             elif lifetime.while_running:
-                if not (lifetime.hand_over and self._brought.take_over()):
+                if not (lifetime.hand_over and self._claims.take_over()):
                     self._acquire()
                 if call.joins is not None:
                     # Free, and there was no result: it is stored just after the release, or its worker died.
                     await_result(self._run.task, call, call.joins)
             if not lifetime.hand_over and lifetime.name != "until_expired":
                 # Only now, so that what is queued stays one until it runs.
-                self._brought.drop()
+                self._claims.release()
         except LockUnavailable as error:
             return self._run_unprotected(error)
         self._run.locks.outage.over()
@@ -148,9 +149,10 @@ class _Execution:
         """A fixed window for a message that was published without one."""
         run = self._run
         names = run.names()
+        record = replace(run.record, kind=KeyKind.WINDOW)
         assert run.options.unique_for is not None
         while True:
-            outcomes = run.manager.pending.claim_all([(name, run.record) for name in names], run.options.unique_for)
+            outcomes = run.manager.pending.claim_all([(name, record) for name in names], run.options.unique_for)
             conflicts = [outcome for outcome in outcomes if isinstance(outcome, Conflict) and outcome.keys]
             if not conflicts:
                 return
@@ -168,43 +170,29 @@ class _Execution:
                 conflict = self._line.try_turn(place)
             else:
                 conflict = self._held.acquire(names)
-            if conflict is None:
-                return
+            if conflict is None or self._is_solved(conflict, names):
+                break
+            if self._goes_on_with(conflict, names):
+                continue
             _, kin = self._run.kin(conflict)
-            if kin is not None and self._is_left_to_us(kin) and self._take_what_is_left(names, conflict):
-                return
             decision = self._conflicts.meet(conflict, waited_for_predecessor)
             if kin is not None:
                 self._run.manager.pending.await_change(kin, conflict.name, decision.seconds)
             waited_for_predecessor = True
+        self._line.leave()
 
-    def _is_left_to_us(self, key: Key) -> bool:
-        """Whether a key of this very message waits for it: left by its predecessor, or put when it was published."""
-        record = key.record
-        if record is None:
-            return False
-        # One that its producer never knew of, for want of an answer. A run's own key has no end, but for a least hold.
-        options = self._run.options
-        unclaimed = record.until is not None and options.lifetime.hand_over and not options.lock_at_least_for
-        return record.handed_over or unclaimed
+    def _is_solved(self, conflict: Conflict, names: tuple[str, ...]) -> bool:
+        """Whether what is in the way stands for this run, and all of its locks are held now."""
+        ours = find(conflict.keys, self._run.call.delivery, Relation.OURS)
+        return ours is not None and self._claims.adopt()
 
-    def _take_what_is_left(self, names: tuple[str, ...], conflict: Conflict) -> bool:
-        """Take over the keys that wait for this message, and the other locks as anybody. Returns whether all are ours.
-
-        ``conflict`` is what was found under one of the names.
-        """
-        for name in names:
-            found = conflict if name == conflict.name else Conflict(name, self._run.manager.pending.look(name))
-            _, kin = self._run.kin(found)
-            if kin is not None and self._is_left_to_us(kin):
-                self._held.take_over(Claim(name, kin.token, kin.mod_revision))
-        missing = tuple(name for name in names if name not in self._held.names)
-        if not missing:
+    def _goes_on_with(self, conflict: Conflict, names: tuple[str, ...]) -> bool:
+        """Whether to acquire again: with a queue position that was found, or without what was left behind."""
+        run = self._run
+        if len(names) == 1 and self._line.place is None and self._line.take_up(conflict.name, conflict.keys):
             return True
-        if len(missing) < len(names) and self._held.acquire(missing) is None:
-            return True
-        self._held.release()
-        return False
+        left = find(conflict.keys, run.call.delivery, Relation.LEFT_BEHIND)
+        return left is not None and run.manager.pending.drop(Claim(conflict.name, left.token, left.mod_revision))
 
     # --- running and letting go ---------------------------------------------------------------------------------
 
@@ -236,7 +224,7 @@ class _Execution:
         goes_on = isinstance(error, Retry | Reject | StillRuns | HasRun)
         if goes_on or (error is not None and not isinstance(error, Exception)):
             return  # it comes again, and with it what it holds
-        leftovers = () if self._run.lifetime.name == "until_expired" else self._brought.claims
-        place = self._line.place
-        for claim in leftovers if place is None else (*leftovers, place):
-            self._run.manager.drop_in_the_end(claim)
+        run, place = self._run, self._line.place
+        leftovers = () if run.lifetime.name == "until_expired" else self._claims.claims
+        for name in dict.fromkeys(claim.name for claim in (*leftovers, *([] if place is None else [place]))):
+            run.manager.drop_ended(name, run.call.delivery)

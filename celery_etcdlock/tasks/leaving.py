@@ -2,8 +2,8 @@
 
 A retry and a replacement are published before the run that asks for them ends. Of a lock that is held until the task
 has been executed, the end of that run isn't the end: the key is marked as handed over and stands, without renewal,
-until the next delivery of the same task id takes it over. If that one has other arguments, and so another lock, this
-one is free.
+until the run that it is marked for takes it over, and no copy of another. If that one has other arguments, and so
+another lock, this one is free.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from celery import Task
 from celery.exceptions import Ignore, Retry
 
 from celery_etcdlock.core.conflict import Place
+from celery_etcdlock.core.record import KeyKind, Step
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.tasks.call import Call
 from celery_etcdlock.tasks.plan import LockPlan
@@ -39,11 +40,12 @@ def let_go(task: Task[Any, Any], plan: LockPlan, call: Call, lock: Lock, ended_b
     if successor is not None and _is_for(task, successor, lock):
         delay = _seconds_until(ended_by.when) if isinstance(ended_by, Retry) else 0.0
         stands_for = delay + (options.pending_ttl or PENDING_SECONDS)
-        manager.keep(lock, replace(lock.record, handed_over=True), stands_for)
+        step = _step(successor)
+        manager.keep(lock, replace(lock.record, kind=KeyKind.HANDOVER, successor=step), stands_for)
         return
     remaining = options.lock_at_least_for - (lock.session.now() - lock.acquired_at)
     if options.lock_at_least_for and remaining > 0:
-        manager.keep(lock, replace(lock.record, handed_over=False), remaining)
+        manager.keep(lock, replace(lock.record, kind=KeyKind.LEAST_HOLD), remaining)
     else:
         manager.release(lock)
 
@@ -55,6 +57,12 @@ def _successor(call: Call, ended_by: BaseException | None) -> Any:
     if isinstance(ended_by, Retry):
         return getattr(ended_by, "sig", None)
     return getattr(call.request, REPLACEMENT, None) if isinstance(ended_by, Ignore) else None
+
+
+def _step(successor: Any) -> Step:
+    """Which run the signature makes: what Celery will say of it in the request."""
+    options = successor.options
+    return int(options.get("retries") or 0), int(options.get("replaced_task_nesting") or 0)
 
 
 def _is_for(task: Task[Any, Any], successor: Any, lock: Lock) -> bool:

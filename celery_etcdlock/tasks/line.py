@@ -1,7 +1,9 @@
 """The place in line of a message that waits for its lock: kept while the message is away, and taken up when it is back.
 
 A key stands for it without renewal, a while longer than the message's delay. Whose key comes first among those that are
-left has the lock (rule 2); one that the message can't find as it was is given up for a new one at the end.
+left has the lock (rule 2). The message's headers say where to look, and the key says whose it is: one that was put
+without an answer, or kept by a copy of the message, is taken up as well, and one that is gone is given up for a new one
+at the end.
 
 Where the newest call wins (``replace``), it takes the place of an earlier call of the task that waits, which ends then;
 so at most one of them waits, and whoever runs is asked to let go.
@@ -14,11 +16,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from celery_etcdlock.core.conflict import ComeBack
+from celery_etcdlock.core.key_kinds import Relation, find, is_position
 from celery_etcdlock.core.ownership import Key, effective_limit, preceding
-from celery_etcdlock.core.record import Kinship
+from celery_etcdlock.core.record import KeyKind, Kinship
 from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.tasks.held import HeldLocks
-from celery_etcdlock.tasks.replaced import end_if_replaced
+from celery_etcdlock.tasks.message_claims import end_if_replaced
 from celery_etcdlock.tasks.run import Run
 
 __all__ = ["Line"]
@@ -41,19 +44,30 @@ class Line:
     def try_turn(self, place: Claim) -> Conflict | None:
         """Take the lock if it is our turn, or say who is before us."""
         keys = self._run.manager.pending.look(place.name)
-        mine = next((key for key in keys if key.token == place.token), None)
-        if mine is None or mine.mod_revision != place.revision:
+        if not self.take_up(place.name, keys):
             end_if_replaced(self._run, place, keys)
-            # Its time was over, or a copy of the message came first: take a new one.
+            # Its time was over, or a copy of the message had its turn: take a new one.
             self.place = None
             return self._held.acquire([place.name])
-        before = preceding(keys, mine.create_revision)
+        before = self._before(keys)
         if len(before) >= effective_limit(self._run.options.lock_limit, before):
             return Conflict(place.name, tuple(before))
-        conflict = self._held.take_over(place)
+        conflict = self._held.take_over(self.place or place)
         if conflict is None:
             self.place = None
         return conflict
+
+    def take_up(self, name: str, keys: Sequence[Key]) -> bool:
+        """Wait with the position that is among ``keys``, all under ``name``. Returns whether there is one of ours."""
+        mine = find(keys, self._run.call.delivery, Relation.OUR_POSITION)
+        if mine is not None:
+            self.place = Claim(name, mine.token, mine.mod_revision)
+        return mine is not None
+
+    def _before(self, keys: Sequence[Key]) -> list[Key]:
+        """What precedes our position among ``keys``."""
+        mine = next(key for key in keys if self.place is not None and key.token == self.place.token)
+        return preceding(keys, mine.create_revision)
 
     def take_place(self, conflict: Conflict, decision: ComeBack) -> None:
         """Take a place, or keep the one that we have, or give it up: as the policy says."""
@@ -69,10 +83,12 @@ class Line:
         pending = run.manager.pending
         stands_for = decision.seconds + PLACE_SECONDS
         if place is not None:
-            kept = pending.keep(place, replace(run.record, in_line=True), stands_for)
+            kept = pending.keep(place, replace(run.record, kind=KeyKind.POSITION), stands_for)
             if isinstance(kept, Claim):
                 self.place = kept
                 return
+            if self.take_up(place.name, kept.keys):
+                return  # a copy of the message, or its worker, has kept it meanwhile
             end_if_replaced(run, place, kept.keys)
             self.place = None
         if decision.replaces:
@@ -83,20 +99,19 @@ class Line:
         self.place, self._keys = pending.take_place(conflict.name, run.record, stands_for)
         if decision.replaces:
             # One that took its place while we took ours.
-            mine = next(key for key in self._keys if key.token == self.place.token)
-            self._replace_those_who_wait(conflict.name, preceding(self._keys, mine.create_revision), stands_for)
+            self._replace_those_who_wait(conflict.name, self._before(self._keys), stands_for)
 
     def _replace_those_who_wait(self, name: str, keys: Sequence[Key], stands_for: float) -> None:
         """Take the place of an earlier call of this task that waits. None of them runs any more."""
         run = self._run
         for key in keys:
             older = key.record
-            if older is None or not older.in_line or older.task != run.task.name:
+            if older is None or not is_position(key) or not older.is_of_task(run.task.name):
                 continue
             if run.kinship(key) is not Kinship.STRANGER:
                 continue
             place = Claim(name, key.token, key.mod_revision)
-            record = replace(run.record, in_line=True)
+            record = replace(run.record, kind=KeyKind.POSITION)
             taken = run.manager.pending.keep(place, record, stands_for, replaces=older.delivery.task_id)
             if isinstance(taken, Claim):
                 logger.info("%s takes the place of %s in line", run.call.delivery.task_id, older.delivery.task_id)
@@ -105,16 +120,14 @@ class Line:
 
     def is_our_turn(self) -> bool:
         """Whether the lock came free while we took our place."""
-        if self.place is None or not self._keys:
+        token = None if self.place is None else self.place.token
+        if not any(key.token == token for key in self._keys):
             return False
-        token = self.place.token
-        mine = next((key for key in self._keys if key.token == token), None)
-        if mine is None:
-            return False
-        before = preceding(self._keys, mine.create_revision)
+        before = self._before(self._keys)
         return len(before) < effective_limit(self._run.options.lock_limit, before)
 
     def leave(self) -> None:
-        if self.place is not None:
-            self._run.manager.pending.drop(self.place)
-            self.place = None
+        """Give the position up. Never raises for the store's sake."""
+        place, self.place = self.place, None
+        if place is not None:
+            self._run.manager.drop_ended(place.name, self._run.call.delivery)

@@ -27,13 +27,11 @@ from celery_etcdlock.core.conflict import Place
 from celery_etcdlock.errors import LockLost, LockUnavailable
 from celery_etcdlock.locking.done import DoneMarks
 from celery_etcdlock.tasks.call import Call
+from celery_etcdlock.tasks.headers import COPY_HEADER, header
 
-__all__ = ["COPY_HEADER", "HasRun", "Redelivery", "StillRuns"]
+__all__ = ["HasRun", "Redelivery", "StillRuns"]
 
 logger = logging.getLogger("celery_etcdlock")
-
-#: Set on a copy that we sent back to its queue, since its broker then takes it for new.
-COPY_HEADER = "etcdlock_copy"
 
 
 class HasRun(Ignore):
@@ -59,10 +57,9 @@ class Redelivery:
         request = self._call.request
         if self._call.place is not Place.WORKER:
             return False
-        headers = request.headers if isinstance(request.headers, dict) else {}
         delivery_info = request.delivery_info if isinstance(request.delivery_info, dict) else {}
         return bool(
-            self._expected or self._task.acks_late or delivery_info.get("redelivered") or headers.get(COPY_HEADER)
+            self._expected or self._task.acks_late or delivery_info.get("redelivered") or header(request, COPY_HEADER)
         )
 
     def check(self) -> None:
@@ -76,7 +73,7 @@ class Redelivery:
 
     def check_has_run(self) -> None:
         """The same where the lock can't be had."""
-        if self._has_copies and self._marks.seen(self._call.delivery.step):
+        if self._has_copies and self._marks.seen(self._call.delivery.run):
             delivery = self._call.delivery
             logger.info("Task %s[%s] has run already: this is a redelivered copy", self._task.name, delivery.task_id)
             raise HasRun("has run already")
@@ -89,7 +86,7 @@ class Redelivery:
         if not self._has_copies or not self._is_end(error):
             return
         try:
-            self._marks.put(self._call.delivery.step)
+            self._marks.put(self._call.delivery.run)
         except LockUnavailable as trouble:
             logger.warning(
                 "Task %s[%s] can't be marked as ended, so if its broker delivers it again it runs again: %s",

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from celery import Task
 
+from celery_etcdlock.core.key_kinds import is_position
 from celery_etcdlock.core.lifetimes import Lifetime
 from celery_etcdlock.core.options import TaskOptions
 from celery_etcdlock.core.ownership import Key
@@ -45,7 +46,8 @@ class Run:
 
     @property
     def record(self) -> Record:
-        return self.locks.record(self.call.delivery, self.task.name, self.options.lock_limit)
+        record = self.locks.record(self.call.delivery, self.task.name, self.options.lock_limit)
+        return record if self.call.call is None else replace(record, call=self.call.call)
 
     @property
     def ttl_seconds(self) -> int:
@@ -55,9 +57,9 @@ class Run:
         return self.call.delivery.kinship(key.record.delivery if key.record is not None else None)
 
     def kin(self, conflict: Conflict) -> tuple[Kinship, Key | None]:
-        """The holder that is of this message, if there is one."""
+        """The key that is of this message and precedes it, if there is one: not its own queue position."""
         for key in conflict.keys:
             kinship = self.kinship(key)
-            if kinship is not Kinship.STRANGER:
+            if kinship is not Kinship.STRANGER and not is_position(key):
                 return kinship, key
         return Kinship.STRANGER, None

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 from celery import Celery, Task, states
 from celery.exceptions import TaskRevokedError
 from celery.result import AsyncResult, EagerResult
+from celery.utils import uuid
 
 from celery_etcdlock.core.options import OPTIONS
 from celery_etcdlock.errors import LockConflict
 from celery_etcdlock.tasks.bulk import take_together
-from celery_etcdlock.tasks.enqueue import publish
+from celery_etcdlock.tasks.enqueue import publish, with_call
 from celery_etcdlock.tasks.execution import run_locked
 from celery_etcdlock.tasks.leaving import REPLACEMENT
 from celery_etcdlock.tasks.plan import LockPlan, plan_of
@@ -108,7 +109,11 @@ class SingletonTask(_TypedTask[P, R]):
         """As Celery's. Takes the lock first, where its lifetime begins with the call (``tasks.enqueue``)."""
         call = super().apply_async
         plan = self._lock_plan
-        if not plan.options.lifetime.at_enqueue or self.app.conf.task_always_eager:
+        if self.app.conf.task_always_eager:
+            return call(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+        if not plan.options.lifetime.at_enqueue:
+            task_id = task_id or uuid()
+            options["headers"] = with_call(options.get("headers"), task_id)
             return call(args, kwargs, task_id, producer, link, link_error, shadow, **options)
         if self.typing:
             check: Any = self.__header__  # type: ignore[attr-defined]

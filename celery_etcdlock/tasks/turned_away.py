@@ -15,16 +15,21 @@ from celery_etcdlock.core.events import TaskDeduplicated
 from celery_etcdlock.errors import EtcdLockError, LockConflict
 from celery_etcdlock.locking.claim import Claim
 from celery_etcdlock.tasks.broker_delay import with_delay
-from celery_etcdlock.tasks.call import COMEBACKS_HEADER, RETRIES_HEADER, WAITING_SINCE_HEADER, Call
+from celery_etcdlock.tasks.call import Call
 from celery_etcdlock.tasks.headers import (
     CLAIMS_HEADER,
+    COMEBACKS_HEADER,
+    COPY_HEADER,
     JOIN_HEADER,
     LINE_HEADER,
+    RETRIES_HEADER,
+    WAITED_HEADER,
+    WAITING_SINCE_HEADER,
     WAITS_FOR_HEADER,
     Duplicate,
     written_claims,
 )
-from celery_etcdlock.tasks.redelivery import COPY_HEADER, StillRuns
+from celery_etcdlock.tasks.redelivery import StillRuns
 from celery_etcdlock.tasks.runtime import EtcdLocks
 
 __all__ = ["Skipped", "come_back", "skip"]
@@ -85,6 +90,7 @@ def come_back(
     headers[COMEBACKS_HEADER] = decision.comebacks
     headers[RETRIES_HEADER] = call.delivery.retries
     headers[WAITING_SINCE_HEADER] = call.waiting_since if call.waiting_since is not None else time.time()
+    headers[WAITED_HEADER] = [round(call.waited, 3), round(decision.seconds, 3)]
     if is_copy:
         headers[COPY_HEADER] = True
     for name, written in (

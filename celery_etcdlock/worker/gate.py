@@ -27,9 +27,21 @@ from celery import bootsteps
 from celery.signals import task_received
 from celery.worker import state as worker_state
 
-from celery_etcdlock.locking.claim import Claim
 from celery_etcdlock.tasks.broker_delay import has_quorum_queues
-from celery_etcdlock.tasks.headers import JOIN_HEADER, LINE_HEADER, WAITS_FOR_HEADER, claims_in, duplicate_in, line_in
+from celery_etcdlock.tasks.call import delivery_of
+from celery_etcdlock.tasks.headers import (
+    JOIN_HEADER,
+    LINE_HEADER,
+    WAITED_HEADER,
+    WAITING_SINCE_HEADER,
+    WAITS_FOR_HEADER,
+    claims_in,
+    duplicate_in,
+    line_in,
+    number_in,
+    text_in,
+    waited_in,
+)
 from celery_etcdlock.tasks.runtime import EtcdLocks
 from celery_etcdlock.tasks.task import SingletonTask
 from celery_etcdlock.wiring import MEMORY_ENDPOINT, open_inspector
@@ -49,13 +61,23 @@ PATIENCE_SECONDS = 1.0
 
 
 class _Parked:
-    """A message that waits here. ``no_slot_since``: when its turn had come, but there was no slot."""
+    """A message that waits here, until a time on this host's monotonic clock.
 
-    def __init__(self, request: Any, waiter: Waiter, until: float) -> None:
+    ``waited`` is how long it had waited before it came here. ``no_slot_since``: when its turn had come, but there was
+    no slot.
+    """
+
+    def __init__(self, request: Any, waiter: Waiter, until: float, waited: float | None) -> None:
         self.request = request
         self.waiter = waiter
         self.until = until
         self.no_slot_since: float | None = None
+        self._waited = waited
+        self._since = time.monotonic()
+
+    @property
+    def waited(self) -> float | None:
+        return None if self._waited is None else self._waited + time.monotonic() - self._since
 
 
 class Gate(bootsteps.StartStopStep):
@@ -73,9 +95,7 @@ class Gate(bootsteps.StartStopStep):
         self._going: set[str] = set()
         self._slot_timer: Any = None
         self._wake_timer: Any = None
-        self._lookout = Lookout(
-            functools.partial(open_inspector, settings), lambda: self._locks.manager.pending, self._on_turn
-        )
+        self._lookout = Lookout(functools.partial(open_inspector, settings), lambda: self._locks.manager, self._on_turn)
         self._pass_on = consumer.on_task_request
         if self._is_of_use(consumer.app):
             consumer.on_task_request = self.admit
@@ -116,25 +136,35 @@ class Gate(bootsteps.StartStopStep):
 
     def admit(self, request: Any) -> Any:
         """In front of the pool, for every message."""
-        name = request.request_dict.get(WAITS_FOR_HEADER)
+        try:
+            waits_here = self._waits_here(request)
+        except Exception:
+            # Whatever it was: a message mustn't end the worker, and without the gate it comes back by its delay.
+            logger.exception("celery-etcdlock: the gate can't tell whether task %s waits for a lock", request.id)
+            waits_here = False
+        return None if waits_here else self._pass_on(request)
+
+    def _waits_here(self, request: Any) -> bool:
+        """Whether the message is parked now."""
+        name = text_in(request.request_dict, WAITS_FOR_HEADER)
         if name is None:
-            return self._pass_on(request)
+            return False
         if request.id in self._going:
             self._going.discard(request.id)
-            return self._pass_on(request)
+            return False
         parked = self._parked.get(request.id)
         if parked is None:
             parked = self._registered(request, name)
         elif parked.request is not request:
-            return self._pass_on(request)  # a copy: the lock keeps them apart
-        if parked is None or time.time() >= parked.until:
+            return False  # a copy: the lock keeps them apart
+        if parked is None or time.monotonic() >= parked.until:
             self._forget(request)
-            return self._pass_on(request)
+            return False
         self._park(parked)
-        return None
+        return True
 
     def _on_received(self, request: Any, **_: Any) -> None:
-        name = request.request_dict.get(WAITS_FOR_HEADER)
+        name = text_in(request.request_dict, WAITS_FOR_HEADER)
         if name is None or not request.eta or request.id in self._parked:
             return
         # With a rate limit it waits in Celery's bucket after its time has come: it is looked out for after that.
@@ -146,30 +176,31 @@ class Gate(bootsteps.StartStopStep):
         consumer = self._consumer
         return None if consumer.disable_rate_limits else consumer.task_buckets[request.task.name]
 
-    def _registered(self, request: Any, name: object) -> _Parked | None:
+    def _registered(self, request: Any, name: str) -> _Parked | None:
         """Have its lock looked out for. ``None`` where it can't wait here."""
         plan = getattr(request.task, "_lock_plan", None)
-        if plan is None or not isinstance(name, str) or not name or len(self._parked) >= self._limit:
+        if plan is None or len(self._parked) >= self._limit:
             return None
-        now = time.time()
-        until = min(now + self._longest_seconds, _waiting_since(request, now) + plan.options.wait_timeout)
+        carrier = request.request_dict
+        measured = waited_in(carrier)
+        waited = None if measured is None else measured[0]
+        seconds = min(self._longest_seconds, plan.options.wait_timeout - _waited(carrier, waited))
         if request.expires is not None:
-            until = min(until, request.expires.timestamp())
-        if until <= now:
+            seconds = min(seconds, request.expires.timestamp() - time.time())
+        if seconds <= 0:
             return None
-        carrier = _Headers(request.request_dict)
         if claims_in(carrier):
             # A newer call may take its place in the queue, which it finds out when it comes.
             return None
         joins = duplicate_in(carrier, JOIN_HEADER)
         waiter = Waiter(
             name,
-            request.id,
+            delivery_of(carrier),
             plan.options.lock_limit,
             line_in(carrier),
             None if joins is None else joins.task_id,
         )
-        parked = self._parked[request.id] = _Parked(request, waiter, until)
+        parked = self._parked[request.id] = _Parked(request, waiter, time.monotonic() + seconds, waited)
         self._lookout.add(waiter)
         if self._wake_timer is None and not HUB_IS_WOKEN:
             self._turn_hub()
@@ -179,7 +210,7 @@ class Gate(bootsteps.StartStopStep):
         request, consumer = parked.request, self._consumer
         worker_state.reserved_requests.discard(request)
         consumer.qos.increment_eventually()
-        seconds = max(0.05, parked.until - time.time())
+        seconds = max(0.05, parked.until - time.monotonic())
         request._eta_timer_entry = consumer.timer.call_after(seconds, consumer.apply_eta_task, (request,), priority=6)
         scheduled = getattr(worker_state, "task_scheduled", None)  # Celery 5.7
         if scheduled is not None:
@@ -193,7 +224,7 @@ class Gate(bootsteps.StartStopStep):
         """What was revoked leaves at once: its result says so, and its place in line and in here is free."""
         for parked in list(self._parked.values()):
             request = parked.request
-            _set_place(request, parked.waiter.place)
+            _set_headers(request, parked)
             if timer_entry(self._consumer, request) is not None and request.revoked():
                 self._forget(request)
                 cancel(self._consumer, request)
@@ -243,8 +274,7 @@ class Gate(bootsteps.StartStopStep):
         parked = self._parked.pop(request.id, None)
         if parked is not None:
             self._lookout.remove(parked.waiter)
-            # It may have been kept meanwhile, or given up.
-            _set_place(request, parked.waiter.place)
+            _set_headers(request, parked)
 
     def _wait_for_slot(self) -> None:
         if self._slot_timer is None:
@@ -273,23 +303,21 @@ class Gate(bootsteps.StartStopStep):
         return int(self._consumer.pool.num_processes or 1) - len(worker_state.active_requests)
 
 
-class _Headers:
-    """Headers where ``tasks.headers`` looks for them."""
-
-    def __init__(self, headers: dict[str, Any]) -> None:
-        self.headers = headers
-
-
-def _set_place(request: Any, place: Claim | None) -> None:
-    """What the pool process will find in the message's headers."""
+def _set_headers(request: Any, parked: _Parked) -> None:
+    """What the pool process finds in the message's headers: its queue position, if it has one yet, and its waiting."""
+    place, waited = parked.waiter.place, parked.waited
     headers = request.request_dict
     for each in (headers, headers.get("headers")):
         if isinstance(each, dict):
             each.pop(LINE_HEADER, None)
             if place is not None:
                 each[LINE_HEADER] = [place.name, place.token, place.revision]
+            if waited is not None:
+                each[WAITED_HEADER] = [round(waited, 3), 0.0]
 
 
-def _waiting_since(request: Any, now: float) -> float:
-    since = request.request_dict.get("etcdlock_waiting_since")
-    return float(since) if isinstance(since, int | float) and not isinstance(since, bool) else now
+def _waited(carrier: Any, measured: float | None) -> float:
+    """As ``tasks.call.Call.waited``: by the wall clock, but no more than was measured."""
+    since = number_in(carrier, WAITING_SINCE_HEADER)
+    elapsed = 0.0 if since is None else max(0.0, time.time() - since)
+    return elapsed if measured is None else min(elapsed, measured)

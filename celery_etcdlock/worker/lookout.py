@@ -17,14 +17,16 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from celery_etcdlock.core.key_kinds import Relation, is_position, relation
 from celery_etcdlock.core.names import escape_name
 from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.core.survey import SurveyOutdated
 from celery_etcdlock.core.turns import Waiting, whose_turn
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Claim
 from celery_etcdlock.locking.inspection import Inspector
-from celery_etcdlock.locking.pending import PendingLocks
+from celery_etcdlock.locking.manager import LockManager
 
 __all__ = ["Lookout", "Waiter"]
 
@@ -33,7 +35,7 @@ logger = logging.getLogger("celery_etcdlock")
 RETRY_SECONDS = 1.0
 #: Seconds between two looks at a name where nothing was seen to happen.
 LOOK_SECONDS = 30.0
-#: A place in line is kept for so long at a time, and kept anew when less than half of it is left.
+#: A queue position is kept for so long at a time, and kept anew after half of it, by this host's own clock.
 KEEP_SECONDS = 120.0
 
 
@@ -41,15 +43,16 @@ KEEP_SECONDS = 120.0
 class Waiter:
     """A message that waits for the lock ``name``.
 
-    ``place`` is that in line, and changes when it is kept; a message that was delivered again knows an old one, and is
-    given its place again by its ``task_id``.
+    ``place`` is its queue position, and changes when it is kept; a message that was delivered again knows an old one,
+    and is given its position again by its ``delivery``.
     """
 
     name: str
-    task_id: str
+    delivery: Delivery
     limit: int
     place: Claim | None
     joins: str | None
+    keep_at: float = 0.0
 
     @property
     def waiting(self) -> Waiting:
@@ -62,16 +65,16 @@ class Lookout:
     def __init__(
         self,
         open_inspector: Callable[[], Inspector],
-        pending: Callable[[], PendingLocks],
+        manager: Callable[[], LockManager],
         tell: Callable[[list[Waiter]], None],
     ) -> None:
         self._open_inspector = open_inspector
-        self._pending = pending
+        self._manager = manager
         self._tell = tell
         self._mutex = threading.Lock()
         self._waiters: dict[str, list[Waiter]] = {}
-        #: What the looking thread has to do: look at a name, or drop a place.
-        self._names: queue.SimpleQueue[str | Claim] = queue.SimpleQueue()
+        #: What the looking thread has to do: look at a name, or give up a waiter's position.
+        self._names: queue.SimpleQueue[str | Waiter] = queue.SimpleQueue()
         self._queued: set[str] = set()
         self._watching = False
         self._looking = False
@@ -112,13 +115,7 @@ class Lookout:
         for waiter in waiters:
             place, waiter.place = waiter.place, None
             if place is not None:
-                self._names.put(place)
-
-    def _drop(self, place: Claim) -> None:
-        try:
-            self._pending().drop(place)
-        except LockUnavailable as error:
-            logger.debug("a place in line for lock %r stands until its time: %s", place.name, error)
+                self._names.put(waiter)
 
     # --- the watch ------------------------------------------------------------------------------------------
 
@@ -171,8 +168,8 @@ class Lookout:
                 next_round = time.monotonic() + LOOK_SECONDS
                 self.look_at(self._all_names())
                 continue
-            if isinstance(name, Claim):
-                self._drop(name)
+            if isinstance(name, Waiter):
+                self._manager().drop_ended(name.name, name.delivery)
                 continue
             with self._mutex:
                 self._queued.discard(name)
@@ -189,7 +186,7 @@ class Lookout:
                 logger.exception("celery-etcdlock: looking at lock %r failed", name)
 
     def _decide(self, name: str, waiters: Sequence[Waiter]) -> None:
-        keys = self._pending().look(name)
+        keys = self._manager().pending.look(name)
         _find_places(waiters, keys)
         by_token = {key.token: key for key in keys}
         turns = whose_turn([waiter.waiting for waiter in waiters], keys)
@@ -203,26 +200,27 @@ class Lookout:
                 self._keep(waiter, waiter.place, by_token.get(waiter.place.token))
 
     def _keep(self, waiter: Waiter, place: Claim, mine: Key | None) -> None:
-        if mine is None or mine.record is None or mine.record.until is None:
+        """Have the position stand for longer. Its own end was written by the clock of another host."""
+        now = time.monotonic()
+        if mine is None or mine.record is None or not is_position(mine) or now < waiter.keep_at:
             return
-        if mine.record.until - time.time() < KEEP_SECONDS / 2:
-            kept = self._pending().keep(place, mine.record, KEEP_SECONDS)
-            if isinstance(kept, Claim):
-                waiter.place = kept
+        kept = self._manager().pending.keep(place, mine.record, KEEP_SECONDS)
+        if isinstance(kept, Claim):
+            waiter.place = kept
+            waiter.keep_at = now + KEEP_SECONDS / 2
 
 
 def _is_replaced(waiter: Waiter, by_token: Mapping[str, Key]) -> bool:
     key = None if waiter.place is None else by_token.get(waiter.place.token)
-    return key is not None and key.record is not None and key.record.delivery.task_id != waiter.task_id
+    return key is not None and key.record is not None and key.record.delivery.task_id != waiter.delivery.task_id
 
 
 def _find_places(waiters: Iterable[Waiter], keys: Iterable[Key]) -> None:
-    """Other keys of a task that have an end aren't places: the least hold of a run before its retry, say."""
-    places: dict[str, Key] = {}
+    positions: dict[str, Key] = {}
     for key in keys:
-        if key.record is not None and key.record.in_line:
-            places.setdefault(key.record.delivery.task_id, key)
+        if key.record is not None and is_position(key):
+            positions.setdefault(key.record.delivery.task_id, key)
     for waiter in waiters:
-        place = places.get(waiter.task_id)
-        if place is not None:
-            waiter.place = Claim(waiter.name, place.token, place.mod_revision)
+        mine = positions.get(waiter.delivery.task_id)
+        if mine is not None and relation(mine.record, waiter.delivery) is Relation.OUR_POSITION:
+            waiter.place = Claim(waiter.name, mine.token, mine.mod_revision)

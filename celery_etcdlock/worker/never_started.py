@@ -1,25 +1,30 @@
 """Frees the locks of messages that never start: revoked, expired, refused, or of a task that this worker doesn't know.
 
-Only the worker's MainProcess meets them. The message's headers say what it holds, and a claim is dropped only as the
-message knows it: if a task runs with that lock, it has been rewritten since, and nothing happens. The hub must not
-block, so a thread does it. What can't be dropped lapses by itself.
+Only the worker's MainProcess meets them. What stood for the run that they would have been is found under the names of
+the task's locks, from its arguments and from the message's headers, and by what the keys say of themselves
+(``core.protocol.drop_ended``): a claim, a queue position, or what the run before left for this one. If that run hasn't
+come to its end yet, another look follows. The hub must not block, so a thread does it; while etcd is away it goes on
+trying. What can't be freed until this worker ends lapses by itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import queue
 import threading
+import time
 from collections.abc import Iterable
-from types import SimpleNamespace
+from dataclasses import dataclass
 from typing import Any
 
 from celery import bootsteps
 from celery.signals import task_rejected, task_revoked, task_unknown
 from celery.worker import state as worker_state
 
-from celery_etcdlock.errors import LockUnavailable
-from celery_etcdlock.locking.claim import Claim
+from celery_etcdlock.core.record import Delivery
+from celery_etcdlock.errors import EtcdLockError, LockUnavailable
+from celery_etcdlock.tasks.call import delivery_of
 from celery_etcdlock.tasks.headers import claims_in, line_in
 from celery_etcdlock.tasks.runtime import EtcdLocks
 from celery_etcdlock.worker.revokes import revoked, tell_of_revokes
@@ -28,6 +33,23 @@ __all__ = ["FreeNeverStarted"]
 
 logger = logging.getLogger("celery_etcdlock")
 
+#: Seconds between two looks, at first and at most, and for how long a run that hasn't ended is waited for.
+FIRST_PAUSE_SECONDS = 0.5
+LONGEST_PAUSE_SECONDS = 15.0
+LONGEST_SECONDS = 3600.0
+
+
+@dataclass
+class _Ended:
+    """A message that ended without having started. ``call`` is its task with its arguments, where they are known."""
+
+    delivery: Delivery
+    names: set[str]
+    call: tuple[Any, Any, Any] | None
+    since: float
+    look_at: float = 0.0
+    looks: int = 0
+
 
 class FreeNeverStarted(bootsteps.Step):
     """See the module."""
@@ -35,7 +57,7 @@ class FreeNeverStarted(bootsteps.Step):
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         self._locks = EtcdLocks.from_app(worker.app)
-        self._claims: queue.SimpleQueue[Claim] = queue.SimpleQueue()
+        self._messages: queue.SimpleQueue[_Ended] = queue.SimpleQueue()
         self._starting = threading.Lock()
         self._runs = False
         task_revoked.connect(self._on_revoked, weak=False)
@@ -48,33 +70,72 @@ class FreeNeverStarted(bootsteps.Step):
         """A message that waits here for its time is discarded only then: its lock is freed as soon as it is revoked."""
         for task_id in task_ids:
             request = worker_state.requests.get(task_id)
-            if request is not None:
-                self._drop(SimpleNamespace(headers=request.request_dict))
+            if request is not None and request not in worker_state.active_requests:
+                self._on_revoked(request)
 
     def _on_revoked(self, request: Any = None, **_: Any) -> None:
-        self._drop(request)
+        # A request of the MainProcess, or in the pool's process its context.
+        carrier = getattr(request, "request_dict", request)
+        task = getattr(request, "task", None)
+        call = (task, request.args, request.kwargs) if hasattr(task, "_lock_plan") else None
+        self._ended(carrier, call)
 
     def _on_message(self, message: Any = None, **_: Any) -> None:
-        self._drop(message)
+        self._ended(getattr(message, "headers", None) or {}, None)
 
-    def _drop(self, carrier: Any) -> None:
-        line = line_in(carrier)
-        claims = [*claims_in(carrier), *([line] if line is not None else [])]
-        for claim in claims:
-            self._claims.put(claim)
-        if claims:
-            with self._starting:
-                if not self._runs:
-                    self._runs = True
-                    threading.Thread(target=self._run, name="celery-etcdlock-cleanup", daemon=True).start()
+    def _ended(self, carrier: Any, call: tuple[Any, Any, Any] | None) -> None:
+        position = line_in(carrier)
+        names = {claim.name for claim in (*claims_in(carrier), *([] if position is None else [position]))}
+        if not names and call is None:
+            return
+        self._messages.put(_Ended(delivery_of(carrier), names, call, time.monotonic()))
+        with self._starting:
+            if not self._runs:
+                self._runs = True
+                threading.Thread(target=self._run, name="celery-etcdlock-cleanup", daemon=True).start()
+
+    # --- the thread -----------------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        waiting: list[_Ended] = []
         while True:
-            claim = self._claims.get()
+            now = time.monotonic()
+            timeout = None if not waiting else max(0.0, min(each.look_at for each in waiting) - now)
+            with contextlib.suppress(queue.Empty):
+                waiting.append(self._messages.get(timeout=timeout))
+            for each in [each for each in waiting if each.look_at <= time.monotonic()]:
+                try:
+                    again = self._free(each)
+                except Exception:
+                    logger.exception("the locks of task %s, which never starts, can't be freed", each.delivery.task_id)
+                    again = False
+                if again and time.monotonic() - each.since < LONGEST_SECONDS:
+                    pause = min(FIRST_PAUSE_SECONDS * 2.0 ** min(each.looks, 10), LONGEST_PAUSE_SECONDS)
+                    each.looks, each.look_at = each.looks + 1, time.monotonic() + pause
+                else:
+                    waiting.remove(each)
+
+    def _free(self, ended: _Ended) -> bool:
+        """Returns whether another look is needed."""
+        if ended.call is not None:
+            task, args, kwargs = ended.call
+            ended.call = None
             try:
-                if self._locks.manager.pending.drop(claim):
-                    logger.info("lock %r is free: its message was revoked, has expired or was refused", claim.name)
+                names = task._lock_names(tuple(args or ()), dict(kwargs or {}))
+            except (EtcdLockError, TypeError, ValueError):
+                names = ()  # its arguments make no key, so no lock was taken for it
+            lifetime = task._lock_plan.options.lifetime
+            ended.names |= {*names, *(lifetime.queued_name(name) for name in names)}
+        again = False
+        for name in sorted(ended.names):
+            try:
+                outcome = self._locks.manager.pending.drop_ended(name, ended.delivery)
             except LockUnavailable as error:
-                logger.warning("lock %r of a message that never starts stands until its time: %s", claim.name, error)
-            except Exception:
-                logger.exception("lock %r of a message that never starts can't be freed", claim.name)
+                if not ended.looks:
+                    logger.warning("lock %r of a message that never starts is freed later: %s", name, error)
+                again = True
+                continue
+            again = again or outcome.look_again
+            if outcome.dropped:
+                logger.info("lock %r is free: its message was revoked, has expired or was refused", name)
+        return again

@@ -19,6 +19,7 @@ from celery_etcdlock.core.replies import (
 from celery_etcdlock.locking.clock import boot_time
 from celery_etcdlock.locking.done import DoneMarks
 from celery_etcdlock.locking.pending import PendingLocks
+from celery_etcdlock.locking.session import Session as LockSession
 from celery_etcdlock.locking.store import LockStore
 
 SECONDS = 5.0
@@ -41,7 +42,7 @@ def test_a_mark_is_of_one_delivery_and_goes_with_its_lease(store: LockStore) -> 
 
 def test_a_lease_that_ended_is_replaced(new_store: Callable[[], LockStore]) -> None:
     store = new_store()
-    pending = PendingLocks(store, boot_time, SECONDS)
+    pending = PendingLocks(store, boot_time, SECONDS, owe=LockSession.abandon)
     marks = DoneMarks(pending, store, boot_time, SECONDS)
     marks.put(DELIVERY)
     assert marks.seen(DELIVERY)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 
 import pytest
 
@@ -15,7 +16,7 @@ from celery_etcdlock.core.operations import (
     TryAll,
     TryEach,
 )
-from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.core.replies import (
     EachTried,
     EpochMoved,
@@ -31,6 +32,7 @@ from celery_etcdlock.locking.clock import boot_time
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.locking.pending import PendingLocks
+from celery_etcdlock.locking.session import Session as LockSession
 from celery_etcdlock.locking.shared_leases import KEYS_PER_LEASE
 from celery_etcdlock.locking.store import LockStore
 from tests.contract.test_store import SECONDS, Session
@@ -57,13 +59,13 @@ def wall() -> Wall:
 
 @pytest.fixture
 def pending(store: LockStore, wall: Wall) -> PendingLocks:
-    return PendingLocks(store, boot_time, SECONDS, wall)
+    return PendingLocks(store, boot_time, SECONDS, wall, owe=LockSession.abandon)
 
 
 @pytest.fixture
 def manager(new_store: Callable[[], LockStore], wall: Wall) -> Iterator[LockManager]:
     manager = LockManager(new_store(), new_store(), timeout_seconds=SECONDS)
-    manager.pending = PendingLocks(new_store(), boot_time, SECONDS, wall)
+    manager.pending = PendingLocks(new_store(), boot_time, SECONDS, wall, owe=LockSession.abandon)
     yield manager
     manager.close()
 
@@ -134,14 +136,14 @@ class TestClaims:
 
     def test_hundreds_take_few_round_trips(self, store: LockStore, wall: Wall) -> None:
         counted = _Counting(store)
-        pending = PendingLocks(counted, boot_time, SECONDS, wall)
+        pending = PendingLocks(counted, boot_time, SECONDS, wall, owe=LockSession.abandon)
         outcomes = pending.claim_each([(f"n{number}", record()) for number in range(250)], 60)
         assert all(isinstance(outcome, Claim) for outcome in outcomes)
         assert counted.operations <= 2 + 3
 
     def test_leases_are_shared_and_bounded(self, store: LockStore, wall: Wall) -> None:
         """Rule 11."""
-        pending = PendingLocks(store, boot_time, SECONDS, wall)
+        pending = PendingLocks(store, boot_time, SECONDS, wall, owe=LockSession.abandon)
         leases, deadline = pending._leases, boot_time() + SECONDS
         first = leases.take(60, 1, deadline)
         assert leases.take(60, KEYS_PER_LEASE - 1, deadline) is first
@@ -198,16 +200,16 @@ class TestChangingHands:
         assert keys(store) == ()
 
     def test_a_place_in_line_is_one_until_a_worker_has_it(self, pending: PendingLocks, manager: LockManager) -> None:
-        def is_place() -> list[bool]:
-            return [key.record.in_line for key in pending.look("a") if key.record is not None]
+        def kinds() -> list[KeyKind]:
+            return [key.record.kind for key in pending.look("a") if key.record is not None]
 
         place, _ = pending.take_place("a", record(), 60)
-        assert is_place() == [True]
+        assert kinds() == [KeyKind.POSITION]
         lock = manager.take_over(place, record(), ttl_seconds=30)
         assert isinstance(lock, Lock)
-        assert is_place() == [False]
-        manager.keep(lock, lock.record, 60)
-        assert is_place() == [False]
+        assert kinds() == [KeyKind.HELD]
+        manager.keep(lock, replace(lock.record, kind=KeyKind.LEAST_HOLD), 60)
+        assert kinds() == [KeyKind.LEAST_HOLD]
 
     def test_only_one_of_two_copies_takes_over(self, pending: PendingLocks, manager: LockManager) -> None:
         mine = claim(pending)
@@ -258,7 +260,7 @@ class TestDoubt:
     @pytest.mark.parametrize("applied", [True, False])
     def test_a_claim_without_an_answer_is_found_or_made(self, store: LockStore, wall: Wall, applied: bool) -> None:
         losing = _Losing(store, applied=applied)
-        pending = PendingLocks(losing, boot_time, SECONDS, wall)
+        pending = PendingLocks(losing, boot_time, SECONDS, wall, owe=LockSession.abandon)
         mine = claim(pending)
         assert keys(store) == (mine.token,)
         assert pending.drop(mine)
@@ -281,16 +283,6 @@ class TestDoubt:
         assert keys(store) == ()
         assert store.perform(Release("a", mine.token, lock.fencing_token), SECONDS) == NotHeld()
         manager.close()
-
-    def test_what_stays_in_doubt_is_gone_before_the_lease_is_used_again(self, store: LockStore, wall: Wall) -> None:
-        losing = _Losing(store, applied=True, times=10**6)
-        pending = PendingLocks(losing, boot_time, 0.3, wall)
-        with pytest.raises(LockUnavailable):
-            claim(pending)
-        losing.times = 0
-        assert len(keys(store)) == 1
-        claim(pending, "b")
-        assert keys(store) == ()
 
 
 class _Counting:

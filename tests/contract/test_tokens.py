@@ -15,7 +15,7 @@ from celery_etcdlock.core.operations import (
     StoreOperation,
     TryAcquire,
 )
-from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.core.replies import (
     Present,
     StoreReply,
@@ -114,7 +114,7 @@ def test_one_that_was_deleted_by_somebody_never_serves_again(manager: LockManage
 
 def test_one_that_others_know_of_never_serves_again(manager: LockManager) -> None:
     lock = own(manager)
-    claim = manager.keep(lock, replace(RECORD, handed_over=True), 30)
+    claim = manager.keep(lock, replace(RECORD, kind=KeyKind.HANDOVER), 30)
     assert isinstance(claim, Claim)
     taken = manager.take_over(claim, RECORD, ttl_seconds=30)
     assert isinstance(taken, Lock)

@@ -16,10 +16,12 @@ to the operation just emitted is worth waiting for; a driver that got none by th
 * ``TakePlace``: a place in line for a message that comes back for it (``line``).
 * ``Resolve``: make sure that an unanswered request never takes effect (``resolve``).
 * ``Release``: the guarded delete (``release``).
+* ``DropEnded``: delete what stood for a message that has ended (``drop_ended``).
 * ``Open`` and ``Renew``: a session's life (``session``).
 """
 
 from celery_etcdlock.core.protocol.acquire import Acquire, Acquired, AcquireOutcome, Conflicted
+from celery_etcdlock.core.protocol.drop_ended import DropEnded, Ended
 from celery_etcdlock.core.protocol.line import Placed, TakePlace
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable
 from celery_etcdlock.core.protocol.release import Released, ReleaseKey, ReleaseOutcome
@@ -35,7 +37,9 @@ __all__ = [
     "AcquireOutcome",
     "Acquired",
     "Conflicted",
+    "DropEnded",
     "EachAcquired",
+    "Ended",
     "Machine",
     "Open",
     "Opened",

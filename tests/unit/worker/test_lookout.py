@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.locking.claim import Claim
 from celery_etcdlock.worker.lookout import Lookout, Waiter
 
@@ -27,24 +28,28 @@ class Keys:
     def look(self, name: str) -> tuple[Key, ...]:
         return self._keys
 
+    def keep(self, place: Claim, record: Record, seconds: float) -> Claim:
+        return place
+
 
 def told(waiter: Waiter, *keys: Key) -> list[Waiter]:
     """Whom one look at these keys tells that it is their turn."""
     going: list[Waiter] = []
     pending: Any = Keys(*keys)
-    Lookout(pytest.fail, lambda: pending, going.extend)._decide(waiter.name, [waiter])
+    manager: Any = SimpleNamespace(pending=pending)
+    Lookout(pytest.fail, lambda: manager, going.extend)._decide(waiter.name, [waiter])
     return going
 
 
 def test_a_message_finds_the_place_that_it_was_given_before() -> None:
-    waiter = Waiter("lock", "t", 1, None, None)
-    assert told(waiter, key(5, "other"), key(6, "t", in_line=True)) == []
+    waiter = Waiter("lock", Delivery("t"), 1, None, None)
+    assert told(waiter, key(5, "other"), key(6, "t", kind=KeyKind.POSITION)) == []
     assert waiter.place == Claim("lock", "token6", 6)
-    assert told(waiter, key(6, "t", in_line=True)) == [waiter]
+    assert told(waiter, key(6, "t", kind=KeyKind.POSITION)) == [waiter]
 
 
-@pytest.mark.parametrize("left", [{}, {"handed_over": True}])
-def test_the_least_hold_of_its_last_run_is_no_place_in_line(left: dict[str, bool]) -> None:
-    waiter = Waiter("lock", "t", 1, None, None)
-    assert told(waiter, key(5, "t", **left)) == []
+@pytest.mark.parametrize("kind", [kind for kind in KeyKind if kind is not KeyKind.POSITION])
+def test_no_other_key_of_its_message_is_a_queue_position(kind: KeyKind) -> None:
+    waiter = Waiter("lock", Delivery("t"), 1, None, None)
+    assert told(waiter, key(5, "t", kind=kind)) == []
     assert waiter.place is None

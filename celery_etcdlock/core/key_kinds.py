@@ -1,0 +1,132 @@
+"""Who may do what with a key: one table of kinds and transitions, and nothing is guessed from flags.
+
+A key under a lock's name is of one kind (``record.KeyKind``) and belongs to one *run* of one message: a task id with
+its count of retries and replacements (``Delivery.step``). How often the message was sent back to its queue meanwhile
+makes no difference, and so all its copies are one.
+
+====================  ===============================  =======================================================
+kind                  put by                           may become (by whom)
+====================  ===============================  =======================================================
+held                  acquire, take-over, promotion    gone (its process; its lease's end) | handover, least
+                                                       hold (its process)
+claim                 a call, for its message          held (that run of the message) | gone (that run; the
+                                                       worker that meets it revoked, expired or refused; the
+                                                       caller who couldn't publish; its end) | a claim of the
+                                                       newer call that replaces it
+position              a message that waits             held (that message, when few enough precede) | a
+                                                       position anew, later (that message, its worker) | gone
+                                                       (that message; a later run of it; its end) | a position
+                                                       of the newer call that replaces it
+handover              a run that ends in a retry or    held (the run it stands for, and no copy of the one that
+                      a replacement                    left it) | gone (the worker that meets that run revoked,
+                                                       expired or refused; its end) | a claim of the newer call
+                                                       that replaces it
+least hold            the end of a run                 gone (its end)
+window                a call                           gone (its message, revoked; its end)
+====================  ===============================  =======================================================
+
+*Trust.* What a key is counts as it was read, so each write that follows compares the ``mod_revision`` that was read
+with it: if anything happened in between, the write does nothing. A message's headers only say where to look.
+
+*Records that can't be read* belong to somebody else: every answer here is no.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from enum import Enum
+
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.record import Delivery, KeyKind, Record
+
+__all__ = [
+    "REPLACEABLE",
+    "TRANSITIONS",
+    "Relation",
+    "ends_with",
+    "find",
+    "is_position",
+    "is_replaceable",
+    "relation",
+    "written_by_a_process",
+]
+
+
+class Relation(Enum):
+    """What a key is to a run that wants the lock."""
+
+    #: Of another message, or unreadable: the policy decides.
+    STRANGER = "stranger"
+    #: Stands for this run: it takes the key over.
+    OURS = "ours"
+    #: The queue position of this run: it waits with it.
+    OUR_POSITION = "our position"
+    #: Of the same message, and not ours to take: a copy that runs, or an earlier run that hasn't let go. Wait for it.
+    KIN = "kin"
+    #: Of an earlier run of this message, and nobody will use it any more.
+    LEFT_BEHIND = "left behind"
+
+
+#: What each kind may become; ``None`` is gone. The end of a key's time and of its lease come on top, for all of them.
+TRANSITIONS: dict[KeyKind | None, frozenset[KeyKind | None]] = {
+    None: frozenset({KeyKind.HELD, KeyKind.CLAIM, KeyKind.POSITION, KeyKind.WINDOW}),
+    KeyKind.HELD: frozenset({KeyKind.HELD, KeyKind.HANDOVER, KeyKind.LEAST_HOLD, None}),
+    KeyKind.CLAIM: frozenset({KeyKind.HELD, KeyKind.CLAIM, None}),
+    KeyKind.POSITION: frozenset({KeyKind.HELD, KeyKind.POSITION, KeyKind.CLAIM, None}),
+    KeyKind.HANDOVER: frozenset({KeyKind.HELD, KeyKind.CLAIM, None}),
+    KeyKind.LEAST_HOLD: frozenset({None}),
+    KeyKind.WINDOW: frozenset({None}),
+}
+
+#: Of messages that haven't started, or not anew: a newer call may be put in their place.
+REPLACEABLE = frozenset({KeyKind.CLAIM, KeyKind.POSITION, KeyKind.HANDOVER})
+
+
+def relation(record: Record | None, delivery: Delivery) -> Relation:
+    """What a key with this record is to the run of ``delivery``."""
+    if record is None or record.delivery.task_id != delivery.task_id:
+        return Relation.STRANGER
+    theirs = record.delivery.step
+    match record.kind:
+        case KeyKind.CLAIM | KeyKind.POSITION:
+            if theirs == delivery.step:
+                return Relation.OURS if record.kind is KeyKind.CLAIM else Relation.OUR_POSITION
+            return Relation.LEFT_BEHIND if delivery.follows(theirs) else Relation.KIN
+        case KeyKind.HANDOVER:
+            # Older versions don't write for whom it stands: for any later run.
+            if record.successor is None:
+                return Relation.OURS if delivery.follows(theirs) else Relation.KIN
+            if record.successor == delivery.step:
+                return Relation.OURS
+            return Relation.LEFT_BEHIND if delivery.follows(record.successor) else Relation.KIN
+        case _:
+            return Relation.KIN
+
+
+def ends_with(record: Record | None, delivery: Delivery) -> bool:
+    """Whether a key goes when this run of a message ends without having started: it stood for nothing else."""
+    if record is None or record.delivery.task_id != delivery.task_id:
+        return False
+    if record.kind is KeyKind.WINDOW:
+        return record.delivery.step == delivery.step
+    return relation(record, delivery) in (Relation.OURS, Relation.OUR_POSITION, Relation.LEFT_BEHIND)
+
+
+def is_replaceable(key: Key) -> bool:
+    """Whether a newer call may be put in the place of this key."""
+    return key.record is not None and key.record.kind in REPLACEABLE
+
+
+def is_position(key: Key) -> bool:
+    """Whether the key is the queue position of a message that waits."""
+    return key.record is not None and key.record.kind is KeyKind.POSITION
+
+
+def written_by_a_process(key: Key) -> bool:
+    """Whether a process holds it or waits with it: whom one can ask to release it. Unreadable ones count as such."""
+    return key.record is None or key.record.kind is KeyKind.HELD
+
+
+def find(keys: Iterable[Key], delivery: Delivery, wanted: Relation) -> Key | None:
+    """The first of ``keys`` that is ``wanted`` to this run."""
+    return next((key for key in keys if relation(key.record, delivery) is wanted), None)

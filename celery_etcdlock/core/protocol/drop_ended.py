@@ -1,0 +1,81 @@
+"""DropEnded: delete what stood for a run of a message that has come to its end.
+
+A message that ends without having started (revoked, expired, refused), or before it took over what was taken for it,
+leaves keys that nobody will use. They are found under the lock's name by what they say of themselves (``key_kinds``),
+so headers that lie delete nothing of others', and a key whose revision the message doesn't know is found as well: the
+handover for a retry is written after the retry was published.
+
+*Failure.* Each delete compares the ``mod_revision`` that was just read, so all of it may be repeated, and be late. As
+long as an earlier run of the message still holds the lock, it may yet leave a handover: then the outcome says that
+another look is needed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from celery_etcdlock.core.key_kinds import ends_with
+from celery_etcdlock.core.operations import Look, Operation, Release
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.protocol.machine import Machine, Unavailable, pause_before_try
+from celery_etcdlock.core.record import Delivery, KeyKind
+from celery_etcdlock.core.replies import Failed, NotHeld, Present, Released, Reply
+
+__all__ = ["DropEnded", "Ended"]
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """How many keys were deleted; ``look_again`` while an earlier run of the message holds the lock."""
+
+    dropped: int
+    look_again: bool
+
+
+class DropEnded(Machine["Ended | Unavailable"]):
+    """Delete the keys under ``name`` that stand for this run of a message. Outcomes: ``Ended``, or ``Unavailable``."""
+
+    def __init__(self, *, name: str, delivery: Delivery, deadline: float) -> None:
+        self._name = name
+        self._delivery = delivery
+        self.answer_by = deadline
+        self._ended: tuple[Key, ...] = ()
+        self._dropped = 0
+        self._look_again = False
+        self._tries = 1
+
+    def start(self, now: float) -> Operation:
+        if self._ended:
+            key = self._ended[0]
+            return Release(self._name, key.token, key.mod_revision)
+        return Look(self._name)
+
+    def on(self, reply: Reply, now: float) -> Operation | Ended | Unavailable:
+        match reply:
+            case Present(keys=keys):
+                self._ended = tuple(key for key in keys if ends_with(key.record, self._delivery))
+                self._look_again = any(self._may_leave_one(key) for key in keys)
+            case Released():
+                self._ended = self._ended[1:]
+                self._dropped += 1
+            case NotHeld():
+                self._ended = ()
+                return self.start(now)
+            case Failed(error=error):
+                self._tries += 1
+                if error.permanent or now >= self.answer_by:
+                    return Unavailable(error)
+                pause = pause_before_try(self._tries)
+                return pause if pause.seconds else self.start(now)
+            case _:  # a Pause is over
+                return self.start(now)
+        return self.start(now) if self._ended else Ended(self._dropped, self._look_again)
+
+    def _may_leave_one(self, key: Key) -> bool:
+        record = key.record
+        return (
+            record is not None
+            and record.kind is KeyKind.HELD
+            and record.delivery.task_id == self._delivery.task_id
+            and self._delivery.follows(record.delivery.step)
+        )
