@@ -159,6 +159,16 @@ class LookForDone:
 
 
 @dataclass(frozen=True, slots=True)
+class AskAge:
+    """How old the lease is by the store's own clock, not counting from a renewal: ask it of one that is never renewed.
+
+    -> LeaseAge | LeaseUnknown
+    """
+
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
 class Look:
     """Read all keys under the name, linearizably. -> Present"""
 
@@ -223,6 +233,7 @@ StoreOperation = (
     | LookForMark
     | MarkDone
     | LookForDone
+    | AskAge
     | Look
     | AwaitChange
     | Release

@@ -22,7 +22,7 @@ from enum import Enum
 
 from celery_etcdlock.core.record import Record
 
-__all__ = ["Key", "Standing", "effective_limit", "is_over", "preceding", "standing", "trust_deadline"]
+__all__ = ["Key", "Standing", "effective_limit", "preceding", "standing", "trust_deadline"]
 
 #: How much slower than the server's our clock may run, as a fraction: 20 times what NTP may slew.
 DRIFT = 0.01
@@ -30,27 +30,19 @@ DRIFT = 0.01
 #: Seconds kept between the end of our trust and the earliest end of the lease.
 MARGIN_SECONDS = 0.25
 
-#: Seconds by which the wall clocks of two hosts may differ: so much longer a key stands than its record says.
-SKEW_SECONDS = 1.0
-
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key under a lock's name. ``record`` is ``None`` when it can't be understood: held by someone."""
+    """One key under a lock's name. ``record`` is ``None`` when it can't be understood: held by someone.
+
+    ``lease`` is the one it lies on, 0 where that isn't known.
+    """
 
     token: str
     create_revision: int
     mod_revision: int
     record: Record | None
-
-
-def is_over(key: Key, wall_time: float) -> bool:
-    """Whether the key's time is over, so that anybody may delete it as it was read.
-
-    Only keys that stand without renewal have a time: those of messages that haven't started, fixed windows, least holds
-    and places in line. A holder that runs has none: its lease decides.
-    """
-    return key.record is not None and key.record.until is not None and wall_time >= key.record.until + SKEW_SECONDS
+    lease: int = 0
 
 
 class Standing(Enum):

@@ -25,6 +25,7 @@ __all__ = [
     "RECORD_VERSION",
     "STANDALONE_PREFIX",
     "Delivery",
+    "EndByLease",
     "KeyKind",
     "Kinship",
     "Record",
@@ -123,15 +124,27 @@ class Delivery:
 
 
 @dataclass(frozen=True, slots=True)
+class EndByLease:
+    """When a key's time is over by the store's own clock: once its lease is ``age_seconds`` old.
+
+    ``term`` is the leader's as it was known when the lease was granted. A later leader counts the age from when it
+    began to lead (``core.ends``).
+    """
+
+    age_seconds: int
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
 class Record:
     """What a key is, and whose.
 
     ``since`` and ``until`` are Unix times in seconds by the writer's wall clock; ``until`` is set on keys that
-    stand without renewal. ``limit`` is how many may hold the lock as this owner understood it; ``broker`` a
-    fingerprint of the owner's message broker. ``successor`` is for which run of the message a handover stands.
-    ``call`` is random for each call of a task, and tells two calls under one task id apart.
-    ``attempt`` is random for each try to put or take over a key that others may rewrite, so that a try without an
-    answer knows its own work again.
+    stand without renewal, and ``by_lease`` says the same by the store's clock. ``limit`` is how many may hold the lock
+    as this owner understood it; ``broker`` a fingerprint of the owner's message broker. ``successor`` is for which run
+    of the message a handover stands. ``call`` is random for each call of a task, and tells two calls under one task id
+    apart. ``attempt`` is random for each try to put or take over a key that others may rewrite, so that a try without
+    an answer knows its own work again.
     """
 
     delivery: Delivery
@@ -146,6 +159,7 @@ class Record:
     successor: Step | None = None
     call: str | None = None
     attempt: str | None = None
+    by_lease: EndByLease | None = None
 
     def is_of_task(self, name: str) -> bool:
         """Whether the task of this name wrote it. Long names are cut, here and there alike."""
@@ -180,6 +194,8 @@ def encode_record(record: Record) -> bytes:
         fields["call"] = record.call
     if record.attempt is not None:
         fields["attempt"] = record.attempt
+    if record.by_lease is not None:
+        fields["by_lease"] = [record.by_lease.age_seconds, record.by_lease.term]
     return json.dumps(fields, separators=(",", ":")).encode()
 
 
@@ -218,6 +234,7 @@ def _decoded(value: bytes) -> Record | None:
             _step(fields["successor"]) if "successor" in fields else None,
             _text(fields["call"]) if "call" in fields else None,
             _text(fields["attempt"]) if "attempt" in fields else None,
+            _end_by_lease(fields["by_lease"]) if "by_lease" in fields else None,
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
@@ -245,6 +262,12 @@ def _delivery(value: object) -> Delivery:
     if not (isinstance(value, list) and len(value) == 4):
         raise ValueError("not a delivery")
     return Delivery(_text(value[0]), *(_count(number) for number in value[1:]))
+
+
+def _end_by_lease(value: object) -> EndByLease:
+    if not (isinstance(value, list) and len(value) == 2):
+        raise ValueError("not an end")
+    return EndByLease(_count(value[0]), _count(value[1]))
 
 
 def _text(value: object) -> str:

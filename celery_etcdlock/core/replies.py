@@ -18,7 +18,10 @@ class LeaseGranted:
 
 @dataclass(frozen=True, slots=True)
 class SessionFenced:
+    """``term`` is the leader's as the answering server knew it."""
+
     epoch: int
+    term: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,22 @@ class MarkSeen:
 @dataclass(frozen=True, slots=True)
 class DoneSeen:
     done: bool
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseAge:
+    """The lease was granted at least ``seconds`` ago. ``term`` is the leader's as the answering server knew it.
+
+    A leader counts from when it began to lead, so the lease may be older than that, never younger.
+    """
+
+    seconds: float
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseUnknown:
+    """Whoever was asked knows no such lease. It may have been asked too early, so this alone frees nothing."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,6 +168,8 @@ StoreReply = (
     | EachTried
     | MarkSeen
     | DoneSeen
+    | LeaseAge
+    | LeaseUnknown
     | Present
     | Queued
     | EpochMoved

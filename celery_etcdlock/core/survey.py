@@ -16,7 +16,8 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from typing import Any
 
-from celery_etcdlock.core.ownership import Key, effective_limit, is_over
+from celery_etcdlock.core.ends import seems_over
+from celery_etcdlock.core.ownership import Key, effective_limit
 
 __all__ = ["Board", "Change", "Happening", "HeldLock", "Kind", "Place", "SurveyOutdated", "described", "matching"]
 
@@ -80,7 +81,7 @@ class Board:
     def forget_those_over(self, wall_time: float) -> None:
         """Drop the places whose time is over: nobody holds them, though whoever meets them has yet to delete them."""
         for name, places in list(self._names.items()):
-            for token in [token for token, place in places.items() if is_over(place.key, wall_time)]:
+            for token in [token for token, place in places.items() if seems_over(place.key, wall_time)]:
                 del places[token]
             if not places:
                 del self._names[name]

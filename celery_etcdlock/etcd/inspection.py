@@ -141,7 +141,7 @@ class EtcdInspector:
         segment, slash, token = kv.key[len(self._start) :].decode("utf-8", "replace").rpartition("/")
         if not slash:
             return None
-        key = Key(token, kv.create_revision, kv.mod_revision, decode_record(kv.value))
+        key = Key(token, kv.create_revision, kv.mod_revision, decode_record(kv.value), kv.lease)
         return Place(unescape_name(segment), segment, key, kv.lease)
 
     def _change(self, event: Any) -> Change | None:

@@ -94,6 +94,7 @@ def keys_in(kvs: Iterable[Any], start: bytes) -> tuple[Key, ...]:
             kv.create_revision,
             kv.mod_revision,
             decode_record(kv.value),
+            kv.lease,
         )
         for kv in kvs
     ]

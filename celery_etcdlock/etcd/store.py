@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 from celery_etcdlock.core.operations import (
+    AskAge,
     AskToLetGo,
     AwaitChange,
     CheckKeys,
@@ -39,7 +40,9 @@ from celery_etcdlock.core.replies import (
     DoneSeen,
     KeptAlive,
     KeysSeen,
+    LeaseAge,
     LeaseGranted,
+    LeaseUnknown,
     LetGoAsked,
     MarkSeen,
     NotHeld,
@@ -97,6 +100,7 @@ class EtcdStore:
             TryEach: self._place,
             TryAll: self._place,
             Release: self._place,
+            AskAge: self._ask_age,
             Look: self._look,
             LookForMark: self._look_for_mark,
             MarkDone: self._mark_done,
@@ -144,7 +148,7 @@ class EtcdStore:
     def _fence_session(self, operation: FenceSession, timeout_seconds: float) -> StoreReply:
         request = messages.PutRequest(key=self._layout.session_key(operation.lease), lease=operation.lease)
         reply = self._call("KV/Put", request, messages.PutResponse, timeout_seconds, True)
-        return SessionFenced(reply.header.revision)
+        return SessionFenced(reply.header.revision, reply.header.raft_term)
 
     def _keep_alive(self, operation: KeepAlive, timeout_seconds: float) -> StoreReply:
         request = messages.LeaseKeepAliveRequest(ID=operation.lease)
@@ -221,6 +225,14 @@ class EtcdStore:
         request = messages.LeaseRevokeRequest(ID=operation.lease)
         self._call("Lease/LeaseRevoke", request, messages.LeaseRevokeResponse, timeout_seconds, True)
         return Done()
+
+    def _ask_age(self, operation: AskAge, timeout_seconds: float) -> StoreReply:
+        request = messages.LeaseTimeToLiveRequest(ID=operation.lease)
+        reply = self._call("Lease/LeaseTimeToLive", request, messages.LeaseTimeToLiveResponse, timeout_seconds, True)
+        if reply.TTL < 0:
+            return LeaseUnknown()
+        # The leader cuts what is left to whole seconds, so the age that it implies is up to one second too high.
+        return LeaseAge(float(reply.grantedTTL - reply.TTL - 1), reply.header.raft_term)
 
     # --- places under a name ----------------------------------------------------------------------------------
 

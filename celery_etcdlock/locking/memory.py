@@ -11,6 +11,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from celery_etcdlock.core.operations import (
+    AskAge,
     AskToLetGo,
     AwaitChange,
     CheckKeys,
@@ -41,7 +42,9 @@ from celery_etcdlock.core.replies import (
     EpochMoved,
     KeptAlive,
     KeysSeen,
+    LeaseAge,
     LeaseGranted,
+    LeaseUnknown,
     LetGoAsked,
     MarkSeen,
     NotHeld,
@@ -119,6 +122,11 @@ class MemoryStore:
             case RevokeLease(lease=lease):
                 self._revoke(lease)
                 return Done()
+            case AskAge(lease=lease):
+                asked = self._leases.get(lease)
+                if asked is None:
+                    return LeaseUnknown()
+                return LeaseAge(self._clock() - asked.ends_at + asked.ttl_seconds, term=1)
             case Look(name=name):
                 return self._present(name)
             case LookForMark(task_id=task_id):
@@ -152,7 +160,7 @@ class MemoryStore:
             case FenceSession() if state is not None:
                 self._revision += 1
                 state.epoch = self._revision
-                return SessionFenced(self._revision)
+                return SessionFenced(self._revision, term=1)
             case KeepAlive() if state is not None:
                 state.ends_at = self._clock() + state.ttl_seconds
                 return KeptAlive(state.ttl_seconds, term=1)
@@ -234,7 +242,7 @@ class MemoryStore:
     def _write(self, operation: TryAcquire | Enqueue | Promote, create_revision: int | None) -> int:
         # Through the encoding, so that a record behaves here as it does in a real store.
         record = decode_record(encode_record(operation.record))
-        key = Key(operation.token, create_revision or self._revision, self._revision, record)
+        key = Key(operation.token, create_revision or self._revision, self._revision, record, operation.lease)
         self._names.setdefault(operation.name, {})[operation.token] = key
         before = self._leases.get(self._lease_of.get((operation.name, operation.token), 0))
         if before is not None:

@@ -1,14 +1,15 @@
 """Locks that stand without renewal: of messages that haven't started, of fixed windows, of least holds.
 
-Each key says until when it stands (``Record.until``). The lease under it only collects garbage, and is shared
-(``locking.shared_leases``). What a request leaves in doubt is handed to ``owe``, which has it resolved in the
-background: these keys may change hands, so each try is marked as such (``Record.attempt``), and only what it wrote
-itself is deleted.
+Each key says until when it stands, by the wall clock and by the age of the lease that it lies on (``core.ends``). That
+lease is shared and never renewed (``locking.shared_leases``). What a request leaves in doubt is handed to ``owe``,
+which has it resolved in the background: these keys may change hands, so each try is marked as such
+(``Record.attempt``), and only what it wrote itself is deleted.
 """
 
 from __future__ import annotations
 
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -17,11 +18,10 @@ from typing import TypeVar
 
 from celery_etcdlock.core.operations import (
     AwaitChange,
-    Look,
     LookForMark,
     TryAcquire,
 )
-from celery_etcdlock.core.ownership import Key, is_over
+from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.protocol import (
     AcquireAll,
     Acquired,
@@ -29,6 +29,7 @@ from celery_etcdlock.core.protocol import (
     DropEnded,
     EachAcquired,
     Ended,
+    LookAt,
     Machine,
     Placed,
     Refused,
@@ -38,11 +39,8 @@ from celery_etcdlock.core.protocol import (
     TakePlace,
     Unavailable,
 )
-from celery_etcdlock.core.record import Delivery, KeyKind, Record
-from celery_etcdlock.core.replies import (
-    MarkSeen,
-    Present,
-)
+from celery_etcdlock.core.record import Delivery, EndByLease, KeyKind, Record
+from celery_etcdlock.core.replies import MarkSeen
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.locking.clock import Clock
@@ -87,6 +85,12 @@ class PendingLocks:
     def wall_offset(self) -> float:
         return self._wall_clock() - self._clock()
 
+    def _ending(self, record: Record, seconds: float, session: Session) -> Record:
+        """The record of a key on the session's lease that stands for ``seconds`` from now."""
+        age_seconds = math.ceil(self._clock() - session.opened_at + seconds)
+        until = round(self._wall_clock() + seconds, 3)
+        return replace(record, until=until, by_lease=EndByLease(age_seconds, session.term))
+
     # --- taking -----------------------------------------------------------------------------------------------
 
     def claim_each(self, wanted: Sequence[tuple[str, Record]], seconds: float) -> list[Claim | Conflict]:
@@ -106,13 +110,12 @@ class PendingLocks:
     def _claim(
         self, wanted: Sequence[tuple[str, Record]], seconds: float, kind: type[AcquireEach]
     ) -> list[Claim | Conflict]:
-        until = round(self._wall_clock() + seconds, 3)
-        records = [replace(record, until=until, attempt=secrets.token_hex(6)) for _, record in wanted]
+        records = [replace(record, attempt=secrets.token_hex(6)) for _, record in wanted]
         tokens = [secrets.token_hex(12) for _ in wanted]
 
         def attempt(session: Session, give_up_at: float, deadline: float) -> AcquireEach:
             tries = tuple(
-                TryAcquire(session.lease, session.epoch, name, token, record)
+                TryAcquire(session.lease, session.epoch, name, token, self._ending(record, seconds, session))
                 for (name, _), token, record in zip(wanted, tokens, records, strict=True)
             )
             return kind(
@@ -137,8 +140,7 @@ class PendingLocks:
     def take_place(self, name: str, record: Record, seconds: float) -> tuple[Claim, tuple[Key, ...]]:
         """A queue position that stands for ``seconds``, and the keys under the name, as ``Queued`` has them."""
         token = secrets.token_hex(12)
-        until = round(self._wall_clock() + seconds, 3)
-        standing = replace(record, kind=KeyKind.POSITION, until=until, attempt=secrets.token_hex(6))
+        position = replace(record, kind=KeyKind.POSITION, attempt=secrets.token_hex(6))
 
         def attempt(session: Session, give_up_at: float, deadline: float) -> TakePlace:
             return TakePlace(
@@ -146,26 +148,23 @@ class PendingLocks:
                 epoch=session.epoch,
                 name=name,
                 token=token,
-                record=standing,
+                record=self._ending(position, seconds, session),
                 give_up_at=give_up_at,
                 deadline=deadline,
             )
 
-        outcome = self._on_lease(seconds, attempt, [Debt(name, token, attempt=standing.attempt)])
+        outcome = self._on_lease(seconds, attempt, [Debt(name, token, attempt=position.attempt)])
         assert isinstance(outcome, Placed)
         return Claim(name, token, outcome.mod_revision), outcome.keys
 
     def look(self, name: str) -> tuple[Key, ...]:
         """All keys under the name, in order, less those whose time was over, which are deleted."""
         deadline = self._clock() + self._timeout_seconds
-        while True:
-            reply = self._store.perform(Look(name), max(0.0, deadline - self._clock()))
-            assert isinstance(reply, Present)
-            over = [key for key in reply.keys if is_over(key, self._wall_clock())]
-            if not over:
-                return reply.keys
-            for key in over:
-                self.drop(Claim(name, key.token, key.mod_revision))
+        machine = LookAt(name=name, deadline=deadline, wall_offset=self.wall_offset)
+        outcome = drive(machine, self._store, self._clock)
+        if isinstance(outcome, Unavailable):
+            raise outcome.error
+        return outcome.keys
 
     def is_replaced(self, task_id: str) -> bool:
         """Whether this task must not run, because a newer one took its place in the queue."""
@@ -184,7 +183,7 @@ class PendingLocks:
         With ``replaces``, the task of that id is marked so that it doesn't run any more. ``Conflict`` when the key
         isn't as it was known.
         """
-        kept = replace(record, until=round(self._wall_clock() + seconds, 3), attempt=secrets.token_hex(6))
+        kept = replace(record, attempt=secrets.token_hex(6))
 
         def attempt(session: Session, give_up_at: float, deadline: float) -> TakeOver:
             return TakeOver(
@@ -192,7 +191,7 @@ class PendingLocks:
                 epoch=session.epoch,
                 name=claim.name,
                 token=claim.token,
-                record=kept,
+                record=self._ending(kept, seconds, session),
                 mod_revision=claim.revision,
                 give_up_at=give_up_at,
                 deadline=deadline,

@@ -57,7 +57,7 @@ end
 
 local function present(found)
   local keys = {}
-  for i, place in ipairs(found) do keys[i] = {place[1], place[2], place[3], place[4]} end
+  for i, place in ipairs(found) do keys[i] = {place[1], place[2], place[3], place[4], place[5]} end
   return {'present', keys, now_revision()}
 end
 
@@ -89,6 +89,10 @@ elseif operation == 'revoke' then
   call('DEL', P .. 'lease/' .. ARGV[3], P .. 'let-go/' .. ARGV[3])
   -- Those who wait for its keys look again by themselves, at the latest when it would have run out.
   return {'done'}
+elseif operation == 'age' then
+  local granted = lease_of(ARGV[3])
+  if not granted then return {'unknown'} end
+  return {'age', granted.ttl - call('PTTL', P .. 'lease/' .. ARGV[3])}
 elseif operation == 'look' then
   return present(places(ARGV[3]))
 elseif operation == 'release' then

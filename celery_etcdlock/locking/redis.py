@@ -21,6 +21,7 @@ from importlib.resources import files
 from typing import Any
 
 from celery_etcdlock.core.operations import (
+    AskAge,
     AskToLetGo,
     AwaitChange,
     CheckKeys,
@@ -51,7 +52,9 @@ from celery_etcdlock.core.replies import (
     EpochMoved,
     KeptAlive,
     KeysSeen,
+    LeaseAge,
     LeaseGranted,
+    LeaseUnknown,
     LetGoAsked,
     MarkSeen,
     NotHeld,
@@ -186,6 +189,8 @@ def _arguments(operation: StoreOperation) -> list[Any]:
             return ["keep alive", lease]
         case CheckKeys(lease=lease, keys=keys):
             return ["check", lease, *(part for key in keys for part in (key.name, key.token, key.mod_revision))]
+        case AskAge(lease=lease):
+            return ["age", lease]
         case Look(name=name):
             return ["look", name]
         case Release(name=name, token=token, mod_revision=mod_revision):
@@ -229,7 +234,9 @@ def _reply(operation: StoreOperation, reply: list[Any]) -> StoreReply:
         case b"granted" if isinstance(operation, GrantLease):
             return LeaseGranted(operation.ttl_seconds)
         case b"fenced":
-            return SessionFenced(reply[1])
+            return SessionFenced(reply[1], term=1)
+        case b"age":
+            return LeaseAge(reply[1] / 1000, term=1)
         case b"kept":
             return KeptAlive(reply[1], term=1)
         case b"seen":
@@ -257,6 +264,7 @@ _SIMPLE: dict[bytes, StoreReply] = {
     b"released": Released(),
     b"not held": NotHeld(),
     b"asked": Asked(),
+    b"unknown": LeaseUnknown(),
 }
 
 
@@ -270,7 +278,10 @@ def _outcome(reply: list[Any]) -> Owned | Present:
 
 
 def _keys(places: list[list[Any]]) -> tuple[Key, ...]:
-    return tuple(Key(token.decode(), create, mod, decode_record(record)) for token, create, mod, record in places)
+    return tuple(
+        Key(token.decode(), create, mod, decode_record(record), int(lease))
+        for token, create, mod, record, lease in places
+    )
 
 
 def _connection_of(pool: Any) -> Any:

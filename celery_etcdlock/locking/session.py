@@ -48,6 +48,8 @@ class Session:
         self.lease = lease
         self._page = page
         self.ttl_seconds = opened.ttl_seconds
+        self.opened_at = opened.opened_at
+        self.term = opened.term
         self.closed = False
         self.renew_at = 0.0
         self._clock = clock

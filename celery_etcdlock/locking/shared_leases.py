@@ -1,6 +1,7 @@
-"""Leases that only collect garbage: shared by many keys that say themselves until when they stand (rule 11).
+"""Leases that collect garbage: shared by many keys that say themselves until when they stand (rule 11).
 
-A lease outlives its keys, takes up to `KEYS_PER_LEASE` of them, and is never renewed, so a producer may end at once.
+A lease outlives its keys, takes up to `KEYS_PER_LEASE` of them, and is never renewed, so a producer may end at once,
+and the age of the lease tells whoever asks whether a key's time is over (``core.ends``).
 Leases come in sizes of powers of two. One of size S lives for twice S and takes keys that stand for at most S seconds,
 for as long as it is itself no older than S. Each carries a session of its own, whose epoch fences the producer's late
 requests as a worker's does (rule 3). What stays in doubt is a debt of that session, which a thread pays (``renewal``).

@@ -20,7 +20,7 @@ from celery.exceptions import ImproperlyConfigured
 from celery.signals import worker_process_shutdown
 
 from celery_etcdlock.core.events import Listener, LockEvent
-from celery_etcdlock.core.ownership import Key, is_over
+from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import STANDALONE_PREFIX, Delivery, Record
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import EtcdLockError, InvalidSetting, LockConflict
@@ -166,7 +166,7 @@ class EtcdLocks:
 
     def holders(self, name: str) -> tuple[Key, ...]:
         """Who holds the lock ``name`` now, and who waits behind them, in order. Raises ``LockUnavailable``."""
-        return tuple(key for key in self.manager.keys(name) if not is_over(key, time.time()))
+        return self.manager.pending.look(name)
 
     def send_celery_events(self, hostname: str) -> None:
         """From now on, publish lock events as Celery events of the worker ``hostname``. To be called before a fork."""

@@ -13,6 +13,7 @@ to the operation just emitted is worth waiting for; a driver that got none by th
 * ``Acquire``: try-lock and ordered wait, in doubt as in calm (``acquire``).
 * ``TakeOver``: a key changes hands, from a message to its worker and on (``take_over``).
 * ``AcquireEach`` and ``AcquireAll``: many try-locks in one round trip, each for itself, or all or none (``several``).
+* ``LookAt``: who is there, less those whose time is over (``look``).
 * ``TakePlace``: a place in line for a message that comes back for it (``line``).
 * ``Resolve``: make sure that an unanswered request never takes effect (``resolve``).
 * ``Release``: the guarded delete (``release``).
@@ -23,6 +24,7 @@ to the operation just emitted is worth waiting for; a driver that got none by th
 from celery_etcdlock.core.protocol.acquire import Acquire, Acquired, AcquireOutcome, Conflicted
 from celery_etcdlock.core.protocol.drop_ended import DropEnded, Ended
 from celery_etcdlock.core.protocol.line import Placed, TakePlace
+from celery_etcdlock.core.protocol.look import LookAt, Seen
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable
 from celery_etcdlock.core.protocol.release import Released, ReleaseKey, ReleaseOutcome
 from celery_etcdlock.core.protocol.resolve import Resolve, Resolved
@@ -40,6 +42,7 @@ __all__ = [
     "DropEnded",
     "EachAcquired",
     "Ended",
+    "LookAt",
     "Machine",
     "Open",
     "Opened",
@@ -52,6 +55,7 @@ __all__ = [
     "Renewed",
     "Resolve",
     "Resolved",
+    "Seen",
     "SessionLost",
     "TakeOver",
     "TakeOverOutcome",

@@ -9,6 +9,8 @@ States::
     WITHDRAWING -> conflict                              the time to wait is over: delete our place
     RESOLVING ---> conflict | unavailable                an unanswered request must not take effect any more
 
+Where keys are in the way that seem over, it asks about them first.
+
 *Trust.* We own the lock only if the store said so in an operation that compared the session's epoch. A token that is
 found under the name is ours and of one of our own unanswered requests: it is random and nobody else writes it.
 
@@ -17,8 +19,8 @@ key if the first one made it. After that the token is resolved (``resolve``) unt
 answer, the outcome says that the token stays doubtful, and the session goes on resolving it. A success after an
 unanswered try is doubtful too: the late one may put our key again when we have released it (rule 3).
 
-*Keys whose time is over.* A key that nobody renews says until when it stands (``ownership.is_over``). Whoever meets one
-that is over deletes it as it was read, and goes on; a waiter wakes up for it.
+*Keys whose time is over.* A key that nobody renews says until when it stands. Whoever is kept out by one that seems
+over has the store say so (``core.ends``), deletes it as it was read, and goes on; a waiter wakes up for it.
 
 *Limits above one.* A try-lock first assumes that nobody is there; if fewer than ``limit`` keys are seen, it tries
 again on the condition that no key has been created since. A waiter looks first and promotes itself when fewer than
@@ -30,6 +32,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
+from celery_etcdlock.core.ends import Ends
 from celery_etcdlock.core.operations import (
     AwaitChange,
     Enqueue,
@@ -40,11 +43,9 @@ from celery_etcdlock.core.operations import (
     TryAcquire,
 )
 from celery_etcdlock.core.ownership import (
-    SKEW_SECONDS,
     Key,
     Standing,
     effective_limit,
-    is_over,
     preceding,
     standing,
 )
@@ -55,6 +56,8 @@ from celery_etcdlock.core.replies import (
     Changed,
     EpochMoved,
     Failed,
+    LeaseAge,
+    LeaseUnknown,
     NotHeld,
     Owned,
     Present,
@@ -131,8 +134,10 @@ class Acquire(Machine[AcquireOutcome]):
         self._deadline = deadline
         self._wait_until = wait_until
         self._answer_seconds = answer_seconds
-        self._wall_offset = wall_offset
-        self._clearing = False
+        self._ends = Ends(wall_offset)
+        #: The key whose end is in question, and the reply that is dealt with once it isn't.
+        self._judged: Key | None = None
+        self._put_off: Queued | Present | None = None
         self.answer_by = deadline
         self._state = State.TRYING if wait_until is None else State.QUEUEING
         self._tries = 1
@@ -162,19 +167,18 @@ class Acquire(Machine[AcquireOutcome]):
                 self._doubtful = False
                 return self._send(now) if now < self._deadline or self._waits else self._fail(now)
             case Queued(keys=keys, revision=revision):
-                over = self._over(keys, now)
-                if over is not None:
-                    return self._clear(over)
                 if standing(keys, self._token, self._record.limit) is Standing.FIRST:
                     return Acquired(revision, self._doubtful)
-                return self._wait_behind(keys, revision, now)
-            case Present(keys=keys, revision=revision):
-                return self._on_present(keys, revision, now)
+                return self._wait_behind(reply, now)
+            case Present():
+                return self._on_present(reply, now)
+            case LeaseAge() | LeaseUnknown():
+                return self._on_age(reply, now)
             case Failed(error=error):
                 return self._on_failed(error, now)
             case Released() | NotHeld():
-                if self._clearing:
-                    self._clearing = False
+                if self._judged is not None:
+                    self._judged = None
                     return self._send(now)
                 return self._on_withdrawn(reply, now)
             case Changed():
@@ -188,20 +192,21 @@ class Acquire(Machine[AcquireOutcome]):
     def _waits(self) -> bool:
         return self._state in (State.WAITING, State.PROMOTING)
 
-    def _on_present(self, keys: tuple[Key, ...], revision: int, now: float) -> Operation | AcquireOutcome:
-        over = self._over(keys, now)
-        if over is not None and (self._waits or now < self._deadline):
-            return self._clear(over)
+    def _on_present(self, reply: Present, now: float) -> Operation | AcquireOutcome:
+        keys = reply.keys
         mine = next((key for key in keys if key.token == self._token), None)
         self._others = tuple(key for key in keys if key.token != self._token)
         if self._state is State.TRYING:
             limit = effective_limit(self._record.limit, keys)
             if len(keys) >= limit:
+                over = self._ends.first_over(keys, now)
+                if over is not None and now < self._deadline:
+                    return self._judge(over, reply, now)
                 # Refused with our key absent: but an earlier try without an answer may still arrive.
                 return Conflicted(self._others) if not self._doubtful else self._resolve_doubt(now)
             if now >= self._deadline:
                 return self._fail(now)
-            self._seen_revision = revision
+            self._seen_revision = reply.revision
             return self._send(now)
         if mine is None:
             return self._on_place_lost(now)
@@ -210,29 +215,50 @@ class Acquire(Machine[AcquireOutcome]):
             # Only our own promotion rewrites our key, and it is refused unless we are next: an answer that got lost.
             # Created anew it is another place: deleted by somebody, and put again by our own late request.
             return Acquired(mine.mod_revision, self._doubtful)
-        return self._wait_behind(keys, revision, now, may_promote=True)
+        return self._wait_behind(reply, now, may_promote=True)
 
     def _wait_behind(
-        self, keys: tuple[Key, ...], revision: int, now: float, *, may_promote: bool = False
+        self, reply: Queued | Present, now: float, *, may_promote: bool = False
     ) -> Operation | AcquireOutcome:
-        mine = next(key for key in keys if key.token == self._token)
+        mine = next(key for key in reply.keys if key.token == self._token)
         self._mine = mine
-        self._others = tuple(key for key in keys if key.token != self._token)
-        before = preceding(keys, mine.create_revision)
+        self._others = tuple(key for key in reply.keys if key.token != self._token)
+        before = preceding(reply.keys, mine.create_revision)
         limit = effective_limit(self._record.limit, before)
         if may_promote and len(before) < limit:
             self._state = State.PROMOTING
             return self._promote(alone=limit == 1, now=now)
         if self._wait_until is not None and now >= self._wait_until:
             return self._withdraw(now)
+        over = self._ends.first_over(before, now)
+        if over is not None:
+            self._state = State.PROMOTING  # our place is there, so an outage doesn't end the wait
+            return self._judge(over, reply, now)
         self._state = State.WAITING
         self.answer_by = self._wait_until if self._wait_until is not None else now
-        if self._wall_offset is not None:
-            ends = [key.record.until for key in before if key.record is not None and key.record.until is not None]
-            self.answer_by = min([self.answer_by, *(end + SKEW_SECONDS - self._wall_offset for end in ends)])
+        self.answer_by = min([self.answer_by, *(self._ends.ask_at(key) for key in before)])
         # Only the next in line needs to see every departure; the others need the one just before them.
         next_in_line = len(before) == limit
-        return AwaitChange(self._name, revision, None if next_in_line else before[-1].token)
+        return AwaitChange(self._name, reply.revision, None if next_in_line else before[-1].token)
+
+    def _judge(self, key: Key, reply: Queued | Present, now: float) -> Operation:
+        """Ask about a key that seems over; ``reply`` is dealt with when it stands all the same."""
+        if self._waits:
+            self.answer_by = now + self._answer_seconds
+        self._judged, self._put_off = key, reply
+        return self._ends.question(self._name, key)
+
+    def _on_age(self, age: LeaseAge | LeaseUnknown, now: float) -> Operation | AcquireOutcome:
+        key, put_off = self._judged, self._put_off
+        assert key is not None
+        assert put_off is not None
+        ends = self._ends.judged(key, age, now)
+        if ends is None:
+            return Release(self._name, key.token, key.mod_revision)
+        self._ends = ends
+        self._judged = self._put_off = None
+        # A lease that isn't known may be gone by now, and the key with it.
+        return self._send(now) if isinstance(age, LeaseUnknown) else self.on(put_off, now)
 
     def _on_woken(self, now: float) -> Operation | AcquireOutcome:
         if self._state is not State.WAITING:
@@ -253,9 +279,9 @@ class Acquire(Machine[AcquireOutcome]):
 
     def _on_failed(self, error: LockUnavailable, now: float) -> Operation | AcquireOutcome:
         self._last_error = error
-        self._clearing = False
+        judged, self._judged = self._judged, None
         # Only these two put a key; a late promotion or release finds its guard broken and does nothing.
-        if error.maybe_applied and self._state in (State.TRYING, State.QUEUEING):
+        if error.maybe_applied and judged is None and self._state in (State.TRYING, State.QUEUEING):
             self._doubtful = True
         self._tries += 1
         if self._waits:
@@ -281,17 +307,6 @@ class Acquire(Machine[AcquireOutcome]):
         if isinstance(step, Unavailable):
             return Unavailable(self._last_error, doubtful=True)
         return step
-
-    def _over(self, keys: tuple[Key, ...], now: float) -> Key | None:
-        """A key of somebody else whose time is over."""
-        if self._wall_offset is None:
-            return None
-        wall_time = now + self._wall_offset
-        return next((key for key in keys if key.token != self._token and is_over(key, wall_time)), None)
-
-    def _clear(self, key: Key) -> Operation:
-        self._clearing = True
-        return Release(self._name, key.token, key.mod_revision)
 
     # --- what to do next -------------------------------------------------------------------------------------
 

@@ -47,11 +47,16 @@ MAX_TERM_CHANGES = 5
 
 @dataclass(frozen=True, slots=True)
 class Opened:
-    """The session stands: its first epoch, the TTL that the server granted, and how long to trust it."""
+    """The session stands: its first epoch, the TTL that the server granted, and how long to trust it.
+
+    Its lease is no older than since ``opened_at``; ``term`` is the leader's since when its age has been counted.
+    """
 
     epoch: int
     ttl_seconds: int
     deadline: float
+    opened_at: float
+    term: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,11 +89,11 @@ class Open(Machine["Opened | SessionLost | Unavailable"]):
             case LeaseGranted(ttl_seconds=ttl_seconds):
                 self._ttl_seconds = ttl_seconds
                 self._step = FenceSession(self._lease)
-            case SessionFenced(epoch=epoch):
+            case SessionFenced(epoch=epoch, term=term):
                 deadline = trust_deadline(self._sent_at, self._ttl_seconds)
                 if now >= deadline:
                     return SessionLost("opening it took longer than its lease lives")
-                return Opened(epoch, self._ttl_seconds, deadline)
+                return Opened(epoch, self._ttl_seconds, deadline, self._sent_at, term)
             case SessionGone():
                 return SessionLost("its lease ended before it was used")
             case Failed(error=error):

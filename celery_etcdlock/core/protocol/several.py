@@ -5,7 +5,9 @@ none: the several locks of one task. No name twice in one operation (rule 4): th
 
 States::
 
-    TRYING ---> CLEARING   a key is in the way whose time is over: delete it as it was read, then try again
+    TRYING ---> JUDGING    a key is in the way that seems over: have the store say how old its lease is (``core.ends``)
+    JUDGING --> CLEARING   its time is over: delete it as it was read
+            --> TRYING     it stands, and counts as in the way
            ---> TRYING     fewer keys than the limit: again, on the condition that none has been created since (rule 5)
            ---> FENCING    an earlier try went unanswered: fence the session, then try once more
            ---> outcome
@@ -20,6 +22,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+from celery_etcdlock.core.ends import Ends
 from celery_etcdlock.core.operations import (
     FenceSession,
     Operation,
@@ -28,13 +31,15 @@ from celery_etcdlock.core.operations import (
     TryAll,
     TryEach,
 )
-from celery_etcdlock.core.ownership import effective_limit, is_over
+from celery_etcdlock.core.ownership import Key, effective_limit
 from celery_etcdlock.core.protocol.acquire import Acquired, Conflicted
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
 from celery_etcdlock.core.replies import (
     EachTried,
     EpochMoved,
     Failed,
+    LeaseAge,
+    LeaseUnknown,
     NotHeld,
     Owned,
     Present,
@@ -70,11 +75,13 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
         self._open = tries
         self._epoch = epoch
         self._give_up_at = give_up_at
-        self._wall_offset = wall_offset
+        self._ends = Ends(wall_offset)
         self.answer_by = deadline
         self._tokens = tuple((each.name, each.token) for each in tries)
         self._decided: tuple[tuple[tuple[str, str], Acquired | Conflicted], ...] = ()
-        self._over: tuple[Release, ...] = ()
+        #: Keys in the way that seem over, by lock name; and whether the first of them is.
+        self._suspects: tuple[tuple[str, Key], ...] = ()
+        self._clearing = False
         self._fencing = False
         self._tries = 1
         self._doubtful = False
@@ -83,8 +90,10 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
     def start(self, now: float) -> Operation:
         if self._fencing:
             return FenceSession(self._open[0].lease)
-        if self._over:
-            return self._over[0]
+        if self._suspects:
+            name, key = self._suspects[0]
+            release = Release(name, key.token, key.mod_revision)
+            return release if self._clearing else self._ends.question(name, key)
         return self._try(tuple(replace(each, epoch=self._epoch) for each in self._open))
 
     def on(self, reply: Reply, now: float) -> Operation | EachAcquired | SessionLost | Unavailable:
@@ -94,12 +103,19 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
                 self._epoch = epoch
                 self._fencing = self._doubtful = False
             case Released() | NotHeld():
-                self._over = self._over[1:]
+                self._suspects, self._clearing = self._suspects[1:], False
+            case LeaseAge() | LeaseUnknown():
+                ends = self._ends.judged(self._suspects[0][1], reply, now)
+                if ends is None:
+                    self._clearing = True
+                else:
+                    self._ends, self._suspects = ends, self._suspects[1:]
             case SessionGone():
                 return SessionLost("its lease has ended or was revoked, or its key was deleted")
             case Failed(error=error):
                 self._last_error = error
-                self._doubtful = self._doubtful or error.maybe_applied
+                # What asks about others' keys, or clears them, leaves no doubt about ours.
+                self._doubtful = self._doubtful or (error.maybe_applied and not self._suspects)
                 self._tries += 1
                 if error.permanent or now >= self._give_up_at:
                     return Unavailable(error, doubtful=self._doubtful or bool(self._decided))
@@ -128,8 +144,8 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
         for each, outcome in zip(self._open, reply.outcomes, strict=True):
             if isinstance(outcome, Owned):
                 self._settle(each, Acquired(outcome.revision))
-            elif self._may_try_again(each, outcome, now):
-                still_open.append(replace(each, seen_revision=outcome.revision))
+            elif (again := self._again(each, outcome, now)) is not None:
+                still_open.append(again)
             else:
                 self._settle(each, Conflicted(outcome.keys))
         self._open = tuple(still_open)
@@ -137,11 +153,18 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
     def _settle(self, each: TryAcquire, outcome: Acquired | Conflicted) -> None:
         self._decided = (*self._decided, ((each.name, each.token), outcome))
 
-    def _may_try_again(self, each: TryAcquire, present: Present, now: float) -> bool:
-        over = [key for key in present.keys if is_over(key, now + self._wall_offset)]
-        self._over = (*self._over, *(Release(each.name, key.token, key.mod_revision) for key in over))
-        remaining = [key for key in present.keys if key not in over]
-        return len(remaining) < effective_limit(each.record.limit, remaining)
+    def _again(self, each: TryAcquire, present: Present, now: float) -> TryAcquire | None:
+        """The next try; ``None`` when too many keys are in the way."""
+        keys = present.keys
+        if len(keys) < effective_limit(each.record.limit, keys):
+            return replace(each, seen_revision=present.revision)
+        suspects = [key for key in keys if now >= self._ends.ask_at(key)]
+        remaining = [key for key in keys if key not in suspects]
+        if len(remaining) >= effective_limit(each.record.limit, remaining):
+            return None
+        self._suspects = (*self._suspects, *((each.name, key) for key in suspects))
+        # As if they hadn't been seen: one that stands, or changed hands meanwhile, has to refuse the next try too.
+        return each
 
 
 class AcquireAll(AcquireEach):
@@ -157,14 +180,12 @@ class AcquireAll(AcquireEach):
             self._open = ()
             return
         presents = [outcome for outcome in reply.outcomes if isinstance(outcome, Present)]
-        free = [self._may_try_again(each, present, now) for each, present in zip(self._open, presents, strict=True)]
-        if all(free):
-            self._open = tuple(
-                replace(each, seen_revision=present.revision)
-                for each, present in zip(self._open, presents, strict=True)
-            )
+        agains = [self._again(each, present, now) for each, present in zip(self._open, presents, strict=True)]
+        following = tuple(again for again in agains if again is not None)
+        if len(following) == len(agains):
+            self._open = following
             return
-        self._over = ()
-        for each, present, is_free in zip(self._open, presents, free, strict=True):
-            self._settle(each, Conflicted(() if is_free else present.keys))
+        self._suspects = ()
+        for each, present, again in zip(self._open, presents, agains, strict=True):
+            self._settle(each, Conflicted(() if again is not None else present.keys))
         self._open = ()

@@ -219,7 +219,7 @@ def test_a_child_that_is_late_is_renewed_for_and_may_trust_its_lock_longer(
     def hold_a_session() -> None:
         page.enter(7, TTL_SECONDS, clock.now + TTL_SECONDS)
         later = Clock()
-        session = Session(7, Opened(1, TTL_SECONDS, clock.now + TTL_SECONDS), later, page)
+        session = Session(7, Opened(1, TTL_SECONDS, clock.now + TTL_SECONDS, clock.now, term=1), later, page)
 
         def report(number: int, frame: object) -> None:
             later.now = clock.now + TTL_SECONDS + 1
