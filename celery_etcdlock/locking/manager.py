@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import secrets
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
@@ -68,7 +69,7 @@ class LockManager:
     ``timeout_seconds`` bounds each acquire (not counting what a caller chose to wait for others) and each release.
     ``page`` is shared with the parent process, which looks after the leases written on it (``guardian``). What
     ``listener`` raises ends the call, with no lock left behind: let it be only what interrupts the caller from outside
-    (``listeners.Listeners``).
+    (``listeners.Listeners``). ``wall_clock`` tells the Unix time.
     """
 
     def __init__(
@@ -81,6 +82,7 @@ class LockManager:
         listener: Listener | None = None,
         done_seconds: float = DONE_SECONDS,
         page: LeasePage | None = None,
+        wall_clock: Callable[[], float] = time.time,
     ) -> None:
         self._store = store
         self._renewal_store = renewal_store or store
@@ -91,7 +93,7 @@ class LockManager:
         self._keeper = SessionKeeper(store, self._renewal_store, clock, on_lost=self._on_lost, page=page)
         self._owner = Owner(store, self._keeper, clock, timeout_seconds, self.tell)
         #: Locks that stand without renewal.
-        self.pending = PendingLocks(store, clock, timeout_seconds, owe=self._keeper.owe_on_shared)
+        self.pending = PendingLocks(store, clock, timeout_seconds, wall_clock, owe=self._keeper.owe_on_shared)
         #: Which deliveries have come to their end.
         self.done = DoneMarks(self.pending, store, clock, timeout_seconds, done_seconds)
         self.pid = os.getpid()

@@ -64,8 +64,7 @@ def pending(store: LockStore, wall: Wall) -> PendingLocks:
 
 @pytest.fixture
 def manager(new_store: Callable[[], LockStore], wall: Wall) -> Iterator[LockManager]:
-    manager = LockManager(new_store(), new_store(), timeout_seconds=SECONDS)
-    manager.pending = PendingLocks(new_store(), boot_time, SECONDS, wall, owe=LockSession.abandon)
+    manager = LockManager(new_store(), new_store(), timeout_seconds=SECONDS, wall_clock=wall)
     yield manager
     manager.close()
 
@@ -155,21 +154,6 @@ class TestClaims:
         [third] = pending.claim_each([("a", record(limit=2))], 60)
         assert isinstance(third, Conflict)
         assert [key.token for key in third.keys] == [first.token, second.token]
-
-    def test_a_key_whose_time_is_over_makes_way(self, pending: PendingLocks, manager: LockManager, wall: Wall) -> None:
-        """Rule 11."""
-        late = claim(pending, seconds=5)
-        assert isinstance(manager.acquire("a", record("b"), ttl_seconds=30), Conflict)
-        wall.ahead = 4
-        assert isinstance(manager.acquire("a", record("b"), ttl_seconds=30), Conflict)
-        wall.ahead = 7
-        lock = manager.acquire("a", record("b"), ttl_seconds=30)
-        assert isinstance(lock, Lock)
-        assert not pending.drop(late)
-        manager.release(lock)
-        claim(pending, "b", seconds=5)
-        wall.ahead = 20
-        assert claim(pending, "b").name == "b"
 
     def test_a_waiter_wakes_when_the_time_is_over(self, pending: PendingLocks, manager: LockManager) -> None:
         claim(pending, seconds=0.5)
