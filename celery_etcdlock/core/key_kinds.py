@@ -45,6 +45,7 @@ __all__ = [
     "Relation",
     "ends_with",
     "find",
+    "is_kept_out",
     "is_position",
     "is_replaceable",
     "relation",
@@ -110,6 +111,13 @@ def ends_with(record: Record | None, delivery: Delivery) -> bool:
     if record.kind is KeyKind.WINDOW:
         return record.delivery.step == delivery.step
     return relation(record, delivery) in (Relation.OURS, Relation.OUR_POSITION, Relation.LEFT_BEHIND)
+
+
+def is_kept_out(delivery: Delivery, keys: Iterable[Key]) -> bool:
+    """Whether a run must not take a place beside these keys, be it free: one is of its own message."""
+    return delivery.is_delivered and any(
+        relation(key.record, delivery) not in (Relation.STRANGER, Relation.OUR_POSITION) for key in keys
+    )
 
 
 def is_replaceable(key: Key) -> bool:

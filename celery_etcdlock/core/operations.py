@@ -66,6 +66,9 @@ class RevokeLease:
 class TryAcquire:
     """Put our key if all keys under the name were created at or before ``seen_revision`` (0: if there are none).
 
+    Where the record's delivery knows its ``call``, it is told as well whether that has run (``Release.done``): here, in
+    ``Promote`` and in ``TryAll``.
+
     -> Owned | Present | EpochMoved | SessionGone. Repeating it finds our own key and answers ``Owned``.
     """
 
@@ -142,7 +145,7 @@ class LookForMark:
 
 @dataclass(frozen=True, slots=True)
 class MarkDone:
-    """Put a mark that this delivery has come to its end, on a lease that outlives it for a while (rule 7).
+    """Put a mark that this delivery of this call has come to its end, on a lease that outlives it for a while (rule 7).
 
     Late or twice it does no harm. -> Done | SessionGone
     """
@@ -190,11 +193,15 @@ class AwaitChange:
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """Delete our key if its ``mod_revision`` is as we wrote it, else touch nothing. -> Released | NotHeld"""
+    """Delete our key if its ``mod_revision`` is as we wrote it, else touch nothing.
+
+    With ``done``, put that mark in the same moment. -> Released | NotHeld | SessionGone: the lease of the mark is gone
+    """
 
     name: str
     token: str
     mod_revision: int
+    done: MarkDone | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from enum import Enum
 from functools import lru_cache
 from typing import Any
@@ -91,6 +91,8 @@ class Delivery:
     retries: int = 0
     replacements: int = 0
     comebacks: int = 0
+    #: Random for each call of a task: tells two calls under one task id apart, of which only one has run.
+    call: str | None = field(default=None, compare=False)
 
     def __post_init__(self) -> None:
         if 6 * len(self.task_id) > MAX_ID_BYTES and len(json.dumps(self.task_id)) > MAX_ID_BYTES:
@@ -98,9 +100,14 @@ class Delivery:
             object.__setattr__(self, "task_id", DIGEST_PREFIX + digest)
 
     @property
+    def is_delivered(self) -> bool:
+        """Whether it is a message's: not a call as a function, nor a lock without a task."""
+        return not self.task_id.startswith((DIRECT_PREFIX, STANDALONE_PREFIX))
+
+    @property
     def is_message(self) -> bool:
         """Whether somebody can wait for the result of this task id."""
-        return not self.task_id.startswith((DIRECT_PREFIX, STANDALONE_PREFIX, DIGEST_PREFIX))
+        return self.is_delivered and not self.task_id.startswith(DIGEST_PREFIX)
 
     @property
     def step(self) -> Step:
@@ -139,12 +146,11 @@ class EndByLease:
 class Record:
     """What a key is, and whose.
 
-    ``since`` and ``until`` are Unix times in seconds by the writer's wall clock; ``until`` is set on keys that
-    stand without renewal, and ``by_lease`` says the same by the store's clock. ``limit`` is how many may hold the lock
-    as this owner understood it; ``broker`` a fingerprint of the owner's message broker. ``successor`` is for which run
-    of the message a handover stands. ``call`` is random for each call of a task, and tells two calls under one task id
-    apart. ``attempt`` is random for each try to put or take over a key that others may rewrite, so that a try without
-    an answer knows its own work again.
+    ``since`` and ``until`` are Unix times in seconds by the writer's wall clock; ``until`` is set on keys that stand
+    without renewal, and ``by_lease`` says the same by the store's clock. ``limit`` is how many may hold the lock as
+    this owner understood it; ``broker`` a fingerprint of the owner's message broker. ``successor`` is for which run of
+    the message a handover stands. ``attempt`` is random for each try to put or take over a key that others may rewrite,
+    so that a try without an answer knows its own work again.
     """
 
     delivery: Delivery
@@ -157,7 +163,6 @@ class Record:
     until: float | None = None
     kind: KeyKind = KeyKind.HELD
     successor: Step | None = None
-    call: str | None = None
     attempt: str | None = None
     by_lease: EndByLease | None = None
 
@@ -190,8 +195,8 @@ def encode_record(record: Record) -> bytes:
         fields["handed_over"] = True
     if record.kind is KeyKind.POSITION:
         fields["in_line"] = True
-    if record.call is not None:
-        fields["call"] = record.call
+    if delivery.call is not None:
+        fields["call"] = delivery.call
     if record.attempt is not None:
         fields["attempt"] = record.attempt
     if record.by_lease is not None:
@@ -222,7 +227,7 @@ def _decoded(value: bytes) -> Record | None:
         return None
     try:
         record = Record(
-            _delivery(fields["delivery"]),
+            _delivery(fields["delivery"], _text(fields["call"]) if "call" in fields else None),
             _text(fields["task"]),
             _text(fields["host"]),
             _count(fields["pid"]),
@@ -232,7 +237,6 @@ def _decoded(value: bytes) -> Record | None:
             _time(fields["until"]) if "until" in fields else None,
             _kind(fields),
             _step(fields["successor"]) if "successor" in fields else None,
-            _text(fields["call"]) if "call" in fields else None,
             _text(fields["attempt"]) if "attempt" in fields else None,
             _end_by_lease(fields["by_lease"]) if "by_lease" in fields else None,
         )
@@ -258,10 +262,11 @@ def _step(value: object) -> Step:
     return _count(value[0]), _count(value[1])
 
 
-def _delivery(value: object) -> Delivery:
+def _delivery(value: object, call: str | None) -> Delivery:
     if not (isinstance(value, list) and len(value) == 4):
         raise ValueError("not a delivery")
-    return Delivery(_text(value[0]), *(_count(number) for number in value[1:]))
+    retries, replacements, comebacks = (_count(number) for number in value[1:])
+    return Delivery(_text(value[0]), retries, replacements, comebacks, call)
 
 
 def _end_by_lease(value: object) -> EndByLease:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from celery_etcdlock.core.operations import HeldKey
 from celery_etcdlock.core.ownership import Key
@@ -55,9 +55,13 @@ class KeysSeen:
 
 @dataclass(frozen=True, slots=True)
 class Owned:
-    """We own the lock; ``revision`` is that of the write by which we became owner."""
+    """We own the lock; ``revision`` is that of the write by which we became owner.
+
+    ``has_run``: whether this run of this call has come to its end before; ``None`` where it wasn't asked.
+    """
 
     revision: int
+    has_run: bool | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,11 +101,12 @@ class LeaseUnknown:
 class Present:
     """The keys under the name, in order of creation, as of ``revision``.
 
-    Refused to one in line, these may be as few as ``Queued`` has.
+    Refused to one in line, these may be as few as ``Queued`` has. ``has_run`` as in ``Owned``.
     """
 
     keys: tuple[Key, ...]
     revision: int
+    has_run: bool | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,7 +5,7 @@
     {prefix}let-go/{lease}/{token}  somebody asks this session to let go of that key; on the session's lease
     {prefix}worker/{host name}    what a worker wrote about itself, for others to compare; on a lease of its own
     {prefix}replaced/{task id}    a mark that this queued task was replaced by a newer one; on the newer one's lease
-    {prefix}done/{delivery}       a mark that this delivery has come to its end; on a shared lease, for a while
+    {prefix}done/{delivery}       a mark that this run of this call has come to its end; on a shared lease, for a while
 
 Names are escaped (``core.names``), so that no name's range holds another's keys.
 """
@@ -61,7 +61,8 @@ class Layout:
 
     def done_mark(self, delivery: Delivery) -> bytes:
         counts = f"{delivery.retries}.{delivery.replacements}.{delivery.comebacks}"
-        return self.done + escape_name(f"{delivery.task_id}:{counts}").encode()
+        call = "" if delivery.call is None else f":{delivery.call}"
+        return self.done + escape_name(f"{delivery.task_id}:{counts}{call}").encode()
 
 
 def end_of(start: bytes) -> bytes:

@@ -8,6 +8,8 @@ A try-lock reads all keys under the name. One in line reads as much however many
 and one more, which tell who owns and whether it is next, its own, and the one just before it, which it watches. A
 smaller limit that somebody else recorded is seen among those as soon as it matters: fewer than ``limit`` that precede
 are all of them.
+
+Whether the run that asks has come to its end before is the last thing that such a transaction reads, where it is asked.
 """
 
 from __future__ import annotations
@@ -26,7 +28,7 @@ from celery_etcdlock.core.operations import (
     TryEach,
 )
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.record import encode_record
+from celery_etcdlock.core.record import KeyKind, encode_record
 from celery_etcdlock.core.replies import (
     EachTried,
     EpochMoved,
@@ -85,8 +87,8 @@ class Places:
     def _try_acquire(self, operation: TryAcquire) -> Any:
         return TxnRequest(
             compare=[self._epoch(operation), self._name_is_as_seen(operation)],
-            success=[self._put(operation)],
-            failure=[self._session(operation), self._all_under(operation.name)],
+            success=[self._put(operation), *self._done(operation)],
+            failure=[self._session(operation), self._all_under(operation.name), *self._done(operation)],
         )
 
     def _try_each(self, operation: TryEach) -> Any:
@@ -106,8 +108,12 @@ class Places:
         first = operation.tries[0]
         return TxnRequest(
             compare=[self._epoch(first), *(self._name_is_as_seen(each) for each in operation.tries)],
-            success=[self._put(each) for each in operation.tries],
-            failure=[self._session(first), *(self._all_under(each.name) for each in operation.tries)],
+            success=[*(self._put(each) for each in operation.tries), *self._done(first)],
+            failure=[
+                self._session(first),
+                *(self._all_under(each.name) for each in operation.tries),
+                *self._done(first),
+            ],
         )
 
     def _enqueue(self, operation: Enqueue) -> Any:
@@ -136,15 +142,22 @@ class Places:
         if operation.replaces is not None:
             mark = messages.PutRequest(key=self._layout.mark(operation.replaces), lease=operation.lease)
             success.append(RequestOp(request_put=mark))
+        success += self._done(operation)
         why = [self._session(operation), *self._line(operation, operation.create_revision)]
         return TxnRequest(compare=compare, success=success, failure=why)
 
     def _release(self, operation: Release) -> Any:
         key = self._layout.key(operation.name, operation.token)
-        return TxnRequest(
-            compare=[unchanged(key, operation.mod_revision)],
-            success=[RequestOp(request_delete_range=messages.DeleteRangeRequest(key=key))],
-        )
+        success = [RequestOp(request_delete_range=messages.DeleteRangeRequest(key=key))]
+        if operation.done is not None:
+            mark = messages.PutRequest(key=self._layout.done_mark(operation.done.delivery), lease=operation.done.lease)
+            success.append(RequestOp(request_put=mark))
+        return TxnRequest(compare=[unchanged(key, operation.mod_revision)], success=success)
+
+    def _done(self, operation: TryAcquire | Promote) -> list[Any]:
+        """Read the mark of the run that asks, if its messages can be told from those of another call."""
+        delivery = operation.record.delivery
+        return [read(self._layout.done_mark(delivery.run), keys_only=True)] if _asks(operation) else []
 
     def _epoch(self, operation: TryAcquire | Enqueue | Promote) -> Any:
         return unchanged(self._layout.session_key(operation.lease), operation.epoch)
@@ -186,10 +199,11 @@ class Places:
     # --- replies --------------------------------------------------------------------------------------------
 
     def _tried(self, operation: TryAcquire, response: Any, revision: int) -> StoreReply:
+        has_run = _has_run(operation, response)
         if response.succeeded:
-            return Owned(revision)
+            return Owned(revision, has_run)
         refused = self._why_refused(operation, response, revision)
-        return _mine_or_all(operation, refused.keys, revision) if isinstance(refused, Present) else refused
+        return _mine_or_all(operation, refused.keys, revision, has_run) if isinstance(refused, Present) else refused
 
     def _each_tried(self, operation: TryEach, response: Any, revision: int) -> StoreReply:
         if not response.succeeded:
@@ -204,17 +218,18 @@ class Places:
         return EachTried(tuple(outcomes))
 
     def _all_tried(self, operation: TryAll, response: Any, revision: int) -> StoreReply:
-        if response.succeeded:
-            return Owned(revision)
         tries = operation.tries
-        found = [self._keys([one], each.name) for one, each in zip(list(response.responses)[1:], tries, strict=True)]
+        has_run = _has_run(tries[0], response)
+        if response.succeeded:
+            return Owned(revision, has_run)
+        found = [self._keys([one], each.name) for one, each in zip(list(response.responses)[1:], tries, strict=False)]
         mine = [key for each, keys in zip(tries, found, strict=True) for key in keys if key.token == each.token]
         if len(mine) == len(tries):
-            return Owned(max(key.mod_revision for key in mine))
+            return Owned(max(key.mod_revision for key in mine), has_run)
         session = response.responses[0].response_range.kvs
         if not session or session[0].mod_revision != tries[0].epoch:
             return _moved_or_gone(response)
-        return EachTried(tuple(Present(keys, revision) for keys in found))
+        return EachTried(tuple(Present(keys, revision, has_run) for keys in found))
 
     def _enqueued(self, operation: Enqueue, response: Any, revision: int) -> StoreReply:
         if response.succeeded:
@@ -223,7 +238,7 @@ class Places:
 
     def _promoted(self, operation: Promote, response: Any, revision: int) -> StoreReply:
         if response.succeeded:
-            return Owned(revision)
+            return Owned(revision, _has_run(operation, response))
         return self._why_refused(operation, response, revision, operation.mod_revision)
 
     def _released(self, operation: Release, response: Any, revision: int) -> StoreReply:
@@ -249,14 +264,26 @@ class Places:
 
     def _keys(self, responses: Iterable[Any], name: str) -> tuple[Key, ...]:
         """The keys under the name that some reads in one transaction found, each once."""
-        found = {kv.key: kv for response in responses for kv in response.response_range.kvs}
-        return keys_in(found.values(), self._layout.name_start(name))
+        start = self._layout.name_start(name)
+        found = {kv.key: kv for response in responses for kv in response.response_range.kvs if kv.key.startswith(start)}
+        return keys_in(found.values(), start)
 
 
-def _mine_or_all(operation: TryAcquire, keys: tuple[Key, ...], revision: int) -> Owned | Present:
+def _mine_or_all(
+    operation: TryAcquire, keys: tuple[Key, ...], revision: int, has_run: bool | None = None
+) -> Owned | Present:
     """What a refused try-lock saw: its own key, if an earlier try of the same token put it."""
     mine = next((key for key in keys if key.token == operation.token), None)
-    return Present(keys, revision) if mine is None else Owned(mine.mod_revision)
+    return Present(keys, revision, has_run) if mine is None else Owned(mine.mod_revision, has_run)
+
+
+def _asks(operation: TryAcquire | Promote) -> bool:
+    """Whether the operation asks if its run has come to its end before: one that is about to run."""
+    return operation.record.kind is KeyKind.HELD and operation.record.delivery.call is not None
+
+
+def _has_run(operation: TryAcquire | Promote, response: Any) -> bool | None:
+    return bool(response.responses[-1].response_range.kvs) if _asks(operation) else None
 
 
 def _moved_or_gone(response: Any) -> EpochMoved | SessionGone:

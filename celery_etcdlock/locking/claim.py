@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Record
@@ -21,10 +21,14 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Conflict:
-    """Others hold the lock. ``keys`` are theirs, owners first."""
+    """Others hold the lock. ``keys`` are theirs, owners first.
+
+    ``has_run``: whether the run that asked has come to its end before; ``None`` where that isn't known.
+    """
 
     name: str
     keys: tuple[Key, ...]
+    has_run: bool | None = field(default=None, compare=False)
 
     @property
     def holder(self) -> Record | None:

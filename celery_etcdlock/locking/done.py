@@ -1,13 +1,16 @@
-"""Marks that a delivery has come to its end, by which its redelivered copies know that there is nothing left to do.
+"""Marks that a run of a call has come to its end, by which copies of its message know that there is nothing left to do.
 
-A mark is put before the lock is released, so whoever owns the lock afterwards and looks can't miss it; the result
-backend can't serve for this, since a result is stored only after the release (rule 7). Marks lie on the leases that
-locks without renewal share, and are gone a while later: that is how late a copy may come and still be known.
+Every message may have a copy: its broker forgets an acknowledgement, or doesn't wait for one, and gives it out again.
+The first of the two can't know, and a copy is known as such only if the broker says so. So every run leaves a mark, and
+every run looks for one, whichever of the copies comes first.
 
-Why not in the release's own transaction: before it is as safe, for a process that dies between the two has come to its
-end; a task may hold several locks, or hand its lock on, or hold none any more, and each of these ends would have to
-carry the mark, and so would a release that is repeated as a debt. In etcd a put on a lease that has ended fails the
-whole transaction, so one stale lease of marks would fail the releases of all who share it (``group_commit``).
+A mark is put before the lock is released or in the same moment, so whoever owns the lock afterwards and looks can't
+miss it; the result backend can't serve for this, since a result is stored only after the release (rule 7). In the
+common case neither costs a request: the acquire's transaction reads it, the release's puts it. A task that holds
+several locks, hands its lock on, or holds none any more, puts it by itself, before.
+
+Marks lie on the leases that locks without renewal share, and are gone a while later: that is how late a copy may come
+and still be known. A mark names the call, so another call under the same task id isn't taken for a copy.
 """
 
 from __future__ import annotations
@@ -48,6 +51,13 @@ class DoneMarks:
         self._store = store
         self._clock = clock
         self._timeout_seconds = timeout_seconds
+
+    def mark(self, delivery: Delivery, deadline: float) -> MarkDone | None:
+        """The mark, to be put by a release; ``None`` when there is no lease for it by ``deadline``."""
+        try:
+            return MarkDone(self._pending.session(self._done_seconds, deadline).lease, delivery)
+        except LockUnavailable:
+            return None
 
     def put(self, delivery: Delivery) -> None:
         """Mark the delivery as ended."""

@@ -32,6 +32,7 @@ class Lock:
         record: Record,
         session: Session,
         doubtful: bool = False,
+        has_run: bool | None = None,
     ) -> None:
         self.name = name
         self.fencing_token = fencing_token
@@ -44,6 +45,8 @@ class Lock:
         self.pid = os.getpid()
         #: An unanswered request may still arrive: release by resolving (``core.protocol.acquire``).
         self.doubtful = doubtful
+        #: Whether the run that holds it has come to its end before; ``None`` where that isn't known (``done``).
+        self.has_run = has_run
         #: Called in another thread when the lock is lost.
         self.on_lost: Callable[[Lock], None] | None = None
         #: Nobody but this process ever knew the token: after a release it may serve again (``tokens``).

@@ -25,6 +25,7 @@ from celery_etcdlock.core.events import (
 from celery_etcdlock.core.operations import (
     AskToLetGo,
     Look,
+    MarkDone,
     TryAcquire,
 )
 from celery_etcdlock.core.ownership import Key
@@ -258,26 +259,28 @@ class LockManager:
         self._tell_released(lock)
         return outcome
 
-    def release(self, lock: Lock) -> None:
+    def release(self, lock: Lock, done: Delivery | None = None) -> bool:
         """Release the lock, once. Never raises for the store's sake: what can't be confirmed is repeated until it is.
 
+        With ``done``, mark in the same moment that this run has come to its end; returns whether that is certain.
         In a forked copy of the holder it does nothing: the lock is the parent's.
         """
         if os.getpid() != lock.pid:
             logger.warning("lock %r isn't released by a forked child of its holder", lock.name)
-            return
+            return False
         session = lock.session
         debt = Debt(lock.name, lock.token, None if lock.doubtful else lock.fencing_token)
         try:
             if not session.let_go(lock):
-                return
+                return False
             if session.lost_reason() is not None:
                 # Its lease is being revoked, or runs out.
                 self._lost_unnoticed(lock, session.lost_reason() or "its session was lost")
-                return
+                return False
             told_as_lost = lock.lost  # its holder was asked to let go
             deadline = self._clock() + self._timeout_seconds
-            outcome = drive(self._releasing(lock, deadline), self._store, self._clock, observe=session.observe)
+            mark = None if done is None else self.done.mark(done, deadline)
+            outcome = drive(self._releasing(lock, deadline, mark), self._store, self._clock, observe=session.observe)
         except BaseException:
             self._keeper.owe(session, debt)
             raise
@@ -286,11 +289,12 @@ class LockManager:
             logger.warning("the release of lock %r got no answer and is repeated until it does", lock.name)
         if isinstance(outcome, Released) and not outcome.was_held:
             self._lost_unnoticed(lock, "its key was gone when it was released")
-            return
+            return False
         if isinstance(outcome, Released) and lock.token_is_ours:
             self._tokens.give_back(lock.name, lock.token)
         if not told_as_lost:
             self._tell_released(lock)
+        return isinstance(outcome, Released) and outcome.marked
 
     def drop_ended(self, name: str, delivery: Delivery) -> None:
         """Delete what stands under ``name`` for a run of a message that has ended: now, or when the store answers
@@ -333,10 +337,12 @@ class LockManager:
         self._on_lost(lock)
 
     @staticmethod
-    def _releasing(lock: Lock, deadline: float) -> Machine[Released | Resolved | Unavailable]:
+    def _releasing(lock: Lock, deadline: float, done: MarkDone | None) -> Machine[Released | Resolved | Unavailable]:
         if lock.doubtful:
             return Resolve(lease=lock.session.lease, name=lock.name, token=lock.token, deadline=deadline)
-        return ReleaseKey(name=lock.name, token=lock.token, mod_revision=lock.fencing_token, deadline=deadline)
+        return ReleaseKey(
+            name=lock.name, token=lock.token, mod_revision=lock.fencing_token, deadline=deadline, done=done
+        )
 
     def close(self) -> None:
         """End the sessions on which nothing hangs, and close the connections."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from celery_etcdlock.core.operations import (
     AskAge,
@@ -32,7 +32,7 @@ from celery_etcdlock.core.operations import (
     TryEach,
 )
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.record import Delivery, decode_record, encode_record
+from celery_etcdlock.core.record import Delivery, KeyKind, decode_record, encode_record
 from celery_etcdlock.core.replies import (
     Asked,
     Changed,
@@ -86,7 +86,7 @@ class MemoryStore:
         self._leases: dict[int, _Lease] = {}
         self._last_deletion: dict[str, int] = {}
         self._marks: dict[str, int] = {}
-        self._done: dict[Delivery, int] = {}
+        self._done: dict[tuple[Delivery, str | None], int] = {}
 
     def perform(self, operation: StoreOperation, timeout_seconds: float) -> StoreReply:
         if isinstance(operation, AwaitChange):
@@ -132,11 +132,15 @@ class MemoryStore:
             case LookForMark(task_id=task_id):
                 return MarkSeen(task_id in self._marks)
             case LookForDone(delivery=delivery):
-                return DoneSeen(delivery in self._done)
-            case Release(name=name, token=token, mod_revision=mod_revision):
+                return DoneSeen((delivery, delivery.call) in self._done)
+            case Release(name=name, token=token, mod_revision=mod_revision, done=done):
                 key = self._names.get(name, {}).get(token)
                 if key is None or key.mod_revision != mod_revision:
                     return NotHeld()
+                if done is not None:
+                    if done.lease not in self._leases:
+                        return SessionGone()
+                    self._done[done.delivery, done.delivery.call] = done.lease
                 self._revision += 1
                 self._delete(name, token)
                 return Released()
@@ -155,7 +159,7 @@ class MemoryStore:
         state = self._leases.get(operation.lease)
         match operation:
             case MarkDone(lease=lease, delivery=delivery) if state is not None:
-                self._done[delivery] = lease
+                self._done[delivery, delivery.call] = lease
                 return Done()
             case FenceSession() if state is not None:
                 self._revision += 1
@@ -180,6 +184,16 @@ class MemoryStore:
     # --- places under a name ----------------------------------------------------------------------------------
 
     def _take(self, operation: TryAcquire | Enqueue | Promote, state: _Lease) -> StoreReply:
+        reply = self._taken(operation, state)
+        return replace(reply, has_run=self._has_run(operation)) if isinstance(reply, Owned | Present) else reply
+
+    def _has_run(self, operation: TryAcquire | Enqueue | Promote) -> bool | None:
+        delivery = operation.record.delivery
+        if delivery.call is None or operation.record.kind is not KeyKind.HELD:
+            return None
+        return (delivery.run, delivery.call) in self._done
+
+    def _taken(self, operation: TryAcquire | Enqueue | Promote, state: _Lease) -> StoreReply:
         keys = self._names.get(operation.name, {})
         mine = keys.get(operation.token)
         epoch_moved = state.epoch != operation.epoch
@@ -221,19 +235,20 @@ class MemoryStore:
             outcomes = [self._take(each, state) for each in tries]
             return EachTried(tuple(outcome for outcome in outcomes if isinstance(outcome, Owned | Present)))
         mine = [self._names.get(each.name, {}).get(each.token) for each in tries]
+        has_run = self._has_run(tries[0])
         if all(mine):
-            return Owned(max(key.mod_revision for key in mine if key is not None))
+            return Owned(max(key.mod_revision for key in mine if key is not None), has_run)
         presents = [self._present(each.name) for each in tries]
         if any(
             key.create_revision > each.seen_revision
             for each, present in zip(tries, presents, strict=True)
             for key in present.keys
         ):
-            return EachTried(tuple(presents))
+            return EachTried(tuple(replace(present, has_run=has_run) for present in presents))
         self._revision += 1
         for each in tries:
             self._write(each, None)
-        return Owned(self._revision)
+        return Owned(self._revision, has_run)
 
     def _put(self, operation: TryAcquire | Enqueue | Promote, create_revision: int | None = None) -> int:
         self._revision += 1

@@ -109,6 +109,7 @@ class Owner:
                     record=record,
                     session=session,
                     doubtful=outcome.doubtful,
+                    has_run=outcome.has_run,
                 )
                 session.hold(lock)
                 lost = self._lost_at_once(session, [lock])
@@ -121,7 +122,7 @@ class Owner:
             self._keeper.owe(session, debt)
             raise
         if isinstance(outcome, Conflicted | Refused):
-            return Conflict(name, outcome.keys)
+            return Conflict(name, outcome.keys, outcome.has_run if isinstance(outcome, Conflicted) else None)
         if isinstance(outcome, SessionLost):
             session.lose(outcome.reason)
             return outcome
@@ -145,7 +146,9 @@ class Owner:
                 for debt, each in zip(debts, outcome.outcomes, strict=True):
                     if isinstance(each, Acquired):
                         token = each.fencing_token
-                        lock = Lock(debt.name, token, token=debt.token, record=record, session=session)
+                        lock = Lock(
+                            debt.name, token, token=debt.token, record=record, session=session, has_run=each.has_run
+                        )
                         lock.token_is_ours = True
                         session.hold(lock)
                         locks.append(lock)
@@ -160,7 +163,7 @@ class Owner:
             raise
         if isinstance(outcome, EachAcquired):
             refused = [
-                Conflict(debt.name, each.keys)
+                Conflict(debt.name, each.keys, each.has_run)
                 for debt, each in zip(debts, outcome.outcomes, strict=True)
                 if isinstance(each, Conflicted)
             ]

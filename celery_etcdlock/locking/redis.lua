@@ -74,6 +74,22 @@ local function created_after(found, seen)
   return false
 end
 
+-- Whether the mark is there; -1 if none was asked for.
+local function seen(mark)
+  if mark == nil or mark == '' then return -1 end
+  local on = call('GET', P .. mark)
+  return on and call('EXISTS', P .. 'lease/' .. on) or 0
+end
+
+local function with_seen(reply, mark)
+  if reply[1] == 'owned' or reply[1] == 'present' then reply[#reply + 1] = seen(mark) end
+  return reply
+end
+
+local function put_mark(mark, lease)
+  call('SET', P .. mark, lease, 'PX', math.max(1, call('PTTL', P .. 'lease/' .. lease)))
+end
+
 local function try(name, token, lease, record, seen)
   local found = places(name)
   local mine = find(found, token)
@@ -98,6 +114,10 @@ elseif operation == 'look' then
 elseif operation == 'release' then
   local mine = find(places(ARGV[3]), ARGV[4])
   if not mine or mine[3] ~= tonumber(ARGV[5]) then return {'not held'} end
+  if ARGV[6] then
+    if not lease_of(ARGV[7]) then return {'gone'} end
+    put_mark(ARGV[6], ARGV[7])
+  end
   call('HDEL', P .. 'v1/' .. ARGV[3], ARGV[4])
   say_deleted(ARGV[3])
   return {'released'}
@@ -122,8 +142,7 @@ elseif operation == 'ask' then
   call('PEXPIRE', P .. 'let-go/' .. mine[5], 3600000)
   return {'asked'}
 elseif operation == 'seen' then
-  local on = call('GET', P .. ARGV[3])
-  return {on and call('EXISTS', P .. 'lease/' .. on) or 0}
+  return {seen(ARGV[3])}
 end
 
 -- From here on: what needs a lease.
@@ -138,7 +157,7 @@ elseif operation == 'keep alive' then
   call('PEXPIRE', P .. 'lease/' .. lease, state.ttl)
   return {'kept', math.floor(tonumber(state.ttl) / 1000)}
 elseif operation == 'mark' then
-  call('SET', P .. ARGV[4], lease, 'PX', math.max(1, call('PTTL', P .. 'lease/' .. lease)))
+  put_mark(ARGV[4], lease)
   return {'done'}
 end
 if state.epoch == 0 then return {'gone'} end
@@ -154,9 +173,9 @@ end
 
 local epoch = tonumber(ARGV[4])
 if operation == 'try' then
-  local name, token, record, seen = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
+  local name, token, record, after = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
   if state.epoch ~= epoch and not find(places(name), token) then return {'moved', state.epoch} end
-  return try(name, token, lease, record, seen)
+  return with_seen(try(name, token, lease, record, after), ARGV[9])
 elseif operation == 'enqueue' then
   local name, token, record = ARGV[5], ARGV[6], ARGV[7]
   local found = places(name)
@@ -178,20 +197,21 @@ elseif operation == 'promote' then
   if replaces ~= '' then
     call('SET', P .. 'replaced/' .. replaces, lease, 'PX', math.max(1, call('PTTL', P .. 'lease/' .. lease)))
   end
-  return {'owned', revision}
+  return with_seen({'owned', revision}, ARGV[11])
 end
 
--- try each, try all: name, token, record, seen; and again
+-- try each, try all: name, token, record, seen; and again; and at last a mark
 if state.epoch ~= epoch then return {'moved', state.epoch} end
 local outcomes = {}
 if operation == 'try each' then
-  for i = 5, #ARGV, 4 do
+  for i = 5, #ARGV - 1, 4 do
     outcomes[#outcomes + 1] = try(ARGV[i], ARGV[i + 1], lease, ARGV[i + 2], tonumber(ARGV[i + 3]))
   end
-  return {'each', outcomes}
+  return {'each', outcomes, -1}
 end
 local free, mine, highest = true, 0, 0
-for i = 5, #ARGV, 4 do
+local has_run = seen(ARGV[#ARGV])
+for i = 5, #ARGV - 1, 4 do
   local found = places(ARGV[i])
   local own = find(found, ARGV[i + 1])
   if own then
@@ -201,8 +221,8 @@ for i = 5, #ARGV, 4 do
   if created_after(found, tonumber(ARGV[i + 3])) then free = false end
   outcomes[#outcomes + 1] = present(found)
 end
-if mine == #outcomes then return {'owned', highest} end
-if not free then return {'each', outcomes} end
+if mine == #outcomes then return {'owned', highest, has_run} end
+if not free then return {'each', outcomes, has_run} end
 local revision = next_revision()
-for i = 5, #ARGV, 4 do put(ARGV[i], ARGV[i + 1], lease, ARGV[i + 2], nil, revision) end
-return {'owned', revision}
+for i = 5, #ARGV - 1, 4 do put(ARGV[i], ARGV[i + 1], lease, ARGV[i + 2], nil, revision) end
+return {'owned', revision, has_run}

@@ -42,7 +42,7 @@ from celery_etcdlock.core.operations import (
     TryEach,
 )
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.record import Delivery, decode_record, encode_record
+from celery_etcdlock.core.record import Delivery, KeyKind, decode_record, encode_record
 from celery_etcdlock.core.replies import (
     Asked,
     Changed,
@@ -193,8 +193,9 @@ def _arguments(operation: StoreOperation) -> list[Any]:
             return ["age", lease]
         case Look(name=name):
             return ["look", name]
-        case Release(name=name, token=token, mod_revision=mod_revision):
-            return ["release", name, token, mod_revision]
+        case Release(name=name, token=token, mod_revision=mod_revision, done=done):
+            mark = [] if done is None else [_done(done.delivery), done.lease]
+            return ["release", name, token, mod_revision, *mark]
         case AskToLetGo(name=name, token=token, mod_revision=mod_revision, by=by):
             return ["ask", name, token, mod_revision, by]
         case LookForMark(task_id=task_id):
@@ -204,15 +205,17 @@ def _arguments(operation: StoreOperation) -> list[Any]:
         case MarkDone(lease=lease, delivery=delivery):
             return ["mark", lease, _done(delivery)]
         case TryAcquire() as each:
-            return ["try", each.lease, each.epoch, *_try(each)]
+            return ["try", each.lease, each.epoch, *_try(each), _asked(each)]
         case Enqueue() as place:
             return ["enqueue", place.lease, place.epoch, place.name, place.token, encode_record(place.record)]
         case Promote() as place:
             arguments = [place.lease, place.epoch, place.name, place.token, encode_record(place.record)]
-            return ["promote", *arguments, place.mod_revision, int(place.alone), place.replaces or ""]
+            asked = _asked(place)
+            return ["promote", *arguments, place.mod_revision, int(place.alone), place.replaces or "", asked]
         case TryEach(tries=tries) | TryAll(tries=tries):
             name = "try each" if isinstance(operation, TryEach) else "try all"
-            return [name, tries[0].lease, tries[0].epoch, *(part for each in tries for part in _try(each))]
+            parts = (part for each in tries for part in _try(each))
+            return [name, tries[0].lease, tries[0].epoch, *parts, _asked(tries[0])]
         case AwaitChange():
             raise TypeError("a wait isn't one script")
 
@@ -221,8 +224,15 @@ def _try(operation: TryAcquire) -> tuple[Any, ...]:
     return operation.name, operation.token, encode_record(operation.record), operation.seen_revision
 
 
+def _asked(operation: TryAcquire | Promote) -> str:
+    """The mark by which the run that asks would be known to have come to its end; empty where it doesn't ask."""
+    delivery = operation.record.delivery
+    return _done(delivery.run) if operation.record.kind is KeyKind.HELD and delivery.call is not None else ""
+
+
 def _done(delivery: Delivery) -> str:
-    return f"done/{delivery.task_id}/{delivery.retries}/{delivery.replacements}/{delivery.comebacks}"
+    counts = f"{delivery.retries}/{delivery.replacements}/{delivery.comebacks}"
+    return f"done/{delivery.task_id}/{counts}" + ("" if delivery.call is None else f"/{delivery.call}")
 
 
 def _reply(operation: StoreOperation, reply: list[Any]) -> StoreReply:
@@ -250,7 +260,7 @@ def _reply(operation: StoreOperation, reply: list[Any]) -> StoreReply:
         case b"queued":
             return Queued(_keys(reply[1]), reply[2])
         case b"each":
-            return EachTried(tuple(_outcome(each) for each in reply[1]))
+            return EachTried(tuple(_outcome(each, reply[2]) for each in reply[1]))
         case b"owned" | b"present":
             return _outcome(reply)
         case b"moved":
@@ -273,8 +283,17 @@ def _ask(text: bytes) -> tuple[str, int]:
     return by, int(revision)
 
 
-def _outcome(reply: list[Any]) -> Owned | Present:
-    return Owned(reply[1]) if reply[0] == b"owned" else Present(_keys(reply[1]), reply[2])
+def _outcome(reply: list[Any], has_run: int = -1) -> Owned | Present:
+    """``has_run``, or the last part of ``reply``, is -1 where it wasn't asked."""
+    if reply[0] == b"owned":
+        revision, *asked = reply[1:]
+        return Owned(revision, _known(*asked or [has_run]))
+    keys, revision, *asked = reply[1:]
+    return Present(_keys(keys), revision, _known(*asked or [has_run]))
+
+
+def _known(has_run: int) -> bool | None:
+    return None if has_run < 0 else bool(has_run)
 
 
 def _keys(places: list[list[Any]]) -> tuple[Key, ...]:

@@ -46,8 +46,6 @@ class Call:
     place: Place
     delivery: Delivery
     request: Any = None
-    #: Which call the message was published for (``headers.CALL_HEADER``).
-    call: str | None = None
     comebacks: int = 0
     #: When the message first came back, by the wall clock of who sent it back; and how long it waited, as measured.
     waiting_since: float | None = None
@@ -94,12 +92,11 @@ def entrance(task: Task[Any, Any]) -> Call:
         measured = None if waited is None else sum(waited)
     delivery = delivery_of(request, comebacks)
     if request.is_eager:
-        return Call(Place.EAGER, delivery, request, None, comebacks, waiting_since, measured)
+        return Call(Place.EAGER, delivery, request, comebacks, waiting_since, measured)
     return Call(
         Place.WORKER,
         delivery,
         request,
-        call_in(request),
         comebacks,
         waiting_since,
         measured,
@@ -113,4 +110,5 @@ def entrance(task: Task[Any, Any]) -> Call:
 def delivery_of(carrier: Any, comebacks: int = 0) -> Delivery:
     """The delivery of a request, or of a dict of a message's headers."""
     task_id = header(carrier, "id")
-    return Delivery(str(task_id), count_in(carrier, "retries"), count_in(carrier, "replaced_task_nesting"), comebacks)
+    retries, replacements = count_in(carrier, "retries"), count_in(carrier, "replaced_task_nesting")
+    return Delivery(str(task_id), retries, replacements, comebacks, call=call_in(carrier))

@@ -48,7 +48,7 @@ class Conflicts:
         run.locks.outage.over()
         kinship, kin = run.kin(conflict)
         # Whoever holds the lock, a copy of what has run has nothing to wait for, and no result to touch.
-        self._redelivery.check_has_run()
+        self._redelivery.check_has_run(conflict.has_run)
         holder = kin.record.delivery if kin is not None and kin.record is not None else None
         warn_of_another_broker(conflict, run.record)
         error = conflict_error(conflict)

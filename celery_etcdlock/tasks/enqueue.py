@@ -41,6 +41,7 @@ from celery_etcdlock.tasks.headers import (
     DUPLICATE_HEADER,
     Duplicate,
     are_for,
+    call_in,
     without_ours,
     written_claims,
 )
@@ -77,9 +78,9 @@ class Enqueued:
     @property
     def record(self) -> Record:
         """Of the key that is to stand for this call."""
-        record = self.locks.record(Delivery(self.task_id), self.task.name, self.plan.options.lock_limit)
-        kind = KeyKind.WINDOW if self.lifetime.name == "until_expired" else KeyKind.CLAIM
-        return replace(record, kind=kind, call=self.headers[CALL_HEADER][1])
+        delivery = Delivery(self.task_id, call=call_in({**self.headers, "id": self.task_id}))
+        record = self.locks.record(delivery, self.task.name, self.plan.options.lock_limit)
+        return replace(record, kind=KeyKind.WINDOW if self.lifetime.name == "until_expired" else KeyKind.CLAIM)
 
     def is_successor(self) -> bool:
         """A retry or replacement of the task that runs here, or a message that goes through once more."""

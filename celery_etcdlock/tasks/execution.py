@@ -166,7 +166,7 @@ class _Execution:
         waited_for_predecessor = False
         while True:
             place = self._line.place
-            if place is not None and len(names) == 1:
+            if place is not None and names == (place.name,):
                 conflict = self._line.try_turn(place)
             else:
                 conflict = self._held.acquire(names)
@@ -199,7 +199,7 @@ class _Execution:
     def check_not_done(self) -> None:
         """With the lock held, whether the body has run already."""
         try:
-            self.redelivery.check()
+            self.redelivery.check(self._held.has_run)
         except LockUnavailable as error:
             if self._run.locks.settings.on_unavailable != "run":
                 self._held.release()
@@ -216,7 +216,8 @@ class _Execution:
 
     def release(self) -> None:
         run = self._run
-        self._held.let_go(lambda lock: let_go(run.task, run.plan, run.call, lock, self.ended_by))
+        self._held.let_go(lambda lock: let_go(run.task, run.plan, run.call, lock, self.ended_by, self.redelivery))
+        self.redelivery.put_mark()  # where nothing was held any more
 
     def drop_leftovers(self) -> None:
         """What the message held before it started and nobody will take over, since it came to its end."""

@@ -37,6 +37,12 @@ class HeldLocks:
     def names(self) -> frozenset[str]:
         return frozenset(lock.name for lock in self._held)
 
+    @property
+    def has_run(self) -> bool | None:
+        """Whether the store said, when they were taken, that this run has come to its end before."""
+        known = [lock.has_run for lock in self._held if lock.has_run is not None]
+        return any(known) if known else None
+
     def acquire(self, names: Sequence[str]) -> Conflict | None:
         """Take all of these locks, or none and say who has one."""
         run = self._run
@@ -61,7 +67,7 @@ class HeldLocks:
     def release(self) -> None:
         self.let_go(self._run.manager.release)
 
-    def let_go(self, do: Callable[[Lock], None]) -> None:
+    def let_go(self, do: Callable[[Lock], object]) -> None:
         """``do`` it with every lock, also when a time limit strikes in the midst of it."""
         struck: BaseException | None = None
         while self._held:

@@ -21,6 +21,7 @@ from celery_etcdlock.core.record import KeyKind, Step
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.tasks.call import Call
 from celery_etcdlock.tasks.plan import LockPlan
+from celery_etcdlock.tasks.redelivery import Redelivery
 from celery_etcdlock.tasks.runtime import EtcdLocks
 
 __all__ = ["PENDING_SECONDS", "REPLACEMENT", "let_go"]
@@ -32,8 +33,18 @@ PENDING_SECONDS = 3600.0
 REPLACEMENT = "_etcdlock_replacement"
 
 
-def let_go(task: Task[Any, Any], plan: LockPlan, call: Call, lock: Lock, ended_by: BaseException | None) -> None:
-    """Let go of ``lock``, held by a run that ended with ``ended_by``. Never raises for the store's sake."""
+def let_go(
+    task: Task[Any, Any],
+    plan: LockPlan,
+    call: Call,
+    lock: Lock,
+    ended_by: BaseException | None,
+    redelivery: Redelivery,
+) -> None:
+    """Let go of ``lock``, held by a run that ended with ``ended_by``. Never raises for the store's sake.
+
+    The mark that the run has ended, if ``redelivery`` owes one, is put with it or before.
+    """
     manager = EtcdLocks.from_app(task.app).manager
     options = plan.options
     successor = _successor(call, ended_by) if options.lifetime.hand_over else None
@@ -41,13 +52,17 @@ def let_go(task: Task[Any, Any], plan: LockPlan, call: Call, lock: Lock, ended_b
         delay = _seconds_until(ended_by.when) if isinstance(ended_by, Retry) else 0.0
         stands_for = delay + (options.pending_ttl or PENDING_SECONDS)
         step = _step(successor)
+        redelivery.put_mark()
         manager.keep(lock, replace(lock.record, kind=KeyKind.HANDOVER, successor=step), stands_for)
         return
     remaining = options.lock_at_least_for - (lock.session.now() - lock.acquired_at)
     if options.lock_at_least_for and remaining > 0:
+        redelivery.put_mark()
         manager.keep(lock, replace(lock.record, kind=KeyKind.LEAST_HOLD), remaining)
+    elif manager.release(lock, redelivery.owed_mark):
+        redelivery.mark_is_put()
     else:
-        manager.release(lock)
+        redelivery.put_mark()
 
 
 def _successor(call: Call, ended_by: BaseException | None) -> Any:

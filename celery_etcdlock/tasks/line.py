@@ -45,7 +45,7 @@ class Line:
         """Take the lock if it is our turn, or say who is before us."""
         keys = self._run.manager.pending.look(place.name)
         if not self.take_up(place.name, keys):
-            end_if_replaced(self._run, place, keys)
+            end_if_replaced(self._run, place.name)
             # Its time was over, or a copy of the message had its turn: take a new one.
             self.place = None
             return self._held.acquire([place.name])
@@ -89,7 +89,7 @@ class Line:
                 return
             if self.take_up(place.name, kept.keys):
                 return  # a copy of the message, or its worker, has kept it meanwhile
-            end_if_replaced(run, place, kept.keys)
+            end_if_replaced(run, place.name)
             self.place = None
         if decision.replaces:
             self._replace_those_who_wait(conflict.name, pending.look(conflict.name), stands_for)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 from celery_etcdlock.core.key_kinds import Relation, find, relation
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.record import Kinship
 from celery_etcdlock.locking.claim import Claim
 from celery_etcdlock.tasks.held import HeldLocks
 from celery_etcdlock.tasks.run import Run
@@ -35,19 +34,18 @@ class MessageClaims:
         for claim in self.claims:
             keys = self._run.manager.pending.look(claim.name)
             if find(keys, self._run.call.delivery, Relation.OURS) is None:
-                end_if_replaced(self._run, claim, keys)
+                end_if_replaced(self._run, claim.name)
 
     def release(self) -> None:
         """Release what ends with the start of this run, whether the headers know of it or not."""
         run, pending = self._run, self._run.manager.pending
-        names = dict.fromkeys(run.lifetime.queued_name(name) for name in run.names())
-        claimed = {claim.name: claim for claim in self.claims}
-        for name in (*claimed, *(name for name in names if name not in claimed)):
+        names = [run.lifetime.queued_name(name) for name in run.names()]
+        claimed = {claim.name for claim in self.claims}
+        for name in dict.fromkeys((*names, *claimed)):
             for _ in range(MOST_LOOKS):
-                keys = pending.look(name)
-                ours = [key for key in keys if self._ends_here(key)]
+                ours = [key for key in pending.look(name) if self._ends_here(key)]
                 if not ours and name in claimed:
-                    end_if_replaced(run, claimed[name], keys)
+                    end_if_replaced(run, name)
                 if all(pending.drop(Claim(name, key.token, key.mod_revision)) for key in ours):
                     break
         self.claims = ()
@@ -59,8 +57,8 @@ class MessageClaims:
     def adopt(self) -> bool:
         """Take over what stands for this run, and the rest of the task's locks as anybody. All of them, or none."""
         run, names = self._run, self._run.names()
-        claimed = {claim.name: claim for claim in self.claims}
-        for name in dict.fromkeys((*claimed, *names)):
+        claimed = {claim.name for claim in self.claims}
+        for name in dict.fromkeys((*names, *claimed)):
             keys = run.manager.pending.look(name)
             key = find(keys, run.call.delivery, Relation.OURS)
             if key is not None and name in names:
@@ -69,7 +67,7 @@ class MessageClaims:
                 # Of other arguments than the message has now.
                 run.manager.pending.drop(Claim(name, key.token, key.mod_revision))
             elif name in claimed:
-                end_if_replaced(run, claimed[name], keys)
+                end_if_replaced(run, name)
         self.claims = ()
         missing = [name for name in names if name not in self._held.names]
         if not missing:
@@ -84,15 +82,11 @@ class MessageClaims:
         return relation(key.record, self._run.call.delivery) in (Relation.OURS, Relation.LEFT_BEHIND)
 
 
-def end_if_replaced(run: Run, claim: Claim, keys: tuple[Key, ...]) -> None:
+def end_if_replaced(run: Run, name: str) -> None:
     """End the message as skipped if a newer call is in its place. Raises ``LockUnavailable``.
 
-    ``keys`` are those under the name of ``claim``, none of which stands for this message.
+    To be called where no key under ``name`` stands for this message. The newer call left a mark, which is what counts:
+    the message's headers may be wrong.
     """
-    there = next((key for key in keys if key.token == claim.token), None)
-    if there is not None:
-        replaced = run.kinship(there) is Kinship.STRANGER
-    else:
-        replaced = run.manager.pending.is_replaced(run.call.delivery.task_id)
-    if replaced:
-        skip(run.task, run.call, claim.name, f"a newer call took its place in the queue, lock {claim.name!r}")
+    if run.manager.pending.is_replaced(run.call.delivery.task_id):
+        skip(run.task, run.call, name, f"a newer call took its place in the queue, lock {name!r}")

@@ -1,8 +1,8 @@
 """What a message does that its broker delivers twice: the copy runs if the first died, and else is done with.
 
-Brokers deliver again when a visibility timeout runs out, a connection or a channel is lost, or a worker dies. The
-lock keeps the copies apart while the first lives (``core.conflict``). When the lock is free, either the first has come
-to its end, and left a mark (``locking.done``), or it died, and left none: then the copy runs.
+Brokers deliver again when a visibility timeout runs out, a connection or a channel is lost, or a worker dies, and not
+always say so. The lock keeps the copies apart while the first lives (``core.conflict``). When the lock is free, either
+the first has come to its end, and left a mark (``locking.done``), or it died, and left none: then the copy runs.
 
 *The end* of a delivery is what Celery acknowledges it for: a result, a failure (unless ``acks_on_failure_or_timeout``
 is off), a retry or replacement that was published. Not a process that ends half-way, a time limit that kills it, a
@@ -11,8 +11,8 @@ is off), a retry or replacement that was published. Not a process that ends half
 Copies may have come back to their queue a different number of times, so that is left out of what is marked: whichever
 runs first, the others are done with.
 
-Marks cost a request, so they are for messages of which there may be copies: of ``acks_late`` tasks, and those that
-their broker says it delivers again.
+A message that was published without us doesn't say for which call it stands, so a copy of it can't be told from another
+call under its task id: there, marks are for ``acks_late`` tasks and messages that their broker says it delivers again.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from celery import Task
 from celery.exceptions import Ignore, Reject, Retry
 
 from celery_etcdlock.core.conflict import Place
+from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.errors import LockLost, LockUnavailable
 from celery_etcdlock.locking.done import DoneMarks
 from celery_etcdlock.tasks.call import Call
@@ -51,40 +52,62 @@ class Redelivery:
         self._call = call
         self._marks = marks
         self._entered = False
+        self._owes_mark = False
 
     @property
     def _has_copies(self) -> bool:
+        """Whether there may be copies of the message, and they can be told from another call's."""
         request = self._call.request
         if self._call.place is not Place.WORKER:
             return False
+        if self._call.delivery.call is not None:
+            return True
         delivery_info = request.delivery_info if isinstance(request.delivery_info, dict) else {}
         return bool(
             self._expected or self._task.acks_late or delivery_info.get("redelivered") or header(request, COPY_HEADER)
         )
 
-    def check(self) -> None:
-        """To be called with the lock held, before the body. Raises ``HasRun``, or ``LockUnavailable``."""
-        self.check_has_run()
+    def check(self, has_run: bool | None) -> None:
+        """To be called with the lock held, before the body. Raises ``HasRun``, or ``LockUnavailable``.
+
+        ``has_run`` is what the store said already, if it did: here and in the next.
+        """
+        self.check_has_run(has_run)
         self._entered = True
 
     def goes_on(self) -> None:
         """The body is entered although that couldn't be asked."""
         self._entered = True
 
-    def check_has_run(self) -> None:
+    def check_has_run(self, has_run: bool | None) -> None:
         """The same where the lock can't be had."""
-        if self._has_copies and self._marks.seen(self._call.delivery.run):
+        if not self._has_copies:
+            return
+        if has_run or (has_run is None and self._marks.seen(self._call.delivery.run)):
             delivery = self._call.delivery
             logger.info("Task %s[%s] has run already: this is a redelivered copy", self._task.name, delivery.task_id)
             raise HasRun("has run already")
 
     def ended(self, error: BaseException | None) -> None:
-        """To be called at the end, with what ended it and while the lock is still held. Never raises an ``Exception``.
+        """To be called at the end, with what ended it and while the lock is still held."""
+        self._owes_mark = self._has_copies and self._is_end(error)
+
+    @property
+    def owed_mark(self) -> Delivery | None:
+        """The run to be marked as ended, if it is to be and isn't yet."""
+        return self._call.delivery.run if self._owes_mark else None
+
+    def mark_is_put(self) -> None:
+        self._owes_mark = False
+
+    def put_mark(self) -> None:
+        """Put the mark, if it isn't yet. Never raises an ``Exception``.
 
         Without a mark, because etcd is away, a copy would run again: as often as without us.
         """
-        if not self._has_copies or not self._is_end(error):
+        if not self._owes_mark:
             return
+        self._owes_mark = False
         try:
             self._marks.put(self._call.delivery.run)
         except LockUnavailable as trouble:

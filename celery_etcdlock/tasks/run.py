@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from celery import Task
@@ -46,8 +46,7 @@ class Run:
 
     @property
     def record(self) -> Record:
-        record = self.locks.record(self.call.delivery, self.task.name, self.options.lock_limit)
-        return record if self.call.call is None else replace(record, call=self.call.call)
+        return self.locks.record(self.call.delivery, self.task.name, self.options.lock_limit)
 
     @property
     def ttl_seconds(self) -> int:

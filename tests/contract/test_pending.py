@@ -150,10 +150,26 @@ class TestClaims:
         assert leases.take(65, 1, deadline) is not leases.take(60, 1, deadline)
 
     def test_limits(self, pending: PendingLocks) -> None:
-        first, second = (claim(pending, by=record(limit=2)) for _ in range(2))
-        [third] = pending.claim_each([("a", record(limit=2))], 60)
+        first, second = (claim(pending, by=record(f"t{number}", limit=2)) for number in range(2))
+        [third] = pending.claim_each([("a", record("t2", limit=2))], 60)
         assert isinstance(third, Conflict)
         assert [key.token for key in third.keys] == [first.token, second.token]
+
+    def test_a_free_place_is_not_for_a_second_run_of_one_message(
+        self, pending: PendingLocks, manager: LockManager
+    ) -> None:
+        """A copy of it, or a retry whose predecessor hasn't released: with a limit above one, too."""
+        lock = manager.acquire("a", record(limit=3), ttl_seconds=30)
+        assert isinstance(lock, Lock)
+        retry = replace(record(limit=3), delivery=Delivery("t", retries=1))
+        for again in (record(limit=3), retry):
+            assert isinstance(manager.acquire("a", again, ttl_seconds=30), Conflict)
+            assert isinstance(manager.acquire_all(["a", "b"], again, ttl_seconds=30), Conflict)
+            assert isinstance(pending.claim_each([("a", again)], 60)[0], Conflict)
+        other = manager.acquire("a", record("other", limit=3), ttl_seconds=30)
+        assert isinstance(other, Lock)
+        manager.release(lock)
+        assert isinstance(manager.acquire("a", retry, ttl_seconds=30), Lock)
 
     def test_a_waiter_wakes_when_the_time_is_over(self, pending: PendingLocks, manager: LockManager) -> None:
         claim(pending, seconds=0.5)

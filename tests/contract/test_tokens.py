@@ -84,8 +84,8 @@ def test_a_name_that_is_locked_again_and_again_has_one_key(manager: LockManager,
 
 
 def test_two_at_once_have_two_keys(manager: LockManager) -> None:
-    two = replace(RECORD, limit=2)
-    locks = [manager.acquire("a", two, ttl_seconds=30) for _ in range(2)]
+    two = [replace(RECORD, limit=2, delivery=Delivery(f"t{number}")) for number in range(2)]
+    locks = [manager.acquire("a", record, ttl_seconds=30) for record in two]
     assert all(isinstance(lock, Lock) for lock in locks)
     assert len({lock.token for lock in locks if isinstance(lock, Lock)}) == 2
 

@@ -22,17 +22,20 @@ unanswered try is doubtful too: the late one may put our key again when we have 
 *Keys whose time is over.* A key that nobody renews says until when it stands. Whoever is kept out by one that seems
 over has the store say so (``core.ends``), deletes it as it was read, and goes on; a waiter wakes up for it.
 
-*Limits above one.* A try-lock first assumes that nobody is there; if fewer than ``limit`` keys are seen, it tries
-again on the condition that no key has been created since. A waiter looks first and promotes itself when fewer than
-``limit`` keys precede: that stays true, so no further condition is needed (rules 2 and 5).
+*Limits above one.* A place is free for others, not for a second run of one message: a copy of it, or a retry whose
+predecessor hasn't let go, is refused as if none were free. A try-lock first assumes that nobody is there; if fewer than
+``limit`` keys are seen, it tries again on the condition that no key has been created since. A waiter looks first and
+promotes itself when fewer than ``limit`` keys precede: that stays true, so no further condition is needed (rules 2 and
+5).
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from celery_etcdlock.core.ends import Ends
+from celery_etcdlock.core.key_kinds import is_kept_out
 from celery_etcdlock.core.operations import (
     AwaitChange,
     Enqueue,
@@ -76,11 +79,13 @@ class Acquired:
     """We own the lock. ``fencing_token`` also guards the release.
 
     ``doubtful``: an earlier try went unanswered and may still arrive, which would put our key anew once it is
-    released. So release by ``Resolve``, which fences first.
+    released. So release by ``Resolve``, which fences first. ``has_run``: whether this run of this call has come to its
+    end before; ``None`` where that isn't known.
     """
 
     fencing_token: int
     doubtful: bool = False
+    has_run: bool | None = field(default=None, compare=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +93,7 @@ class Conflicted:
     """Others own the lock, and nothing of ours is left under its name. ``keys`` are theirs, owners first."""
 
     keys: tuple[Key, ...]
+    has_run: bool | None = field(default=None, compare=False)
 
 
 AcquireOutcome = Acquired | Conflicted | SessionLost | Unavailable
@@ -157,8 +163,8 @@ class Acquire(Machine[AcquireOutcome]):
         if self._resolve is not None:
             return self._on_resolving(self._resolve, reply, now)
         match reply:
-            case Owned(revision=revision):
-                return Acquired(revision, self._doubtful)
+            case Owned(revision=revision, has_run=has_run):
+                return Acquired(revision, self._doubtful, has_run)
             case SessionGone():
                 return SessionLost("its lease has ended or was revoked, or its key was deleted")
             case EpochMoved(epoch=epoch):
@@ -198,12 +204,12 @@ class Acquire(Machine[AcquireOutcome]):
         self._others = tuple(key for key in keys if key.token != self._token)
         if self._state is State.TRYING:
             limit = effective_limit(self._record.limit, keys)
-            if len(keys) >= limit:
+            if len(keys) >= limit or is_kept_out(self._record.delivery, self._others):
                 over = self._ends.first_over(keys, now)
                 if over is not None and now < self._deadline:
                     return self._judge(over, reply, now)
                 # Refused with our key absent: but an earlier try without an answer may still arrive.
-                return Conflicted(self._others) if not self._doubtful else self._resolve_doubt(now)
+                return Conflicted(self._others, reply.has_run) if not self._doubtful else self._resolve_doubt(now)
             if now >= self._deadline:
                 return self._fail(now)
             self._seen_revision = reply.revision

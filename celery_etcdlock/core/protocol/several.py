@@ -20,9 +20,11 @@ tokens are doubtful, and the outcome says so.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from celery_etcdlock.core.ends import Ends
+from celery_etcdlock.core.key_kinds import is_kept_out
 from celery_etcdlock.core.operations import (
     FenceSession,
     Operation,
@@ -156,15 +158,20 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
     def _again(self, each: TryAcquire, present: Present, now: float) -> TryAcquire | None:
         """The next try; ``None`` when too many keys are in the way."""
         keys = present.keys
-        if len(keys) < effective_limit(each.record.limit, keys):
+        if _is_free(each, keys):
             return replace(each, seen_revision=present.revision)
         suspects = [key for key in keys if now >= self._ends.ask_at(key)]
-        remaining = [key for key in keys if key not in suspects]
-        if len(remaining) >= effective_limit(each.record.limit, remaining):
+        if not _is_free(each, [key for key in keys if key not in suspects]):
             return None
         self._suspects = (*self._suspects, *((each.name, key) for key in suspects))
         # As if they hadn't been seen: one that stands, or changed hands meanwhile, has to refuse the next try too.
         return each
+
+
+def _is_free(each: TryAcquire, keys: Sequence[Key]) -> bool:
+    """Whether there is a place beside these keys."""
+    record = each.record
+    return len(keys) < effective_limit(record.limit, keys) and not is_kept_out(record.delivery, keys)
 
 
 class AcquireAll(AcquireEach):
@@ -176,7 +183,7 @@ class AcquireAll(AcquireEach):
     def _decide(self, reply: Owned | EachTried, now: float) -> None:
         if isinstance(reply, Owned):
             for each in self._open:
-                self._settle(each, Acquired(reply.revision))
+                self._settle(each, Acquired(reply.revision, has_run=reply.has_run))
             self._open = ()
             return
         presents = [outcome for outcome in reply.outcomes if isinstance(outcome, Present)]
@@ -187,5 +194,5 @@ class AcquireAll(AcquireEach):
             return
         self._suspects = ()
         for each, present, again in zip(self._open, presents, agains, strict=True):
-            self._settle(each, Conflicted(() if again is not None else present.keys))
+            self._settle(each, Conflicted(() if again is not None else present.keys, present.has_run))
         self._open = ()

@@ -100,9 +100,9 @@ class TakeOver(Machine[TakeOverOutcome]):
         if self._resolve is not None:
             return self._on_resolving(self._resolve, reply, now)
         match reply:
-            case Owned(revision=revision):
+            case Owned(revision=revision, has_run=has_run):
                 # Not doubtful: an earlier try that is still under way finds its guard broken.
-                return Acquired(revision)
+                return Acquired(revision, has_run=has_run)
             case Present(keys=keys):
                 mine = next((key for key in keys if key.token == self._token), None)
                 if mine is not None and mine.record is not None and mine.record.attempt == self._record.attempt:

@@ -1,0 +1,202 @@
+"""A message that comes again: its copies, its own come-backs, its retries, and what they find of each other."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+import pytest
+from celery import current_task
+
+from celery_etcdlock.core.key_kinds import Relation, find
+from celery_etcdlock.core.operations import Enqueue, FenceSession, TryAll, TryEach
+from celery_etcdlock.core.record import KeyKind
+from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.tasks.call import delivery_of
+from celery_etcdlock.tasks.headers import CLAIMS_HEADER, LINE_HEADER
+from tests.unit.tasks.worker_in_memory import Worker
+from tests.waiting import wait_for
+
+LIFETIMES = ["while_executing", "until_executing", "until_executed", "until_and_while_executing"]
+
+
+def kinds(worker: Worker, name: str) -> list[KeyKind | None]:
+    return [None if key.record is None else key.record.kind for key in worker.locks.holders(name)]
+
+
+@pytest.mark.parametrize("acks_late", [False, True])
+@pytest.mark.parametrize("lifetime", [*LIFETIMES, "until_expired"])
+def test_a_copy_doesnt_run_again_whichever_of_the_two_comes_first(
+    worker: Worker, lifetime: str, acks_late: bool
+) -> None:
+    more = {"unique_for": 60} if lifetime == "until_expired" else {}
+    task = worker.task(lock=lifetime, lock_key="name", acks_late=acks_late, **more)
+    result = task.delay()
+    [message] = worker.messages()
+    worker.run(copy.deepcopy(message))
+    worker.run(message)
+    assert len(worker.ran) == 1
+    assert result.state == "SUCCESS"
+
+
+def test_another_call_under_the_same_id_isnt_a_copy(worker: Worker) -> None:
+    """Ids that people choose, for a job that is called each night."""
+    task = worker.task(lock_key="name")
+    for _ in range(2):
+        task.apply_async(task_id="nightly")
+        worker.run(*worker.messages())
+    assert len(worker.ran) == 2
+
+
+@pytest.mark.parametrize("has_headers", [False, True])
+@pytest.mark.parametrize("policy", ["wait", "replace"])
+@pytest.mark.parametrize("lifetime", ["until_executed", "while_executing", "until_and_while_executing"])
+def test_a_queue_position_is_waited_with_and_not_run_with(
+    worker: Worker, lifetime: str, policy: str, has_headers: bool
+) -> None:
+    """Also one that the message doesn't know of: a copy of it, or its own come-back after an answer was lost."""
+    task = worker.task(lock=lifetime, lock_key="name", on_conflict=policy)
+    with worker.locks.lock("name"):
+        task.delay()
+        [message] = worker.messages()
+        again = copy.deepcopy(message)
+        worker.run(message)
+        [waiting] = worker.messages()
+        assert kinds(worker, "name") == [KeyKind.HELD, KeyKind.POSITION]
+        if not has_headers:
+            waiting.headers = {name: value for name, value in waiting.headers.items() if name != LINE_HEADER}
+        for comes in (waiting, again):
+            worker.run(comes)
+            assert worker.ran == []
+            assert kinds(worker, "name") == [KeyKind.HELD, KeyKind.POSITION]
+    for message in worker.messages():
+        worker.run(message)
+    assert len(worker.ran) == 1
+    assert worker.holders("name") == 0
+
+
+@pytest.mark.parametrize("acks_late", [False, True])
+def test_a_copy_of_a_run_leaves_what_waits_for_its_retry(worker: Worker, acks_late: bool) -> None:
+    def retry_once() -> None:
+        if current_task.request.retries == 0:
+            raise current_task.retry(countdown=0)
+
+    task = worker.task(retry_once, lock="until_executed", lock_key="name", max_retries=1, acks_late=acks_late)
+    first = task.delay()
+    [message] = worker.messages()
+    again = copy.deepcopy(message)
+    again.headers["redelivered"] = True
+    worker.run(message)
+    [retry] = worker.messages()
+    worker.run(again)
+    assert kinds(worker, "name") == [KeyKind.HANDOVER]
+    assert task.delay().id == first.id, "the call is a duplicate as long as the retry is to come"
+    worker.run(retry)
+    assert worker.ran == [None]
+    assert worker.holders("name") == 0
+
+
+def test_a_long_id_is_no_stranger_to_its_own_retry(worker: Worker) -> None:
+    def retry_once() -> None:
+        if current_task.request.retries == 0:
+            raise current_task.retry(countdown=0)
+
+    for length in (600, 2000, 9000):
+        task_id = "x" * length
+        task = worker.task(retry_once, lock="until_executed", lock_key=f"name-{length}", max_retries=1)
+        task.apply_async(task_id=task_id)
+        worker.run(*worker.messages())
+        worker.run(*worker.messages())
+        assert worker.ran.pop() is None
+        worker = Worker()
+
+
+@pytest.mark.parametrize("lifetime", ["until_executed", "until_executing", "until_and_while_executing"])
+def test_a_claim_that_its_producer_doubts_is_its_messages_and_nobody_else_deletes_it(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, lifetime: str
+) -> None:
+    """The put took effect, no answer came: the message goes out without it."""
+    task = worker.task(_held_names(worker), lock=lifetime, lock_key="name")
+    _open_leases(worker, task)
+    with monkeypatch.context() as context:
+        context.setattr(worker.locks.manager._store, "perform", _losing(worker.locks.manager._store, applied=True))
+        task.delay()
+        [message] = worker.messages()
+        assert not message.headers.get(CLAIMS_HEADER)
+        keys = worker.locks.manager._keeper._store._names  # as they are in the store, behind the trouble
+        assert len(keys) == 1
+        [key] = next(iter(keys.values())).values()
+        assert find([key], delivery_of(message.headers), Relation.OURS) is key
+        context.undo()
+        worker.run(message)
+    assert len(worker.ran) == 1
+    wait_for(lambda: worker.holders("name") == worker.holders("name:queued") == 0, "nothing is left")
+
+
+def _held_names(worker: Worker) -> Any:
+    """A body during which the producer pays what it owes: it must not take the lock from under it."""
+
+    def body() -> None:
+        worker.locks.manager._keeper._pay_others()
+        held = [key for name in ("name",) for key in worker.locks.holders(name)]
+        assert all(key.record is not None and key.record.kind is KeyKind.HELD for key in held)
+
+    return body
+
+
+def _open_leases(worker: Worker, task: Any) -> None:
+    """Before answers are lost, so that it is the claim whose answer is."""
+    task.delay()
+    worker.run(*worker.messages())
+    worker.ran.clear()
+
+
+def _losing(store: Any, *, applied: bool) -> Any:
+    perform = store.perform
+
+    def without_answers(operation: Any, timeout_seconds: float) -> Any:
+        if isinstance(operation, TryEach | TryAll | Enqueue):
+            if applied:
+                perform(operation, timeout_seconds)
+            raise LockUnavailable("no answer", maybe_applied=True)
+        if isinstance(operation, FenceSession):
+            raise LockUnavailable("no answer", maybe_applied=True)
+        return perform(operation, timeout_seconds)
+
+    return without_answers
+
+
+@pytest.mark.parametrize("setting", ["raise", "retry"])
+def test_what_a_call_left_in_doubt_is_gone_without_another_call(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, setting: str
+) -> None:
+    worker.app.conf.etcdlock_on_unavailable = setting
+    task = worker.task(lock="until_executing", lock_key="name")
+    _open_leases(worker, task)
+    store = worker.locks.manager._store
+    with monkeypatch.context() as context:
+        context.setattr(store, "perform", _losing(store, applied=True))
+        if setting == "raise":
+            with pytest.raises(LockUnavailable):
+                task.delay()
+        else:
+            task.delay()
+        assert len(store._names) == 1
+    wait_for(lambda: not store._names, "the renewal's thread has resolved it")
+
+
+def test_what_a_call_left_in_doubt_is_gone_at_the_end_of_its_process(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    worker.app.conf.etcdlock_on_unavailable = "raise"
+    task = worker.task(lock="until_executed", lock_key="name")
+    _open_leases(worker, task)
+    manager = worker.locks.manager
+    monkeypatch.setattr("celery_etcdlock.locking.renewal.start_thread", lambda *_: None)
+    with monkeypatch.context() as context:
+        context.setattr(manager._store, "perform", _losing(manager._store, applied=True))
+        with pytest.raises(LockUnavailable):
+            task.delay()
+    assert len(manager._store._names) == 1  # type: ignore[attr-defined]
+    manager.close()
+    assert not manager._store._names  # type: ignore[attr-defined]
