@@ -22,7 +22,7 @@ handover              a run that ends in a retry or    held (the run it stands f
                                                        expired or refused; its end) | a claim of the newer call
                                                        that replaces it
 least hold            the end of a run                 gone (its end)
-window                a call                           gone (its message, revoked; its end)
+window                a call                           gone (its end; a caller who couldn't publish)
 ====================  ===============================  =======================================================
 
 *Trust.* What a key is counts as it was read, so each write that follows compares the ``mod_revision`` that was read
@@ -106,10 +106,6 @@ def relation(record: Record | None, delivery: Delivery) -> Relation:
 
 def ends_with(record: Record | None, delivery: Delivery) -> bool:
     """Whether a key goes when this run of a message ends without having started: it stood for nothing else."""
-    if record is None or record.delivery.task_id != delivery.task_id:
-        return False
-    if record.kind is KeyKind.WINDOW:
-        return record.delivery.step == delivery.step
     return relation(record, delivery) in (Relation.OURS, Relation.OUR_POSITION, Relation.LEFT_BEHIND)
 
 

@@ -25,7 +25,7 @@ from celery.worker import state as worker_state
 from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.errors import EtcdLockError, LockUnavailable
 from celery_etcdlock.tasks.call import delivery_of
-from celery_etcdlock.tasks.headers import claims_in, line_in
+from celery_etcdlock.tasks.headers import claims_in, header, line_in
 from celery_etcdlock.tasks.runtime import EtcdLocks
 from celery_etcdlock.worker.revokes import revoked, tell_of_revokes
 
@@ -71,14 +71,12 @@ class FreeNeverStarted(bootsteps.Step):
         for task_id in task_ids:
             request = worker_state.requests.get(task_id)
             if request is not None and request not in worker_state.active_requests:
-                self._on_revoked(request)
+                self._on_revoked(request.task, request.request_dict)
 
-    def _on_revoked(self, request: Any = None, **_: Any) -> None:
-        # A request of the MainProcess, or in the pool's process its context.
-        carrier = getattr(request, "request_dict", request)
-        task = getattr(request, "task", None)
-        call = (task, request.args, request.kwargs) if hasattr(task, "_lock_plan") else None
-        self._ended(carrier, call)
+    def _on_revoked(self, sender: Any = None, request: Any = None, **_: Any) -> None:
+        """``sender`` is the task, ``request`` its context, or the message's headers with its arguments."""
+        is_locked = hasattr(sender, "_lock_plan")
+        self._ended(request, (sender, header(request, "args"), header(request, "kwargs")) if is_locked else None)
 
     def _on_message(self, message: Any = None, **_: Any) -> None:
         self._ended(getattr(message, "headers", None) or {}, None)

@@ -212,6 +212,20 @@ class TestNeverStarted:
             late.get(timeout=30)
         wait_for(lambda: holders(project, key_of(task)) == 0, "the lock of the expired message is free")
 
+    @pytest.mark.parametrize("how", ["revoked", "expired"])
+    def test_a_retry_that_never_starts_frees_what_was_left_for_it(self, project: Project, how: str) -> None:
+        """Its message was published before the run ended that left the lock, so it doesn't know the key as it is."""
+        task = project.module.retried
+        project.start_worker("-c", "1", environment={"TEST_REMOTE_CONTROL": "yes"})
+        first = task.apply_async(("k", 1, 6.0 if how == "expired" else 600.0), expires=4 if how == "expired" else None)
+        wait_for(lambda: first.state == "RETRY", "the retry is under way")
+        assert task.delay("k", 0).id == first.id
+        if how == "revoked":
+            wait_for(lambda: project.app.control.inspect(timeout=0.5).scheduled(), "the retry waits for its time", 30)
+            project.app.control.revoke(first.id)
+        second = wait_for(lambda: _published(task, first), "the lock of the retry is free", 30)
+        assert second.get(timeout=30) == 0
+
     def test_a_message_of_a_task_that_no_worker_knows_frees_its_lock(self, project: Project) -> None:
         decorate = project.app.task(base=SingletonTask, name="gone", lock="until_executed", shared=False)
 
@@ -242,6 +256,11 @@ def _claim(task: Any, key: Any) -> Any:
     from celery_etcdlock.locking.claim import Claim
 
     return Claim(key_of(task), key.token, key.mod_revision)
+
+
+def _published(task: Any, first: AsyncResult[Any]) -> AsyncResult[Any] | None:
+    result = task.delay("k", 0)
+    return result if result.id != first.id else None
 
 
 def _other(task: Any, first: AsyncResult[Any]) -> AsyncResult[Any] | None:
