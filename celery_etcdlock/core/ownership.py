@@ -22,7 +22,7 @@ from enum import Enum
 
 from celery_etcdlock.core.record import Record
 
-__all__ = ["Key", "Standing", "effective_limit", "preceding", "standing", "trust_deadline"]
+__all__ = ["Key", "Standing", "effective_limit", "leave_room", "owners", "preceding", "standing", "trust_deadline"]
 
 #: How much slower than the server's our clock may run, as a fraction: 20 times what NTP may slew.
 DRIFT = 0.01
@@ -63,13 +63,27 @@ def effective_limit(limit: int, keys: Iterable[Key]) -> int:
     return min([limit, *(key.record.limit for key in keys if key.record is not None)])
 
 
+def leave_room(before: Sequence[Key], limit: int) -> bool:
+    """Whether one whose limit is ``limit`` owns the lock behind these keys: the rule of ownership, in one place."""
+    return len(before) < effective_limit(limit, before)
+
+
+def owners(keys: Iterable[Key]) -> list[Key]:
+    """Those of ``keys``, all under one name, that come first enough to own the lock, in order. The rest wait."""
+    found: list[Key] = []
+    for key in sorted(keys, key=lambda key: key.create_revision):
+        if not leave_room(found, key.record.limit if key.record is not None else 1):
+            break
+        found.append(key)
+    return found
+
+
 def standing(keys: Sequence[Key], token: str, limit: int) -> Standing:
     """Whether ``token`` is among the first ``limit`` of ``keys``."""
     mine = next((key for key in keys if key.token == token), None)
     if mine is None:
         return Standing.ABSENT
-    before = preceding(keys, mine.create_revision)
-    return Standing.FIRST if len(before) < effective_limit(limit, before) else Standing.WAITING
+    return Standing.FIRST if leave_room(preceding(keys, mine.create_revision), limit) else Standing.WAITING
 
 
 def trust_deadline(sent_at: float, ttl_seconds: float) -> float:

@@ -17,7 +17,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from celery_etcdlock.core.ends import seems_over
-from celery_etcdlock.core.ownership import Key, effective_limit
+from celery_etcdlock.core.ownership import Key, owners
 
 __all__ = ["Board", "Change", "Happening", "HeldLock", "Kind", "Place", "SurveyOutdated", "described", "matching"]
 
@@ -116,9 +116,8 @@ class Board:
 
     def _lock(self, name: str) -> HeldLock:
         places = sorted(self._names[name].values(), key=lambda place: place.key.create_revision)
-        first = places[0].key.record
-        limit = effective_limit(first.limit if first is not None else 1, [place.key for place in places])
-        return HeldLock(name, tuple(places[:limit]), tuple(places[limit:]))
+        number = len(owners(place.key for place in places))
+        return HeldLock(name, tuple(places[:number]), tuple(places[number:]))
 
 
 def matching(lock: HeldLock, pattern: str) -> bool:

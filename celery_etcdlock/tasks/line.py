@@ -17,7 +17,7 @@ from dataclasses import replace
 
 from celery_etcdlock.core.conflict import ComeBack
 from celery_etcdlock.core.key_kinds import Relation, find, is_position
-from celery_etcdlock.core.ownership import Key, effective_limit, preceding
+from celery_etcdlock.core.ownership import Key, leave_room, preceding
 from celery_etcdlock.core.record import KeyKind, Kinship
 from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.tasks.held import HeldLocks
@@ -50,7 +50,10 @@ class Line:
             self.place = None
             return self._held.acquire([place.name])
         before = self._before(keys)
-        if len(before) >= effective_limit(self._run.options.lock_limit, before):
+        kin = find(keys, self._run.call.delivery, Relation.KIN)
+        if kin is not None and self._run.options.lock_limit > 1:
+            return Conflict(place.name, (kin,))  # a free place isn't for a second run of one message
+        if not leave_room(before, self._run.options.lock_limit):
             return Conflict(place.name, tuple(before))
         conflict = self._held.take_over(self.place or place)
         if conflict is None:
@@ -124,7 +127,7 @@ class Line:
         if not any(key.token == token for key in self._keys):
             return False
         before = self._before(self._keys)
-        return len(before) < effective_limit(self._run.options.lock_limit, before)
+        return leave_room(before, self._run.options.lock_limit)
 
     def leave(self) -> None:
         """Give the position up. Never raises for the store's sake."""

@@ -27,7 +27,8 @@ REDIS_SECONDS = 3600.0
 #: What a queue of RabbitMQ may say of itself, in milliseconds.
 QUEUE_ARGUMENT = "x-consumer-timeout"
 
-PARKING_POLICIES = frozenset({"retry", "wait", "join"})
+#: Those whose messages come back for the lock, and are parked then.
+PARKING_POLICIES = frozenset({"retry", "wait", "join", "replace"})
 
 
 @dataclass(frozen=True, slots=True)

@@ -4,10 +4,16 @@ from __future__ import annotations
 
 from dataclasses import replace
 
+from hypothesis import given
+from hypothesis import strategies as st
+
 from celery_etcdlock.core.names import escape_name, unescape_name
-from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.ownership import Key, Standing, standing
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.survey import Board, Change, Happening, Kind, Place, described
+
+
+FIRST = Standing.FIRST
 
 
 def place(name: str, token: str, revision: int, *, limit: int = 1, mod: int | None = None, task: str = "p.t") -> Place:
@@ -43,6 +49,15 @@ class TestGrouping:
         board.forget_those_over(60.0)
         assert [owner.key.token for owner in board.find("a")[0].owners] == ["2"]
         assert len(board.locks()) == 2
+
+
+@given(st.lists(st.integers(1, 3), min_size=1, max_size=6))
+def test_the_view_shows_as_owners_those_whom_the_protocol_lets_own(limits: list[int]) -> None:
+    places = [place("a", str(n), n, limit=limit) for n, limit in enumerate(limits, 1)]
+    keys = [each.key for each in places]
+    (lock,) = Board(places).locks()
+    own = [key.token for key, limit in zip(keys, limits, strict=True) if standing(keys, key.token, limit) is FIRST]
+    assert [owner.key.token for owner in lock.owners] == own
 
 
 class TestFinding:
