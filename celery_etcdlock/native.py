@@ -13,7 +13,7 @@ from _thread import LockType
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Alarm", "allocate_mutex", "original", "start_thread"]
+__all__ = ["Alarm", "allocate_mutex", "allocate_owned_mutex", "original", "start_thread", "unlock"]
 
 
 def original(module: str, name: str) -> Any:
@@ -29,6 +29,21 @@ def allocate_mutex() -> LockType:
     """A real mutex."""
     mutex: LockType = original("_thread", "allocate_lock")()
     return mutex
+
+
+def allocate_owned_mutex() -> Any:
+    """A real mutex that knows which thread has it, so that a thread that is struck can ``unlock`` it."""
+    return original("_thread", "RLock")()
+
+
+def unlock(mutex: Any) -> None:
+    """Let go of ``mutex`` if this thread has it, however often.
+
+    A signal's exception that strikes a thread between the end of a ``with`` block and its exit, or between an
+    ``acquire`` and its ``try``, leaves the mutex locked. So whoever uses one says this in a ``finally`` further out.
+    """
+    while mutex._is_owned():
+        mutex.release()
 
 
 def start_thread(target: Callable[[], None], name: str) -> None:

@@ -14,7 +14,6 @@ from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.session import Debt
 from celery_etcdlock.locking.store import LockStore
-from celery_etcdlock.native import allocate_mutex
 
 __all__ = ["Debtor", "EndedRun", "Releases", "pay"]
 
@@ -38,7 +37,7 @@ class Debtor(Protocol):
 
     def debts(self) -> Sequence[Debt | EndedRun]: ...
 
-    def settle(self, debt: Any) -> None: ...
+    def settle(self, debt: Any) -> object: ...
 
     def observe(self, reply: StoreReply) -> None: ...
 
@@ -49,22 +48,18 @@ class Releases:
     lease = 0
 
     def __init__(self) -> None:
-        self._mutex = allocate_mutex()
         self._debts: dict[Debt | EndedRun, None] = {}
 
     def owe(self, debt: Debt | EndedRun) -> None:
         """A ``Debt`` names the revision that it releases."""
         assert isinstance(debt, EndedRun) or debt.mod_revision is not None
-        with self._mutex:
-            self._debts[debt] = None
+        self._debts[debt] = None
 
     def debts(self) -> list[Debt | EndedRun]:
-        with self._mutex:
-            return list(self._debts)
+        return list(self._debts)
 
     def settle(self, debt: Debt | EndedRun) -> None:
-        with self._mutex:
-            self._debts.pop(debt, None)
+        self._debts.pop(debt, None)
 
     def observe(self, reply: StoreReply) -> None:
         """Nothing to learn without a session."""

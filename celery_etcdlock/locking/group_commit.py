@@ -19,8 +19,12 @@ operation on a name that is queued already goes alone, at once.
 there was no answer, and asks again. One whose time is over while it is queued never asked; once taken, it may have.
 
 *Failure.* An answer that got lost is lost for everybody who was taken along, and each resolves its own token. A leader
-that is interrupted hands over on its way out. Should even that be cut off (a signal's exception between two steps),
-whoever is queued takes over when the leader's time is up.
+whose time is up without a word counts as dead, and whoever is queued takes over.
+
+*Struck.* A signal's exception may end any caller between any two bytecodes. All that it owes to others is on its entry
+(whom it took along, what they are to be told, who leads next), and ``_finish`` gives it to them on every way out: it
+goes by what is left to do, so it is said twice, one ``finally`` around the other, for one of them may be struck itself.
+A wake-up too many does no harm, and a mutex that a strike left locked is unlocked there, too.
 """
 
 from __future__ import annotations
@@ -42,7 +46,7 @@ from celery_etcdlock.core.operations import (
 from celery_etcdlock.core.replies import StoreReply
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.store import GroupingStore
-from celery_etcdlock.native import allocate_mutex
+from celery_etcdlock.native import allocate_owned_mutex, unlock
 
 __all__ = ["GroupCommit"]
 
@@ -63,15 +67,36 @@ class State(Enum):
 class Entry:
     """One caller's operation. ``wake`` is a lock of the flavour that the process uses: greenlets wait on it, too."""
 
-    __slots__ = ("deadline", "operation", "outcome", "state", "wake")
+    __slots__ = (
+        "answers",
+        "deadline",
+        "finished",
+        "operation",
+        "outcome",
+        "refused",
+        "sent",
+        "state",
+        "successor",
+        "taken",
+        "taken_by",
+        "wake",
+    )
 
     def __init__(self, operation: PlaceOperation, deadline: float) -> None:
         self.operation = operation
         self.deadline = deadline
         self.state = State.QUEUED
         self.outcome: StoreReply | LockUnavailable | None = None
+        self.taken_by: Entry | None = None
         self.wake = threading.Lock()
         self.wake.acquire()
+        # A leader's:
+        self.taken: list[Entry] = []
+        self.sent = False
+        self.answers: list[StoreReply] | None = None
+        self.refused: LockUnavailable | None = None
+        self.successor: Entry | None = None
+        self.finished = False
 
 
 class GroupCommit:
@@ -80,7 +105,7 @@ class GroupCommit:
     def __init__(self, store: GroupingStore, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._store = store
         self._monotonic = monotonic
-        self._mutex = allocate_mutex()  # held for moments only
+        self._mutex = allocate_owned_mutex()  # held for moments only
         self._queue: dict[str, Entry] = {}  # by lock name, in order of arrival
         self._leader: Entry | None = None
 
@@ -88,15 +113,14 @@ class GroupCommit:
         if not isinstance(operation, GROUPABLE):
             return self._store.perform(operation, timeout_seconds)
         entry = Entry(operation, self._monotonic() + timeout_seconds)
-        with self._mutex:
-            if self._leader is None:
-                self._leader = entry
-                entry.state = State.LEADING
-            elif operation.name in self._queue:
-                entry.state = State.REFUSED
-            else:
-                self._queue[operation.name] = entry
         try:
+            return self._perform(entry)
+        finally:
+            self._finish(entry)
+
+    def _perform(self, entry: Entry) -> StoreReply:
+        try:
+            self._line_up(entry)
             while True:
                 if entry.state is State.LEADING:
                     return self._lead(entry)
@@ -106,7 +130,17 @@ class GroupCommit:
                     return _reply(entry)
                 self._wait(entry)
         finally:
-            self._leave(entry)
+            self._finish(entry)
+
+    def _line_up(self, entry: Entry) -> None:
+        with self._mutex:
+            if self._leader is None:
+                self._leader = entry
+                entry.state = State.LEADING
+            elif entry.operation.name in self._queue:
+                entry.state = State.REFUSED
+            else:
+                self._queue[entry.operation.name] = entry
 
     def close(self) -> None:
         self._store.close()
@@ -114,52 +148,61 @@ class GroupCommit:
     # --- a leader's way ---------------------------------------------------------------------------------------
 
     def _lead(self, entry: Entry) -> StoreReply:
-        taken = self._take_along(entry)
-        if not taken:
+        self._take_along(entry)
+        if not entry.taken:
             return self._alone(entry)
+        operations = [one.operation for one in (entry, *entry.taken)]
         try:
-            operations = [one.operation for one in (entry, *taken)]
-            replies = self._store.perform_together(operations, self._seconds_left(entry))
-        except BaseException as error:
-            self._settle(taken, [_error_for_others(error)] * len(taken))
-            if not isinstance(error, LockUnavailable) or error.maybe_applied:
+            entry.sent = True
+            entry.answers = self._store.perform_together(operations, self._seconds_left(entry))
+        except LockUnavailable as error:
+            entry.refused = error
+            if error.maybe_applied:
                 raise
             # Refused as a whole, maybe for one member's sake: each of them finds out alone.
-            self._leave(entry)
+            self._finish(entry)
             return self._alone(entry)
-        self._leave(entry)  # the next call sets out while this one's answers are told
-        self._settle(taken, replies[1:])
-        return replies[0]
+        return entry.answers[0]
 
-    def _take_along(self, leader: Entry) -> list[Entry]:
+    def _take_along(self, leader: Entry) -> None:
         with self._mutex:
             # The leader's own name may have been queued anew since it left the queue.
             others = (one for name, one in self._queue.items() if name != leader.operation.name)
-            taken = list(islice(others, self._store.most_together - 1))
-            for one in taken:
+            for one in list(islice(others, self._store.most_together - 1)):
+                leader.taken.append(one)
+                one.taken_by = leader
                 one.state = State.TAKEN
                 del self._queue[one.operation.name]
-            return taken
 
-    def _settle(self, taken: list[Entry], outcomes: list[StoreReply] | list[LockUnavailable | None]) -> None:
-        for one, outcome in zip(taken, outcomes, strict=True):
-            one.outcome = outcome
-            one.state = State.REFUSED if outcome is None else State.ANSWERED
-            one.wake.release()
+    # --- either's way out -------------------------------------------------------------------------------------
 
-    def _leave(self, entry: Entry) -> None:
-        """No longer lead or queue; the first in the queue leads next."""
+    def _finish(self, entry: Entry) -> None:
+        """No longer lead or queue, and give others what they wait for. Goes on where an earlier one was cut off."""
+        if entry.finished:
+            return
         with self._mutex:
             if self._queue.get(entry.operation.name) is entry:
                 del self._queue[entry.operation.name]
-            if self._leader is not entry:
-                return
-            following = self._leader = next(iter(self._queue.values()), None)
-            if following is not None:
-                del self._queue[following.operation.name]
+            for one in entry.taken:
+                if one.taken_by is entry and self._queue.get(one.operation.name) is one:
+                    del self._queue[one.operation.name]
+            if self._leader is entry:
+                self._leader = entry.successor = next(iter(self._queue.values()), None)
+            following = entry.successor
+            if following is not None and following is self._leader and following.state is State.QUEUED:
+                self._queue.pop(following.operation.name, None)
                 following.state = State.LEADING
+        unlock(self._mutex)
         if following is not None:
-            following.wake.release()
+            _wake(following)  # the next call sets out while this one's answers are told
+        for number, one in enumerate(entry.taken):
+            if one.taken_by is entry:
+                if one.state is not State.ANSWERED and one.state is not State.REFUSED:
+                    outcome = _outcome_for_others(entry, number + 1)
+                    one.outcome = outcome
+                    one.state = State.REFUSED if outcome is None else State.ANSWERED
+                _wake(one)
+        entry.finished = True
 
     # --- a follower's way -------------------------------------------------------------------------------------
 
@@ -175,9 +218,9 @@ class GroupCommit:
                 if now < entry.deadline:
                     leader = self._leader
                     if leader is None or now >= leader.deadline + GRACE_SECONDS:
-                        del self._queue[entry.operation.name]
                         self._leader = entry
                         entry.state = State.LEADING
+                        self._queue.pop(entry.operation.name, None)
                     return
                 raise LockUnavailable("no answer from the lock store in time: its last call isn't over yet")
             if entry.state is State.TAKEN and now >= entry.deadline:
@@ -192,11 +235,23 @@ class GroupCommit:
         return max(0.001, entry.deadline - self._monotonic())
 
 
-def _error_for_others(error: BaseException) -> LockUnavailable | None:
-    """What a failed call means for those who were taken along; ``None``: try it alone."""
-    if not isinstance(error, LockUnavailable):
+def _wake(entry: Entry) -> None:
+    try:
+        entry.wake.release()
+    except RuntimeError:  # it is awake
+        return
+
+
+def _outcome_for_others(leader: Entry, number: int) -> StoreReply | LockUnavailable | None:
+    """What a leader's call means for one who was taken along; ``None``: try it alone."""
+    if leader.answers is not None:
+        return leader.answers[number]
+    if leader.refused is not None:
+        error = leader.refused
+        return LockUnavailable(str(error), maybe_applied=True) if error.maybe_applied else None
+    if leader.sent:
         return LockUnavailable("the call that this one shared was interrupted", maybe_applied=True)
-    return LockUnavailable(str(error), maybe_applied=True) if error.maybe_applied else None
+    return None
 
 
 def _reply(entry: Entry) -> StoreReply:

@@ -1,7 +1,8 @@
 """Acquires and releases locks for one process: the one entrance to ``locking``.
 
 A conflict is a value, an outage raises. Whatever interrupts an acquire or a release half-way (a time limit's signal, a
-shutdown), what may have been left behind is handed to the session as a debt, so that no key outlives its use.
+shutdown), between whatever two steps: what may have been left behind is on the session's books as a debt, so that no
+key outlives its use (``session``). Both ways to let go of a lock may be repeated when one was interrupted.
 """
 
 from __future__ import annotations
@@ -133,7 +134,7 @@ class LockManager:
                 answer_seconds=self._timeout_seconds,
                 wall_offset=self.pending.wall_offset,
             )
-            owned = self._owner.own(session, machine, Debt(name, token), record, on_held, on_lost)
+            owned = self._owner.own(session, machine, Debt(name, token), record, on_held, on_lost, wait_until)
             if isinstance(owned, Lock):
                 owned.token_is_ours = True
             elif isinstance(owned, Conflict):
@@ -242,17 +243,24 @@ class LockManager:
             return None
         claim = Claim(lock.name, lock.token, lock.fencing_token)
         session = lock.session
+        debt = Debt(lock.name, lock.token, lock.fencing_token)
         try:
-            # First, for the renewal must not take the new record for somebody else's.
-            if not session.let_go(lock):
+            if session.owes(debt):  # an earlier try was interrupted
+                self.release(lock)
                 return None
-            outcome = self.pending.keep(claim, record, seconds)
-        except BaseException as error:
-            self._keeper.owe(session, Debt(lock.name, lock.token, lock.fencing_token))
-            if not isinstance(error, LockUnavailable):
-                raise
-            logger.warning("lock %r couldn't be left to stand; it is released: %s", lock.name, error)
-            return None
+            # Not held any more first, for the renewal must not take the new record for somebody else's.
+            if not session.begin_release(lock, debt, self._clock() + 3 * self._timeout_seconds):
+                return None
+            try:
+                outcome = self.pending.keep(claim, record, seconds)
+            except LockUnavailable as error:
+                self._keeper.owe(session, debt)
+                logger.warning("lock %r couldn't be left to stand; it is released: %s", lock.name, error)
+                return None
+            session.settle(debt)
+        except BaseException:
+            self._keeper.hurry(session, lock, debt)
+            raise
         if isinstance(outcome, Conflict):
             self._lost_unnoticed(lock, "its key was gone when it was to be left for later")
             return None
@@ -260,9 +268,10 @@ class LockManager:
         return outcome
 
     def release(self, lock: Lock, done: Delivery | None = None) -> bool:
-        """Release the lock, once. Never raises for the store's sake: what can't be confirmed is repeated until it is.
+        """Release the lock. Never raises for the store's sake: what can't be confirmed is repeated until it is.
 
         With ``done``, mark in the same moment that this run has come to its end; returns whether that is certain.
+        A lock that is released already is let alone; one whose release was interrupted is released once more.
         In a forked copy of the holder it does nothing: the lock is the parent's.
         """
         if os.getpid() != lock.pid:
@@ -271,23 +280,31 @@ class LockManager:
         session = lock.session
         debt = Debt(lock.name, lock.token, None if lock.doubtful else lock.fencing_token)
         try:
-            if not session.let_go(lock):
-                return False
-            if session.lost_reason() is not None:
-                # Its lease is being revoked, or runs out.
-                self._lost_unnoticed(lock, session.lost_reason() or "its session was lost")
-                return False
             told_as_lost = lock.lost  # its holder was asked to let go
+            interrupted = session.owes(debt)
             deadline = self._clock() + self._timeout_seconds
             mark = None if done is None else self.done.mark(done, deadline)
-            outcome = drive(self._releasing(lock, deadline, mark), self._store, self._clock, observe=session.observe)
+            if not session.begin_release(lock, debt, deadline + self._timeout_seconds):
+                return False
+            # Of a session that was lost the lease is being revoked, or runs out.
+            session_lost = session.lost_reason()
+            outcome = None
+            if session_lost is None:
+                releasing = self._releasing(lock, deadline, mark)
+                outcome = drive(releasing, self._store, self._clock, observe=session.observe)
+            if isinstance(outcome, Unavailable):
+                self._keeper.owe(session, debt)
+            else:
+                session.settle(debt)
         except BaseException:
-            self._keeper.owe(session, debt)
+            self._keeper.hurry(session, lock, debt)
             raise
+        if session_lost is not None:
+            self._lost_unnoticed(lock, session_lost)
+            return False
         if isinstance(outcome, Unavailable):
-            self._keeper.owe(session, debt)
             logger.warning("the release of lock %r got no answer and is repeated until it does", lock.name)
-        if isinstance(outcome, Released) and not outcome.was_held:
+        if isinstance(outcome, Released) and not outcome.was_held and not interrupted:
             self._lost_unnoticed(lock, "its key was gone when it was released")
             return False
         if isinstance(outcome, Released) and lock.token_is_ours:

@@ -17,11 +17,21 @@ __all__ = ["open_session"]
 
 
 def open_session(
-    ttl_seconds: int, deadline: float, store: LockStore, clock: Clock, page: LeasePage | None = None
+    ttl_seconds: int,
+    deadline: float,
+    store: LockStore,
+    clock: Clock,
+    page: LeasePage | None = None,
+    leases: list[int] | None = None,
 ) -> Session:
-    """A new session by ``deadline``; its TTL may be longer than asked for. Raises ``LockUnavailable``."""
+    """A new session by ``deadline``; its TTL may be longer than asked for. Raises ``LockUnavailable``.
+
+    ``leases`` is given the id of each lease before it is asked for.
+    """
     while True:
         lease = secrets.randbits(62) + 1
+        if leases is not None:
+            leases.append(lease)
         if page is not None:
             # Before it is granted, so that whatever happens to us now, our parent knows of it (rule 10).
             page.enter(lease, ttl_seconds, trust_deadline(clock(), ttl_seconds))

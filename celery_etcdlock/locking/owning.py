@@ -1,8 +1,12 @@
 """From a machine of the protocol to locks that are held: what every acquire has in common, and what may go wrong.
 
 A session that turns out to be lost is no answer: another is opened, and the acquire begins anew. Keys that were put
-and can't be trusted are deleted before that, since the next try would take them for somebody else's. What a machine
-leaves in doubt, or a signal interrupts half-way, becomes the session's debt.
+and can't be trusted are deleted before that, since the next try would take them for somebody else's.
+
+A key is owed from before the first request that may put it (``Session.intend``), until an answer says that it isn't
+there, or until it is held and its holder has it. So what a machine leaves in doubt, or a signal interrupts between any
+two steps, is paid. A holder that comes so late that the debt is due already may find it being paid, and doesn't get the
+lock.
 """
 
 from __future__ import annotations
@@ -34,7 +38,7 @@ from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.renewal import SessionKeeper
-from celery_etcdlock.locking.session import Debt, Session
+from celery_etcdlock.locking.session import Debt, Session, Use
 from celery_etcdlock.locking.store import LockStore
 
 __all__ = ["TRYING", "Owner"]
@@ -69,11 +73,12 @@ class Owner:
         """``attempt`` until it isn't for the session's sake that it failed."""
         deadline = self._clock() + self._timeout_seconds
         while True:
-            session = self._keeper.enter(ttl_seconds, deadline)
+            use = Use()
             try:
-                outcome = attempt(session, deadline)
+                outcome = self._attempt(ttl_seconds, deadline, attempt, use)
             finally:
-                session.leave()
+                # Once more: a signal may have struck in the first.
+                use.leave()
             if not isinstance(outcome, SessionLost):
                 return outcome
             now = self._clock()
@@ -81,6 +86,14 @@ class Owner:
                 deadline = now + self._timeout_seconds
             elif now >= deadline:
                 raise LockUnavailable(f"the session of this process was lost while it acquired: {outcome.reason}")
+
+    def _attempt(
+        self, ttl_seconds: int, deadline: float, attempt: Callable[[Session, float], object], use: Use
+    ) -> object:
+        try:
+            return attempt(self._keeper.enter(ttl_seconds, deadline, use), deadline)
+        finally:
+            use.leave()
 
     def own(
         self,
@@ -90,10 +103,16 @@ class Owner:
         record: Record,
         on_held: Callable[[Lock], None] | None,
         on_lost: Callable[[Lock], None] | None,
+        wait_until: float | None = None,
     ) -> Lock | Conflict | SessionLost:
-        """Drive ``machine``. What it leaves in doubt, or a signal interrupts, is ``debt``."""
+        """Drive ``machine``. What it leaves in doubt, or a signal interrupts, is ``debt``.
+
+        Times are as in ``LockManager.acquire``.
+        """
         name, token = debt.name, debt.token
+        lock: Lock | None = None
         try:
+            session.intend(debt, self._due(session, wait_until))
 
             def observe(reply: StoreReply) -> None:
                 session.observe(reply)
@@ -111,23 +130,17 @@ class Owner:
                     doubtful=outcome.doubtful,
                     has_run=outcome.has_run,
                 )
-                session.hold(lock)
-                lost = self._lost_at_once(session, [lock])
-                if lost is not None:
-                    return lost
-                self._hand_out(lock, on_held, on_lost)
-                return lock
+                lost = self._hold([lock], [debt], on_held, on_lost)
+                return lock if lost is None else lost
+            self._settle(session, outcome, [debt])
         except BaseException:
             # Interrupted half-way, by a signal or an error: our key may be there.
-            self._keeper.owe(session, debt)
+            self._keeper.owe(session, debt, lock)
             raise
         if isinstance(outcome, Conflicted | Refused):
             return Conflict(name, outcome.keys, outcome.has_run if isinstance(outcome, Conflicted) else None)
         if isinstance(outcome, SessionLost):
-            session.lose(outcome.reason)
             return outcome
-        if outcome.doubtful:
-            self._keeper.owe(session, debt)
         raise outcome.error
 
     def own_all(
@@ -141,7 +154,10 @@ class Owner:
     ) -> list[Lock] | Conflict | SessionLost:
         locks: list[Lock] = []
         try:
+            for debt in debts:
+                session.intend(debt, self._due(session, None))
             outcome = drive(machine, self._store, self._clock, observe=session.observe)
+            refused: list[Conflict] = []
             if isinstance(outcome, EachAcquired):
                 for debt, each in zip(debts, outcome.outcomes, strict=True):
                     if isinstance(each, Acquired):
@@ -150,31 +166,58 @@ class Owner:
                             debt.name, token, token=debt.token, record=record, session=session, has_run=each.has_run
                         )
                         lock.token_is_ours = True
-                        session.hold(lock)
                         locks.append(lock)
-                lost = self._lost_at_once(session, locks)
-                if lost is not None:
-                    return lost
-                for lock in locks:
-                    self._hand_out(lock, on_held, on_lost)
+                    else:
+                        refused.append(Conflict(debt.name, each.keys, each.has_run))
+                if not refused:
+                    lost = self._hold(locks, debts, on_held, on_lost)
+                    return locks if lost is None else lost
+            self._settle(session, outcome, debts)
         except BaseException:
             for debt in debts:
                 self._keeper.owe(session, debt)
+            for lock in locks:
+                session.let_go(lock)
             raise
         if isinstance(outcome, EachAcquired):
-            refused = [
-                Conflict(debt.name, each.keys, each.has_run)
-                for debt, each in zip(debts, outcome.outcomes, strict=True)
-                if isinstance(each, Conflicted)
-            ]
-            return max(refused, key=lambda conflict: len(conflict.keys)) if refused else locks
+            return max(refused, key=lambda conflict: len(conflict.keys))
+        if isinstance(outcome, SessionLost):
+            return outcome
+        raise outcome.error
+
+    def _due(self, session: Session, wait_until: float | None) -> float:
+        """By when an acquire has come to its end, or to its deadline, or has to find out that it is late."""
+        begins = max(self._clock(), wait_until or 0.0)
+        return begins + 3 * self._timeout_seconds + session.ttl_seconds
+
+    def _hold(
+        self,
+        locks: Sequence[Lock],
+        debts: Sequence[Debt],
+        on_held: Callable[[Lock], None] | None,
+        on_lost: Callable[[Lock], None] | None,
+    ) -> SessionLost | None:
+        session = locks[0].session
+        for lock in locks:
+            session.hold(lock)
+        lost = self._lost_at_once(session, locks)
+        if lost is None:
+            for lock in locks:
+                self._hand_out(lock, on_held, on_lost)
+        in_time = [session.settle(debt) for debt in debts]
+        if lost is None and not all(in_time):
+            raise LockUnavailable("the acquire took too long: what it left may be deleted already", maybe_applied=True)
+        return lost
+
+    def _settle(self, session: Session, outcome: object, debts: Sequence[Debt]) -> None:
+        """What the debts come to when there is no lock."""
         if isinstance(outcome, SessionLost):
             session.lose(outcome.reason)
-            return outcome
-        if outcome.doubtful:
-            for debt in debts:
+        for debt in debts:
+            if isinstance(outcome, Unavailable) and outcome.doubtful:
                 self._keeper.owe(session, debt)
-        raise outcome.error
+            else:
+                session.settle(debt)
 
     def _lost_at_once(self, session: Session, locks: Sequence[Lock]) -> SessionLost | None:
         """A body is entered with live locks: renew them first when less than half of their time is left (rule 8).

@@ -23,7 +23,9 @@ import logging
 import os
 import random
 import threading
+from collections import deque
 from collections.abc import Callable
+from typing import Any
 
 from celery_etcdlock.core.operations import RevokeLease
 from celery_etcdlock.core.protocol import (
@@ -39,9 +41,9 @@ from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.opening import open_session
-from celery_etcdlock.locking.session import Debt, Session
+from celery_etcdlock.locking.session import Debt, Session, Use
 from celery_etcdlock.locking.store import LockStore
-from celery_etcdlock.native import Alarm, allocate_mutex, start_thread
+from celery_etcdlock.native import Alarm, allocate_mutex, start_thread, unlock
 
 __all__ = ["SessionKeeper"]
 
@@ -83,41 +85,65 @@ class SessionKeeper:
         self._clock = clock
         self._on_lost = on_lost
         self._page = page
-        self._mutex = allocate_mutex()
         # Held across I/O, so a greenlet's under gevent; the renewal's thread never takes it.
-        self._opening = threading.Lock()
+        self._opening: Any = threading.RLock()
+        #: By lease, also those that were lost or closed and aren't buried yet.
         self._sessions: dict[int, Session] = {}
+        #: The newest for each TTL.
+        self._newest: dict[int, Session] = {}
         #: Sessions on leases that aren't renewed, while something is owed on them.
         self._owing: dict[int, Session] = {}
         self._releases = Releases()
         self._alarm = Alarm()
         #: Locks that were lost alone, while their session lives, and whose holders haven't been told yet.
-        self._untold: list[Lock] = []
-        self._thread_runs = False
+        self._untold: deque[Lock] = deque()
+        #: Locked by the thread that renews. One that finds it locked ends: a strike may leave two to be started.
+        self._running = allocate_mutex()
         self._stopped = False
         self._pid = os.getpid()
 
     # --- for the tasks' threads -----------------------------------------------------------------------------
 
-    def enter(self, ttl_seconds: int, deadline: float) -> Session:
-        """The open session with this TTL, kept open until ``leave``. Raises ``LockUnavailable`` by ``deadline``."""
-        session = self._live(ttl_seconds)
-        if session is not None:
+    def enter(self, ttl_seconds: int, deadline: float, use: Use) -> Session:
+        """The open session with this TTL, kept so until ``use`` leaves. Raises ``LockUnavailable`` by ``deadline``."""
+        session = self._live(ttl_seconds, use)
+        if session is not None and self._running.locked():
             return session
-        if not self._opening.acquire(timeout=max(0.0, deadline - self._clock())):
-            raise LockUnavailable("the lock store gave no answer in time while a session was opened")
         try:
-            return self._live(ttl_seconds) or self._open(ttl_seconds, deadline)
+            return self._enter_alone(ttl_seconds, deadline, use)
         finally:
-            self._opening.release()
+            # Once more: a signal may have struck in the first.
+            unlock(self._opening)
 
-    def _live(self, ttl_seconds: int) -> Session | None:
-        with self._mutex:
-            session = self._sessions.get(ttl_seconds)
-        return session if session is not None and session.enter() else None
+    def _enter_alone(self, ttl_seconds: int, deadline: float, use: Use) -> Session:
+        try:
+            if not self._opening.acquire(timeout=max(0.0, deadline - self._clock())):
+                raise LockUnavailable("the lock store gave no answer in time while a session was opened")
+            session = self._live(ttl_seconds, use) or self._open(ttl_seconds, deadline, use)
+            self._wake()
+            return session
+        finally:
+            unlock(self._opening)
 
-    def _open(self, ttl_seconds: int, deadline: float) -> Session:
-        session = open_session(ttl_seconds, deadline, self._store, self._clock, self._page)
+    def _live(self, ttl_seconds: int, use: Use) -> Session | None:
+        session = self._newest.get(ttl_seconds)
+        return session if session is not None and session.enter(use) else None
+
+    def _open(self, ttl_seconds: int, deadline: float, use: Use) -> Session:
+        leases: list[int] = []
+        try:
+            session = open_session(ttl_seconds, deadline, self._store, self._clock, self._page, leases)
+            session.enter(use)
+            self._schedule(session, session.ttl_seconds * RENEW_AFTER)
+            self._sessions[session.lease] = session
+            # The one before is lost or closed; the thread says so and revokes its lease.
+            self._newest[ttl_seconds] = session
+        except BaseException:
+            # Struck half-way: what isn't renewed by us nobody may go on renewing for us (``guardian``).
+            for lease in leases:
+                if lease not in self._sessions:
+                    self._strike_out(lease)
+            raise
         if session.ttl_seconds > ttl_seconds:
             logger.warning(
                 "etcd's least TTL is %s s, more than the %s s asked for (etcdlock_ttl or lock_ttl): a dead worker's "
@@ -126,21 +152,10 @@ class SessionKeeper:
                 ttl_seconds,
                 session.ttl_seconds,
             )
-        session.enter()
-        self._schedule(session, session.ttl_seconds * RENEW_AFTER)
-        with self._mutex:
-            replaced = self._sessions.get(ttl_seconds)
-            self._sessions[ttl_seconds] = session
-            if replaced is not None:  # lost or closed; the thread says so and revokes its lease
-                self._sessions[-replaced.lease] = replaced
-        self._wake()
         return session
 
     def _wake(self) -> None:
-        with self._mutex:
-            start = not self._thread_runs
-            self._thread_runs = True
-        if start:
+        if not self._running.locked():
             start_thread(self._run, "celery-etcdlock-renewal")
         self._alarm.ring()
 
@@ -148,16 +163,20 @@ class SessionKeeper:
         """Renew now, in the caller's thread. Returns whether the session may be trusted for longer."""
         return self._renew(session, self._store)
 
-    def owe(self, session: Session, debt: Debt) -> None:
-        """Have ``debt`` paid in the background as soon as the store answers."""
-        session.abandon(debt)
+    def owe(self, session: Session, debt: Debt, lock: Lock | None = None) -> None:
+        """Have ``debt`` paid in the background as soon as the store answers, and no longer hold ``lock``."""
+        session.abandon(debt, lock)
+        self._alarm.ring()
+
+    def hurry(self, session: Session, lock: Lock, debt: Debt) -> None:
+        """The same, if the lock is held, or its release is under way."""
+        session.hurry(lock, debt)
         self._alarm.ring()
 
     def owe_on_shared(self, session: Session, debt: Debt) -> None:
         """The same on a lease that isn't renewed."""
         session.abandon(debt)
-        with self._mutex:
-            self._owing[session.lease] = session
+        self._owing[session.lease] = session
         self._wake()
 
     def owe_release(self, debt: Debt | EndedRun) -> None:
@@ -172,9 +191,9 @@ class SessionKeeper:
         """
         self._stopped = True
         self._alarm.ring()
-        with self._mutex:
-            sessions = list(self._sessions.values())
-            self._sessions.clear()
+        sessions = self._all()
+        self._newest.clear()
+        self._sessions.clear()
         for session in sessions:
             if session.close_if_idle(0) or session.close_if_only_owing():
                 self._revoke(session, self._store)
@@ -193,6 +212,8 @@ class SessionKeeper:
     # --- the renewal's thread -------------------------------------------------------------------------------
 
     def _run(self) -> None:
+        if not self._running.acquire(blocking=False):
+            return
         while not self._stopped and os.getpid() == self._pid:
             try:
                 self._alarm.wait(self._round())
@@ -203,30 +224,27 @@ class SessionKeeper:
 
     def _round(self) -> float | None:
         """Do what is due. Returns the seconds until something is due again."""
-        with self._mutex:
-            sessions = list(self._sessions.items())
-        lost = [(place, session) for place, session in sessions if session.lost_reason() is not None]
+        sessions = self._all()
+        lost = [session for session in sessions if session.lost_reason() is not None]
         # All holders are told before any request that may take long: by now their time is over.
-        for _, session in lost:
+        for session in lost:
             self._tell_all(session)
         self._tell_untold()
-        for place, session in lost:
-            self._forget(place, session)
-            self._revoke(session, self._renewal_store)
-        for place, session in sessions:
+        for session in lost:
+            self._bury(session)
+        for session in sessions:
             if session.lost_reason() is not None:
                 continue  # just buried, or lost in this round: the next one begins at once
             if session.closed or session.close_if_idle(max(IDLE_SECONDS, 2 * session.ttl_seconds)):
-                self._forget(place, session)
-                self._revoke(session, self._renewal_store)
+                self._bury(session)
             elif self._clock() >= session.renew_at:
                 if self._renew(session, self._renewal_store):
                     self._schedule(session, session.ttl_seconds * RENEW_AFTER)
-                    self._pay(place, session)
+                    self._pay(session)
                 else:
                     self._schedule(session, min(RETRY_SECONDS, session.ttl_seconds / 10))
             elif session.debts():
-                self._pay(place, session)
+                self._pay(session)
         self._pay_others()
         return self._seconds_to_next()
 
@@ -237,25 +255,31 @@ class SessionKeeper:
 
     def _debtors(self) -> list[Debtor]:
         """Who owes something, beside the sessions that are renewed."""
-        with self._mutex:
-            self._owing = {lease: session for lease, session in self._owing.items() if session.debts()}
-            debtors: list[Debtor] = [*self._owing.values(), self._releases]
+        for lease, session in self._owing.copy().items():
+            if session.next_debt_due() is None:
+                self._owing.pop(lease, None)
+                if session.next_debt_due() is not None:  # since a moment
+                    self._owing[lease] = session
+        debtors: list[Debtor] = [*self._owing.copy().values(), self._releases]
         return [each for each in debtors if each.debts()]
 
+    def _all(self) -> list[Session]:
+        return list(self._sessions.copy().values())
+
     def _next_renewal(self) -> float:
-        with self._mutex:
-            return min((session.renew_at for session in self._sessions.values()), default=float("inf"))
+        return min((session.renew_at for session in self._all()), default=float("inf"))
 
     def _seconds_to_next(self) -> float | None:
-        with self._mutex:
-            sessions = list(self._sessions.values())
-            untold = bool(self._untold)
-        if untold or any(session.lost_reason() is not None for session in sessions):
+        sessions = self._all()
+        if self._untold or any(session.lost_reason() is not None for session in sessions):
             return 0.0
         due = [min(session.renew_at, session.deadline) for session in sessions]
-        if self._debtors() or any(session.debts() for session in sessions):
-            due.append(self._clock() + RETRY_SECONDS)
-        return max(0.0, min(due) - self._clock()) if due else None
+        now = self._clock()
+        debts_due = [session.next_debt_due() for session in sessions]
+        due += [max(now + RETRY_SECONDS, debt_due) for debt_due in debts_due if debt_due is not None]
+        if self._debtors():
+            due.append(now + RETRY_SECONDS)
+        return max(0.0, min(due) - now) if due else None
 
     def _schedule(self, session: Session, seconds: float) -> None:
         session.renew_at = self._clock() + seconds * random.uniform(0.85, 1.0)
@@ -284,8 +308,7 @@ class SessionKeeper:
 
     def _next_deadline(self, session: Session) -> float:
         """When some session's time is over: its holders must be told then, whatever this one waits for."""
-        with self._mutex:
-            others = [other.deadline for other in self._sessions.values() if other.lost_reason() is None]
+        others = [other.deadline for other in self._all() if other.lost_reason() is None]
         return min([session.deadline, *others])
 
     def _tell_missing(self, session: Session, outcome: Renewed) -> None:
@@ -293,8 +316,7 @@ class SessionKeeper:
             # A lock that was let go meanwhile isn't in ``held`` any more: it is missing because we released it.
             if lock.key in outcome.missing and session.let_go(lock):
                 lock.lose("its key was deleted or overwritten by somebody else")
-                with self._mutex:
-                    self._untold.append(lock)
+                self._untold.append(lock)
                 # The thread tells, since this may be the holder's own, which a loss may interrupt.
                 self._alarm.ring()
 
@@ -305,15 +327,12 @@ class SessionKeeper:
             ask = asked.get(lock.token)
             if ask is not None and ask.revision > lock.fencing_token and not lock.lost:
                 lock.lose(f"{ask.by} asked its holder to let go of it")
-                with self._mutex:
-                    self._untold.append(lock)
+                self._untold.append(lock)
                 self._alarm.ring()
 
     def _tell_untold(self) -> None:
-        with self._mutex:
-            untold, self._untold = self._untold, []
-        for lock in untold:
-            self._tell(lock)
+        while self._untold:
+            self._tell(self._untold.popleft())
 
     def _tell_all(self, session: Session) -> None:
         reason = session.lost_reason() or "lost"
@@ -328,10 +347,9 @@ class SessionKeeper:
         except Exception:
             logger.exception("celery-etcdlock: a listener failed on the loss of lock %r", lock.name)
 
-    def _forget(self, place: int, session: Session) -> None:
-        with self._mutex:
-            if self._sessions.get(place) is session:
-                del self._sessions[place]
+    def _bury(self, session: Session) -> None:
+        self._sessions.pop(session.lease, None)
+        self._revoke(session, self._renewal_store)
 
     def _revoke(self, session: Session, store: LockStore) -> None:
         try:
@@ -344,15 +362,14 @@ class SessionKeeper:
         if self._page is not None:
             self._page.leave(lease)
 
-    def _pay(self, place: int, session: Session) -> None:
+    def _pay(self, session: Session) -> None:
         answer_by = min(session.deadline, session.renew_at, self._clock() + RETRY_SECONDS)
         if pay(session, self._renewal_store, self._clock, answer_by, self._pause):
             return
         # A store that is full refuses even a guarded delete, but ends a lease. Nothing else hangs on this one;
         # if it can't be ended either, it isn't renewed any more.
         if session.close_if_only_owing():
-            self._forget(place, session)
-            self._revoke(session, self._renewal_store)
+            self._bury(session)
 
     def _pause(self, seconds: float) -> None:
         # time.sleep belongs to the hub under gevent; this is a real thread's.

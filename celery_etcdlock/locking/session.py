@@ -4,13 +4,21 @@ States: *open* until its deadline passes or the store says that it is gone; then
 The deadline is checked wherever somebody asks, so no thread has to wake up for the loss to be known. A session that
 nobody uses is *closed*: nobody gets it any more, and its lease is revoked.
 
-The renewal thread and the tasks' threads share a session, so it is guarded by a real mutex, held only for moments.
+*The books.* Whatever key this process may have on the lease is on one of two lists: held, or owed (``Debt``). It is
+owed from before the first request that may put it until it is held, and again from before the first request that
+deletes it until an answer says that it is gone; so what strikes between two steps (a time limit's signal) leaves no key
+that nobody knows of. A debt that somebody has in hand is due later, when he must have come to an end; the renewal's
+thread pays those that are due (``debts``).
+
+*No mutex.* The renewal's thread and the tasks' threads share a session, and a task's thread may be struck between any
+two bytecodes, also while it holds a mutex. So each step is a single operation on a dict, which is atomic, and none
+needs the next one to be right.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from itertools import islice
+from itertools import count
+from typing import NamedTuple
 
 from celery_etcdlock.core.operations import HeldKey
 from celery_etcdlock.core.protocol import Opened
@@ -22,13 +30,14 @@ from celery_etcdlock.core.replies import (
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
-from celery_etcdlock.native import allocate_mutex
 
-__all__ = ["Debt", "Session"]
+__all__ = ["Debt", "Session", "Use"]
+
+#: When a debt is due that nobody has in hand.
+AT_ONCE = 0.0
 
 
-@dataclass(frozen=True, slots=True)
-class Debt:
+class Debt(NamedTuple):
     """A key that must be made to go before it may be forgotten.
 
     With ``mod_revision`` it is a release that got no answer; without, a token in doubt that must be resolved. With
@@ -39,6 +48,17 @@ class Debt:
     token: str
     mod_revision: int | None = None
     attempt: str | None = None
+
+
+class Use:
+    """One request's use of a session, which stays open until ``leave``. To leave twice does no harm."""
+
+    def __init__(self) -> None:
+        self.session: Session | None = None
+
+    def leave(self) -> None:
+        if self.session is not None:
+            self.session.leave(self)
 
 
 class Session:
@@ -53,13 +73,16 @@ class Session:
         self.closed = False
         self.renew_at = 0.0
         self._clock = clock
-        self._mutex = allocate_mutex()
         self._epoch = opened.epoch
         self._deadline = opened.deadline
         self._lost_reason: str | None = None
-        self._held: dict[str, Lock] = {}
-        self._debts: dict[str, Debt] = {}
-        self._users = 0
+        #: By a number that rises with each lock.
+        self._held: dict[Lock, int] = {}
+        self._numbers = count(1)
+        self._checked = 0
+        #: By when each is due, on the clock.
+        self._debts: dict[Debt, float] = {}
+        self._uses: dict[Use, None] = {}
         self._idle_since = clock()
 
     # --- trust ----------------------------------------------------------------------------------------------
@@ -92,95 +115,115 @@ class Session:
         return self._lost_reason
 
     def lose(self, reason: str) -> None:
-        with self._mutex:
-            if self._lost_reason is None:
-                self._lost_reason = reason
+        if self._lost_reason is None:
+            self._lost_reason = reason
 
     def renewed(self, deadline: float) -> None:
         """Trust the session until ``deadline``, unless it was lost before the answer was here."""
         if self.lost_reason() is None:
-            with self._mutex:
-                self._deadline = max(self._deadline, deadline)
+            self._deadline = max(self._deadline, deadline)
             if self._page is not None:
                 self._page.renewed(self.lease, deadline)
 
     def observe(self, reply: StoreReply) -> None:
-        """Learn the epoch from a store's reply."""
+        """Learn the epoch from a store's reply. One that is too low costs a request, and no more."""
         if isinstance(reply, SessionFenced | EpochMoved):
-            with self._mutex:
-                self._epoch = max(self._epoch, reply.epoch)
+            self._epoch = max(self._epoch, reply.epoch)
 
     # --- who uses it ----------------------------------------------------------------------------------------
 
-    def enter(self) -> bool:
+    def enter(self, use: Use) -> bool:
         """Keep the session open for a request; false if it is lost or closed."""
-        if self.lost_reason() is not None:
+        if self.closed or self.lost_reason() is not None:
             return False
-        with self._mutex:
-            if self.closed:
-                return False
-            self._users += 1
-            return True
+        use.session = self
+        self._uses[use] = None
+        if self.closed:  # by another thread, just now
+            self._uses.pop(use, None)
+            return False
+        return True
 
-    def leave(self) -> None:
-        with self._mutex:
-            self._users -= 1
-            self._idle_since = self._clock()
+    def leave(self, use: Use) -> None:
+        self._idle_since = self._clock()
+        self._uses.pop(use, None)
 
     def close_if_idle(self, idle_seconds: float) -> bool:
         """Close the session if nothing hung on it for so long. Its lease may be revoked then."""
-        with self._mutex:
-            if self._users or self._held or self._debts or self._clock() - self._idle_since < idle_seconds:
-                return False
-            self.closed = True
-            return True
+        if self._clock() - self._idle_since < idle_seconds:
+            return False
+        # First, then look: whoever enters says so first, then looks whether it is closed.
+        self.closed = True
+        if self._uses or self._held or self._debts:
+            self.closed = False
+        return self.closed
 
     def close_if_only_owing(self) -> bool:
-        """Close the session if only debts hang on it. The end of its lease pays them."""
-        with self._mutex:
-            if self._users or self._held or not self._debts:
-                return False
-            self.closed = True
-            return True
+        """Close the session if only debts hang on it, and nobody has one in hand. The end of its lease pays them."""
+        self.closed = True
+        if self._uses or self._held or not self._debts or len(self.debts()) < len(self._debts):
+            self.closed = False
+        return self.closed
 
     def hold(self, lock: Lock) -> None:
-        with self._mutex:
-            self._held[lock.token] = lock
+        self._held[lock] = next(self._numbers)
 
     def let_go(self, lock: Lock) -> bool:
         """No longer renewed as held; false if it wasn't, or not any more."""
-        with self._mutex:
-            self._idle_since = self._clock()
-            if self._held.get(lock.token) is not lock:
-                return False  # maybe a later one under the same token
-            del self._held[lock.token]
-            return True
-
-    def abandon(self, debt: Debt) -> None:
-        """No longer hold the token, if it was held, and owe it instead."""
-        with self._mutex:
-            self._held.pop(debt.token, None)
-            self._debts[debt.token] = debt
+        self._idle_since = self._clock()
+        return self._held.pop(lock, None) is not None
 
     def held(self) -> list[Lock]:
-        with self._mutex:
-            return list(self._held.values())
+        return list(self._held)
 
     def next_to_check(self, most: int) -> tuple[HeldKey, ...]:
         """Up to ``most`` of the keys held: those that haven't been given here for the longest time."""
-        with self._mutex:
-            tokens = list(islice(self._held, most))
-            locks = [self._held.pop(token) for token in tokens]
-            self._held.update(zip(tokens, locks, strict=True))  # to the end of the line
+        held = self._held.copy()
+        after = [lock for lock, number in held.items() if number > self._checked]
+        before = [lock for lock, number in held.items() if number <= self._checked]
+        locks = (after + before)[:most]
+        if locks:
+            self._checked = held[locks[-1]]
         return tuple(lock.key for lock in locks)
 
     # --- what it owes ---------------------------------------------------------------------------------------
 
-    def settle(self, debt: Debt) -> None:
-        with self._mutex:
-            self._debts.pop(debt.token, None)
-            self._idle_since = self._clock()
+    def intend(self, debt: Debt, due: float) -> None:
+        """Owe what is about to be done: to be settled, or to be paid from ``due`` on."""
+        self._debts[debt] = due
+
+    def abandon(self, debt: Debt, lock: Lock | None = None) -> None:
+        """Owe the debt at once, and no longer hold ``lock``."""
+        self._debts[debt] = AT_ONCE
+        if lock is not None:
+            self._held.pop(lock, None)
+
+    def begin_release(self, lock: Lock, debt: Debt, due: float) -> bool:
+        """Owe the lock instead of holding it. False if it is neither held nor owed any more."""
+        if lock in self._held:
+            self._debts[debt] = due
+            if not self.let_go(lock):  # the renewal has found, just now, that it is gone
+                self._debts.pop(debt, None)
+        return debt in self._debts
+
+    def hurry(self, lock: Lock, debt: Debt) -> None:
+        """What is still held or owed of the lock is due at once."""
+        if lock in self._held or debt in self._debts:
+            self.abandon(debt, lock)
+
+    def owes(self, debt: Debt) -> bool:
+        return debt in self._debts
+
+    def settle(self, debt: Debt) -> bool:
+        """Owe it no longer. False if it wasn't owed, or is due: then somebody may be paying it."""
+        due = self._debts.pop(debt, None)
+        now = self._idle_since = self._clock()
+        return due is not None and now < due
 
     def debts(self) -> list[Debt]:
-        with self._mutex:
-            return list(self._debts.values())
+        """Those that are due."""
+        now = self._clock()
+        return [debt for debt, due in self._debts.copy().items() if due <= now]
+
+    def next_debt_due(self) -> float | None:
+        """When a debt is due next; ``None`` if there is none at all."""
+        return min(self._debts.copy().values(), default=None)

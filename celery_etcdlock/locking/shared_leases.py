@@ -10,12 +10,14 @@ requests as a worker's does (rule 3). What stays in doubt is a debt of that sess
 from __future__ import annotations
 
 import threading
+from typing import Any
 
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.opening import open_session
 from celery_etcdlock.locking.session import Session
 from celery_etcdlock.locking.store import LockStore
+from celery_etcdlock.native import unlock
 
 __all__ = ["KEYS_PER_LEASE", "SharedLeases"]
 
@@ -30,7 +32,7 @@ class SharedLeases:
         self._store = store
         self._clock = clock
         # Held across I/O, so a greenlet's under gevent.
-        self._opening = threading.Lock()
+        self._opening: Any = threading.RLock()
         self._leases: dict[int, _Lease] = {}
 
     def take(self, seconds: float, keys: int, deadline: float) -> Session:
@@ -38,16 +40,23 @@ class SharedLeases:
         size = SMALLEST_LEASE_SECONDS
         while size < seconds:
             size *= 2
-        if not self._opening.acquire(timeout=max(0.0, deadline - self._clock())):
-            raise LockUnavailable("the lock store gave no answer in time while a lease was opened")
         try:
+            return self._take(size, keys, deadline)
+        finally:
+            # Once more: a signal may have struck in the first.
+            unlock(self._opening)
+
+    def _take(self, size: int, keys: int, deadline: float) -> Session:
+        try:
+            if not self._opening.acquire(timeout=max(0.0, deadline - self._clock())):
+                raise LockUnavailable("the lock store gave no answer in time while a lease was opened")
             lease = self._leases.get(size)
             if lease is None or not lease.takes(keys, self._clock()):
                 lease = self._leases[size] = self._open(size, deadline)
             lease.keys += keys
             return lease.session
         finally:
-            self._opening.release()
+            unlock(self._opening)
 
     def _open(self, size: int, deadline: float) -> _Lease:
         opened_at = self._clock()

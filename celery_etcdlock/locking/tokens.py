@@ -15,8 +15,6 @@ from __future__ import annotations
 import secrets
 from collections import OrderedDict
 
-from celery_etcdlock.native import allocate_mutex
-
 __all__ = ["TokenPool"]
 
 #: For how many names tokens are kept: those used last.
@@ -24,28 +22,31 @@ MOST_NAMES = 4096
 
 
 class TokenPool:
-    """Tokens that are free, by lock name. Safe for threads and signal handlers' exceptions: at worst one is lost."""
+    """Tokens that are free, by lock name. Safe for threads and signal handlers' exceptions: at worst one is lost.
+
+    There is no mutex, which a thread that is struck would leave locked: each step is a single operation, and atomic.
+    """
 
     def __init__(self, most_names: int = MOST_NAMES) -> None:
         self._most_names = most_names
         self._free: OrderedDict[str, list[str]] = OrderedDict()
-        self._mutex = allocate_mutex()
 
     def take(self, name: str) -> str:
         """A token under which nobody has a key of this name, and nobody else will ask for one."""
-        with self._mutex:
-            tokens = self._free.get(name)
-            if tokens:
-                token = tokens.pop()
-                if not tokens:
-                    del self._free[name]
-                return token
+        tokens = self._free.get(name)
+        if tokens:
+            try:
+                return tokens.pop()
+            except IndexError:  # another thread was quicker
+                pass
         return secrets.token_hex(12)
 
     def give_back(self, name: str, token: str) -> None:
         """Only after a definite answer that the token has no key any more, and none can come."""
-        with self._mutex:
-            self._free.setdefault(name, []).append(token)
+        self._free.setdefault(name, []).append(token)
+        try:
             self._free.move_to_end(name)
             if len(self._free) > self._most_names:
                 self._free.popitem(last=False)
+        except KeyError:  # another thread has forgotten this name, or them all
+            pass

@@ -59,6 +59,14 @@ def run_locked(
     """
     execution = _Execution(Run(task, plan, entrance(task), EtcdLocks.from_app(task.app), names), once=once)
     try:
+        return _run(execution, body)
+    finally:
+        # Once more: a signal may have struck in the first.
+        execution.let_go()
+
+
+def _run(execution: _Execution, body: Callable[[], Result]) -> Result:
+    try:
         result: Result
         try:
             lock = execution.take()
@@ -75,10 +83,7 @@ def run_locked(
         execution.redelivery.ended(error)
         raise
     finally:
-        try:
-            execution.release()
-        finally:
-            execution.drop_leftovers()
+        execution.let_go()
 
 
 class _Execution:
@@ -93,6 +98,7 @@ class _Execution:
         self.redelivery = Redelivery(run.task, run.call, run.manager.done, expected=once)
         self._conflicts = Conflicts(run, self._claims, self._line, self.redelivery)
         self.ended_by: BaseException | None = None
+        self._has_let_go = False
 
     def _make_interruption(self) -> Interruption | None:
         """Only a worker's task is interrupted: a process of somebody else's has its own use for signals."""
@@ -213,6 +219,16 @@ class _Execution:
                 error,
             )
             self.redelivery.goes_on()
+
+    def let_go(self) -> None:
+        """Of all that the run holds. Goes on where an earlier one was cut off."""
+        if self._has_let_go:
+            return
+        try:
+            self.release()
+        finally:
+            self.drop_leftovers()
+        self._has_let_go = True
 
     def release(self) -> None:
         run = self._run

@@ -1,7 +1,8 @@
 """The locks that one run of a task holds: each is on the list before the request for it returns, until it is let go.
 
 So a time limit that strikes at any moment leaves none behind: what was taken is here, and the run's ``finally`` lets go
-of it.
+of it. A lock stays on the list until its release has returned, and one that was interrupted is repeated: whatever the
+first left undone is on the session's books (``locking.session``), so the second only has to go on.
 """
 
 from __future__ import annotations
@@ -71,10 +72,16 @@ class HeldLocks:
         """``do`` it with every lock, also when a time limit strikes in the midst of it."""
         struck: BaseException | None = None
         while self._held:
+            lock = self._held[0]
             try:
-                do(self._held.pop(0))
+                try:
+                    do(lock)
+                except BaseException as error:
+                    struck = struck or error
+                    self._run.manager.release(lock)
             except BaseException as error:
                 struck = struck or error
+            self._held.remove(lock)
         if struck is not None:
             raise struck
 

@@ -18,6 +18,7 @@ from celery.exceptions import Ignore, Retry
 
 from celery_etcdlock.core.conflict import Place
 from celery_etcdlock.core.record import KeyKind, Step
+from celery_etcdlock.interruptions import interrupts
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.tasks.call import Call
 from celery_etcdlock.tasks.plan import LockPlan
@@ -85,7 +86,9 @@ def _is_for(task: Task[Any, Any], successor: Any, lock: Lock) -> bool:
         return False
     try:
         names = task._lock_names(tuple(successor.args), dict(successor.kwargs))  # type: ignore[attr-defined]
-    except Exception:
+    except Exception as error:
+        if interrupts(error):
+            raise
         return False
     return lock.name in names
 

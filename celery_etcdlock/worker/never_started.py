@@ -20,7 +20,6 @@ from typing import Any
 
 from celery import bootsteps
 from celery.signals import task_rejected, task_revoked, task_unknown
-from celery.worker import state as worker_state
 
 from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.errors import EtcdLockError, LockUnavailable
@@ -28,6 +27,7 @@ from celery_etcdlock.tasks.call import delivery_of
 from celery_etcdlock.tasks.headers import claims_in, header, line_in
 from celery_etcdlock.tasks.runtime import EtcdLocks
 from celery_etcdlock.worker.revokes import revoked, tell_of_revokes
+from celery_etcdlock.worker.timer_entries import waiting_requests
 
 __all__ = ["FreeNeverStarted"]
 
@@ -56,6 +56,7 @@ class FreeNeverStarted(bootsteps.Step):
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
+        self._worker = worker
         self._locks = EtcdLocks.from_app(worker.app)
         self._messages: queue.SimpleQueue[_Ended] = queue.SimpleQueue()
         self._starting = threading.Lock()
@@ -69,8 +70,7 @@ class FreeNeverStarted(bootsteps.Step):
     def _on_revokes(self, task_ids: Iterable[str] = (), **_: Any) -> None:
         """A message that waits here for its time is discarded only then: its lock is freed as soon as it is revoked."""
         for task_id in task_ids:
-            request = worker_state.requests.get(task_id)
-            if request is not None and request not in worker_state.active_requests:
+            for request in waiting_requests(getattr(self._worker, "timer", None), task_id):
                 self._on_revoked(request.task, request.request_dict)
 
     def _on_revoked(self, sender: Any = None, request: Any = None, **_: Any) -> None:

@@ -1,4 +1,4 @@
-"""A parked message's entry in the worker's timer: found, and cancelled.
+"""A waiting message's entry in the worker's timer: found, and cancelled.
 
 Since 5.7 Celery keeps it with the message. Before, it is looked for where ``inspect scheduled`` looks.
 """
@@ -8,9 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 import kombu
+from celery.worker import state as worker_state
 from celery.worker.request import Request
 
-__all__ = ["HUB_IS_WOKEN", "cancel", "timer_entry"]
+__all__ = ["HUB_IS_WOKEN", "cancel", "timer_entry", "waiting_requests"]
 
 CELERY_KEEPS_ENTRIES = hasattr(Request, "_eta_timer_entry")
 
@@ -29,6 +30,17 @@ def timer_entry(consumer: Any, request: Any) -> Any:
             # gevent's timer has greenlets, which are cancelled themselves.
             return waiting if hasattr(waiting, "cancel") else waiting.entry
     return None
+
+
+def waiting_requests(timer: Any, task_id: str) -> list[Any]:
+    """The requests of this task id that wait in the worker for their time, a retry beside the run before it."""
+    found = {id(request): request for request in [worker_state.requests.get(task_id)] if request is not None}
+    for waiting in list(timer.schedule.queue) if timer is not None else ():
+        arguments = waiting.entry.args
+        request = arguments[0] if arguments else None
+        if isinstance(request, Request) and request.id == task_id and not waiting.entry.canceled:
+            found[id(request)] = request
+    return [request for request in found.values() if request not in worker_state.active_requests]
 
 
 def cancel(consumer: Any, request: Any) -> None:

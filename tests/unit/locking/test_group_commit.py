@@ -152,9 +152,8 @@ def test_a_leader_doesnt_take_along_its_own_name(callers: Callers) -> None:
     same, other = callers.queue("a", "b")
     leader = callers.shared._leader
     assert leader is not None
-    taken = callers.shared._take_along(leader)
-    assert [one.operation.name for one in taken] == ["b"]
-    callers.shared._settle(taken, [Released()])
+    callers.shared._take_along(leader)
+    assert [one.operation.name for one in leader.taken] == ["b"]
     callers.store.free()
     assert first.result(20) == same.result(20) == other.result(20) == Released()
 
