@@ -78,7 +78,7 @@ class Enqueued:
     @property
     def record(self) -> Record:
         """Of the key that is to stand for this call."""
-        delivery = Delivery(self.task_id, call=call_in({**self.headers, "id": self.task_id}))
+        delivery = Delivery(self.task_id, call=call_in(self.headers))
         record = self.locks.record(delivery, self.task.name, self.plan.options.lock_limit)
         return replace(record, kind=KeyKind.WINDOW if self.lifetime.name == "until_expired" else KeyKind.CLAIM)
 
@@ -211,7 +211,8 @@ def publish(
 def with_call(headers: Mapping[str, Any] | None, task_id: str) -> dict[str, Any]:
     """The headers of a call under ``task_id``: marked as such, and without ours of another task's message."""
     own = dict(headers or {}) if headers is None or are_for(headers, task_id) else without_ours(headers)
-    own.setdefault(CALL_HEADER, [task_id, secrets.token_hex(8)])
+    if COMEBACKS_HEADER not in own:  # it was published without us, and comes back as it was
+        own.setdefault(CALL_HEADER, [task_id, secrets.token_hex(8)])
     return own
 
 

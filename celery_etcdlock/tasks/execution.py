@@ -52,12 +52,15 @@ def run_locked(
     *,
     once: bool = False,
 ) -> Result:
-    """Run ``body`` under the locks ``names``; with ``once``, only if this message never came to its end before.
+    """Run ``body`` under the locks ``names``; with ``once``, only if no message of this id came to its end before.
 
     Otherwise raises what ends the call: ``LockConflict``, ``LockUnavailable``, or for a worker Celery's ``Retry`` and
     ``Ignore``, after the message was sent back or its result stored.
     """
-    execution = _Execution(Run(task, plan, entrance(task), EtcdLocks.from_app(task.app), names), once=once)
+    call = entrance(task)
+    if once:
+        call = replace(call, delivery=replace(call.delivery, call=None))  # each call of it is the same
+    execution = _Execution(Run(task, plan, call, EtcdLocks.from_app(task.app), names), once=once)
     try:
         return _run(execution, body)
     finally:

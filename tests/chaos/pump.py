@@ -43,7 +43,7 @@ class Pump:
         while True:
             ident = uuid.uuid4().hex
             try:
-                result = self._module.keep.apply_async((float(seconds),), task_id=ident)
+                result = self._module.keep.apply_async((float(seconds),), task_id=ident, headers=_same_call(ident))
             except Exception as error:
                 print(error, file=sys.stderr, flush=True)
             else:
@@ -52,7 +52,12 @@ class Pump:
             time.sleep(INTERVAL_SECONDS)
 
     def again(self, ident: str, seconds: str) -> None:
-        self._module.app.send_task(self._module.keep.name, (float(seconds),), task_id=ident)
+        """As its broker would deliver it once more."""
+        self._module.app.send_task(self._module.keep.name, (float(seconds),), task_id=ident, headers=_same_call(ident))
+
+
+def _same_call(ident: str) -> dict[str, Any]:
+    return {"etcdlock_call": [ident, "one"]}
 
 
 def main(app: str) -> None:

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from celery.result import AsyncResult
 
+from celery_etcdlock.tasks.headers import CALL_HEADER
 from tests.fault_proxy import FaultProxy
 from tests.integration.workers.conftest import Project
 from tests.rabbitmq_server import RabbitServer
@@ -27,7 +28,9 @@ def project(new_project: Callable[..., Project]) -> Project:
 
 
 def publish(project: Project, task_id: str, *arguments: object) -> AsyncResult:
-    result: AsyncResult = project.module.late.apply_async(arguments, task_id=task_id)
+    """The same message each time: a second call under its id would be another message."""
+    headers = {CALL_HEADER: [task_id, "the one call"]}
+    result: AsyncResult = project.module.late.apply_async(arguments, task_id=task_id, headers=headers)
     return result
 
 

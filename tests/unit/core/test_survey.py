@@ -12,7 +12,6 @@ from celery_etcdlock.core.ownership import Key, Standing, standing
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.survey import Board, Change, Happening, Kind, Place, described
 
-
 FIRST = Standing.FIRST
 
 
