@@ -126,6 +126,8 @@ class _Execution:
                 self._claims.check()
             if lifetime.name == "until_expired":
                 if not self._claims.claims:
+                    # First, for a copy of what has run must not open another window.
+                    self.redelivery.check_has_run(None)
                     self._claim_window()
             elif lifetime.while_running:
                 if not (lifetime.hand_over and self._claims.take_over()):

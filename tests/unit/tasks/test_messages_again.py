@@ -12,6 +12,7 @@ from celery_etcdlock.core.key_kinds import Relation, find
 from celery_etcdlock.core.operations import Enqueue, FenceSession, TryAll, TryEach
 from celery_etcdlock.core.record import KeyKind
 from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.claim import Claim
 from celery_etcdlock.tasks.call import delivery_of
 from celery_etcdlock.tasks.headers import CLAIMS_HEADER, LINE_HEADER
 from tests.unit.tasks.worker_in_memory import Worker
@@ -37,6 +38,21 @@ def test_a_copy_doesnt_run_again_whichever_of_the_two_comes_first(
     worker.run(message)
     assert len(worker.ran) == 1
     assert result.state == "SUCCESS"
+
+
+def test_a_copy_of_what_has_run_opens_no_second_window(worker: Worker) -> None:
+    """The first was published without one, since somebody held the lock, or etcd was away."""
+    task = worker.task(lock="until_expired", lock_key="name", unique_for=60, on_conflict="retry")
+    with worker.locks.lock("name"):
+        task.delay()
+    [message] = worker.messages()
+    worker.run(copy.deepcopy(message))
+    assert kinds(worker, "name") == [KeyKind.WINDOW]
+    [window] = worker.locks.holders("name")
+    worker.locks.manager.drop_in_the_end(Claim("name", window.token, window.mod_revision))  # it is over
+    worker.run(message)
+    assert len(worker.ran) == 1
+    assert kinds(worker, "name") == []
 
 
 def test_another_call_under_the_same_id_isnt_a_copy(worker: Worker) -> None:
