@@ -10,12 +10,14 @@ from typing import Any
 import pytest
 from celery import Celery
 from celery.worker.request import Request
+from hypothesis import HealthCheck, example, given, settings
 from kombu import Queue
 
 from celery_etcdlock import EtcdLocks, SingletonTask
-from celery_etcdlock.tasks.headers import WAITS_FOR_HEADER
+from celery_etcdlock.tasks.headers import WAITED_HEADER, WAITING_SINCE_HEADER, WAITS_FOR_HEADER
 from celery_etcdlock.worker.gate import Gate
 from celery_etcdlock.worker.lookout import Waiter
+from tests.unit.tasks.any_headers import HEADERS
 
 
 class Timer:
@@ -74,6 +76,9 @@ class Watched:
 
     def look_at(self, names: Any) -> None:
         pass
+
+    def clear(self) -> None:
+        self.waiters.clear()
 
 
 @pytest.fixture
@@ -177,3 +182,33 @@ def test_a_wait_that_fits_and_no_wait_are_not_warned_of(
     caplog.set_level("WARNING", "celery_etcdlock")
     new_gate(broker, options)
     assert caplog.text == ""
+
+
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(HEADERS)
+@example({WAITING_SINCE_HEADER: 10**400})
+@example({WAITED_HEADER: [float("nan"), 1]})
+@example({WAITS_FOR_HEADER: ["lock"]})
+def test_no_header_ends_a_worker_or_loses_a_message(gate: Any, headers: dict[str, Any]) -> None:
+    """Whatever they are, the message is parked or goes to the pool; and once it was parked, it goes in the end."""
+    request = message(gate)
+    request._request_dict |= {name: value for name, value in headers.items() if name != "id"}
+    gate._consumer.passed.clear()
+    gate._on_received(request)
+    assert gate.admit(request) is None
+    assert (request in gate._consumer.passed) is not ("m1" in gate._parked)
+    if "m1" in gate._parked:
+        gate._parked["m1"].until = 0.0
+        gate.admit(request)
+        assert gate._consumer.passed == [request]
+    gate.stop(gate._consumer)
+
+
+def test_what_the_gate_itself_gets_wrong_ends_no_worker(gate: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def wrong(*_: object) -> None:
+        raise RuntimeError("on purpose")
+
+    monkeypatch.setattr(gate, "_registered", wrong)
+    request = message(gate)
+    gate.admit(request)
+    assert gate._consumer.passed == [request]
