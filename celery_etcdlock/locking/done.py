@@ -9,8 +9,8 @@ miss it; the result backend can't serve for this, since a result is stored only 
 common case neither costs a request: the acquire's transaction reads it, the release's puts it. A task that holds
 several locks, hands its lock on, or holds none any more, puts it by itself, before.
 
-Marks lie on the leases that locks without renewal share, and are gone a while later: that is how late a copy may come
-and still be known. A mark names the call, so another call under the same task id isn't taken for a copy.
+Marks lie on shared leases of their own, and are gone a while later: that is how late a copy may come and still be
+known. A mark names the call, so another call under the same task id isn't taken for a copy.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from celery_etcdlock.core.replies import (
 )
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
-from celery_etcdlock.locking.pending import PendingLocks
+from celery_etcdlock.locking.session import Session
+from celery_etcdlock.locking.shared_leases import SharedLeases
 from celery_etcdlock.locking.store import LockStore
 
 __all__ = ["DONE_SECONDS", "DoneMarks"]
@@ -34,20 +35,22 @@ __all__ = ["DONE_SECONDS", "DoneMarks"]
 #: How long a mark is known, at least, in seconds, unless told otherwise.
 DONE_SECONDS = 600.0
 
+#: The part of that time by which a mark may stand for longer: many share a lease, and each is a key in the store.
+SPREAD = 0.1
+
 
 class DoneMarks:
     """See the module. Both methods raise ``LockUnavailable`` where the store can't be asked."""
 
     def __init__(
         self,
-        pending: PendingLocks,
         store: LockStore,
         clock: Clock,
         timeout_seconds: float,
         done_seconds: float = DONE_SECONDS,
     ) -> None:
         self._done_seconds = done_seconds
-        self._pending = pending
+        self._leases = SharedLeases(store, clock, SPREAD)
         self._store = store
         self._clock = clock
         self._timeout_seconds = timeout_seconds
@@ -55,7 +58,7 @@ class DoneMarks:
     def mark(self, delivery: Delivery, deadline: float) -> MarkDone | None:
         """The mark, to be put by a release; ``None`` when there is no lease for it by ``deadline``."""
         try:
-            return MarkDone(self._pending.session(self._done_seconds, deadline).lease, delivery)
+            return MarkDone(self._session(deadline).lease, delivery)
         except LockUnavailable:
             return None
 
@@ -63,7 +66,7 @@ class DoneMarks:
         """Mark the delivery as ended."""
         deadline = self._clock() + self._timeout_seconds
         while True:
-            session = self._pending.session(self._done_seconds, deadline)
+            session = self._session(deadline)
             seconds_left = deadline - self._clock()
             if seconds_left <= 0:
                 raise LockUnavailable("the lock store gave no answer in time")
@@ -71,6 +74,9 @@ class DoneMarks:
             if not isinstance(reply, SessionGone):
                 return
             session.lose("its lease has ended or was revoked")
+
+    def _session(self, deadline: float) -> Session:
+        return self._leases.take(self._done_seconds, 1, deadline)
 
     def seen(self, delivery: Delivery) -> bool:
         """Whether the delivery is marked as ended."""

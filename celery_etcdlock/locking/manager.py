@@ -97,7 +97,7 @@ class LockManager:
         #: Locks that stand without renewal.
         self.pending = PendingLocks(store, clock, timeout_seconds, wall_clock, owe=self._keeper.owe_on_shared)
         #: Which deliveries have come to their end.
-        self.done = DoneMarks(self.pending, store, clock, timeout_seconds, done_seconds)
+        self.done = DoneMarks(store, clock, timeout_seconds, done_seconds)
         self.pid = os.getpid()
 
     def acquire(

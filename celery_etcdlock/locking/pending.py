@@ -223,10 +223,6 @@ class PendingLocks:
 
     # --- leases -------------------------------------------------------------------------------------------------
 
-    def session(self, seconds: float, deadline: float) -> Session:
-        """A session on whose lease one key may be put that stands for ``seconds``. Raises ``LockUnavailable``."""
-        return self._leases.take(seconds, 1, deadline)
-
     def _on_lease(
         self,
         seconds: float,

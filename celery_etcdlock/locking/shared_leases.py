@@ -1,14 +1,17 @@
 """Leases that collect garbage: shared by many keys that say themselves until when they stand (rule 11).
 
 A lease outlives its keys, takes up to `KEYS_PER_LEASE` of them, and is never renewed, so a producer may end at once,
-and the age of the lease tells whoever asks whether a key's time is over (``core.ends``).
-Leases come in sizes of powers of two. One of size S lives for twice S and takes keys that stand for at most S seconds,
-for as long as it is itself no older than S. Each carries a session of its own, whose epoch fences the producer's late
-requests as a worker's does (rule 3). What stays in doubt is a debt of that session, which a thread pays (``renewal``).
+and the age of the lease tells whoever asks whether a key's time is over (``core.ends``). Leases come in sizes of powers
+of two. One of size S lives for twice S and takes keys that stand for at most S seconds, for as long as it is itself no
+older than S. Where keys aren't to outlive their time by as much, ``spread`` is lower: a lease takes keys for that part
+of the time for which they stand, and all its keys stand for about as long. Each carries a session of its own, whose
+epoch fences the producer's late requests as a worker's does (rule 3). What stays in doubt is a debt of that session,
+which a thread pays (``renewal``).
 """
 
 from __future__ import annotations
 
+import math
 import threading
 from typing import Any
 
@@ -28,7 +31,8 @@ SMALLEST_LEASE_SECONDS = 64
 class SharedLeases:
     """See the module. Raises ``LockUnavailable`` where none can be opened before ``deadline``, on ``clock``."""
 
-    def __init__(self, store: LockStore, clock: Clock) -> None:
+    def __init__(self, store: LockStore, clock: Clock, spread: float = 1.0) -> None:
+        self._spread = spread
         self._store = store
         self._clock = clock
         # Held across I/O, so a greenlet's under gevent.
@@ -37,7 +41,7 @@ class SharedLeases:
 
     def take(self, seconds: float, keys: int, deadline: float) -> Session:
         """The session on whose lease ``keys`` keys may be put that stand for ``seconds``."""
-        size = SMALLEST_LEASE_SECONDS
+        size = SMALLEST_LEASE_SECONDS if self._spread >= 1 else math.ceil(seconds)
         while size < seconds:
             size *= 2
         try:
@@ -60,7 +64,8 @@ class SharedLeases:
 
     def _open(self, size: int, deadline: float) -> _Lease:
         opened_at = self._clock()
-        return _Lease(open_session(2 * size, deadline, self._store, self._clock), opened_at + size)
+        takes_for = math.ceil(size * self._spread)
+        return _Lease(open_session(size + takes_for, deadline, self._store, self._clock), opened_at + takes_for)
 
 
 class _Lease:
