@@ -37,11 +37,14 @@ from celery_etcdlock.tasks.redelivery import HasRun, Redelivery, StillRuns
 from celery_etcdlock.tasks.run import Run
 from celery_etcdlock.tasks.runtime import EtcdLocks
 
-__all__ = ["run_locked"]
+__all__ = ["MESSAGE_PREFIX", "run_locked"]
 
 logger = logging.getLogger("celery_etcdlock")
 
 Result = TypeVar("Result")
+
+#: Of the names of locks that are one message's.
+MESSAGE_PREFIX = "task_id:"
 
 
 def run_locked(
@@ -131,17 +134,19 @@ class _Execution:
                     self._claim_window()
             elif lifetime.while_running:
                 if not (lifetime.hand_over and self._claims.take_over()):
-                    self._acquire()
+                    self._acquire(self._run.names())
                 if call.joins is not None:
                     # Free, and there was no result: it is stored just after the release, or its worker died.
                     await_result(self._run.task, call, call.joins)
             if not lifetime.hand_over and lifetime.name != "until_expired":
                 # Only now, so that what is queued stays one until it runs.
                 self._claims.release()
+            if not lifetime.while_running and call.place is Place.WORKER:
+                self._keep_copies_apart()
         except LockUnavailable as error:
             return self._run_unprotected(error)
         self._run.locks.outage.over()
-        return self._held.current
+        return self._held.current if lifetime.while_running else None
 
     def _run_unprotected(self, error: LockUnavailable) -> CurrentLock:
         self._held.release()
@@ -172,8 +177,11 @@ class _Execution:
                 return  # its own window: a retry, or a copy
             self._conflicts.meet(conflicts[0], waited_for_predecessor=True)
 
-    def _acquire(self) -> None:
-        names = self._run.names()
+    def _keep_copies_apart(self) -> None:
+        """Where the task's lock isn't held while it runs, hold one that only a copy of the message asks for."""
+        self._acquire((f"{MESSAGE_PREFIX}{self._run.call.delivery.task_id}",))
+
+    def _acquire(self, names: tuple[str, ...]) -> None:
         waited_for_predecessor = False
         while True:
             place = self._line.place
@@ -186,6 +194,8 @@ class _Execution:
             if self._goes_on_with(conflict, names):
                 continue
             _, kin = self._run.kin(conflict)
+            if kin is None and conflict.name.startswith(MESSAGE_PREFIX) and conflict.name not in self._run.names():
+                raise LockUnavailable(f"{conflict.name!r} is held by what this version can't read")
             decision = self._conflicts.meet(conflict, waited_for_predecessor)
             if kin is not None:
                 self._run.manager.pending.await_change(kin, conflict.name, decision.seconds)

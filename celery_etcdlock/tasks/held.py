@@ -91,5 +91,6 @@ class HeldLocks:
         self._held.append(lock)
 
     def _lost(self, lock: Lock) -> None:
-        if self._interruption is not None:
+        # A lock that only keeps copies apart isn't what the body relies on.
+        if self._interruption is not None and self._run.lifetime.while_running:
             self._interruption.interrupt(LockLost(lock.name, lock.lost_reason or "lost"))

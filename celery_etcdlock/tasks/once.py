@@ -11,7 +11,7 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from celery_etcdlock.tasks.call import is_entered_by_worker
-from celery_etcdlock.tasks.execution import run_locked
+from celery_etcdlock.tasks.execution import MESSAGE_PREFIX, run_locked
 from celery_etcdlock.tasks.task import SingletonTask
 
 __all__ = ["OncePerMessage"]
@@ -29,5 +29,5 @@ class OncePerMessage(SingletonTask[P, R]):
         body: Callable[[], Any] = functools.partial(super(SingletonTask, self).__call__, *args, **kwargs)
         if not is_entered_by_worker(self):
             return body()  # type: ignore[no-any-return]
-        result: R = run_locked(self, self._lock_plan, lambda: (f"task_id:{self.request.id}",), body, once=True)
+        result: R = run_locked(self, self._lock_plan, lambda: (f"{MESSAGE_PREFIX}{self.request.id}",), body, once=True)
         return result

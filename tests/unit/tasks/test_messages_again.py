@@ -40,6 +40,29 @@ def test_a_copy_doesnt_run_again_whichever_of_the_two_comes_first(
     assert result.state == "SUCCESS"
 
 
+@pytest.mark.parametrize("lifetime", [*LIFETIMES, "until_expired"])
+def test_a_copy_doesnt_run_beside_the_first(worker: Worker, lifetime: str) -> None:
+    """Also where the lock of the task has ended by then."""
+    copies: list[Any] = []
+
+    def meanwhile() -> None:
+        if copies:
+            worker.run(copies.pop())
+
+    more = {"unique_for": 60} if lifetime == "until_expired" else {}
+    task = worker.task(meanwhile, lock=lifetime, lock_key="name", **more)
+    result = task.delay()
+    [message] = worker.messages()
+    copies.append(copy.deepcopy(message))
+    worker.run(message)
+    assert len(worker.ran) == 1
+    [again] = worker.messages()
+    worker.run(again)
+    assert len(worker.ran) == 1
+    assert result.state == "SUCCESS"
+    assert worker.messages() == []
+
+
 def test_a_copy_of_what_has_run_opens_no_second_window(worker: Worker) -> None:
     """The first was published without one, since somebody held the lock, or etcd was away."""
     task = worker.task(lock="until_expired", lock_key="name", unique_for=60, on_conflict="retry")
