@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -10,11 +12,12 @@ from celery import current_task
 
 from celery_etcdlock.core.key_kinds import Relation, find
 from celery_etcdlock.core.operations import Enqueue, FenceSession, TryAll, TryEach
-from celery_etcdlock.core.record import KeyKind
+from celery_etcdlock.core.record import KeyKind, Record, encode_record
 from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking import memory
 from celery_etcdlock.locking.claim import Claim
 from celery_etcdlock.tasks.call import delivery_of
-from celery_etcdlock.tasks.headers import CLAIMS_HEADER, LINE_HEADER
+from celery_etcdlock.tasks.headers import CALL_HEADER, CLAIMS_HEADER, LINE_HEADER
 from tests.unit.tasks.worker_in_memory import Worker
 from tests.waiting import wait_for
 
@@ -239,3 +242,81 @@ def test_what_a_call_left_in_doubt_is_gone_at_the_end_of_its_process(
     assert len(manager._store._names) == 1  # type: ignore[attr-defined]
     manager.close()
     assert not manager._store._names  # type: ignore[attr-defined]
+
+
+@pytest.fixture
+def as_an_older_version_writes(monkeypatch: pytest.MonkeyPatch) -> Callable[[bool], None]:
+    """Records without what they say since there are kinds, as of a worker that isn't upgraded yet."""
+
+    def encoded(record: Record) -> bytes:
+        fields = json.loads(encode_record(record))
+        return json.dumps(
+            {name: value for name, value in fields.items() if name not in ("kind", "successor", "call", "by_lease")}
+        ).encode()
+
+    def switch(older: bool) -> None:
+        monkeypatch.setattr(memory, "encode_record", encoded if older else encode_record)
+
+    return switch
+
+
+OURS_TO_DROP = (CLAIMS_HEADER, LINE_HEADER, CALL_HEADER)
+
+
+@pytest.mark.parametrize("lifetime", ["until_executed", "until_executing", "until_and_while_executing"])
+def test_a_claim_of_an_older_version_is_its_messages(
+    worker: Worker, as_an_older_version_writes: Callable[[bool], None], lifetime: str
+) -> None:
+    task = worker.task(lock=lifetime, lock_key="name")
+    as_an_older_version_writes(True)
+    first = task.delay()
+    [message] = worker.messages()
+    del message.headers[CALL_HEADER]
+    as_an_older_version_writes(False)
+    assert task.delay().id == first.id
+    worker.run(message)
+    assert len(worker.ran) == 1
+    assert worker.holders("name") == worker.holders("name:queued") == 0
+
+
+def test_what_an_older_version_left_for_a_retry_is_the_retrys(
+    worker: Worker, as_an_older_version_writes: Callable[[bool], None]
+) -> None:
+    def retry_once() -> None:
+        if current_task.request.retries == 0:
+            raise current_task.retry(countdown=0)
+
+    task = worker.task(retry_once, lock="until_executed", lock_key="name", max_retries=1)
+    as_an_older_version_writes(True)
+    first = task.delay()
+    [message] = worker.messages()
+    again = copy.deepcopy(message)
+    worker.run(message)
+    [retry] = worker.messages()
+    as_an_older_version_writes(False)
+    worker.run(again)
+    assert task.delay().id == first.id
+    worker.run(retry)
+    assert worker.ran == [None]
+    assert worker.holders("name") == 0
+
+
+def test_a_queue_position_of_an_older_version_is_waited_with(
+    worker: Worker, as_an_older_version_writes: Callable[[bool], None]
+) -> None:
+    task = worker.task(lock="until_executed", lock_key="name", on_conflict="wait")
+    with worker.locks.lock("name"):
+        as_an_older_version_writes(True)
+        task.delay()
+        worker.run(*worker.messages())
+        as_an_older_version_writes(False)
+        [waiting] = worker.messages()
+        for header in OURS_TO_DROP:
+            waiting.headers.pop(header, None)
+        worker.run(waiting)
+        assert worker.ran == []
+        assert worker.holders("name") == 2
+        [waiting] = worker.messages()
+    worker.run(waiting)
+    assert len(worker.ran) == 1
+    assert worker.holders("name") == 0
