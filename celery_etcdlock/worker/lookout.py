@@ -2,7 +2,8 @@
 
 One thread follows the deletions under the app's prefix, by one watch for all, and only while anybody waits. The other
 reads the names that something happened to, decides (``core.turns``), and keeps places in line from lapsing. Nothing is
-asked of etcd while nothing happens, but for a look at each name now and then, because a watch may die without a word.
+asked of etcd while nothing happens, but for a look at each name now and then, because a watch may die without a word; and
+when a key's time is over that stands without renewal, for that is no event: whoever looks deletes it.
 
 *Trust.* What is decided here is a hint: whoever goes on takes the lock by itself, with a slot of the pool in hand, and
 waits again if it can't (rule 13). So a late or wrong hint costs a round, and never the lock.
@@ -17,6 +18,7 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from celery_etcdlock.core.ends import SKEW_SECONDS
 from celery_etcdlock.core.key_kinds import Relation, is_position, relation
 from celery_etcdlock.core.names import escape_name
 from celery_etcdlock.core.ownership import Key
@@ -35,6 +37,8 @@ logger = logging.getLogger("celery_etcdlock")
 RETRY_SECONDS = 1.0
 #: Seconds between two looks at a name where nothing was seen to happen.
 LOOK_SECONDS = 30.0
+#: The same where a key stands whose time is over by this host's clock: etcd's own clock says when it is (``core.ends``).
+STANDS_SECONDS = 5.0
 #: A queue position is kept for so long at a time, and kept anew after half of it, by this host's own clock.
 KEEP_SECONDS = 120.0
 
@@ -76,6 +80,8 @@ class Lookout:
         #: What the looking thread has to do: look at a name, or give up a waiter's position.
         self._names: queue.SimpleQueue[str | Waiter] = queue.SimpleQueue()
         self._queued: set[str] = set()
+        #: When a name is to be looked at because a key's time is over then. The looking thread's own.
+        self._ends: dict[str, float] = {}
         self._watching = False
         self._looking = False
 
@@ -163,10 +169,15 @@ class Lookout:
         next_round = time.monotonic() + LOOK_SECONDS
         while True:
             try:
-                name = self._names.get(timeout=max(0.0, next_round - time.monotonic()))
+                wake_at = min([next_round, *self._ends.values()])
+                name = self._names.get(timeout=max(0.0, wake_at - time.monotonic()))
             except queue.Empty:
-                next_round = time.monotonic() + LOOK_SECONDS
-                self.look_at(self._all_names())
+                now = time.monotonic()
+                self.look_at([name for name, ends_at in self._ends.items() if ends_at <= now])
+                self._ends = {name: ends_at for name, ends_at in self._ends.items() if ends_at > now}
+                if next_round <= now:
+                    next_round = now + LOOK_SECONDS
+                    self.look_at(self._all_names())
                 continue
             if isinstance(name, Waiter):
                 self._manager().drop_ended(name.name, name.delivery)
@@ -187,6 +198,7 @@ class Lookout:
 
     def _decide(self, name: str, waiters: Sequence[Waiter]) -> None:
         keys = self._manager().pending.look(name)
+        self._await_end(name, keys)
         _find_places(waiters, keys)
         by_token = {key.token: key for key in keys}
         turns = whose_turn([waiter.waiting for waiter in waiters], keys)
@@ -198,6 +210,14 @@ class Lookout:
         for waiter, turn in zip(waiters, turns, strict=True):
             if not turn and waiter.place is not None:
                 self._keep(waiter, waiter.place, by_token.get(waiter.place.token))
+
+    def _await_end(self, name: str, keys: Sequence[Key]) -> None:
+        """Have the name looked at again when the first of its keys has stood for its time."""
+        ends = [key.record.until for key in keys if key.record is not None and key.record.until is not None]
+        self._ends.pop(name, None)
+        if ends:
+            seconds = min(ends) + SKEW_SECONDS - time.time()
+            self._ends[name] = time.monotonic() + (seconds if seconds > 0 else STANDS_SECONDS)
 
     def _keep(self, waiter: Waiter, place: Claim, mine: Key | None) -> None:
         """Have the position stand for longer. Its own end was written by the clock of another host."""

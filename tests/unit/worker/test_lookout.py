@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import queue
 import time
+from collections.abc import Iterator
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +13,9 @@ import pytest
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.locking.claim import Claim
-from celery_etcdlock.worker.lookout import Lookout, Waiter
+from celery_etcdlock.locking.manager import LockManager
+from celery_etcdlock.locking.memory import MemoryStore
+from celery_etcdlock.worker.lookout import LOOK_SECONDS, Lookout, Waiter
 
 
 def key(revision: int, task_id: str, **fields: Any) -> Key:
@@ -53,3 +57,33 @@ def test_no_other_key_of_its_message_is_a_queue_position(kind: KeyKind) -> None:
     waiter = Waiter("lock", Delivery("t"), 1, None, None)
     assert told(waiter, key(5, "t", kind=kind)) == []
     assert waiter.place is None
+
+
+class QuietInspector:
+    """A watch in which nothing ever happens."""
+
+    def revision(self) -> int:
+        return 1
+
+    def deletions(self, after: int) -> Iterator[set[str]]:
+        while True:
+            time.sleep(0.01)
+            yield set()
+
+    def close(self) -> None:
+        pass
+
+
+def test_a_key_that_ends_by_its_time_wakes_those_who_wait_for_it() -> None:
+    """Nobody deletes it but who looks, and that is no event."""
+    manager = LockManager(MemoryStore())
+    record = Record(Delivery("other"), "proj.task", "host", 1, 0.0, kind=KeyKind.WINDOW)
+    manager.pending.claim_all([("lock", record)], 1.0)
+    going: queue.SimpleQueue[list[Waiter]] = queue.SimpleQueue()
+    inspector: Any = QuietInspector()
+    lookout = Lookout(lambda: inspector, lambda: manager, going.put)
+    waiter = Waiter("lock", Delivery("t"), 1, None, None)
+    lookout.add(waiter)
+    assert going.get(timeout=LOOK_SECONDS / 2) == [waiter]
+    lookout.remove(waiter)
+    manager.close()
