@@ -2,8 +2,8 @@
 
 One thread follows the deletions under the app's prefix, by one watch for all, and only while anybody waits. The other
 reads the names that something happened to, decides (``core.turns``), and keeps places in line from lapsing. Nothing is
-asked of etcd while nothing happens, but for a look at each name now and then, because a watch may die without a word; and
-when a key's time is over that stands without renewal, for that is no event: whoever looks deletes it.
+asked of etcd while nothing happens, but for a look at each name now and then, because a watch may die without a word;
+and when a key's time is over that stands without renewal, for that is no event: whoever looks deletes it.
 
 *Trust.* What is decided here is a hint: whoever goes on takes the lock by itself, with a slot of the pool in hand, and
 waits again if it can't (rule 13). So a late or wrong hint costs a round, and never the lock.
@@ -37,7 +37,8 @@ logger = logging.getLogger("celery_etcdlock")
 RETRY_SECONDS = 1.0
 #: Seconds between two looks at a name where nothing was seen to happen.
 LOOK_SECONDS = 30.0
-#: The same where a key stands whose time is over by this host's clock: etcd's own clock says when it is (``core.ends``).
+#: The same where a key stands whose time is over by this host's clock: etcd's own clock says when it is
+#: (``core.ends``).
 STANDS_SECONDS = 5.0
 #: A queue position is kept for so long at a time, and kept anew after half of it, by this host's own clock.
 KEEP_SECONDS = 120.0
