@@ -79,6 +79,10 @@ def _make(name: str, socket_class: Callable[..., Any], sleep: Callable[[float], 
     )
 
 
+class NotAllSent(TimeoutError):
+    """The deadline passed before the kernel took the last byte."""
+
+
 class Channel(Protocol):
     """Bytes both ways on one connection. ``deadline`` is a time of the flavour's ``monotonic``."""
 

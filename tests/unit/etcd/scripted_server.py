@@ -130,6 +130,7 @@ class ScriptedServer:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socks.append(sock)
             script = self._scripts[min(self.connections, len(self._scripts) - 1)]
             self.connections += 1

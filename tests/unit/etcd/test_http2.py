@@ -30,7 +30,7 @@ from celery_etcdlock.etcd.errors import (
 from tests.unit.etcd import scripted_server
 from tests.unit.etcd.scripted_server import ScriptedServer, Session, echo
 
-IN_H2 = [tracemalloc.Filter(True, "*/h2/*"), tracemalloc.Filter(True, "*/celery_etcdlock/etcd/*")]
+OURS = [tracemalloc.Filter(True, "*/celery_etcdlock/etcd/*")]
 PATH = "/etcdserverpb.KV/Txn"
 
 
@@ -64,10 +64,10 @@ def test_a_connection_does_not_grow_with_its_calls(monkeypatch: pytest.MonkeyPat
         try:
             for _ in range(100):
                 client.call(PATH, b"", 5)
-            before = tracemalloc.take_snapshot().filter_traces(IN_H2)
+            before = tracemalloc.take_snapshot().filter_traces(OURS)
             for _ in range(1000):
                 client.call(PATH, b"", 5)
-            after = tracemalloc.take_snapshot().filter_traces(IN_H2)
+            after = tracemalloc.take_snapshot().filter_traces(OURS)
         finally:
             tracemalloc.stop()
         client.close()
@@ -183,9 +183,9 @@ def test_goaway_to_the_end_is_not_processed() -> None:
     with ScriptedServer(refuse) as server:
         deadline = time.monotonic() + 10
         client = EtcdClient(server.endpoint)
-        connection, _ = client._connector.connect(deadline)
+        connection = client._pool.connector.connect(deadline)
         with pytest.raises(NotProcessed, match="moving") as caught:
-            connection.call(client._request_headers(server.endpoint, PATH, 10, ""), b"x", deadline)
+            connection.call(client._headers.block(server.endpoint, PATH, 10, ""), b"x", deadline)
         assert not caught.value.maybe_applied
         assert not connection.reusable
 
@@ -231,7 +231,7 @@ def test_connection_that_the_server_closed_while_idle() -> None:
     with ScriptedServer(once, echo) as server:
         client = EtcdClient(server.endpoint)
         assert client.call(PATH, b"", 5) == b"first"
-        (idle,) = client._idle
+        (idle,) = client._pool.idle
         wait_until(lambda: not idle.still_alive())
         assert client.call(PATH, b"second", 5) == b"second"
         assert server.requests == 2
@@ -320,7 +320,7 @@ def test_exception_from_a_signal_handler_never_returns_the_connection() -> None:
             client = EtcdClient(server.endpoint)
             with pytest.raises(Interrupted):
                 client.call(PATH, b"x", 5)
-            assert not client._idle
+            assert not client._pool.idle
             assert client.call(PATH, b"y", 5) == b"y"
             assert server.connections == 2
     finally:
