@@ -33,7 +33,7 @@ LOCKED_TASKS = 300
 WITHOUT = "worker start: Celery's own imports"
 WITH = "worker start: with celery_etcdlock and its etcd client"
 PACKAGE = "import celery_etcdlock, by its own clock"
-CLIENT = "its etcd client (h2, protobuf), by its own clock"
+CLIENT = "its etcd client (hpack, protobuf), by its own clock"
 
 ETCD_CLIENT = "import celery_etcdlock.etcd.client, celery_etcdlock.etcd.sockets, celery_etcdlock.etcd.store"
 

@@ -17,7 +17,7 @@ from types import TracebackType
 from typing import Any
 
 from .errors import ConnectFailed, EtcdError, StatusCode, TokenRejected, status_error
-from .stream import check_watch
+from .login import check_watch
 
 __all__ = ["GrpcStream", "GrpcTransport"]
 

@@ -8,13 +8,15 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from . import messages
-from .errors import AuthenticationFailed, EtcdError, EtcdStatusError, TokenRejected
+from .errors import AuthenticationFailed, EtcdError, EtcdStatusError, StatusCode, TokenRejected
 
-__all__ = ["NO_LOGIN_NEEDED", "Login"]
+__all__ = ["NO_LOGIN_NEEDED", "Login", "check_watch"]
 
 AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
+WATCH = "/etcdserverpb.Watch/Watch"
 MOST_LOGINS_PER_CALL = 3
 NO_LOGIN_NEEDED = ""
+_LOGIN_MAY_HELP = ("permission denied", "auth token", "auth store is old")
 
 
 class Login:
@@ -59,3 +61,15 @@ class Login:
     def forget(self) -> None:
         if self._username:
             self._token = None
+
+
+def check_watch(path: str, first_answer: bytes) -> None:
+    """Raise TokenRejected if a new login may help this watch.
+
+    etcd refuses a watch inside an OK answer, and calls an expired token a missing permission.
+    """
+    if path != WATCH:
+        return
+    answer = messages.WatchResponse.FromString(first_answer)
+    if answer.canceled and any(part in answer.cancel_reason for part in _LOGIN_MAY_HELP):
+        raise TokenRejected(StatusCode.UNAUTHENTICATED, answer.cancel_reason)

@@ -5,29 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from types import TracebackType
 
-from . import messages
-from .errors import DeadlinePassed, EtcdError, StatusCode, TokenRejected
+from .errors import DeadlinePassed, EtcdError
 from .http2 import Http2Connection
-from .login import MOST_LOGINS_PER_CALL, Login
+from .login import MOST_LOGINS_PER_CALL, WATCH, Login, check_watch
 from .pool import Pool
 from .request_headers import RequestHeaders
 
-__all__ = ["EtcdStream", "check_watch"]
-
-WATCH = "/etcdserverpb.Watch/Watch"
-_LOGIN_MAY_HELP = ("permission denied", "auth token", "auth store is old")
-
-
-def check_watch(path: str, first_answer: bytes) -> None:
-    """Raise TokenRejected if a new login may help this watch.
-
-    etcd refuses a watch inside an OK answer, and calls an expired token a missing permission.
-    """
-    if path != WATCH:
-        return
-    answer = messages.WatchResponse.FromString(first_answer)
-    if answer.canceled and any(part in answer.cancel_reason for part in _LOGIN_MAY_HELP):
-        raise TokenRejected(StatusCode.UNAUTHENTICATED, answer.cancel_reason)
+__all__ = ["EtcdStream"]
 
 
 class EtcdStream:

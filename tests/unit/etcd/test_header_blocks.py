@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -90,10 +91,8 @@ def test_a_server_that_never_repeats_itself_fills_no_memory() -> None:
 @given(st.binary(max_size=200))
 def test_whatever_a_block_holds_it_is_read_or_refused(block: bytes) -> None:
     decoder = RememberingDecoder()
-    try:
-        decoder.decode(block)
-    except Http2Error as error:
-        assert "COMPRESSION_ERROR" in str(error)
+    with suppress(Http2Error):
+        assert isinstance(decoder.decode(block), Fields)
 
 
 def test_a_bomb_of_headers_is_refused() -> None:
