@@ -76,7 +76,7 @@ def test_expired_token(server: Any, make_api: Any, until: Any) -> None:
     probe = EtcdClient(server.endpoint)
 
     def expired() -> bool:
-        probe._token = old
+        probe._login._token = old
         try:
             make_api(probe).get(b"/locks/a")
         except EtcdError as error:
