@@ -16,6 +16,7 @@ from celery_etcdlock.errors import InvalidSetting
 from .endpoints import parse_endpoints
 from .errors import DeadlinePassed, EtcdError, EtcdStatusError, StatusCode
 from .login import MOST_LOGINS_PER_CALL, NO_LOGIN_NEEDED, Login
+from .messages import KEEP_ALIVE
 from .pool import Pool
 from .request_headers import RequestHeaders
 from .sockets import Sockets, patched
@@ -114,7 +115,8 @@ class EtcdClient:
             try:
                 try:
                     headers = self._headers.block(connection.endpoint, path, deadline - now, token)
-                    reply = connection.call(headers, request, share)
+                    carry = connection.call_and_leave if path == KEEP_ALIVE else connection.call
+                    reply = carry(headers, request, share)
                 finally:
                     pool.give_back(connection)
             except EtcdError as error:

@@ -128,6 +128,20 @@ class Http2Connection:
         self._busy = False
         return reply.only_message()
 
+    def call_and_leave(self, block: bytes, message: bytes, deadline: float) -> bytes:
+        """The first answer of a call with many: our side stays open until it is here; then the call is cancelled."""
+        self._start(block, message, deadline, end=False)
+        reply = self._conversation.reply
+        try:
+            while (answer := reply.next_message()) is None and not reply.ended:
+                self._read(deadline)
+        except EtcdError:
+            raise
+        except (OSError, Http2Error) as error:
+            raise self._explain(error) from error
+        self.end_stream()
+        return reply.only_message() if answer is None else answer
+
     def start_stream(self, block: bytes, message: bytes, deadline: float, *, half_close: bool) -> None:
         """Begin a call with many answers; ``half_close`` says that this message is the last."""
         self._start(block, message, deadline, end=half_close)

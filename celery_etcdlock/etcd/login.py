@@ -13,7 +13,6 @@ from .errors import AuthenticationFailed, EtcdError, EtcdStatusError, StatusCode
 __all__ = ["NO_LOGIN_NEEDED", "Login", "check_watch"]
 
 AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
-WATCH = "/etcdserverpb.Watch/Watch"
 MOST_LOGINS_PER_CALL = 3
 NO_LOGIN_NEEDED = ""
 _LOGIN_MAY_HELP = ("permission denied", "auth token", "auth store is old")
@@ -35,7 +34,7 @@ class Login:
             request = messages.AuthenticateRequest(name=self._username, password=self._password)
             try:
                 reply = self._call(AUTHENTICATE, request.SerializeToString(), deadline)
-                token = str(messages.AuthenticateResponse.FromString(reply).token)
+                token = str(messages.decoded(messages.AuthenticateResponse, reply).token)
             except EtcdStatusError as error:
                 error.maybe_applied = False
                 if "authentication is not enabled" not in error.details:
@@ -68,8 +67,8 @@ def check_watch(path: str, first_answer: bytes) -> None:
 
     etcd refuses a watch inside an OK answer, and calls an expired token a missing permission.
     """
-    if path != WATCH:
+    if path != messages.WATCH:
         return
-    answer = messages.WatchResponse.FromString(first_answer)
+    answer = messages.decoded(messages.WatchResponse, first_answer)
     if answer.canceled and any(part in answer.cancel_reason for part in _LOGIN_MAY_HELP):
         raise TokenRejected(StatusCode.UNAUTHENTICATED, answer.cancel_reason)

@@ -287,9 +287,9 @@ class EtcdStore:
             create.key = self._layout.key(operation.name, operation.token)
         request = messages.WatchRequest(create_request=create).SerializeToString()
         try:
-            with self._transport.stream("/etcdserverpb.Watch/Watch", request, timeout_seconds) as replies:
+            with self._transport.stream(messages.WATCH, request, timeout_seconds) as replies:
                 for reply in replies:
-                    response = messages.WatchResponse.FromString(reply)
+                    response = messages.decoded(messages.WatchResponse, reply)
                     # Cancelled: compacted, or no leader. Whoever is woken looks again.
                     if response.events or response.canceled:
                         break
@@ -306,9 +306,8 @@ class EtcdStore:
         path = f"/etcdserverpb.{method}"
         history = self._history
         newest_before = 0 if history is None else history.revision
-        answer = reply.FromString(
-            self._transport.call(path, request.SerializeToString(), timeout_seconds, repeatable=repeatable)
-        )
+        sent = request.SerializeToString()
+        answer = messages.decoded(reply, self._transport.call(path, sent, timeout_seconds, repeatable=repeatable))
         if history is not None:
             # Answers about leases come from one member's own view.
             history.check(answer.header, newest_before, linearizable=method.startswith("KV/"))

@@ -7,7 +7,8 @@ from types import TracebackType
 
 from .errors import DeadlinePassed, EtcdError
 from .http2 import Http2Connection
-from .login import MOST_LOGINS_PER_CALL, WATCH, Login, check_watch
+from .login import MOST_LOGINS_PER_CALL, Login, check_watch
+from .messages import WATCH
 from .pool import Pool
 from .request_headers import RequestHeaders
 
@@ -120,7 +121,6 @@ class EtcdStream:
                 headers = self._headers.block(
                     connection.endpoint, self._path, self._deadline - self._monotonic(), token
                 )
-                # a watch stays open at our end: half-closed, it would end at a grpc-proxy
                 connection.start_stream(headers, self._request, self._deadline, half_close=self._path != WATCH)
             except EtcdError as error:
                 self._pool.discard(connection)
