@@ -37,13 +37,13 @@ def tls_etcd(authority: Authority) -> Iterator[EtcdServer]:
 def start_proxy(
     etcd: EtcdServer, authority: Authority, request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[StartProxy]:
-    """Start a proxy of a kind: ``start_proxy(kind, tls=False, idle_seconds=600)``."""
+    """Start a proxy of a kind: ``start_proxy(kind, tls=False, idle_seconds=600, before=etcd)``."""
     started: list[Proxy] = []
 
-    def start(kind: str, *, tls: bool = False, idle_seconds: int = 600) -> Proxy:
+    def start(kind: str, *, tls: bool = False, idle_seconds: int = 600, before: str = etcd.endpoint) -> Proxy:
         if kind == "grpcio":
             pytest.importorskip("grpc")
-        before, certificate = etcd.endpoint, authority.issue(kind) if tls else None
+        certificate = authority.issue(kind) if tls else None
         if kind == "gateway" and tls:
             before = request.getfixturevalue("tls_etcd").endpoint
         try:

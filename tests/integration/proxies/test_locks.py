@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
 
 from celery_etcdlock import EtcdLocks
 from celery_etcdlock.etcd.client import EtcdClient
+from tests.etcd_server import running_etcd
+from tests.integration.etcd.conftest import Api
 from tests.integration.etcd.test_trouble import locks_at, stays_held
 from tests.integration.proxies.conftest import KINDS, StartProxy
 from tests.waiting import wait_for
@@ -79,3 +81,31 @@ def test_a_connection_that_the_proxy_gave_up_is_not_used_again(kind: str, start_
     client.call(path, request, 10)
     assert idle not in client._pool.idle
     client.close()
+
+
+@pytest.fixture(scope="module")
+def guarded() -> Iterator[str]:
+    """The endpoint of an etcd with a user joe, who may use /celery-etcdlock/."""
+    with running_etcd(fsync=False, extra_args=["--bcrypt-cost=4"]) as server:
+        client = EtcdClient(server.endpoint)
+        admin = Api(client)
+        admin.add_role("locks", b"/celery-etcdlock/", b"/celery-etcdlock0")
+        admin.add_user("joe", "joespw", "locks")
+        admin.add_role("root")
+        admin.add_user("root", "rootpw", "root")
+        admin.enable_auth()
+        client.close()
+        yield server.endpoint
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_user_logs_in_through_it(kind: str, guarded: str, start_proxy: StartProxy) -> None:
+    login = {"etcdlock_username": "joe", "etcdlock_password": "joespw"}
+    proxy = start_proxy(kind, before=guarded)
+    with locks_at(proxy.endpoint, **login) as locks, locks_at(proxy.endpoint, **login) as others:
+        with locks.lock(f"login {kind}"):
+            waiter = Waiter(others, f"login {kind}")
+            wait_for(lambda: len(locks.manager.keys(f"login {kind}")) == 2, "the waiter is in line")
+        assert waiter.entered.wait(20)
+        waiter.thread.join(20)
+        assert not waiter.problems
