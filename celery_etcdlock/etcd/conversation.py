@@ -9,9 +9,9 @@ we cancelled it is late, and ignored, but for what concerns the connection: its 
 Of the connection: not ``ready`` until the peer's SETTINGS (3.4); *going away* from a GOAWAY (6.8), which may come more
 than once, and lets streams up to ``last_processed`` end.
 
-What we owe the peer, answers to SETTINGS and PING and room to send, is collected, and goes with the next bytes that are
-sent. ``must_send`` says that the peer may be waiting for it. A PING's answer may wait for the next request: etcd
-measures the path with one on most calls.
+What we owe the peer, answers to SETTINGS and room to send, is collected, and goes with the next bytes that are sent;
+``must_send`` says that the peer may be waiting for it. The answers to PINGs are kept apart (``pongs``), since they may
+wait a little: gRPC servers measure the path with a PING on each call, but send none while one is unanswered.
 
 Trust: the peer may be anything. Frames are bounded by the size that we allow, header blocks by ``LARGEST_BLOCK``, the
 rest by the frames that may come between two that carry the reply on: past ``MOST_TALK`` of them it is a flood, and the
@@ -78,6 +78,7 @@ class Conversation:
         self._endpoint = endpoint
         self._partial = b""
         self._owed: list[bytes] = []
+        self.pongs: list[bytes] = []
         self._table_size = NO_TABLE
         self._decoder = RememberingDecoder()
         self._incoming = Incoming()
@@ -153,6 +154,12 @@ class Conversation:
         owed = b"".join(self._owed)
         self._owed.clear()
         return owed
+
+    def answer_pings(self) -> None:
+        """From now on we owe the peer the answers that could wait."""
+        self._owed += self.pongs
+        self.pongs.clear()
+        self.must_send = True
 
     def calm(self) -> None:
         """A while has passed: what the peer has said till now is no flood."""
@@ -315,7 +322,7 @@ class Conversation:
             raise Http2Error("PROTOCOL_ERROR", "PING on a stream")
         self._just_talk(PING)
         if not flags & ACK:
-            self._owed.append(_PONG + payload)
+            self.pongs.append(_PONG + payload)
 
     def _on_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.8
         if len(payload) < 8:

@@ -30,6 +30,7 @@ __all__ = ["Http2Connection"]
 LAST_STREAM_ID = 2**30
 PING_AFTER_SECONDS = 10.0  # etcd takes offence at pings more often than every 5 s
 PONG_WITHIN_SECONDS = 10.0
+PONGS_APART_SECONDS = 1.0
 CANCEL_WITHIN_SECONDS = 0.05
 
 
@@ -50,6 +51,7 @@ class Http2Connection:
         self._heard_at = self.idle_since
         self._calm_at = self.idle_since
         self._pinged_at: float | None = None
+        self._pongs_at = 0.0
 
     # ---- life
 
@@ -186,8 +188,10 @@ class Http2Connection:
             wake = self._heard_at + PING_AFTER_SECONDS
         else:
             wake = self._pinged_at + PONG_WITHIN_SECONDS
+        conversation = self._conversation
+        conversation.answer_pings()
         try:
-            if owed := self._conversation.take_owed():
+            if owed := conversation.take_owed():
                 self._channel.send(owed, self._monotonic() + PONG_WITHIN_SECONDS)
         except TimeoutError:
             raise self._lost("the server doesn't read") from None
@@ -219,6 +223,8 @@ class Http2Connection:
         if not conversation.streams_allowed:
             raise NotProcessed(f"{self.endpoint}: the server allows no calls at present", endpoint=self.endpoint)
         try:
+            if conversation.pongs:
+                self._answer_pings()
             data = conversation.begin(block, message, end=end)
             if conversation.stream_id >= LAST_STREAM_ID:
                 self._retired = True
@@ -246,6 +252,8 @@ class Http2Connection:
     def _read(self, deadline: float) -> None:
         """Receive once and digest. What we owe the peer is sent first only if the peer may be waiting for it."""
         conversation = self._conversation
+        if conversation.pongs:
+            self._answer_pings()
         if conversation.must_send:
             self._channel.send(conversation.take_owed(), deadline)
         data = self._channel.receive(deadline)
@@ -263,6 +271,12 @@ class Http2Connection:
             if reply.reset_code == REFUSED_STREAM:
                 raise NotProcessed(f"{self.endpoint}: the server refused the stream", endpoint=self.endpoint)
             raise self._lost(f"the server reset the stream ({error_name(reply.reset_code)})")
+
+    def _answer_pings(self) -> None:
+        now = self._monotonic()
+        if now >= self._pongs_at:
+            self._pongs_at = now + PONGS_APART_SECONDS
+            self._conversation.answer_pings()
 
     # ---- errors
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, RequestReceived, StreamEnded, WindowUpdated
+from h2.events import DataReceived, PingAckReceived, RequestReceived, StreamEnded, WindowUpdated
 
 
 class Session:
@@ -21,6 +21,7 @@ class Session:
         self.h2 = H2Connection(H2Configuration(client_side=False, header_encoding=None))
         self.bodies: dict[int, bytearray] = {}
         self.headers: dict[int, dict[bytes, bytes]] = {}
+        self.pongs = 0
         self._ended: list[int] = []
 
     def begin(self) -> None:
@@ -45,6 +46,8 @@ class Session:
                 self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, StreamEnded):
                 self._ended.append(event.stream_id)
+            elif isinstance(event, PingAckReceived):
+                self.pongs += 1
             elif isinstance(event, WindowUpdated):
                 self.server.window_updates += 1
         self.flush()

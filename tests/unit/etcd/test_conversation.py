@@ -96,6 +96,7 @@ def test_two_replies_that_arrive_together_with_what_else_there_is() -> None:
     conversation = talking()
     conversation.receive(odd_reply())
     assert conversation.reply.only_message() == MESSAGE
+    conversation.answer_pings()
     owed = conversation.begin(BLOCK, b"", end=True)
     assert frame(PING, 1, 0, b"pingping") in owed
     assert frame(SETTINGS, 1, 0, b"") in owed
@@ -363,3 +364,14 @@ def test_our_preface_is_what_it_should_be() -> None:
     assert server.remote_settings.initial_window_size == OUR_WINDOW
     assert server.outbound_flow_control_window == OUR_WINDOW
     assert server.remote_settings.max_header_list_size == module.LARGEST_BLOCK
+
+
+def test_the_answers_to_pings_wait_until_they_are_called_for() -> None:
+    conversation = talking()
+    conversation.receive(frame(PING, 0, 0, b"pingping"))
+    assert not conversation.must_send
+    assert conversation.take_owed() == b""
+    conversation.answer_pings()
+    assert conversation.must_send
+    assert conversation.take_owed() == frame(PING, 1, 0, b"pingping")
+    assert conversation.take_owed() == b""

@@ -518,3 +518,26 @@ def test_quiet_server_that_answers_pings_is_kept(monkeypatch: pytest.MonkeyPatch
 
     with ScriptedServer(quiet) as server, EtcdClient(server.endpoint).stream(PATH, b"", 60) as stream:
         assert stream.receive(0.5) is None
+
+
+def test_pings_are_answered_once_a_second_and_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http2, "PONGS_APART_SECONDS", 60.0)
+    pongs: list[int] = []
+
+    def measuring(session: Session) -> None:
+        for number in range(5):
+            stream_id = session.request()
+            session.h2.ping(b"%08d" % number)
+            session.answer(stream_id, b"")
+            pongs.append(session.pongs)
+
+    with ScriptedServer(measuring) as server:
+        client = EtcdClient(server.endpoint)
+        for _ in range(4):
+            client.call(PATH, b"", 5)
+        (idle,) = client._pool.idle
+        idle._pongs_at = 0.0
+        client.call(PATH, b"", 5)
+        client.close()
+    assert max(pongs[:4]) <= 1, "the first one alone"
+    assert pongs[4] >= 4
