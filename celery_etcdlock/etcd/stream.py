@@ -141,6 +141,8 @@ class EtcdStream:
         connection, self._connection = self._connection, None
         if connection is not None:
             try:
-                connection.end_stream()
+                # Not one that ``cancel`` may be about to interrupt: it looks for the connection after it has left word.
+                if not self._cancelled:
+                    connection.end_stream()
             finally:
                 self._pool.give_back(connection)

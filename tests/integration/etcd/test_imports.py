@@ -10,6 +10,7 @@ from tests.etcd_server import EtcdServer
 
 CHECK = """
 import sys
+import celery.app.amqp  # which a worker has
 from celery import Celery
 from celery_etcdlock import EtcdLocks
 from celery_etcdlock.wiring import import_for_threads, open_inspector
