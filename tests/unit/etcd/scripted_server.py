@@ -10,7 +10,7 @@ from typing import Any
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, PingAckReceived, RequestReceived, StreamEnded, WindowUpdated
+from h2.events import DataReceived, PingAckReceived, RequestReceived, StreamEnded, StreamReset, WindowUpdated
 
 
 class Session:
@@ -22,6 +22,7 @@ class Session:
         self.bodies: dict[int, bytearray] = {}
         self.headers: dict[int, dict[bytes, bytes]] = {}
         self.pongs = 0
+        self.reset: set[int] = set()
         self._ended: list[int] = []
 
     def begin(self) -> None:
@@ -46,6 +47,8 @@ class Session:
                 self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, StreamEnded):
                 self._ended.append(event.stream_id)
+            elif isinstance(event, StreamReset):
+                self.reset.add(event.stream_id)
             elif isinstance(event, PingAckReceived):
                 self.pongs += 1
             elif isinstance(event, WindowUpdated):

@@ -541,3 +541,101 @@ def test_pings_are_answered_once_a_second_and_all_of_them(monkeypatch: pytest.Mo
         client.close()
     assert max(pongs[:4]) <= 1, "the first one alone"
     assert pongs[4] >= 4
+
+
+def until_reset(session: Session, stream_id: int) -> None:
+    while stream_id not in session.reset:
+        session.pump()
+
+
+def test_a_stream_that_is_left_gives_its_connection_to_the_next_call() -> None:
+    def script(session: Session) -> None:
+        stream_id = session.request()
+        session.send_headers(stream_id)
+        session.send_message(stream_id, b"event")
+        until_reset(session, stream_id)
+        late = b"\0\0\x05\0\0" + stream_id.to_bytes(4, "big") + b"\0\0\0\0\0"
+        session.sock.sendall(late * 3 + b"\0\0\0\0\1" + stream_id.to_bytes(4, "big"))
+        echo(session)
+
+    with ScriptedServer(script) as server:
+        client = EtcdClient(server.endpoint)
+        with client.stream(PATH, b"", 20) as stream:
+            assert next(stream) == b"event"
+        assert client.call(PATH, b"x", 5) == b"x"
+        assert client.call(PATH, b"y", 5) == b"y"
+        assert server.connections == 1
+        client.close()
+
+
+def test_a_stream_that_timed_out_gives_its_connection_back() -> None:
+    def script(session: Session) -> None:
+        until_reset(session, session.request())
+        echo(session)
+
+    with ScriptedServer(script) as server:
+        client = EtcdClient(server.endpoint)
+        with client.stream(PATH, b"", 0.2) as stream, pytest.raises(DeadlinePassed):
+            next(stream)
+        assert client.call(PATH, b"x", 5) == b"x"
+        assert server.connections == 1
+        client.close()
+
+
+def test_a_stream_that_was_cancelled_or_interrupted_keeps_its_connection_to_itself() -> None:
+    class Interrupted(BaseException):
+        pass
+
+    def interrupted(deadline: float) -> bytes:
+        raise Interrupted
+
+    with ScriptedServer(Session.until_closed) as server:
+        client = EtcdClient(server.endpoint)
+        with client.stream(PATH, b"", 20) as stream:
+            stream.cancel()
+        assert not client._pool.idle
+        with client.stream(PATH, b"", 20) as stream:
+            assert stream._connection is not None
+            stream._connection._channel.receive = interrupted  # type: ignore[method-assign]
+            with pytest.raises(Interrupted):
+                next(stream)
+        assert not client._pool.idle
+        client.close()
+
+
+def test_a_keepalive_leaves_our_side_open_and_the_connection_usable() -> None:
+    ended: list[bool] = []
+
+    def script(session: Session) -> None:
+        stream_id = session.request_headers()
+        while len(session.bodies[stream_id]) < 10:
+            session.pump()
+        ended.append(bool(session._ended))
+        session.send_headers(stream_id)
+        session.send_message(stream_id, b"alive")
+        until_reset(session, stream_id)
+        echo(session)
+
+    with ScriptedServer(script) as server:
+        client = EtcdClient(server.endpoint)
+        assert client.call("/etcdserverpb.Lease/LeaseKeepAlive", b"12345", 5) == b"alive"
+        assert client.call(PATH, b"x", 5) == b"x"
+        assert server.connections == 1
+        client.close()
+    assert ended == [False]
+
+
+def test_a_keepalive_that_is_refused() -> None:
+    def script(session: Session) -> None:
+        stream_id = session.request_headers()
+        lost = ("grpc-message", "etcdserver: requested lease not found")
+        session.send_headers(stream_id, ("grpc-status", "5"), lost, end=True)
+        until_reset(session, stream_id)
+        echo(session)
+
+    with ScriptedServer(script) as server:
+        client = EtcdClient(server.endpoint)
+        with pytest.raises(LeaseNotFound):
+            client.call("/etcdserverpb.Lease/LeaseKeepAlive", b"", 5)
+        assert client.call(PATH, b"x", 5) == b"x"
+        assert server.connections == 1
