@@ -27,7 +27,9 @@ from celery_etcdlock.etcd.errors import (
     PermissionDenied,
     StatusCode,
 )
+from celery_etcdlock.etcd.sockets import NotAllSent, PolledChannel
 from tests.unit.etcd import scripted_server
+from tests.unit.etcd.recorded import Played, call
 from tests.unit.etcd.scripted_server import ScriptedServer, Session, echo
 
 OURS = [tracemalloc.Filter(True, "*/celery_etcdlock/etcd/*")]
@@ -595,6 +597,9 @@ def test_a_stream_that_was_cancelled_or_interrupted_keeps_its_connection_to_itse
             stream.cancel()
         assert not client._pool.idle
         with client.stream(PATH, b"", 20) as stream:
+            stream._cancelled = True  # by a thread that hasn't come to interrupt the connection yet
+        assert not client._pool.idle
+        with client.stream(PATH, b"", 20) as stream:
             assert stream._connection is not None
             stream._connection._channel.receive = interrupted  # type: ignore[method-assign]
             with pytest.raises(Interrupted):
@@ -639,3 +644,20 @@ def test_a_keepalive_that_is_refused() -> None:
             client.call("/etcdserverpb.Lease/LeaseKeepAlive", b"", 5)
         assert client.call(PATH, b"x", 5) == b"x"
         assert server.connections == 1
+
+
+def test_a_request_that_the_kernel_did_not_take_whole_is_not_applied() -> None:
+    class Full(Played):
+        def send(self, data: bytes, deadline: float) -> None:
+            if b"request" in data:
+                raise NotAllSent("deadline passed")
+
+    with pytest.raises(DeadlinePassed) as caught:
+        call(Full([b"\0\0\0\x04\0\0\0\0\0"], then_end=False), b"request")
+    assert not caught.value.maybe_applied
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        channel = PolledChannel(ours, time.monotonic)
+        with pytest.raises(NotAllSent):
+            channel.send(bytes(50_000_000), time.monotonic() + 0.05)
