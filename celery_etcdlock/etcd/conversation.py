@@ -198,12 +198,20 @@ class Conversation:
         if self._talk > MOST_TALK:
             raise Http2Error("ENHANCE_YOUR_CALM", f"a flood of frames, the last of type {kind}")
 
+    def _control(self, kind: int, stream_id: int, payload: bytes) -> None:
+        """Every frame that carries no reply begins with this."""
+        frames.check_shape(kind, stream_id, len(payload))
+        self._just_talk(kind)
+
+    def _check_opened(self, stream_id: int, what: str) -> None:
+        if stream_id > self.stream_id or not stream_id & 1:
+            raise Http2Error("PROTOCOL_ERROR", f"{what} on stream {stream_id}, which we didn't open")
+
     def _is_current(self, stream_id: int, what: str) -> bool:
         """False for what comes late on a stream that we cancelled; raises for a stream that can't have any frame."""
         if stream_id == self.stream_id and not self.reply.ended:
             return True
-        if stream_id > self.stream_id or not stream_id & 1:
-            raise Http2Error("PROTOCOL_ERROR", f"{what} on stream {stream_id}, which we didn't open")
+        self._check_opened(stream_id, what)
         if stream_id > self._cancelled_up_to:
             raise Http2Error("STREAM_CLOSED", f"{what} on stream {stream_id}, which it had ended")
         return False
@@ -273,31 +281,20 @@ class Conversation:
         return None
 
     def _on_priority(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.3
-        if len(payload) != 5:
-            raise Http2Error("FRAME_SIZE_ERROR", "a PRIORITY of another size")
-        if not stream_id:
-            raise Http2Error("PROTOCOL_ERROR", "PRIORITY of the connection")
-        self._just_talk(frames.PRIORITY)
+        self._control(frames.PRIORITY, stream_id, payload)
 
     def _on_reset(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.4
-        if len(payload) != 4:
-            raise Http2Error("FRAME_SIZE_ERROR", "a RST_STREAM of another size")
-        self._just_talk(frames.RST_STREAM)
-        if stream_id > self.stream_id or not stream_id & 1:
-            raise Http2Error("PROTOCOL_ERROR", f"RST_STREAM of stream {stream_id}, which we didn't open")
+        self._control(frames.RST_STREAM, stream_id, payload)
+        self._check_opened(stream_id, "RST_STREAM")
         if stream_id == self.stream_id and not self.reply.ended:
             self.reply.reset_code = int.from_bytes(payload, "big")
 
     def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.5
-        if stream_id:
-            raise Http2Error("PROTOCOL_ERROR", "SETTINGS on a stream")
-        self._just_talk(SETTINGS)
+        self._control(SETTINGS, stream_id, payload)
         if flags & ACK:
             if payload:
                 raise Http2Error("FRAME_SIZE_ERROR", "SETTINGS that acknowledge and set")
             return
-        if len(payload) % frames.SETTING.size:
-            raise Http2Error("FRAME_SIZE_ERROR", "half a setting")
         for setting, value in frames.SETTING.iter_unpack(payload):
             if setting == frames.INITIAL_WINDOW_SIZE:
                 self._outgoing.set_initial(value)
@@ -316,38 +313,28 @@ class Conversation:
         raise Http2Error("PROTOCOL_ERROR", "a push, which we have forbidden")
 
     def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.7
-        if len(payload) != 8:
-            raise Http2Error("FRAME_SIZE_ERROR", "a PING of another size")
-        if stream_id:
-            raise Http2Error("PROTOCOL_ERROR", "PING on a stream")
-        self._just_talk(PING)
+        self._control(PING, stream_id, payload)
         if not flags & ACK:
             self.pongs.append(_PONG + payload)
 
     def _on_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.8
-        if len(payload) < 8:
-            raise Http2Error("FRAME_SIZE_ERROR", "a GOAWAY of another size")
-        if stream_id:
-            raise Http2Error("PROTOCOL_ERROR", "GOAWAY on a stream")
-        self._just_talk(frames.GOAWAY)
+        self._control(frames.GOAWAY, stream_id, payload)
         last, code = (int.from_bytes(payload[start : start + 4], "big") for start in (0, 4))
         last &= LOW_31_BITS
         self.last_processed = last if self.last_processed is None else min(last, self.last_processed)
         self.goaway_reason = payload[8:].decode("utf-8", "replace")[:200] or error_name(code)
 
     def _on_window_update(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.9
-        if len(payload) != 4:
-            raise Http2Error("FRAME_SIZE_ERROR", "a WINDOW_UPDATE of another size")
-        self._just_talk(WINDOW_UPDATE)
+        self._control(WINDOW_UPDATE, stream_id, payload)
         increment = int.from_bytes(payload, "big") & LOW_31_BITS
         if not increment:
             raise Http2Error("PROTOCOL_ERROR", "a WINDOW_UPDATE of nothing")
         if not stream_id:
-            self._outgoing.more_on_connection(increment)
-        elif stream_id > self.stream_id or not stream_id & 1:
-            raise Http2Error("PROTOCOL_ERROR", f"WINDOW_UPDATE of stream {stream_id}, which we didn't open")
-        elif stream_id == self.stream_id:  # else of a closed stream, which is fine
+            return self._outgoing.more_on_connection(increment)
+        self._check_opened(stream_id, "WINDOW_UPDATE")
+        if stream_id == self.stream_id:  # else of a closed stream, which is fine
             self._outgoing.more_on_stream(increment)
+        return None
 
     def _owe(self, data: bytes) -> None:
         self._owed.append(data)

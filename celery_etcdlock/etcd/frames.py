@@ -31,6 +31,15 @@ REFUSED_STREAM, CANCEL = 7, 8
 
 CLIENT_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # 3.4
 LEAST_FRAME_SIZE, LARGEST_FRAME_SIZE = 1 << 14, (1 << 24) - 1  # 4.2; we never allow a peer more than the least
+#: Of the frames that carry no reply: which sizes they may have, and whether they are a stream's, where it isn't either.
+SHAPES = {
+    PRIORITY: (range(5, 6), True),
+    RST_STREAM: (range(4, 5), True),
+    SETTINGS: (range(0, LEAST_FRAME_SIZE, 6), False),
+    PING: (range(8, 9), False),
+    GOAWAY: (range(8, LEAST_FRAME_SIZE + 1), False),
+    WINDOW_UPDATE: (range(4, 5), None),
+}
 HEADER_BYTES = 9
 HEADER = Struct(">HBBBI")  # the length in two parts
 SETTING = Struct(">HI")
@@ -69,6 +78,14 @@ def unpadded(payload: bytes) -> bytes:
     if padding >= len(payload):
         raise Http2Error("PROTOCOL_ERROR", "a frame with more padding than payload")
     return payload[1 : len(payload) - padding]
+
+
+def check_shape(kind: int, stream_id: int, length: int) -> None:
+    sizes, of_stream = SHAPES[kind]
+    if length not in sizes:
+        raise Http2Error("FRAME_SIZE_ERROR", f"a frame of type {kind} with {length} bytes")
+    if of_stream is not None and of_stream != (stream_id > 0):
+        raise Http2Error("PROTOCOL_ERROR", f"a frame of type {kind} on stream {stream_id}")
 
 
 def check_greeting(data: bytes, endpoint: str) -> None:

@@ -62,8 +62,6 @@ class Http2Connection:
             self._channel.send(PREFACE, deadline)
             while not conversation.ready:
                 self._read(deadline)
-        except EtcdError:
-            raise
         except ssl.SSLError as error:
             raise explain_tls_error(error, self.endpoint) from error
         except TimeoutError as error:
@@ -123,8 +121,6 @@ class Http2Connection:
         try:
             while not reply.ended:
                 self._read(deadline)
-        except EtcdError:
-            raise
         except (OSError, Http2Error) as error:
             raise self._explain(error) from error
         self._busy = False
@@ -137,8 +133,6 @@ class Http2Connection:
         try:
             while (answer := reply.next_message()) is None and not reply.ended:
                 self._read(deadline)
-        except EtcdError:
-            raise
         except (OSError, Http2Error) as error:
             raise self._explain(error) from error
         self.end_stream()
@@ -175,8 +169,6 @@ class Http2Connection:
                     raise EOFError
                 if not self._wait(deadline):
                     break
-        except EtcdError:
-            raise
         except (OSError, Http2Error) as error:
             raise self._explain(error) from error
         self._receiving = False
@@ -242,8 +234,6 @@ class Http2Connection:
             except NotAllSent:
                 self._sent_whole = False
                 raise
-        except EtcdError:
-            raise
         except (OSError, Http2Error) as error:
             raise self._explain(error) from error
 

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 from h2.connection import H2Connection
+from h2.settings import SettingCodes
 
 from celery_etcdlock.etcd import http2
 from celery_etcdlock.etcd.client import EtcdClient
@@ -661,3 +662,70 @@ def test_a_request_that_the_kernel_did_not_take_whole_is_not_applied() -> None:
         channel = PolledChannel(ours, time.monotonic)
         with pytest.raises(NotAllSent):
             channel.send(bytes(50_000_000), time.monotonic() + 0.05)
+
+
+@pytest.mark.parametrize("status", ["502", "503"])
+def test_a_load_balancer_that_answers_with_a_page(status: str) -> None:
+    def balancer(session: Session) -> None:
+        stream_id = session.request()
+        session.h2.send_headers(stream_id, [(":status", status), ("content-type", "text/html")])
+        session.h2.send_data(stream_id, b"<html>" * 1000, end_stream=True)
+        session.flush()
+        session.until_closed()
+
+    with ScriptedServer(balancer) as server, pytest.raises(EtcdStatusError, match=f"HTTP status {status}") as caught:
+        EtcdClient(server.endpoint).call(PATH, b"x", 5)
+    assert caught.value.code is StatusCode.UNAVAILABLE
+    assert caught.value.maybe_applied
+
+
+def test_a_proxy_that_drops_trailers_is_named() -> None:
+    def proxy(session: Session) -> None:
+        stream_id = session.request()
+        session.send_headers(stream_id)
+        session.h2.send_data(stream_id, b"\0\0\0\0\2ok", end_stream=True)
+        session.flush()
+        session.until_closed()
+
+    with ScriptedServer(proxy) as server, pytest.raises(EtcdError, match="does a proxy before it drop HTTP/2 trailers"):
+        EtcdClient(server.endpoint).call(PATH, b"x", 5)
+
+
+def test_a_server_that_answers_on_another_stream() -> None:
+    def lost(session: Session) -> None:
+        session.request()
+        session.sock.sendall(b"\0\0\1\1\5\0\0\0\7\x88")
+        session.until_closed()
+
+    with (
+        ScriptedServer(lost) as server,
+        pytest.raises(ConnectionLost, match="stream 7, which we didn't open") as caught,
+    ):
+        EtcdClient(server.endpoint).call(PATH, b"x", 5)
+    assert caught.value.maybe_applied
+
+
+def test_half_a_frame_and_then_silence() -> None:
+    def silent(session: Session) -> None:
+        session.request()
+        session.sock.sendall(b"\0\0\x10\1\4\0\0\0\1\x88")
+        session.until_closed()
+
+    with ScriptedServer(silent) as server, pytest.raises(DeadlinePassed) as caught:
+        EtcdClient(server.endpoint).call(PATH, b"x", 0.3)
+    assert caught.value.maybe_applied
+
+
+def test_a_server_that_allows_no_streams_is_tried_again_and_then_named() -> None:
+    def closed(session: Session) -> None:
+        session.h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 0})
+        session.flush()
+        session.until_closed()
+
+    with ScriptedServer(closed, echo) as server:
+        client = EtcdClient(server.endpoint)
+        connection = client._pool.connector.connect(time.monotonic() + 5)
+        wait_until(lambda: connection.still_alive() and not connection._conversation.streams_allowed)
+        with pytest.raises(NotProcessed, match="allows no calls at present"):
+            connection.call(b"", b"x", time.monotonic() + 5)
+        assert client.call(PATH, b"x", 5) == b"x"
