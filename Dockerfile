@@ -6,7 +6,7 @@ ENV PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1
 RUN useradd --create-home --uid 1000 celery
 COPY constraints.txt /src/
 RUN pip install --quiet --no-cache-dir --disable-pip-version-check --root-user-action=ignore \
-        -c /src/constraints.txt "celery[redis]" flower h2 protobuf psutil setuptools
+        -c /src/constraints.txt "celery[redis]" flower hpack protobuf psutil setuptools
 COPY pyproject.toml README.md LICENSE pytest_etcdlock.py /src/
 COPY celery_etcdlock /src/celery_etcdlock
 RUN pip install --quiet --no-cache-dir --disable-pip-version-check --root-user-action=ignore \

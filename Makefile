@@ -11,7 +11,7 @@ SET_UP := $(PYTHON) scripts/setup_env.py --venv $(VENV) $(if $(filter file,$(ori
 JOBS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e chaos chaos-peers matrix lint bench setup clean
+.PHONY: help demo test e2e chaos chaos-peers fuzz matrix lint bench setup clean
 
 help:  ## list the targets
 	@echo "make TARGET, with TARGET one of"
@@ -42,6 +42,10 @@ chaos:  ## faults of all kinds on real workers and three etcd members, 20 seeds 
 chaos-peers:  ## the same, side by side with what others use (an hour; Go's Mutex needs go on PATH)
 	@$(SET_UP) test
 	$(BIN)/python -m tests.chaos --peers $(ARGS)
+
+fuzz:  ## what a server may say to us, mutated, for two minutes (ARGS=SECONDS; by coverage if atheris is installed)
+	@$(SET_UP) test
+	$(BIN)/python -m tests.fuzz $(ARGS)
 
 lint:  ## ruff, mypy --strict and the import contracts
 	@$(SET_UP) test

@@ -76,7 +76,7 @@ def lowest(session: nox.Session) -> None:
 @nox.session(python="3.13", tags=["matrix", "ci"])
 def newest(session: nox.Session) -> None:
     """The newest versions of everything, released since constraints.txt was written too."""
-    session.install("--upgrade", *TOOLS, "celery[redis]", *PROJECT["dependencies"])
+    session.install("--upgrade", *TOOLS, "h2", "celery[redis]", *PROJECT["dependencies"])
     test(session, *TESTS)
 
 
@@ -112,7 +112,7 @@ def kombu(celery: str) -> tuple[str, ...]:
 
 def run(session: nox.Session, *requirements: str) -> None:
     """The tools as they are pinned, and beside them ``requirements`` with whatever they bring."""
-    session.install("-c", constraints(session, *TOOLS), *TOOLS, *requirements, "h2", "protobuf")
+    session.install("-c", constraints(session, *TOOLS), *TOOLS, *requirements, "h2", "hpack", "protobuf")
     test(session, *TESTS)
 
 

@@ -15,7 +15,7 @@ from benchmarks.servers import etcd_version
 
 __all__ = ["Usage", "busy_percent", "describe"]
 
-PACKAGES = ("celery", "kombu", "redis", "h2", "protobuf")
+PACKAGES = ("celery", "kombu", "redis", "hpack", "protobuf")
 
 
 def describe() -> dict[str, Any]:

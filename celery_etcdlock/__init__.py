@@ -4,6 +4,9 @@
 ``EtcdLocks.from_app(app).lock("name")`` is a lock without a task.
 """
 
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
 from celery_etcdlock.errors import (
     EtcdLockError,
     InvalidKey,
@@ -14,10 +17,12 @@ from celery_etcdlock.errors import (
     LockUnavailable,
     NotLocked,
 )
-from celery_etcdlock.tasks.current import CurrentLock, current_lock
-from celery_etcdlock.tasks.decorator import singleton_task
-from celery_etcdlock.tasks.runtime import EtcdLocks
-from celery_etcdlock.tasks.task import SingletonTask
+
+if TYPE_CHECKING:
+    from celery_etcdlock.tasks.current import CurrentLock, current_lock
+    from celery_etcdlock.tasks.decorator import singleton_task
+    from celery_etcdlock.tasks.runtime import EtcdLocks
+    from celery_etcdlock.tasks.task import SingletonTask
 
 __all__ = [
     "CurrentLock",
@@ -34,3 +39,19 @@ __all__ = [
     "current_lock",
     "singleton_task",
 ]
+
+#: Imported when they are first asked for: every ``celery`` command imports this package, for its own commands.
+_HOMES = {
+    "CurrentLock": "current",
+    "EtcdLocks": "runtime",
+    "SingletonTask": "task",
+    "current_lock": "current",
+    "singleton_task": "decorator",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    found = globals()[name] = getattr(import_module(f"celery_etcdlock.tasks.{_HOMES[name]}"), name)
+    return found

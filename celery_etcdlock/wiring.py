@@ -32,7 +32,7 @@ def open_stores(settings: Settings) -> tuple[LockStore, LockStore]:
         return store, store
     if settings.endpoints[0].lower().startswith(REDIS_SCHEMES):
         return _open_redis(settings), _open_redis(settings)
-    # Imported here, since protobuf and h2 cost more than all the rest and memory:// needs neither.
+    # Imported here, since protobuf and hpack cost more than all the rest and memory:// needs neither.
     from celery_etcdlock.etcd.history import History
     from celery_etcdlock.etcd.sockets import native, patched
     from celery_etcdlock.etcd.store import EtcdStore

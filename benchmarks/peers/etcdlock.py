@@ -30,7 +30,7 @@ def main(endpoint: str, **settings: object) -> None:
         return lambda: held.__exit__(None, None, None)
 
     lock("bench")()
-    transport = f"grpcio {version('grpcio')}" if settings else f"h2 {version('h2')}"
+    transport = f"grpcio {version('grpcio')}" if settings else f"own HTTP/2 frames, hpack {version('hpack')}"
     versions = f"{transport}, protobuf {version('protobuf')}, Python {platform.python_version()}"
     serve(versions, LockClient(lock, lambda name: lock(name, WAIT_SECONDS), lambda name: len(locks.holders(name))))
     locks.close()

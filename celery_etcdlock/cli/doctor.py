@@ -51,7 +51,7 @@ def command(context: click.Context, as_json: bool) -> None:
 
 
 def _findings(context: click.Context, settings: Settings) -> Iterator[Finding]:
-    # Only here, since it brings protobuf and h2.
+    # Only here, since it brings protobuf and hpack.
     from celery_etcdlock.etcd.diagnosis import diagnose
 
     where = f"{', '.join(settings.endpoints)}, prefix {settings.prefix}, TTL {settings.ttl} s"

@@ -12,8 +12,6 @@ import click
 from celery.bin.worker import worker as worker_command
 from celery.signals import worker_init
 
-from celery_etcdlock.core.dedup import TASK_ID, rules_from_words
-
 __all__ = ["extend_worker_command"]
 
 OPTION = "--etcdlock-dedup"
@@ -30,7 +28,7 @@ def extend_worker_command() -> None:
     option = click.Option(
         [OPTION],
         is_flag=False,
-        flag_value=TASK_ID,
+        flag_value="task_id",
         metavar="[task_id|PATTERN,...]",
         expose_value=False,
         callback=_set_dedup,
@@ -43,6 +41,9 @@ def extend_worker_command() -> None:
 def _set_dedup(context: click.Context, _option: click.Parameter, value: str | None) -> None:
     if value is None or context.resilient_parsing:
         return
+    # Not before, since every ``celery`` command imports this module.
+    from celery_etcdlock.core.dedup import rules_from_words
+
     words = [word.strip() for word in value.split(",")]
     if not all(words):
         raise click.BadParameter("name 'task_id' or patterns of task names, separated by single commas")

@@ -24,7 +24,7 @@ class Connector:
         self._healths = healths
         self._tls_files = tls_files
 
-    def connect(self, deadline: float) -> tuple[Http2Connection, EndpointHealth]:
+    def connect(self, deadline: float) -> Http2Connection:
         """A new connection to any endpoint, trying until the deadline; ConnectFailed says what each one said."""
         problems: dict[str, EtcdError] = {}
         monotonic = self._sockets.monotonic
@@ -41,22 +41,21 @@ class Connector:
             untried = len(self._healths) - len(problems)
             share = monotonic() + remaining / max(1, untried)
             try:
-                connection = self._connect_to(health.endpoint, share)
+                return self._connect_to(health, share)
             except EtcdError as error:
                 health.failed(monotonic())
                 problems[str(health.endpoint)] = error
                 if len(problems) == len(self._healths) and all(one.permanent for one in problems.values()):
                     raise _unreachable(problems) from error
-                continue
-            return connection, health
 
-    def _connect_to(self, endpoint: Endpoint, deadline: float) -> Http2Connection:
+    def _connect_to(self, health: EndpointHealth, deadline: float) -> Http2Connection:
+        endpoint = health.endpoint
         context = client_context(self._tls_files) if endpoint.tls else None
         channel: Channel = connect_tcp(self._sockets, endpoint.host, endpoint.port, deadline)
         try:
             if context is not None:
                 channel = _secured(channel, context, endpoint, deadline)
-            connection = Http2Connection(channel, str(endpoint), self._sockets.monotonic)
+            connection = Http2Connection(channel, health, self._sockets.monotonic)
             self.open.add(connection)
             connection.open(deadline)
         except BaseException:

@@ -86,7 +86,7 @@ def _endpoint(
         return
     finally:
         client.close()
-    status = statuses[endpoint] = messages.StatusResponse.FromString(answer)
+    status = statuses[endpoint] = messages.decoded(messages.StatusResponse, answer)
     yield Finding(Level.OK, f"endpoint {shown}", f"answers, {'TLS' if tls else 'no TLS'}")
     if not tls and not shown.split("//")[-1].startswith(("127.", "localhost", "[::1]")):
         remedy = "use https:// endpoints, with etcdlock_ca_cert"
@@ -121,7 +121,7 @@ class _Cluster:
     def _call(self, method: str, request: Any, reply: Any) -> Any:
         path = f"/etcdserverpb.{method}"
         answer = self._client.call(path, request.SerializeToString(), self._timeout_seconds, repeatable=True)
-        return reply.FromString(answer)
+        return messages.decoded(reply, answer)
 
     def members(self, named: int) -> Iterator[Finding]:
         reply = self._call("Cluster/MemberList", messages.MemberListRequest(), messages.MemberListResponse)

@@ -1,90 +1,105 @@
-"""What arrives on a connection, cut into whole frames; h2 gets all but PING and GOAWAY.
+"""HTTP/2 frames as bytes (RFC 9113, sections 4 and 6): their numbers, how ours are written, what a peer may not write.
 
-GOAWAY frames are taken out before h2 sees the rest: h2 refuses every frame after one, but a server that shuts down
-politely first finishes the calls that it has begun. PINGs are too, for speed: etcd sends one on most calls.
+A frame is nine bytes, length (24 bits), type, flags and stream, and a payload. ``Http2Error`` is whatever the RFC calls
+a connection error: the peer has broken a rule, nobody can know what it meant, and the connection is over.
 """
 
 from __future__ import annotations
 
-from h2.exceptions import H2Error
+from struct import Struct
 
 from .errors import NotEtcd
 
-__all__ = ["FrameSieve", "not_http2"]
+__all__ = ["Http2Error", "error_name", "frame", "header_frames", "not_http2", "unpadded"]
 
-LARGEST_FRAME_BYTES = 16384  # HTTP/2's default, which we don't raise
-FRAME_HEADER_BYTES = 9
-SETTINGS_FRAME = 4
-PING_FRAME = 6
-GOAWAY_FRAME = 7
-ACKNOWLEDGED = 1
-PONG_HEADER = b"\x00\x00\x08\x06\x01\x00\x00\x00\x00"
+DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
+# Flags (6.1, 6.2, 6.5, 6.7).
+END_STREAM = ACK = 0x01
+END_HEADERS = 0x04
+PADDED = 0x08
+WITH_PRIORITY = 0x20
+# Settings (6.5.2) that we send or obey.
+HEADER_TABLE_SIZE, ENABLE_PUSH, MAX_CONCURRENT_STREAMS, INITIAL_WINDOW_SIZE = 1, 2, 3, 4
+MAX_FRAME_SIZE, MAX_HEADER_LIST_SIZE = 5, 6
+# Error codes (7) that we name or act upon.
+_ERRORS = (
+    "NO_ERROR PROTOCOL_ERROR INTERNAL_ERROR FLOW_CONTROL_ERROR SETTINGS_TIMEOUT STREAM_CLOSED FRAME_SIZE_ERROR "
+    "REFUSED_STREAM CANCEL COMPRESSION_ERROR CONNECT_ERROR ENHANCE_YOUR_CALM INADEQUATE_SECURITY HTTP_1_1_REQUIRED"
+)
+ERRORS = _ERRORS.split()
+REFUSED_STREAM, CANCEL = 7, 8
+
+CLIENT_PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"  # 3.4
+LEAST_FRAME_SIZE, LARGEST_FRAME_SIZE = 1 << 14, (1 << 24) - 1  # 4.2; we never allow a peer more than the least
+#: Of the frames that carry no reply: which sizes they may have, and whether they are a stream's, where it isn't either.
+SHAPES = {
+    PRIORITY: (range(5, 6), True),
+    RST_STREAM: (range(4, 5), True),
+    SETTINGS: (range(0, LEAST_FRAME_SIZE, 6), False),
+    PING: (range(8, 9), False),
+    GOAWAY: (range(8, LEAST_FRAME_SIZE + 1), False),
+    WINDOW_UPDATE: (range(4, 5), None),
+}
+HEADER_BYTES = 9
+HEADER = Struct(">HBBBI")  # the length in two parts
+SETTING = Struct(">HI")
+NUMBER = Struct(">I")
+LOW_31_BITS = 0x7FFFFFFF
 
 
-class FrameSieve:
-    """See the module. ``last_processed`` is the last stream that a GOAWAY promised to look at, if one came."""
+class Http2Error(Exception):
+    """The peer broke HTTP/2: a name of section 7, and what it did."""
 
-    def __init__(self, endpoint: str) -> None:
-        self.last_processed: int | None = None
-        self.goaway_reason = ""
-        self._endpoint = endpoint
-        self._partial = b""
-        self._pongs = b""
+    def __init__(self, name: str, what: str) -> None:
+        super().__init__(f"{what} ({name})")
 
-    def take_pongs(self) -> bytes:
-        """The answers that we owe to PINGs, as bytes to send."""
-        pongs, self._pongs = self._pongs, b""
-        return pongs
 
-    def sift(self, data: bytes) -> list[bytes]:
-        """The runs of whole frames that are for h2, in order; the rest of ``data`` waits for more."""
-        if self._partial:
-            data = self._partial + data
-        start = position = 0
-        size = len(data)
-        runs: list[bytes] = []
-        while size - position >= FRAME_HEADER_BYTES:
-            length = data[position] << 16 | data[position + 1] << 8 | data[position + 2]
-            if length > LARGEST_FRAME_BYTES:
-                raise H2Error(f"a frame of {length} bytes")
-            end = position + FRAME_HEADER_BYTES + length
-            if end > size:
-                break
-            kind = data[position + 3]
-            if kind in (PING_FRAME, GOAWAY_FRAME):
-                if position > start:
-                    runs.append(data[start:position])
-                payload = data[position + FRAME_HEADER_BYTES : end]
-                if kind == GOAWAY_FRAME:
-                    self._going_away(payload)
-                elif data[position + 4] & ACKNOWLEDGED == 0:
-                    self._pongs += PONG_HEADER + payload
-                start = end
-            position = end
-        self._partial = data[position:]
-        if position > start:
-            runs.append(data[start:position])
-        return runs
+def error_name(code: int) -> str:
+    return ERRORS[code] if code < len(ERRORS) else f"error {code}"
 
-    def check_first_bytes(self, data: bytes) -> None:
-        """Raise NotEtcd when what a server says first isn't HTTP/2."""
-        data = self._partial + data
-        if data[:5] == b"HTTP/":
-            raise not_http2(self._endpoint, "speaks HTTP/1")
-        if data[:1] == b"\x15" and data[1:2] in (b"\x03", b""):
-            raise NotEtcd(
-                f"{self._endpoint}: the server wants TLS: write https:// in etcdlock_endpoints, "
-                "or set etcdlock_ca_cert",
-                endpoint=self._endpoint,
-                permanent=True,
-            )
-        if len(data) >= FRAME_HEADER_BYTES and data[3] not in (SETTINGS_FRAME, GOAWAY_FRAME):
-            raise not_http2(self._endpoint, "doesn't speak HTTP/2")
 
-    def _going_away(self, payload: bytes) -> None:
-        last = int.from_bytes(payload[:4], "big") & 0x7FFFFFFF
-        self.last_processed = last if self.last_processed is None else min(last, self.last_processed)
-        self.goaway_reason = payload[8:].decode("utf-8", "replace")[:200] or "GOAWAY"
+def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
+    length = len(payload)
+    return HEADER.pack(length >> 8, length & 255, kind, flags, stream_id) + payload
+
+
+def header_frames(stream_id: int, block: bytes) -> bytes:
+    """HEADERS, and CONTINUATION for what a frame can't hold (6.10): a login token may be long."""
+    if len(block) <= LEAST_FRAME_SIZE:
+        return frame(HEADERS, END_HEADERS, stream_id, block)
+    parts = [block[start : start + LEAST_FRAME_SIZE] for start in range(0, len(block), LEAST_FRAME_SIZE)]
+    *others, last = (frame(CONTINUATION if i else HEADERS, 0, stream_id, part) for i, part in enumerate(parts))
+    return b"".join((*others, last[:4] + bytes([END_HEADERS]) + last[5:]))
+
+
+def unpadded(payload: bytes) -> bytes:
+    """The payload of a frame with PADDED without its padding (6.1)."""
+    padding = payload[0] if payload else 0
+    if padding >= len(payload):
+        raise Http2Error("PROTOCOL_ERROR", "a frame with more padding than payload")
+    return payload[1 : len(payload) - padding]
+
+
+def check_shape(kind: int, stream_id: int, length: int) -> None:
+    sizes, of_stream = SHAPES[kind]
+    if length not in sizes:
+        raise Http2Error("FRAME_SIZE_ERROR", f"a frame of type {kind} with {length} bytes")
+    if of_stream is not None and of_stream != (stream_id > 0):
+        raise Http2Error("PROTOCOL_ERROR", f"a frame of type {kind} on stream {stream_id}")
+
+
+def check_greeting(data: bytes, endpoint: str) -> None:
+    """Raise NotEtcd when what a server says first isn't HTTP/2, whose first frame is SETTINGS (3.4)."""
+    if data[:5] == b"HTTP/":
+        raise not_http2(endpoint, "speaks HTTP/1")
+    if data[:1] == b"\x15" and data[1:2] in (b"\x03", b""):
+        raise NotEtcd(
+            f"{endpoint}: the server wants TLS: write https:// in etcdlock_endpoints, or set etcdlock_ca_cert",
+            endpoint=endpoint,
+            permanent=True,
+        )
+    if len(data) >= HEADER_BYTES and data[3] not in (SETTINGS, GOAWAY):
+        raise not_http2(endpoint, "doesn't speak HTTP/2")
 
 
 def not_http2(endpoint: str, what: str) -> NotEtcd:

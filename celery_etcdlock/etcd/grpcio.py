@@ -17,7 +17,8 @@ from types import TracebackType
 from typing import Any
 
 from .errors import ConnectFailed, EtcdError, StatusCode, TokenRejected, status_error
-from .stream import check_watch
+from .login import check_watch
+from .messages import KEEP_ALIVE
 
 __all__ = ["GrpcStream", "GrpcTransport"]
 
@@ -56,6 +57,9 @@ class GrpcTransport:
         """One unary call. grpc's channel reconnects by itself; nothing is repeated here but a rejected login."""
         import grpc
 
+        if path == KEEP_ALIVE:
+            with self.stream(path, request, timeout_seconds) as answers:
+                return next(answers)
         for attempt in (1, 2):
             client = self._client()
             method = _channel(client).unary_unary(path)

@@ -1,69 +1,107 @@
-"""An HPACK encoder and a decoder that remember what a list of headers was as bytes.
+"""Header blocks (RFC 7541): ours are constants, and the server's repeat.
 
-A client sends the same few lists of headers again and again, and a server answers with a few. Once all fields of a list
-are in the connection's dynamic table, its block is the same bytes each time, for as long as the table stays as it is:
-an entry added moves the index of every other. So a block is remembered only if it left the table as it was, and only
-until something is added or the table's size changes (RFC 7541, sections 2.3 and 4.2).
+Ours use no dynamic table. A connection says so once, by a size of zero at the start of its first block (4.2), and from
+then on a request's block is the same bytes on any connection, whatever table the server offers. We offer none either.
+Servers may use one all the same until they have read our settings, or for good. So a block of theirs is remembered,
+with what it means, only if it left the table as it was, and only until the table changes: an entry added moves the
+index of every other (2.3.3).
 """
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable
-from typing import Any
+from typing import NamedTuple
 
-from hpack import Decoder, Encoder, HeaderTuple
+from hpack import Decoder
 
-__all__ = ["RememberingDecoder", "RememberingEncoder"]
+from .frames import Http2Error
 
+__all__ = ["NO_TABLE", "Fields", "RememberingDecoder", "header_block"]
+
+NO_TABLE = b"\x20"
+LARGEST_LIST_BYTES = 65_536
 #: A server may send what never repeats, an error's text for one.
-MOST_BLOCKS_DECODED = 32
+MOST_BLOCKS_REMEMBERED = 32
+#: Of the static table (appendix A): whole fields, and names.
+_STATIC_FIELDS = {(b":method", b"POST"): 3, (b":scheme", b"http"): 6, (b":scheme", b"https"): 7}
+_STATIC_NAMES = {b":authority": 1, b":path": 4, b"content-type": 31, b"user-agent": 58}
+
+# hpack writes every header to its debug log.
+if logging.getLogger("hpack").level == logging.NOTSET:
+    logging.getLogger("hpack").setLevel(logging.INFO)
 
 
-class RememberingEncoder(Encoder):
-    """See the module."""
+def header_block(fields: Iterable[tuple[bytes, bytes]], secret: bytes = b"") -> bytes:
+    """The fields as literals without indexing (6.2.2); ``secret`` names the one that no proxy may index (6.2.3)."""
+    block = bytearray()
+    for name, value in fields:
+        if whole := _STATIC_FIELDS.get((name, value)):
+            block.append(0x80 | whole)
+            continue
+        block += _integer(_STATIC_NAMES.get(name, 0), 4, 0x10 if name == secret else 0)
+        if name not in _STATIC_NAMES:
+            block += _integer(len(name), 7) + name
+        block += _integer(len(value), 7) + value
+    return bytes(block)
+
+
+def _integer(value: int, prefix_bits: int, above: int = 0) -> bytes:
+    """5.1, behind the bits ``above`` the prefix."""
+    most = (1 << prefix_bits) - 1
+    if value < most:
+        return bytes([above | value])
+    encoded = bytearray([above | most])
+    value -= most
+    while value >= 128:
+        encoded.append(value & 127 | 128)
+        value >>= 7
+    encoded.append(value)
+    return bytes(encoded)
+
+
+class Fields(NamedTuple):
+    """What we read of a list of headers; empty where it has no such field."""
+
+    http_status: bytes = b""
+    content_type: bytes = b""
+    grpc_status: bytes = b""
+    grpc_message: bytes = b""
+
+
+_READ = {b":status": 0, b"content-type": 1, b"grpc-status": 2, b"grpc-message": 3}
+
+
+class RememberingDecoder:
+    """See the module. Raises Http2Error."""
 
     def __init__(self) -> None:
-        super().__init__()
-        self._blocks: dict[tuple[Any, ...], bytes] = {}
+        self._decoder = Decoder(max_header_list_size=LARGEST_LIST_BYTES)
+        self._known: dict[bytes, Fields] = {}
 
-    def encode(self, headers: Iterable[Any], huffman: bool = True) -> bytes:
-        wanted = tuple(headers)
-        resized = bool(self.table_size_changes)
-        if not resized and (known := self._blocks.get(wanted)) is not None:
-            return known
-        before = _newest_entry(self)
-        block = super().encode(wanted, huffman)
-        if resized or _newest_entry(self) is not before:
-            self._blocks.clear()
-        else:
-            self._blocks[wanted] = block
-        return block
-
-
-class RememberingDecoder(Decoder):
-    """See the module."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self._lists: dict[tuple[bytes, bool], list[HeaderTuple]] = {}
-
-    def decode(self, data: bytes, raw: bool = False) -> Iterable[HeaderTuple]:
-        known = self._lists.get((data, raw))
+    def decode(self, block: bytes) -> Fields:
+        known = self._known.get(block)
         if known is not None:
-            return known.copy()
-        newest, entries, size = _newest_entry(self), self._entries(), self.header_table.maxsize
-        headers = list(super().decode(data, raw))
-        same = _newest_entry(self) is newest and self._entries() == entries and self.header_table.maxsize == size
-        if not same or len(self._lists) >= MOST_BLOCKS_DECODED:
-            self._lists.clear()
+            return known
+        size, newest = self._table()
+        try:
+            headers = list(self._decoder.decode(block, raw=True))
+        except Exception as error:  # not only hpack's own: what a hostile block brings out of it is the peer's doing
+            raise Http2Error("COMPRESSION_ERROR", f"headers that can't be read: {error!r}") from error
+        found = [b""] * len(_READ)
+        for name, value in headers:
+            place = _READ.get(bytes(name))
+            if place is not None:
+                found[place] = bytes(value)
+        fields = Fields(*found)
+        size_now, newest_now = self._table()
+        if newest_now is not newest or size_now != size or len(self._known) >= MOST_BLOCKS_REMEMBERED:
+            self._known.clear()
         else:
-            self._lists[data, raw] = headers.copy()
-        return headers
+            self._known[block] = fields
+        return fields
 
-    def _entries(self) -> int:
-        return len(self.header_table.dynamic_entries)
-
-
-def _newest_entry(coder: Encoder | Decoder) -> object:
-    entries = coder.header_table.dynamic_entries
-    return entries[0] if entries else None
+    def _table(self) -> tuple[tuple[int, int], object]:
+        table = self._decoder.header_table
+        entries = table.dynamic_entries
+        return (len(entries), table.maxsize), entries[0] if entries else None

@@ -1,13 +1,13 @@
-"""gRPC on one HTTP/2 connection, one call at a time.
+"""gRPC on one HTTP/2 connection, one call at a time: ``Conversation`` with a channel under it, and deadlines.
 
 States: *new*, *idle* after ``open``, *busy* from the start of a call to its end, *closed*. A connection comes back
-from busy to idle only when a reply has arrived whole. Whatever else ends a call, an error or any exception that a
-signal handler raised in the middle, leaves it busy, and a busy connection is never used again: nobody can know
-which bytes of which call are next on it.
+from busy to idle only when a reply has arrived whole, or a stream was cancelled between two of its messages. Whatever
+else ends a call, an error or any exception that a signal handler raised in the middle, leaves it busy, and a busy
+connection is never used again: nobody can know which bytes of which call are next on it.
 
 ``maybe_applied`` turns true right before the last byte of the request is handed to the kernel, since a server can't
-act on half a message. The server's own word overrides that: GOAWAY with a last stream below ours, or REFUSED_STREAM,
-mean that it didn't look at the request.
+act on half a message, and false again if the kernel took no more bytes in time. The server's own word overrides that:
+GOAWAY with a last stream below ours, or REFUSED_STREAM, mean that it didn't look at the request.
 
 An idle connection is looked at before it is used again: what has arrived meanwhile (GOAWAY, end of file, pings) is
 digested without sending anything.
@@ -15,93 +15,53 @@ digested without sending anything.
 
 from __future__ import annotations
 
-import logging
 import ssl
 from collections.abc import Callable
 
-from h2 import events as h2_events
-from h2.config import H2Configuration
-from h2.connection import H2Connection
-from h2.errors import ErrorCodes
-from h2.exceptions import H2Error, NoAvailableStreamIDError, TooManyStreamsError
-from h2.settings import SettingCodes, Settings
-
+from .conversation import PREFACE, Conversation
+from .endpoints import EndpointHealth
 from .errors import ConnectFailed, ConnectionLost, DeadlinePassed, EtcdError, NotProcessed
-from .frames import FrameSieve, not_http2
-from .header_blocks import RememberingDecoder, RememberingEncoder
-from .reply import Reply, framed
-from .sockets import Channel
+from .frames import REFUSED_STREAM, Http2Error, error_name, not_http2
+from .sockets import Channel, NotAllSent
 from .tls import explain_tls_error
 
-__all__ = ["Headers", "Http2Connection"]
+__all__ = ["Http2Connection"]
 
-WINDOW_BYTES = 8 * 1024 * 1024
 LAST_STREAM_ID = 2**30
 PING_AFTER_SECONDS = 10.0  # etcd takes offence at pings more often than every 5 s
 PONG_WITHIN_SECONDS = 10.0
-
-# hpack writes every header to its debug log, the login token too.
-if logging.getLogger("hpack").level == logging.NOTSET:
-    logging.getLogger("hpack").setLevel(logging.INFO)
-
-Headers = tuple[tuple[bytes, bytes], ...]
-
-# Our own headers are fixed and right; the peer's are read by name only.
-_CONFIG = H2Configuration(
-    client_side=True,
-    header_encoding=None,
-    validate_outbound_headers=False,
-    normalize_outbound_headers=False,
-    validate_inbound_headers=False,
-    normalize_inbound_headers=False,
-)
-
-
-class _H2(H2Connection):
-    #: How many closed streams are kept in mind, for frames that come late. h2's own 65,536 take 9 MB in the end.
-    MAX_CLOSED_STREAMS = 64
+PONGS_APART_SECONDS = 1.0
+CANCEL_WITHIN_SECONDS = 0.05
 
 
 class Http2Connection:
     """A connection that carries one call at a time. Not for use by two threads at once, but for ``interrupt``."""
 
-    def __init__(self, channel: Channel, endpoint: str, monotonic: Callable[[], float]) -> None:
-        self.endpoint = endpoint
+    def __init__(self, channel: Channel, health: EndpointHealth, monotonic: Callable[[], float]) -> None:
+        self.health = health
+        self.endpoint = str(health.endpoint)
         self.idle_since = monotonic()
         self._channel = channel
         self._monotonic = monotonic
-        self._h2 = _H2(config=_CONFIG)
-        self._h2.encoder = RememberingEncoder()
-        self._h2.decoder = RememberingDecoder()
-        self._sieve = FrameSieve(endpoint)
-        self._ready = False
+        self._conversation = Conversation(self.endpoint)
         self._busy = True
         self._receiving = False
         self._retired = False
-        self._must_flush = False
-        self._stream_id = 0
-        self._reply = Reply(endpoint)
         self._sent_whole = False
         self._heard_at = self.idle_since
+        self._calm_at = self.idle_since
         self._pinged_at: float | None = None
+        self._pongs_at = 0.0
 
     # ---- life
 
     def open(self, deadline: float) -> None:
         """Exchange HTTP/2 settings, which proves that an HTTP/2 server is there; raises ConnectFailed."""
-        h2 = self._h2
-        h2.local_settings = Settings(
-            client=True,
-            initial_values={SettingCodes.ENABLE_PUSH: 0, SettingCodes.INITIAL_WINDOW_SIZE: WINDOW_BYTES},
-        )
-        h2.initiate_connection()
-        h2.increment_flow_control_window(WINDOW_BYTES - 65535)
+        conversation = self._conversation
         try:
-            self._flush(deadline)
-            while not self._ready:
+            self._channel.send(PREFACE, deadline)
+            while not conversation.ready:
                 self._read(deadline)
-        except EtcdError:
-            raise
         except ssl.SSLError as error:
             raise explain_tls_error(error, self.endpoint) from error
         except TimeoutError as error:
@@ -115,8 +75,8 @@ class Http2Connection:
                 "etcd's client port, and does it want TLS (https://, etcdlock_ca_cert)?",
                 endpoint=self.endpoint,
             ) from error
-        except H2Error as error:
-            raise not_http2(self.endpoint, f"broke the HTTP/2 protocol ({error})") from error
+        except Http2Error as error:
+            raise not_http2(self.endpoint, f"broke the HTTP/2 protocol: it sent {error}") from error
         self._busy = False
 
     @property
@@ -131,9 +91,11 @@ class Http2Connection:
             while (data := self._channel.receive_now()) is not None:
                 if not data:
                     return False
-                self._feed(data)
-        except (OSError, H2Error, EtcdError):
+                self._conversation.receive(data)
+        except (OSError, Http2Error, EtcdError):
             return False
+        if self._conversation.last_processed is not None:
+            self._retired = True
         return self.reusable
 
     def interrupt(self) -> None:
@@ -152,43 +114,62 @@ class Http2Connection:
 
     # ---- calls
 
-    def call(self, headers: Headers, message: bytes, deadline: float) -> bytes:
-        """A unary call: send one message, return the one that comes back."""
-        self._start(headers, message, deadline, half_close=True)
-        reply = self._reply
+    def call(self, block: bytes, message: bytes, deadline: float) -> bytes:
+        """A unary call with these headers: send one message, return the one that comes back."""
+        self._start(block, message, deadline, end=True)
+        reply = self._conversation.reply
         try:
             while not reply.ended:
                 self._read(deadline)
-        except EtcdError:
-            raise
-        except (OSError, H2Error) as error:
+        except (OSError, Http2Error) as error:
             raise self._explain(error) from error
         self._busy = False
         return reply.only_message()
 
-    def start_stream(self, headers: Headers, message: bytes, deadline: float, *, half_close: bool) -> None:
+    def call_and_leave(self, block: bytes, message: bytes, deadline: float) -> bytes:
+        """The first answer of a call with many: our side stays open until it is here; then the call is cancelled."""
+        self._start(block, message, deadline, end=False)
+        reply = self._conversation.reply
+        try:
+            while (answer := reply.next_message()) is None and not reply.ended:
+                self._read(deadline)
+        except (OSError, Http2Error) as error:
+            raise self._explain(error) from error
+        self.end_stream()
+        return reply.only_message() if answer is None else answer
+
+    def start_stream(self, block: bytes, message: bytes, deadline: float, *, half_close: bool) -> None:
         """Begin a call with many answers; ``half_close`` says that this message is the last."""
-        self._start(headers, message, deadline, half_close=half_close)
-        self._heard_at = self._monotonic()
+        self._start(block, message, deadline, end=half_close)
+        self._heard_at = self._calm_at = self._monotonic()
         self._pinged_at = None
-        self._retired = True  # a stream's connection isn't shared afterwards: closing it is the cancellation
+
+    def end_stream(self) -> None:
+        """Between two messages of a stream: tell the server that nobody reads on, and carry another call after it."""
+        if self._receiving or self._retired:
+            return
+        try:
+            self._channel.send(self._conversation.cancel(), self._monotonic() + CANCEL_WITHIN_SECONDS)
+        except OSError:
+            return
+        self._busy = False
 
     def receive(self, deadline: float) -> bytes | None:
         """The next message of a stream; None when none came until ``deadline``; EOFError at a clean end."""
         if self._receiving:
             raise self._lost("an earlier exception interrupted it")
         self._receiving = True
-        reply = self._reply
+        reply = self._conversation.reply
         try:
             while (message := reply.next_message()) is None:
                 if reply.ended:
                     reply.check_status()
+                    reply.check_rest()
+                    self._receiving = False
                     raise EOFError
                 if not self._wait(deadline):
                     break
-        except EtcdError:
-            raise
-        except (OSError, H2Error) as error:
+        except (OSError, Http2Error) as error:
             raise self._explain(error) from error
         self._receiving = False
         return message
@@ -199,8 +180,11 @@ class Http2Connection:
             wake = self._heard_at + PING_AFTER_SECONDS
         else:
             wake = self._pinged_at + PONG_WITHIN_SECONDS
+        conversation = self._conversation
+        conversation.answer_pings()
         try:
-            self._flush(self._monotonic() + PONG_WITHIN_SECONDS)
+            if owed := conversation.take_owed():
+                self._channel.send(owed, self._monotonic() + PONG_WITHIN_SECONDS)
         except TimeoutError:
             raise self._lost("the server doesn't read") from None
         try:
@@ -212,121 +196,77 @@ class Http2Connection:
             if now >= wake:
                 if self._pinged_at is not None:
                     raise self._lost("no answer to a ping") from None
-                self._h2.ping(b"etcdlock")
+                self._channel.send(self._conversation.ping(), now + PONG_WITHIN_SECONDS)
                 self._pinged_at = now
             return now < deadline
         self._heard_at = self._monotonic()
+        if self._heard_at - self._calm_at > PING_AFTER_SECONDS:
+            self._calm_at = self._heard_at
+            self._conversation.calm()
         self._pinged_at = None
         return True
 
-    def _start(self, headers: Headers, message: bytes, deadline: float, *, half_close: bool) -> None:
-        if not self.reusable:
+    def _start(self, block: bytes, message: bytes, deadline: float, *, end: bool) -> None:
+        if self._busy or self._retired:
             raise RuntimeError("this connection is busy or closed")
         self._busy = True
         self._sent_whole = False
-        self._reply = Reply(self.endpoint)
+        conversation = self._conversation
+        if not conversation.streams_allowed:
+            raise NotProcessed(f"{self.endpoint}: the server allows no calls at present", endpoint=self.endpoint)
         try:
+            if conversation.pongs:
+                self._answer_pings()
+            data = conversation.begin(block, message, end=end)
+            if conversation.stream_id >= LAST_STREAM_ID:
+                self._retired = True
+            while conversation.unsent:
+                self._channel.send(data, deadline)
+                while not (data := conversation.next_part()):
+                    conversation.must_send = True
+                    self._read(deadline)
+                    if conversation.reply.ended:  # refused before it was read to the end
+                        self._retired = True
+                        return
+            self._sent_whole = True
             try:
-                self._stream_id = self._h2.get_next_available_stream_id()
-                self._h2.send_headers(self._stream_id, headers)
-            except (NoAvailableStreamIDError, TooManyStreamsError) as error:
-                raise NotProcessed(f"{self.endpoint}: {error}", endpoint=self.endpoint) from error
-            if self._stream_id >= LAST_STREAM_ID:
-                self._retired = True
-            self._send_body(framed(message), deadline, half_close)
-        except EtcdError:
-            raise
-        except (OSError, H2Error) as error:
+                self._channel.send(data, deadline)
+            except NotAllSent:
+                self._sent_whole = False
+                raise
+        except (OSError, Http2Error) as error:
             raise self._explain(error) from error
-
-    def _send_body(self, body: bytes, deadline: float, half_close: bool) -> None:
-        h2, stream_id, offset = self._h2, self._stream_id, 0
-        while True:
-            allowed = min(h2.local_flow_control_window(stream_id), h2.max_outbound_frame_size)
-            if allowed >= len(body) - offset:
-                h2.send_data(stream_id, body[offset:] if offset else body, end_stream=half_close)
-                self._sent_whole = True
-                self._flush(deadline)
-                return
-            if allowed > 0:
-                h2.send_data(stream_id, body[offset : offset + allowed])
-                offset += allowed
-                continue
-            self._must_flush = True
-            self._read(deadline)
-            if self._reply.ended:  # refused before it was read to the end
-                self._retired = True
-                return
 
     # ---- bytes
 
-    def _flush(self, deadline: float) -> None:
-        self._must_flush = False
-        data = self._sieve.take_pongs() + self._h2.data_to_send()
-        if data:
-            self._channel.send(data, deadline)
-
     def _read(self, deadline: float) -> None:
-        """Receive once and digest. What we owe the peer is sent first only if the peer may be waiting for it.
-
-        etcd measures the path with a PING on most calls; its answer travels with our next request.
-        """
-        if self._must_flush:
-            self._flush(deadline)
+        """Receive once and digest. What we owe the peer is sent first only if the peer may be waiting for it."""
+        conversation = self._conversation
+        if conversation.pongs:
+            self._answer_pings()
+        if conversation.must_send:
+            self._channel.send(conversation.take_owed(), deadline)
         data = self._channel.receive(deadline)
         if not data:
             raise ConnectionResetError("closed by the server")
-        self._feed(data)
-        if self._reply.ended:
-            return
-        sieve = self._sieve
-        if sieve.last_processed is not None and self._stream_id > sieve.last_processed:
-            raise NotProcessed(
-                f"{self.endpoint}: the server is going away ({sieve.goaway_reason})", endpoint=self.endpoint
-            )
-        code = self._reply.reset_code
-        if code is not None:
-            name = ErrorCodes(code).name if code in ErrorCodes.__members__.values() else str(code)
-            if code == ErrorCodes.REFUSED_STREAM:
-                raise NotProcessed(f"{self.endpoint}: the server refused the stream", endpoint=self.endpoint)
-            raise self._lost(f"the server reset the stream ({name})")
-
-    def _feed(self, data: bytes) -> None:
-        """Give whole frames to h2, and digest what it makes of them."""
-        sieve = self._sieve
-        if not self._ready:
-            sieve.check_first_bytes(data)
-        runs = sieve.sift(data)
-        if sieve.last_processed is not None:
+        conversation.receive(data)
+        last_processed, reply = conversation.last_processed, conversation.reply
+        if last_processed is not None:
             self._retired = True
-        events: list[h2_events.Event] = []
-        for run in runs:
-            events += self._h2.receive_data(run)
-        for event in events:
-            self._digest(event)
+            if conversation.stream_id > last_processed and not reply.ended:
+                raise NotProcessed(
+                    f"{self.endpoint}: the server is going away ({conversation.goaway_reason})", endpoint=self.endpoint
+                )
+        if reply.reset_code is not None and not reply.ended:
+            if reply.reset_code == REFUSED_STREAM:
+                raise NotProcessed(f"{self.endpoint}: the server refused the stream", endpoint=self.endpoint)
+            raise self._lost(f"the server reset the stream ({error_name(reply.reset_code)})")
 
-    def _digest(self, event: h2_events.Event) -> None:
-        kind = type(event)
-        if kind is h2_events.RemoteSettingsChanged:
-            self._ready = True
-            self._must_flush = True
-            return
-        if getattr(event, "stream_id", None) != self._stream_id:
-            return
-        reply = self._reply
-        if isinstance(event, h2_events.DataReceived):
-            data, length = event.data, event.flow_controlled_length
-            if data:
-                reply.add_data(data)
-            if length:
-                self._h2.acknowledge_received_data(length, self._stream_id)
-                self._must_flush = True
-        elif isinstance(event, (h2_events.ResponseReceived, h2_events.TrailersReceived)):
-            reply.add_headers(event.headers or ())
-        elif kind is h2_events.StreamEnded:
-            reply.ended = True
-        elif isinstance(event, h2_events.StreamReset) and not reply.ended:
-            reply.reset_code = int(event.error_code or 0)
+    def _answer_pings(self) -> None:
+        now = self._monotonic()
+        if now >= self._pongs_at:
+            self._pongs_at = now + PONGS_APART_SECONDS
+            self._conversation.answer_pings()
 
     # ---- errors
 
@@ -344,5 +284,6 @@ class Http2Connection:
             return DeadlinePassed(
                 f"{self.endpoint}: no answer in time", endpoint=self.endpoint, maybe_applied=self._sent_whole
             )
-        reason = getattr(error, "strerror", None) or str(error) or type(error).__name__
-        return self._lost(reason)
+        if isinstance(error, Http2Error):
+            return self._lost(f"the server broke the HTTP/2 protocol: {error}")
+        return self._lost(getattr(error, "strerror", None) or str(error) or type(error).__name__)

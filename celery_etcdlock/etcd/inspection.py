@@ -78,13 +78,13 @@ class EtcdInspector:
                 key=self._start, range_end=self._end, start_revision=after_revision + 1, **options
             )
             request = messages.WatchRequest(create_request=create).SerializeToString()
-            with self._client.stream("/etcdserverpb.Watch/Watch", request, LONGEST_WATCH_SECONDS) as stream:
+            with self._client.stream(messages.WATCH, request, LONGEST_WATCH_SECONDS) as stream:
                 while not stream.ended:
                     answer = stream.receive(QUIET_SECONDS)
                     if answer is None:
                         yield []
                         continue
-                    response = messages.WatchResponse.FromString(answer)
+                    response = messages.decoded(messages.WatchResponse, answer)
                     if response.canceled:
                         if response.compact_revision:
                             raise SurveyOutdated(f"revision {after_revision + 1} was compacted meanwhile")
@@ -156,4 +156,4 @@ class EtcdInspector:
             answer = self._client.call(path, request.SerializeToString(), self._timeout_seconds, repeatable=True)
         except Compacted as error:
             raise SurveyOutdated(str(error)) from error
-        return reply.FromString(answer)
+        return messages.decoded(reply, answer)

@@ -79,6 +79,10 @@ def _make(name: str, socket_class: Callable[..., Any], sleep: Callable[[float], 
     )
 
 
+class NotAllSent(TimeoutError):
+    """The deadline passed before the kernel took the last byte."""
+
+
 class Channel(Protocol):
     """Bytes both ways on one connection. ``deadline`` is a time of the flavour's ``monotonic``."""
 
@@ -156,18 +160,26 @@ class PolledChannel(PlainChannel):
         self._writable.register(sock.fileno(), select.POLLOUT)
 
     def send(self, data: bytes, deadline: float) -> None:
-        rest = memoryview(data)
-        while rest:
+        sent = 0
+        while True:
             try:
-                rest = rest[self._socket.send(rest) :]
+                sent += self._socket.send(memoryview(data)[sent:] if sent else data)
             except (BlockingIOError, InterruptedError):
-                self._await(self._writable, deadline)
+                remaining = deadline - self._monotonic()
+                if remaining <= 0 or not self._writable.poll(math.ceil(remaining * 1000)):
+                    raise NotAllSent("deadline passed") from None
+            if sent >= len(data):
+                return
 
     def receive(self, deadline: float) -> bytes:
         while True:
-            self._await(self._readable, deadline)
-            with suppress(BlockingIOError, InterruptedError):
+            # Not the kernel's SO_RCVTIMEO, which saves this call: it starts anew with each signal.
+            if not self._readable.poll(math.ceil(self._remaining(deadline) * 1000)):
+                raise TimeoutError("deadline passed")
+            try:
                 return self._socket.recv(RECEIVE_BYTES)
+            except (BlockingIOError, InterruptedError):
+                continue
 
     def receive_now(self) -> bytes | None:
         if not self._readable.poll(0):
@@ -176,10 +188,6 @@ class PolledChannel(PlainChannel):
             return self._socket.recv(RECEIVE_BYTES)
         except (BlockingIOError, InterruptedError):
             return None
-
-    def _await(self, ready: select.poll, deadline: float) -> None:
-        if not ready.poll(math.ceil(self._remaining(deadline) * 1000)):
-            raise TimeoutError("deadline passed")
 
 
 def resolve(sockets: Sockets, host: str, port: int, deadline: float) -> list[Address]:

@@ -6,6 +6,7 @@ in ``places``; here are leases, sessions and watches, and the sending of all of 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, Protocol
@@ -52,10 +53,18 @@ from celery_etcdlock.core.replies import (
     StoreReply,
 )
 from celery_etcdlock.etcd import messages
-from celery_etcdlock.etcd.errors import DeadlinePassed, LeaseExists, LeaseNotFound, NoSpace, TooManyOperations
+from celery_etcdlock.etcd.errors import (
+    DeadlinePassed,
+    EtcdError,
+    LeaseExists,
+    LeaseNotFound,
+    NoSpace,
+    TooManyOperations,
+)
 from celery_etcdlock.etcd.history import History
 from celery_etcdlock.etcd.layout import Layout, end_of, keys_in, read, token_in, unchanged
 from celery_etcdlock.etcd.places import Places, Transaction
+from celery_etcdlock.etcd.refusals import Refusals, rehearsal
 
 __all__ = ["EtcdStore", "Transport"]
 
@@ -81,9 +90,16 @@ class EtcdStore:
     """See the module. Safe for use from many threads, as far as ``transport`` is."""
 
     def __init__(
-        self, transport: Transport, prefix: str, places_class: type[Places] = Places, history: History | None = None
+        self,
+        transport: Transport,
+        prefix: str,
+        places_class: type[Places] = Places,
+        history: History | None = None,
+        *,
+        asks_first: bool = True,
     ) -> None:
         self._history = history
+        self._refusals = Refusals() if asks_first else None
         self._transport = transport
         self.most_together = MOST_TOGETHER
         self._layout = Layout(prefix)
@@ -94,7 +110,7 @@ class EtcdStore:
             KeepAlive: self._keep_alive,
             CheckKeys: self._check_keys,
             RevokeLease: self._revoke_lease,
-            TryAcquire: self._place,
+            TryAcquire: self._try,
             Enqueue: self._place,
             Promote: self._place,
             TryEach: self._place,
@@ -240,6 +256,25 @@ class EtcdStore:
         reply = self._txn(self._places.request(operation), timeout_seconds)
         return self._places.reply(operation, reply, reply.header.revision)
 
+    def _try(self, operation: TryAcquire, timeout_seconds: float) -> StoreReply:
+        refusals = self._refusals
+        if refusals is None:
+            return self._place(operation, timeout_seconds)
+        request, until = self._places.request(operation), time.monotonic() + timeout_seconds
+        if refusals.lately(operation.name):
+            seen = read(self._layout.session_key(operation.lease), keys_only=True)
+            try:
+                reply = self._txn(rehearsal(request, seen), timeout_seconds, repeatable=True)
+            except EtcdError as error:
+                error.maybe_applied = False
+                raise
+            if reply.succeeded:
+                reply = self._txn(request, max(0.001, until - time.monotonic()))
+        else:
+            reply = self._txn(request, timeout_seconds)
+        refusals.note(operation.name, refused=not reply.succeeded)
+        return self._places.reply(operation, reply, reply.header.revision)
+
     def _look(self, operation: Look, timeout_seconds: float) -> StoreReply:
         start = self._layout.name_start(operation.name)
         request = messages.RangeRequest(key=start, range_end=end_of(start))
@@ -287,9 +322,9 @@ class EtcdStore:
             create.key = self._layout.key(operation.name, operation.token)
         request = messages.WatchRequest(create_request=create).SerializeToString()
         try:
-            with self._transport.stream("/etcdserverpb.Watch/Watch", request, timeout_seconds) as replies:
+            with self._transport.stream(messages.WATCH, request, timeout_seconds) as replies:
                 for reply in replies:
-                    response = messages.WatchResponse.FromString(reply)
+                    response = messages.decoded(messages.WatchResponse, reply)
                     # Cancelled: compacted, or no leader. Whoever is woken looks again.
                     if response.events or response.canceled:
                         break
@@ -306,9 +341,8 @@ class EtcdStore:
         path = f"/etcdserverpb.{method}"
         history = self._history
         newest_before = 0 if history is None else history.revision
-        answer = reply.FromString(
-            self._transport.call(path, request.SerializeToString(), timeout_seconds, repeatable=repeatable)
-        )
+        sent = request.SerializeToString()
+        answer = messages.decoded(reply, self._transport.call(path, sent, timeout_seconds, repeatable=repeatable))
         if history is not None:
             # Answers about leases come from one member's own view.
             history.check(answer.header, newest_before, linearizable=method.startswith("KV/"))

@@ -2,45 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from types import TracebackType
-from typing import TYPE_CHECKING
 
-from . import messages
-from .errors import DeadlinePassed, EtcdError, StatusCode, TokenRejected
+from .errors import DeadlinePassed, EtcdError
+from .http2 import Http2Connection
+from .login import MOST_LOGINS_PER_CALL, Login, check_watch
+from .messages import WATCH
+from .pool import Pool
+from .request_headers import RequestHeaders
 
-if TYPE_CHECKING:
-    from .client import EtcdClient
-    from .http2 import Http2Connection
-
-__all__ = ["EtcdStream", "check_watch"]
-
-WATCH = "/etcdserverpb.Watch/Watch"
-MOST_LOGINS = 3
-_LOGIN_MAY_HELP = ("permission denied", "auth token", "auth store is old")
-
-
-def check_watch(path: str, first_answer: bytes) -> None:
-    """Raise TokenRejected if a new login may help this watch.
-
-    etcd refuses a watch inside an OK answer, and calls an expired token a missing permission.
-    """
-    if path != WATCH:
-        return
-    answer = messages.WatchResponse.FromString(first_answer)
-    if answer.canceled and any(part in answer.cancel_reason for part in _LOGIN_MAY_HELP):
-        raise TokenRejected(StatusCode.UNAUTHENTICATED, answer.cancel_reason)
+__all__ = ["EtcdStream"]
 
 
 class EtcdStream:
     """A context manager over the answers, each as bytes. One thread uses it; any thread may ``cancel``.
 
     Iterating blocks until the next answer and raises ``DeadlinePassed`` when the stream's time is over. After any
-    error the stream is finished: open another.
+    error the stream is finished: open another. At the end the connection goes back to the pool, if it can carry on.
     """
 
-    def __init__(self, client: EtcdClient, path: str, request: bytes, deadline: float) -> None:
-        self._client = client
+    def __init__(
+        self,
+        pool: Pool,
+        login: Login,
+        headers: RequestHeaders,
+        monotonic: Callable[[], float],
+        path: str,
+        request: bytes,
+        deadline: float,
+    ) -> None:
+        self._pool = pool
+        self._login = login
+        self._headers = headers
+        self._monotonic = monotonic
         self._path = path
         self._request = request
         self._deadline = deadline
@@ -76,7 +71,7 @@ class EtcdStream:
 
     def receive(self, timeout_seconds: float) -> bytes | None:
         """The next answer, or None if none came in this time (the stream goes on) or the server has ended it."""
-        until = self._client._sockets.monotonic() + timeout_seconds
+        until = self._monotonic() + timeout_seconds
         message = self._receive(min(until, self._deadline))
         if message is None and not self._ended and until > self._deadline:
             raise DeadlinePassed("the stream's time is over", maybe_applied=True)
@@ -108,7 +103,7 @@ class EtcdStream:
                 self._ended = True
             except EtcdError as error:
                 self._close()
-                if not self._client._login_again(error, self._token) or self._logins >= MOST_LOGINS:
+                if not self._login.again(error, self._token) or self._logins >= MOST_LOGINS_PER_CALL:
                     raise
                 self._logins += 1
                 self._first = True
@@ -118,23 +113,22 @@ class EtcdStream:
         return None
 
     def _open(self) -> None:
-        client = self._client
-        client._after_fork()
+        self._pool.after_fork()
         while True:
-            token = client._current_token(self._deadline)
-            connection, health = client._borrow(self._deadline)
+            token = self._login.token(self._deadline)
+            connection = self._pool.borrow(self._monotonic(), self._deadline)
             try:
-                now = client._sockets.monotonic()
-                headers = client._request_headers(connection.endpoint, self._path, self._deadline - now, token)
-                # a watch stays open at our end: half-closed, it would end at a grpc-proxy
+                headers = self._headers.block(
+                    connection.endpoint, self._path, self._deadline - self._monotonic(), token
+                )
                 connection.start_stream(headers, self._request, self._deadline, half_close=self._path != WATCH)
             except EtcdError as error:
-                client._discard(connection)
-                health.failed(client._sockets.monotonic())
-                if error.maybe_applied or error.permanent or client._sockets.monotonic() >= self._deadline:
+                self._pool.discard(connection)
+                connection.health.failed(self._monotonic())
+                if error.maybe_applied or error.permanent or self._monotonic() >= self._deadline:
                     raise
             except BaseException:
-                client._discard(connection)
+                self._pool.discard(connection)
                 raise
             else:
                 self._token = token
@@ -146,4 +140,9 @@ class EtcdStream:
     def _close(self) -> None:
         connection, self._connection = self._connection, None
         if connection is not None:
-            self._client._discard(connection)
+            try:
+                # Not one that ``cancel`` may be about to interrupt: it looks for the connection after it has left word.
+                if not self._cancelled:
+                    connection.end_stream()
+            finally:
+                self._pool.give_back(connection)

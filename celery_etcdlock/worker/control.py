@@ -5,13 +5,13 @@ Answered from memory: a handler runs on the worker's hub, which must never wait 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from celery import bootsteps
 from celery.worker.control import inspect_command
 
-from celery_etcdlock.listeners.figures import Figures
-from celery_etcdlock.tasks.runtime import EtcdLocks
+if TYPE_CHECKING:
+    from celery_etcdlock.listeners.figures import Figures
 
 __all__ = ["KeepFigures", "locks"]
 
@@ -23,6 +23,10 @@ class KeepFigures(bootsteps.StartStopStep):
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, worker: Any, **options: Any) -> None:
+        # Not before, since every ``celery`` command imports this module.
+        from celery_etcdlock.listeners.figures import Figures
+        from celery_etcdlock.tasks.runtime import EtcdLocks
+
         super().__init__(worker, **options)
         prefork = getattr(worker.pool_cls, "__module__", "") == "celery.concurrency.prefork"
         processes = max(worker.concurrency or 1, worker.max_concurrency or 1) if prefork else 1

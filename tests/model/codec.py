@@ -57,9 +57,9 @@ class Codec:
     """Encodes and decodes by ``places_class``, which a mutation may have weakened."""
 
     def __init__(self, places_class: type[Places] = Places) -> None:
-        self._encoder = EtcdStore(_Sending(), PREFIX, places_class)
+        self._encoder = EtcdStore(_Sending(), PREFIX, places_class, asks_first=False)
         self._answering = _Answering()
-        self._decoder = EtcdStore(self._answering, PREFIX, places_class)
+        self._decoder = EtcdStore(self._answering, PREFIX, places_class, asks_first=False)
         self._requests: dict[StoreOperation, tuple[str, bytes, bool]] = {}
         self._replies: dict[Any, StoreReply] = {}
 

@@ -54,7 +54,7 @@ def main() -> None:
     request = m.WatchRequest(create_request=m.WatchCreateRequest(key=b"parent"))
     with client.stream("/etcdserverpb.Watch/Watch", request.SerializeToString(), 60) as stream:
         assert m.WatchResponse.FromString(next(stream)).created
-        before = {id(connection) for connection in client._idle}
+        before = {id(connection) for connection in client._pool.idle}
         pids = []
         for number in range(CHILDREN):
             pid = os.fork()
@@ -81,7 +81,7 @@ def main() -> None:
         put(client, b"parent", b"end")
         (event,) = m.WatchResponse.FromString(next(stream)).events
         assert event.kv.value == b"end"
-        assert not before or before & {id(connection) for connection in client._connector.open}
+        assert not before or before & {id(connection) for connection in client._pool.connector.open}
     stop.set()
     for thread in threads:
         thread.join(30)

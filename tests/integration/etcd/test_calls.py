@@ -169,4 +169,4 @@ def test_threads(client: EtcdClient, make_api: Any) -> None:
     for thread in threads:
         thread.join(60)
     assert not problems
-    assert len(client._idle) <= 16
+    assert len(client._pool.idle) <= 16

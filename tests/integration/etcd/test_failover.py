@@ -14,7 +14,7 @@ from tests.etcd_server import EtcdCluster, EtcdServer, running_etcd
 
 def serving(client: EtcdClient, cluster: EtcdCluster) -> EtcdServer:
     """The member that the next call would go to."""
-    (idle,) = client._idle
+    (idle,) = client._pool.idle
     return next(member for member in cluster.members if member.endpoint == idle.endpoint)
 
 
@@ -42,8 +42,8 @@ def test_a_member_that_stopped_costs_one_call_at_most(make_api: Any) -> None:
         try:
             assert make_api(client, 15).get(b"k") == b"1", "a read is repeated elsewhere within its time"
             client.close()
-            client._healths.sort(key=lambda health: str(health.endpoint) != victim.endpoint)
-            for health in client._healths:
+            client._pool.healths.sort(key=lambda health: str(health.endpoint) != victim.endpoint)
+            for health in client._pool.healths:
                 health.succeeded()
             make_api(client, 15).put(b"k", b"2")  # connects, hears nothing, goes on to the next
             assert api.get(b"k") == b"2"

@@ -10,6 +10,7 @@ from tests.etcd_server import EtcdServer
 
 CHECK = """
 import sys
+import celery.app.amqp  # which a worker has
 from celery import Celery
 from celery_etcdlock import EtcdLocks
 from celery_etcdlock.wiring import import_for_threads, open_inspector
@@ -35,3 +36,10 @@ def test_threads_import_nothing(etcd: EtcdServer) -> None:
         [sys.executable, "-c", CHECK, endpoint], capture_output=True, text=True, timeout=60, check=False, cwd=ROOT
     )
     assert (run.stdout.strip(), run.stderr) == ("[]", "")
+
+
+def test_a_celery_command_imports_next_to_nothing_of_ours() -> None:
+    count = "print(sum(name.startswith('celery_etcdlock') for name in sys.modules))"
+    code = f"import sys, celery.bin.celery, celery_etcdlock.cli; {count}"
+    run = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True, cwd=ROOT)
+    assert int(run.stdout) <= 8

@@ -61,7 +61,7 @@ def test_login(server: Any, make_api: Any, caplog: pytest.LogCaptureFixture) -> 
         make_api(EtcdClient(server.endpoint)).put(b"/locks/a")
     assert missing.value.permanent
 
-    for secret in (WRONG, PASSWORD, api.client._token):
+    for secret in (WRONG, PASSWORD, api.client._login._token):
         assert secret not in caplog.text
 
 
@@ -72,11 +72,11 @@ def test_expired_token(server: Any, make_api: Any, until: Any) -> None:
     client = joe(server)
     api = make_api(client)
     api.put(b"/locks/a", b"1")
-    old = client._token
+    old = client._login._token
     probe = EtcdClient(server.endpoint)
 
     def expired() -> bool:
-        probe._token = old
+        probe._login._token = old
         try:
             make_api(probe).get(b"/locks/a")
         except EtcdError as error:
@@ -89,11 +89,11 @@ def test_expired_token(server: Any, make_api: Any, until: Any) -> None:
     request = m.WatchRequest(create_request=m.WatchCreateRequest(key=b"/locks/a", start_revision=1))
     with client.stream("/etcdserverpb.Watch/Watch", request.SerializeToString(), 30) as stream:
         assert not m.WatchResponse.FromString(next(stream)).canceled
-        assert client._token != old
+        assert client._login._token != old
         assert m.WatchResponse.FromString(next(stream)).events
-    client._token = old
+    client._login._token = old
     api.put(b"/locks/a", b"2")
-    assert client._token != old
+    assert client._login._token != old
     assert api.get(b"/locks/a") == b"2"
 
 

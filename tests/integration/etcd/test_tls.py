@@ -32,7 +32,7 @@ def test_right_ca(tls_etcd: EtcdServer, authority: Any, make_api: Any) -> None:
     api = make_api(EtcdClient(tls_etcd.endpoint, ca_cert=authority.ca_cert))
     api.put(b"k", b"x" * 300_000)
     assert api.get(b"k") == b"x" * 300_000
-    assert len(api.client._idle) == 1
+    assert len(api.client._pool.idle) == 1
 
 
 @pytest.mark.parametrize("ca", ["wrong", None])

@@ -10,7 +10,7 @@ from typing import Any
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, RequestReceived, StreamEnded, WindowUpdated
+from h2.events import DataReceived, PingAckReceived, RequestReceived, StreamEnded, StreamReset, WindowUpdated
 
 
 class Session:
@@ -21,6 +21,8 @@ class Session:
         self.h2 = H2Connection(H2Configuration(client_side=False, header_encoding=None))
         self.bodies: dict[int, bytearray] = {}
         self.headers: dict[int, dict[bytes, bytes]] = {}
+        self.pongs = 0
+        self.reset: set[int] = set()
         self._ended: list[int] = []
 
     def begin(self) -> None:
@@ -45,6 +47,10 @@ class Session:
                 self.h2.acknowledge_received_data(event.flow_controlled_length, event.stream_id)
             elif isinstance(event, StreamEnded):
                 self._ended.append(event.stream_id)
+            elif isinstance(event, StreamReset):
+                self.reset.add(event.stream_id)
+            elif isinstance(event, PingAckReceived):
+                self.pongs += 1
             elif isinstance(event, WindowUpdated):
                 self.server.window_updates += 1
         self.flush()
@@ -130,6 +136,7 @@ class ScriptedServer:
                 sock, _ = self._listener.accept()
             except OSError:
                 return
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             self._socks.append(sock)
             script = self._scripts[min(self.connections, len(self._scripts) - 1)]
             self.connections += 1

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from celery_etcdlock.etcd import client as client_module
+from celery_etcdlock.etcd import pool
 from celery_etcdlock.etcd.client import EtcdClient
 from celery_etcdlock.etcd.errors import ConnectFailed, EtcdStatusError, TokenRejected
 from tests.unit.etcd.scripted_server import ScriptedServer, Session, echo, unused_port
@@ -19,7 +19,7 @@ PATH = "/etcdserverpb.KV/Txn"
 
 
 def order(client: EtcdClient, *endpoints: str) -> None:
-    client._healths.sort(key=lambda health: endpoints.index(str(health.endpoint)))
+    client._pool.healths.sort(key=lambda health: endpoints.index(str(health.endpoint)))
 
 
 def test_connection_refused_names_the_endpoint_and_ends_at_the_deadline() -> None:
@@ -148,13 +148,13 @@ def test_idle_connections_are_dropped_in_time() -> None:
 
 
 def test_idle_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client_module, "MOST_IDLE_CONNECTIONS", 2)
+    monkeypatch.setattr(pool, "MOST_IDLE_CONNECTIONS", 2)
     with ScriptedServer(echo) as server:
         client = EtcdClient(server.endpoint)
-        borrowed = [client._connector.connect(time.monotonic() + 5)[0] for _ in range(4)]
+        borrowed = [client._pool.connector.connect(time.monotonic() + 5) for _ in range(4)]
         for connection in borrowed:
-            client._give_back(connection)
-        assert len(client._idle) == 2
+            client._pool.give_back(connection)
+        assert len(client._pool.idle) == 2
 
 
 def test_close_drops_idle_connections_and_a_later_call_connects_anew() -> None:
@@ -193,14 +193,14 @@ def test_a_forked_child_gives_up_its_copies_at_once() -> None:
     with ScriptedServer(echo) as server:
         client = EtcdClient(server.endpoint)
         client.call(PATH, b"", 5)
-        (idle,) = client._idle
+        (idle,) = client._pool.idle
         descriptor = idle._channel._socket.fileno()  # type: ignore[attr-defined]
         child = os.fork()
         if child == 0:
             try:
                 os.fstat(descriptor)
             except OSError:
-                os._exit(0 if not client._idle else 2)
+                os._exit(0 if not client._pool.idle else 2)
             os._exit(1)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
         assert client.call(PATH, b"x", 5) == b"x"

@@ -11,6 +11,7 @@ from collections.abc import Callable
 
 import pytest
 from h2.connection import H2Connection
+from h2.settings import SettingCodes
 
 from celery_etcdlock.etcd import http2
 from celery_etcdlock.etcd.client import EtcdClient
@@ -27,10 +28,12 @@ from celery_etcdlock.etcd.errors import (
     PermissionDenied,
     StatusCode,
 )
+from celery_etcdlock.etcd.sockets import NotAllSent, PolledChannel
 from tests.unit.etcd import scripted_server
+from tests.unit.etcd.recorded import Played, call
 from tests.unit.etcd.scripted_server import ScriptedServer, Session, echo
 
-IN_H2 = [tracemalloc.Filter(True, "*/h2/*"), tracemalloc.Filter(True, "*/celery_etcdlock/etcd/*")]
+OURS = [tracemalloc.Filter(True, "*/celery_etcdlock/etcd/*")]
 PATH = "/etcdserverpb.KV/Txn"
 
 
@@ -64,10 +67,10 @@ def test_a_connection_does_not_grow_with_its_calls(monkeypatch: pytest.MonkeyPat
         try:
             for _ in range(100):
                 client.call(PATH, b"", 5)
-            before = tracemalloc.take_snapshot().filter_traces(IN_H2)
+            before = tracemalloc.take_snapshot().filter_traces(OURS)
             for _ in range(1000):
                 client.call(PATH, b"", 5)
-            after = tracemalloc.take_snapshot().filter_traces(IN_H2)
+            after = tracemalloc.take_snapshot().filter_traces(OURS)
         finally:
             tracemalloc.stop()
         client.close()
@@ -183,9 +186,9 @@ def test_goaway_to_the_end_is_not_processed() -> None:
     with ScriptedServer(refuse) as server:
         deadline = time.monotonic() + 10
         client = EtcdClient(server.endpoint)
-        connection, _ = client._connector.connect(deadline)
+        connection = client._pool.connector.connect(deadline)
         with pytest.raises(NotProcessed, match="moving") as caught:
-            connection.call(client._request_headers(server.endpoint, PATH, 10, ""), b"x", deadline)
+            connection.call(client._headers.block(server.endpoint, PATH, 10, ""), b"x", deadline)
         assert not caught.value.maybe_applied
         assert not connection.reusable
 
@@ -231,7 +234,7 @@ def test_connection_that_the_server_closed_while_idle() -> None:
     with ScriptedServer(once, echo) as server:
         client = EtcdClient(server.endpoint)
         assert client.call(PATH, b"", 5) == b"first"
-        (idle,) = client._idle
+        (idle,) = client._pool.idle
         wait_until(lambda: not idle.still_alive())
         assert client.call(PATH, b"second", 5) == b"second"
         assert server.requests == 2
@@ -320,7 +323,7 @@ def test_exception_from_a_signal_handler_never_returns_the_connection() -> None:
             client = EtcdClient(server.endpoint)
             with pytest.raises(Interrupted):
                 client.call(PATH, b"x", 5)
-            assert not client._idle
+            assert not client._pool.idle
             assert client.call(PATH, b"y", 5) == b"y"
             assert server.connections == 2
     finally:
@@ -518,3 +521,211 @@ def test_quiet_server_that_answers_pings_is_kept(monkeypatch: pytest.MonkeyPatch
 
     with ScriptedServer(quiet) as server, EtcdClient(server.endpoint).stream(PATH, b"", 60) as stream:
         assert stream.receive(0.5) is None
+
+
+def test_pings_are_answered_once_a_second_and_all_of_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(http2, "PONGS_APART_SECONDS", 60.0)
+    pongs: list[int] = []
+
+    def measuring(session: Session) -> None:
+        for number in range(5):
+            stream_id = session.request()
+            session.h2.ping(b"%08d" % number)
+            session.answer(stream_id, b"")
+            pongs.append(session.pongs)
+
+    with ScriptedServer(measuring) as server:
+        client = EtcdClient(server.endpoint)
+        for _ in range(4):
+            client.call(PATH, b"", 5)
+        (idle,) = client._pool.idle
+        idle._pongs_at = 0.0
+        client.call(PATH, b"", 5)
+        client.close()
+    assert max(pongs[:4]) <= 1, "the first one alone"
+    assert pongs[4] >= 4
+
+
+def until_reset(session: Session, stream_id: int) -> None:
+    while stream_id not in session.reset:
+        session.pump()
+
+
+def test_a_stream_that_is_left_gives_its_connection_to_the_next_call() -> None:
+    def script(session: Session) -> None:
+        stream_id = session.request()
+        session.send_headers(stream_id)
+        session.send_message(stream_id, b"event")
+        until_reset(session, stream_id)
+        late = b"\0\0\x05\0\0" + stream_id.to_bytes(4, "big") + b"\0\0\0\0\0"
+        session.sock.sendall(late * 3 + b"\0\0\0\0\1" + stream_id.to_bytes(4, "big"))
+        echo(session)
+
+    with ScriptedServer(script) as server:
+        client = EtcdClient(server.endpoint)
+        with client.stream(PATH, b"", 20) as stream:
+            assert next(stream) == b"event"
+        assert client.call(PATH, b"x", 5) == b"x"
+        assert client.call(PATH, b"y", 5) == b"y"
+        assert server.connections == 1
+        client.close()
+
+
+def test_a_stream_that_timed_out_gives_its_connection_back() -> None:
+    def script(session: Session) -> None:
+        until_reset(session, session.request())
+        echo(session)
+
+    with ScriptedServer(script) as server:
+        client = EtcdClient(server.endpoint)
+        with client.stream(PATH, b"", 0.2) as stream, pytest.raises(DeadlinePassed):
+            next(stream)
+        assert client.call(PATH, b"x", 5) == b"x"
+        assert server.connections == 1
+        client.close()
+
+
+def test_a_stream_that_was_cancelled_or_interrupted_keeps_its_connection_to_itself() -> None:
+    class Interrupted(BaseException):
+        pass
+
+    def interrupted(deadline: float) -> bytes:
+        raise Interrupted
+
+    with ScriptedServer(Session.until_closed) as server:
+        client = EtcdClient(server.endpoint)
+        with client.stream(PATH, b"", 20) as stream:
+            stream.cancel()
+        assert not client._pool.idle
+        with client.stream(PATH, b"", 20) as stream:
+            stream._cancelled = True  # by a thread that hasn't come to interrupt the connection yet
+        assert not client._pool.idle
+        with client.stream(PATH, b"", 20) as stream:
+            assert stream._connection is not None
+            stream._connection._channel.receive = interrupted  # type: ignore[method-assign]
+            with pytest.raises(Interrupted):
+                next(stream)
+        assert not client._pool.idle
+        client.close()
+
+
+def test_a_keepalive_leaves_our_side_open_and_the_connection_usable() -> None:
+    ended: list[bool] = []
+
+    def script(session: Session) -> None:
+        stream_id = session.request_headers()
+        while len(session.bodies[stream_id]) < 10:
+            session.pump()
+        ended.append(bool(session._ended))
+        session.send_headers(stream_id)
+        session.send_message(stream_id, b"alive")
+        until_reset(session, stream_id)
+        echo(session)
+
+    with ScriptedServer(script) as server:
+        client = EtcdClient(server.endpoint)
+        assert client.call("/etcdserverpb.Lease/LeaseKeepAlive", b"12345", 5) == b"alive"
+        assert client.call(PATH, b"x", 5) == b"x"
+        assert server.connections == 1
+        client.close()
+    assert ended == [False]
+
+
+def test_a_keepalive_that_is_refused() -> None:
+    def script(session: Session) -> None:
+        stream_id = session.request_headers()
+        lost = ("grpc-message", "etcdserver: requested lease not found")
+        session.send_headers(stream_id, ("grpc-status", "5"), lost, end=True)
+        until_reset(session, stream_id)
+        echo(session)
+
+    with ScriptedServer(script) as server:
+        client = EtcdClient(server.endpoint)
+        with pytest.raises(LeaseNotFound):
+            client.call("/etcdserverpb.Lease/LeaseKeepAlive", b"", 5)
+        assert client.call(PATH, b"x", 5) == b"x"
+        assert server.connections == 1
+
+
+def test_a_request_that_the_kernel_did_not_take_whole_is_not_applied() -> None:
+    class Full(Played):
+        def send(self, data: bytes, deadline: float) -> None:
+            if b"request" in data:
+                raise NotAllSent("deadline passed")
+
+    with pytest.raises(DeadlinePassed) as caught:
+        call(Full([b"\0\0\0\x04\0\0\0\0\0"], then_end=False), b"request")
+    assert not caught.value.maybe_applied
+
+    ours, theirs = socket.socketpair()
+    with ours, theirs:
+        channel = PolledChannel(ours, time.monotonic)
+        with pytest.raises(NotAllSent):
+            channel.send(bytes(50_000_000), time.monotonic() + 0.05)
+
+
+@pytest.mark.parametrize("status", ["502", "503"])
+def test_a_load_balancer_that_answers_with_a_page(status: str) -> None:
+    def balancer(session: Session) -> None:
+        stream_id = session.request()
+        session.h2.send_headers(stream_id, [(":status", status), ("content-type", "text/html")])
+        session.h2.send_data(stream_id, b"<html>" * 1000, end_stream=True)
+        session.flush()
+        session.until_closed()
+
+    with ScriptedServer(balancer) as server, pytest.raises(EtcdStatusError, match=f"HTTP status {status}") as caught:
+        EtcdClient(server.endpoint).call(PATH, b"x", 5)
+    assert caught.value.code is StatusCode.UNAVAILABLE
+    assert caught.value.maybe_applied
+
+
+def test_a_proxy_that_drops_trailers_is_named() -> None:
+    def proxy(session: Session) -> None:
+        stream_id = session.request()
+        session.send_headers(stream_id)
+        session.h2.send_data(stream_id, b"\0\0\0\0\2ok", end_stream=True)
+        session.flush()
+        session.until_closed()
+
+    with ScriptedServer(proxy) as server, pytest.raises(EtcdError, match="does a proxy before it drop HTTP/2 trailers"):
+        EtcdClient(server.endpoint).call(PATH, b"x", 5)
+
+
+def test_a_server_that_answers_on_another_stream() -> None:
+    def lost(session: Session) -> None:
+        session.request()
+        session.sock.sendall(b"\0\0\1\1\5\0\0\0\7\x88")
+        session.until_closed()
+
+    with (
+        ScriptedServer(lost) as server,
+        pytest.raises(ConnectionLost, match="stream 7, which we didn't open") as caught,
+    ):
+        EtcdClient(server.endpoint).call(PATH, b"x", 5)
+    assert caught.value.maybe_applied
+
+
+def test_half_a_frame_and_then_silence() -> None:
+    def silent(session: Session) -> None:
+        session.request()
+        session.sock.sendall(b"\0\0\x10\1\4\0\0\0\1\x88")
+        session.until_closed()
+
+    with ScriptedServer(silent) as server, pytest.raises(DeadlinePassed) as caught:
+        EtcdClient(server.endpoint).call(PATH, b"x", 0.3)
+    assert caught.value.maybe_applied
+
+
+def test_a_server_that_allows_no_streams_is_tried_again_and_then_named() -> None:
+    def closed(session: Session) -> None:
+        session.h2.update_settings({SettingCodes.MAX_CONCURRENT_STREAMS: 0})
+        session.flush()
+        session.until_closed()
+
+    with ScriptedServer(closed, echo) as server:
+        client = EtcdClient(server.endpoint)
+        connection = client._pool.connector.connect(time.monotonic() + 5)
+        wait_until(lambda: connection.still_alive() and not connection._conversation.streams_allowed)
+        with pytest.raises(NotProcessed, match="allows no calls at present"):
+            connection.call(b"", b"x", time.monotonic() + 5)
+        assert client.call(PATH, b"x", 5) == b"x"
