@@ -10,18 +10,24 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from celery_etcdlock.core.key_kinds import Relation, find
 from celery_etcdlock.core.ownership import Key, effective_limit
+from celery_etcdlock.core.record import Delivery
 
 __all__ = ["Waiting", "whose_turn"]
 
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One message. ``place_token``: of its place in line; ``joins``: the task whose result it waits for."""
+    """One message. ``place_token``: of its place in line; ``joins``: the task whose result it waits for.
+
+    A key that stands for ``delivery`` itself isn't in its way: it goes, to take that over.
+    """
 
     limit: int = 1
     place_token: str | None = None
     joins: str | None = None
+    delivery: Delivery | None = None
 
 
 def whose_turn(waiting: Sequence[Waiting], keys: Sequence[Key]) -> list[bool]:
@@ -33,6 +39,9 @@ def whose_turn(waiting: Sequence[Waiting], keys: Sequence[Key]) -> list[bool]:
     for message in waiting:
         if message.joins is not None:
             turns.append(message.joins not in holders)
+            continue
+        if message.delivery is not None and find(keys, message.delivery, Relation.OURS) is not None:
+            turns.append(True)
             continue
         place = in_line.get(message.place_token) if message.place_token is not None else None
         if place is not None:

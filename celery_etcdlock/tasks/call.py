@@ -21,7 +21,6 @@ from celery_etcdlock.tasks.headers import (
     COMEBACKS_HEADER,
     DUPLICATE_HEADER,
     JOIN_HEADER,
-    RETRIES_HEADER,
     WAITING_SINCE_HEADER,
     Duplicate,
     call_in,
@@ -84,12 +83,10 @@ def entrance(task: Task[Any, Any]) -> Call:
     if not _is_entrance(request):
         return Call(Place.DIRECT, Delivery(f"{DIRECT_PREFIX}{secrets.token_hex(8)}"))
     setattr(request, _MARK, True)
-    comebacks, waiting_since, measured = 0, None, None
-    if header(request, RETRIES_HEADER) == count_in(request, "retries"):
-        comebacks = count_in(request, COMEBACKS_HEADER)
-        waiting_since = number_in(request, WAITING_SINCE_HEADER)
-        waited = waited_in(request)
-        measured = None if waited is None else sum(waited)
+    comebacks = count_in(request, COMEBACKS_HEADER)
+    waiting_since = number_in(request, WAITING_SINCE_HEADER)
+    waited = waited_in(request)
+    measured = None if waited is None else sum(waited)
     delivery = delivery_of(request, comebacks)
     if request.is_eager:
         return Call(Place.EAGER, delivery, request, comebacks, waiting_since, measured)

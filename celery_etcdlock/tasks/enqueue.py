@@ -18,10 +18,8 @@ from __future__ import annotations
 
 import logging
 import secrets
-import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import datetime, timezone
 from typing import Any
 
 from celery import Task
@@ -34,6 +32,7 @@ from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.errors import LockConflict, LockUnavailable
 from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.tasks.choice import policy_of
+from celery_etcdlock.tasks.due import seconds_until
 from celery_etcdlock.tasks.headers import (
     CALL_HEADER,
     CLAIMS_HEADER,
@@ -220,23 +219,11 @@ def claim_seconds(task: Task[Any, Any], plan: LockPlan, options: Mapping[str, An
     """For how long the lock stands for the message: until it is due and has had its time (``pending_ttl``)."""
     if plan.options.unique_for is not None:
         return plan.options.unique_for
-    due = _seconds_until(options.get("eta")) or float(options.get("countdown") or 0.0)
+    due = seconds_until(options.get("eta")) or float(options.get("countdown") or 0.0)
     if plan.options.pending_ttl is not None:
         return due + plan.options.pending_ttl
     expires = options.get("expires", task.expires)
     if expires is None:
         return due + PENDING_SECONDS
     # From the call: a message that has expired never starts.
-    return max(_seconds_until(expires) or 0.0, 1.0)
-
-
-def _seconds_until(when: object) -> float | None:
-    if isinstance(when, str):
-        try:
-            when = datetime.fromisoformat(when.replace("Z", "+00:00"))
-        except ValueError:
-            return None
-    if isinstance(when, datetime):
-        due = when if when.tzinfo is not None else when.replace(tzinfo=timezone.utc)
-        return max(0.0, due.timestamp() - time.time())
-    return float(when) if isinstance(when, int | float) else None
+    return max(seconds_until(expires) or 0.0, 1.0)

@@ -82,6 +82,11 @@ OUR_HEADERS = (
     COPY_HEADER,
 )
 
+#: Those that are written where a message comes back, and don't count for its retry.
+OF_ONE_RUN = frozenset(
+    {LINE_HEADER, WAITS_FOR_HEADER, JOIN_HEADER, COMEBACKS_HEADER, WAITING_SINCE_HEADER, WAITED_HEADER}
+)
+
 #: What is longer isn't ours.
 LONGEST_TEXT = 20_000
 MOST_CLAIMS = 128
@@ -114,9 +119,17 @@ class Duplicate:
 def header(carrier: Any, name: str) -> object:
     """A header of a request, a message or a dict of headers, wherever Celery put it; ``None`` for one of another's."""
     value = _raw(carrier, name)
-    if value is None or name not in OUR_HEADERS or are_for(carrier, _raw(carrier, "id")):
+    if value is None or name not in OUR_HEADERS:
         return value
-    return None
+    if not are_for(carrier, _raw(carrier, "id")) or (name in OF_ONE_RUN and not _is_of_this_run(carrier)):
+        return None
+    return value
+
+
+def _is_of_this_run(carrier: Any) -> bool:
+    """Whether it was this run that came back: a retry carries the headers of the run before it."""
+    written = _raw(carrier, RETRIES_HEADER)
+    return written is None or written == _count(_raw(carrier, "retries"))
 
 
 def are_for(carrier: Any, task_id: object) -> bool:

@@ -8,9 +8,7 @@ another lock, this one is free.
 
 from __future__ import annotations
 
-import time
 from dataclasses import replace
-from datetime import datetime, timezone
 from typing import Any
 
 from celery import Task
@@ -21,6 +19,7 @@ from celery_etcdlock.core.record import KeyKind, Step
 from celery_etcdlock.interruptions import interrupts
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.tasks.call import Call
+from celery_etcdlock.tasks.due import seconds_until
 from celery_etcdlock.tasks.plan import LockPlan
 from celery_etcdlock.tasks.redelivery import Redelivery
 from celery_etcdlock.tasks.runtime import EtcdLocks
@@ -50,7 +49,7 @@ def let_go(
     options = plan.options
     successor = _successor(call, ended_by) if options.lifetime.hand_over else None
     if successor is not None and _is_for(task, successor, lock):
-        delay = _seconds_until(ended_by.when) if isinstance(ended_by, Retry) else 0.0
+        delay = (seconds_until(ended_by.when) or 0.0) if isinstance(ended_by, Retry) else 0.0
         stands_for = delay + (options.pending_ttl or PENDING_SECONDS)
         step = _step(successor)
         redelivery.put_mark()
@@ -91,10 +90,3 @@ def _is_for(task: Task[Any, Any], successor: Any, lock: Lock) -> bool:
             raise
         return False
     return lock.name in names
-
-
-def _seconds_until(when: Any) -> float:
-    if isinstance(when, datetime):
-        due = when if when.tzinfo is not None else when.replace(tzinfo=timezone.utc)
-        return max(0.0, due.timestamp() - time.time())
-    return float(when or 0.0)

@@ -16,6 +16,7 @@ from celery_etcdlock.errors import EtcdLockError, LockConflict
 from celery_etcdlock.locking.claim import Claim
 from celery_etcdlock.tasks.broker_delay import with_delay
 from celery_etcdlock.tasks.call import Call
+from celery_etcdlock.tasks.due import seconds_until
 from celery_etcdlock.tasks.headers import (
     CLAIMS_HEADER,
     COMEBACKS_HEADER,
@@ -36,6 +37,9 @@ __all__ = ["Skipped", "come_back", "skip"]
 
 logger = logging.getLogger("celery_etcdlock")
 
+
+#: Seconds before a message expires from which on it doesn't come back any more.
+EXPIRY_SECONDS = 1.0
 
 #: Of messages that RabbitMQ delayed. One that carries them into the same delay once more it takes for one that goes in
 #: circles, and drops.
@@ -83,14 +87,21 @@ def come_back(
 
     The new message is out before the old one is acknowledged: should we die in between there are two copies, which the
     lock itself keeps apart, and never none. It takes along what this delivery holds: ``claims`` and a place in
-    ``line``. A redelivered copy leaves the result alone: it is the first's.
+    ``line``. A redelivered copy leaves the result alone: it is the first's. One that can't be back before it expires
+    ends here: its worker would discard it, and its result be overwritten by that of this run.
     """
     request = call.request
+    left = seconds_until(request.expires)
+    seconds = decision.seconds if left is None else min(decision.seconds, left - EXPIRY_SECONDS)
+    if seconds < 0:
+        if is_copy:
+            raise StillRuns(f"expired while it waited: {why}")
+        skip(task, call, why.name if isinstance(why, LockConflict) else "", f"it expired while it waited: {why}")
     headers = {name: value for name, value in (request.headers or {}).items() if not name.startswith(DEATH_HEADERS)}
     headers[COMEBACKS_HEADER] = decision.comebacks
     headers[RETRIES_HEADER] = call.delivery.retries
     headers[WAITING_SINCE_HEADER] = call.waiting_since if call.waiting_since is not None else time.time()
-    headers[WAITED_HEADER] = [round(call.waited, 3), round(decision.seconds, 3)]
+    headers[WAITED_HEADER] = [round(call.waited, 3), round(seconds, 3)]
     if is_copy:
         headers[COPY_HEADER] = True
     for name, written in (
@@ -108,7 +119,7 @@ def come_back(
         request.kwargs,
         retries=call.delivery.retries,
         headers=headers,
-        **with_delay(task.app, request.delivery_info, decision.seconds),
+        **with_delay(task.app, request.delivery_info, seconds),
     )
     try:
         signature.apply_async()
@@ -121,5 +132,5 @@ def come_back(
     if is_copy:
         logger.info("Task %s[%s] is a redelivered copy and waits: %s", task.name, call.delivery.task_id, why)
         raise StillRuns(str(why))
-    seconds: Any = decision.seconds  # celery-types wants a numbers.Real
-    raise Retry(str(why), exc=why, when=seconds)
+    when: Any = seconds  # celery-types wants a numbers.Real
+    raise Retry(str(why), exc=why, when=when)

@@ -12,6 +12,7 @@ waits again if it can't (rule 13). So a late or wrong hint costs a round, and ne
 from __future__ import annotations
 
 import logging
+import math
 import queue
 import threading
 import time
@@ -19,7 +20,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from celery_etcdlock.core.ends import SKEW_SECONDS
-from celery_etcdlock.core.key_kinds import Relation, is_position, relation
+from celery_etcdlock.core.key_kinds import Relation, find, is_position, relation
 from celery_etcdlock.core.names import escape_name
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery
@@ -40,6 +41,8 @@ LOOK_SECONDS = 30.0
 #: The same where a key stands whose time is over by this host's clock: etcd's own clock says when it is
 #: (``core.ends``).
 STANDS_SECONDS = 5.0
+#: The same where a run, or a copy of it, is in the way of its own message.
+KIN_SECONDS = 1.0
 #: A queue position is kept for so long at a time, and kept anew after half of it, by this host's own clock.
 KEEP_SECONDS = 120.0
 
@@ -61,7 +64,7 @@ class Waiter:
 
     @property
     def waiting(self) -> Waiting:
-        return Waiting(self.limit, None if self.place is None else self.place.token, self.joins)
+        return Waiting(self.limit, None if self.place is None else self.place.token, self.joins, self.delivery)
 
 
 class Lookout:
@@ -199,7 +202,7 @@ class Lookout:
 
     def _decide(self, name: str, waiters: Sequence[Waiter]) -> None:
         keys = self._manager().pending.look(name)
-        self._await_end(name, keys)
+        self._await_end(name, keys, waiters)
         _find_places(waiters, keys)
         by_token = {key.token: key for key in keys}
         turns = whose_turn([waiter.waiting for waiter in waiters], keys)
@@ -212,13 +215,20 @@ class Lookout:
             if not turn and waiter.place is not None:
                 self._keep(waiter, waiter.place, by_token.get(waiter.place.token))
 
-    def _await_end(self, name: str, keys: Sequence[Key]) -> None:
-        """Have the name looked at again when the first of its keys has stood for its time."""
-        ends = [key.record.until for key in keys if key.record is not None and key.record.until is not None]
+    def _await_end(self, name: str, keys: Sequence[Key], waiters: Sequence[Waiter]) -> None:
+        """Have the name looked at again for what no deletion tells of.
+
+        The first of its keys has stood for its time, or a run has left the lock for its retry, which waits here.
+        """
         self._ends.pop(name, None)
-        if ends:
-            seconds = min(ends) + SKEW_SECONDS - time.time()
-            self._ends[name] = time.monotonic() + (seconds if seconds > 0 else STANDS_SECONDS)
+        ends = [key.record.until for key in keys if key.record is not None and key.record.until is not None]
+        seconds = min(ends) + SKEW_SECONDS - time.time() if ends else math.inf
+        if seconds <= 0:
+            seconds = STANDS_SECONDS
+        if any(find(keys, waiter.delivery, Relation.KIN) is not None for waiter in waiters):
+            seconds = min(seconds, KIN_SECONDS)
+        if seconds < LOOK_SECONDS:
+            self._ends[name] = time.monotonic() + seconds
 
     def _keep(self, waiter: Waiter, place: Claim, mine: Key | None) -> None:
         """Have the position stand for longer. Its own end was written by the clock of another host."""

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 
 from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_etcdlock.core.ownership import Key, effective_limit, preceding
-from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.core.turns import Waiting, whose_turn
 
 
@@ -58,3 +59,12 @@ def test_a_place_goes_when_fewer_precede_it_than_any_of_them_and_itself_allow(
     for each, turn in zip(keys, turns, strict=True):
         before = preceding(keys, each.create_revision)
         assert turn == (len(before) < effective_limit(limit, before))
+
+
+def test_a_key_that_stands_for_a_message_is_not_in_its_way() -> None:
+    """What a run has left for its retry, say, which came back before that."""
+    left = replace(key("1", 1).record or Record(Delivery(""), "", "", 1, 0.0), kind=KeyKind.HANDOVER, successor=(1, 0))
+    handover = Key("1", 1, 1, left)
+    retry, copy = Delivery("id-1", retries=1), Delivery("id-1")
+    assert whose_turn([Waiting(delivery=retry)], [handover]) == [True]
+    assert whose_turn([Waiting(delivery=copy), Waiting(delivery=Delivery("other"))], [handover]) == [False, False]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import json
 from collections.abc import Callable
+from datetime import datetime, timedelta, timezone
 from typing import Any
 
 import pytest
@@ -17,7 +18,16 @@ from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking import memory
 from celery_etcdlock.locking.claim import Claim
 from celery_etcdlock.tasks.call import delivery_of
-from celery_etcdlock.tasks.headers import CALL_HEADER, CLAIMS_HEADER, LINE_HEADER
+from celery_etcdlock.tasks.headers import (
+    CALL_HEADER,
+    CLAIMS_HEADER,
+    COMEBACKS_HEADER,
+    LINE_HEADER,
+    WAITED_HEADER,
+    WAITING_SINCE_HEADER,
+    WAITS_FOR_HEADER,
+    header,
+)
 from tests.unit.tasks.worker_in_memory import Worker
 from tests.waiting import wait_for
 
@@ -242,6 +252,47 @@ def test_what_a_call_left_in_doubt_is_gone_at_the_end_of_its_process(
     assert len(manager._store._names) == 1  # type: ignore[attr-defined]
     manager.close()
     assert not manager._store._names  # type: ignore[attr-defined]
+
+
+def test_a_retry_doesnt_inherit_what_the_run_before_came_back_for(worker: Worker) -> None:
+    """Celery carries a message's headers on to its retry."""
+
+    def retry_once() -> None:
+        if current_task.request.retries == 0:
+            raise current_task.retry(countdown=0)
+
+    task = worker.task(retry_once, lock="until_executed", lock_key="name", max_retries=1, on_conflict="retry")
+    with worker.locks.lock("name"):
+        task.delay()
+        worker.run(*worker.messages())
+    [back] = worker.messages()
+    assert header(back.headers, WAITS_FOR_HEADER) == "name"
+    worker.run(back)
+    [retry] = worker.messages()
+    for name in (WAITS_FOR_HEADER, COMEBACKS_HEADER, WAITING_SINCE_HEADER, WAITED_HEADER):
+        assert name in retry.headers
+        assert header(retry.headers, name) is None
+    worker.run(retry)
+    assert worker.ran == [None]
+
+
+@pytest.mark.parametrize("policy", ["retry", "wait", "join", "replace"])
+def test_what_cant_be_back_before_it_expires_ends_as_expired(worker: Worker, policy: str) -> None:
+    """Its worker would discard it at once, and the state that this run leaves, RETRY, would be its last."""
+    task = worker.task(lock="while_executing", lock_key="name", on_conflict=policy)
+    with worker.locks.lock("name"):
+        result = task.apply_async(expires=30)
+        [message] = worker.messages()
+        worker.run(message)
+        [back] = worker.messages()
+        assert result.state == "RETRY"
+        message.headers["expires"] = (datetime.now(timezone.utc) + timedelta(seconds=0.5)).isoformat()
+        worker.run(message)
+        assert worker.messages() == []
+        assert result.state == "REVOKED"
+        assert "expired" in str(result.result)
+    assert worker.holders("name") == 0
+    worker.run(back)
 
 
 @pytest.fixture
