@@ -8,8 +8,8 @@ read, so a wrong judgement frees a lock that others count on.
 lease is then by the store's clock (``by_lease``). The lease is shared, and nobody renews it, so its age is a clock that
 all see alike. The wall clock is only the cheap trigger: a key that *seems* over is looked up in the store, which says
 how old the lease is at least. Not old enough: it stands, for as long as is missing, whatever our wall clock says. So a
-clock that is ahead costs questions and frees nothing; for one that is behind, a key stands as much longer, at most
-until its lease ends.
+clock that is ahead costs questions and frees nothing; for one that is behind the writer's, a key stands as much
+longer, at most until its lease ends.
 
 *Elections.* A new leader counts the age of each lease anew. Once the term isn't that of the lease's grant any more, the
 age says only that the key isn't over *yet*: so ``LONGEST_SKEW_SECONDS`` after ``until`` the wall clock decides. Without
