@@ -8,8 +8,8 @@ read, so a wrong judgement frees a lock that others count on.
 lease is then by the store's clock (``by_lease``). The lease is shared, and nobody renews it, so its age is a clock that
 all see alike. The wall clock is only the cheap trigger: a key that *seems* over is looked up in the store, which says
 how old the lease is at least. Not old enough: it stands, for as long as is missing, whatever our wall clock says. So a
-clock that is ahead costs questions and frees nothing; for one that is behind, a key stands as much longer, at most
-until its lease ends.
+clock that is ahead costs questions and frees nothing; for one that is behind the writer's, a key stands as much
+longer, at most until its lease ends.
 
 *Elections.* A new leader counts the age of each lease anew. Once the term isn't that of the lease's grant any more, the
 age says only that the key isn't over *yet*: so ``LONGEST_SKEW_SECONDS`` after ``until`` the wall clock decides. Without
@@ -24,13 +24,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
-from math import inf
+from math import ceil, inf
 
 from celery_etcdlock.core.operations import AskAge, Release
 from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.record import EndByLease, Record
 from celery_etcdlock.core.replies import LeaseAge, LeaseUnknown
 
-__all__ = ["LONGEST_SKEW_SECONDS", "SKEW_SECONDS", "Ends", "seems_over"]
+__all__ = ["LONGEST_SKEW_SECONDS", "SKEW_SECONDS", "Ends", "ending", "seems_over"]
 
 #: Seconds by which the wall clocks of hosts that are in order differ: so much later than ``until`` the store is asked.
 SKEW_SECONDS = 1.0
@@ -47,6 +48,15 @@ UNKNOWN_SECONDS = 1.0
 def seems_over(key: Key, wall_time: float) -> bool:
     """Whether the key's time is over by this wall clock. To be shown to people; nothing may be freed by it."""
     return wall_time >= _until(key) + SKEW_SECONDS
+
+
+def ending(record: Record, seconds: float, *, now: float, wall_offset: float, opened_at: float, term: int) -> Record:
+    """The record of a key that stands for ``seconds`` from ``now``, on a lease that is granted once and never renewed.
+
+    ``opened_at`` is a time before the grant was sent, ``term`` the leader's once it was granted.
+    """
+    until = round(now + wall_offset + seconds, 3)
+    return replace(record, until=until, by_lease=EndByLease(ceil(now - opened_at + seconds), term))
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,7 +87,7 @@ class Ends:
         """How old its lease is; or, where its lease can't tell, the guarded delete itself."""
         return AskAge(key.lease) if _has_lease(key) else Release(name, key.token, key.mod_revision)
 
-    def judged(self, key: Key, age: LeaseAge | LeaseUnknown, now: float) -> Ends | None:
+    def judged(self, key: Key, age: LeaseAge | LeaseUnknown, asked_at: float, now: float) -> Ends | None:
         """Who knows that the key still stands; ``None`` when its time is over."""
         if isinstance(age, LeaseUnknown):
             return self._stands(key, now + UNKNOWN_SECONDS)
@@ -87,7 +97,8 @@ class Ends:
         end = key.record.by_lease
         if age.seconds >= end.age_seconds:
             return None
-        stands_until = now + end.age_seconds - age.seconds
+        # What is missing counts from the question: the answer may have been under way for long.
+        stands_until = asked_at + end.age_seconds - age.seconds
         if age.term != end.term:
             decided_at = _until(key) + LONGEST_SKEW_SECONDS - self.wall_offset
             if now >= decided_at:

@@ -245,7 +245,7 @@ class EtcdStore:
     def _ask_age(self, operation: AskAge, timeout_seconds: float) -> StoreReply:
         request = messages.LeaseTimeToLiveRequest(ID=operation.lease)
         reply = self._call("Lease/LeaseTimeToLive", request, messages.LeaseTimeToLiveResponse, timeout_seconds, True)
-        if reply.TTL < 0:
+        if not reply.grantedTTL:
             return LeaseUnknown()
         # The leader cuts what is left to whole seconds, so the age that it implies is up to one second too high.
         return LeaseAge(float(reply.grantedTTL - reply.TTL - 1), reply.header.raft_term)

@@ -9,13 +9,13 @@ which has it resolved in the background: these keys may change hands, so each tr
 from __future__ import annotations
 
 import logging
-import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TypeVar
 
+from celery_etcdlock.core.ends import ending
 from celery_etcdlock.core.operations import (
     AwaitChange,
     LookForMark,
@@ -39,7 +39,7 @@ from celery_etcdlock.core.protocol import (
     TakePlace,
     Unavailable,
 )
-from celery_etcdlock.core.record import Delivery, EndByLease, KeyKind, Record
+from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.core.replies import MarkSeen
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Claim, Conflict
@@ -87,9 +87,14 @@ class PendingLocks:
 
     def _ending(self, record: Record, seconds: float, session: Session) -> Record:
         """The record of a key on the session's lease that stands for ``seconds`` from now."""
-        age_seconds = math.ceil(self._clock() - session.opened_at + seconds)
-        until = round(self._wall_clock() + seconds, 3)
-        return replace(record, until=until, by_lease=EndByLease(age_seconds, session.term))
+        return ending(
+            record,
+            seconds,
+            now=self._clock(),
+            wall_offset=self.wall_offset,
+            opened_at=session.opened_at,
+            term=session.term,
+        )
 
     # --- taking -----------------------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Clocks that jump change nothing: trust is measured on a clock that nobody sets. Needs libfaketime."""
+"""Clocks that jump or differ free nothing: nothing is measured on a clock that somebody sets. Needs libfaketime."""
 
 from __future__ import annotations
 
@@ -54,11 +54,31 @@ print("held")
 """
 
 
-def test_the_wall_clock_jumps_while_a_lock_is_held(etcd: EtcdServer, tmp_path: Path) -> None:
+PRODUCER = """
+import sys
+from celery import Celery
+from celery_etcdlock import EtcdLocks, singleton_task
+
+app = Celery("clocks", broker="memory://")
+app.conf.update(etcdlock_endpoints=sys.argv[1], etcdlock_prefix="/clocks/")
+
+@singleton_task(app=app, lock="until_expired", unique_for=50)
+def window(): ...
+
+@singleton_task(app=app, lock="until_executed", pending_ttl=50)
+def queued(): ...
+
+for task in (window, queued):
+    print(task.name, "left out" if getattr(task.delay(), "lock_conflict", None) else "published")
+EtcdLocks.from_app(app).close()
+"""
+
+
+def run(script: str, endpoint: str, stamp: Path, time: str) -> str:
+    """What ``script`` prints, in a process whose wall clock says ``time``."""
     if not LIBRARIES:
         missing("libfaketime")
-    stamp = tmp_path / "time"
-    stamp.write_text("+0")
+    stamp.write_text(time)
     environment = {
         **os.environ,
         "LD_PRELOAD": str(LIBRARIES[0]),
@@ -68,6 +88,21 @@ def test_the_wall_clock_jumps_while_a_lock_is_held(etcd: EtcdServer, tmp_path: P
         "FAKETIME_DONT_FAKE_MONOTONIC": "1",
         "DONT_FAKE_MONOTONIC": "1",
     }
-    command = [sys.executable, "-c", HOLDER, etcd.endpoint]
+    command = [sys.executable, "-c", script, endpoint]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=60)
-    assert done.stdout == "held\n", done.stderr
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_the_wall_clock_jumps_while_a_lock_is_held(etcd: EtcdServer, tmp_path: Path) -> None:
+    assert run(HOLDER, etcd.endpoint, tmp_path / "time", "+0") == "held\n"
+
+
+def test_producers_whose_clocks_differ_leave_each_others_locks(etcd: EtcdServer, tmp_path: Path) -> None:
+    def produce(time: str) -> list[str]:
+        lines = run(PRODUCER, etcd.endpoint, tmp_path / "time", time).splitlines()
+        return [line.partition(" ")[2] for line in lines]
+
+    assert produce("+0") == ["published", "published"]
+    for time in ("+10m", "+3h", "-10m"):
+        assert produce(time) == ["left out", "left out"]

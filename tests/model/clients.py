@@ -42,10 +42,12 @@ from celery_etcdlock.core.replies import (
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.guardian import LATE
 from tests.model.codec import Codec
+from tests.model.without_renewal import WithoutRenewal
 from tests.model.world import (
     CLAIM,
     NAME,
     Client,
+    Debt,
     Frozen,
     Held,
     Lane,
@@ -54,7 +56,9 @@ from tests.model.world import (
     Session,
     Violation,
     World,
-    record_of,
+    lease_of,
+    mark_of,
+    on_shared,
 )
 
 __all__ = ["Clients", "local", "session_stands", "trust_ends", "trusts"]
@@ -84,7 +88,7 @@ def trusts(world: World, client: Client, plan: Plan) -> bool:
     return client.alive and client.held is not None and session_stands(world, client, plan)
 
 
-class Clients:
+class Clients(WithoutRenewal):
     def __init__(self, scenario: Scenario, codec: Codec) -> None:
         self.scenario = scenario
         self.codec = codec
@@ -99,9 +103,12 @@ class Clients:
         """Give a machine its reply and send what it asks for next."""
         client = world.clients[index]
         running: Lane = getattr(client, lane)
-        if isinstance(reply, SessionFenced | EpochMoved) and client.session is not None:
-            epoch = max(client.session.epoch, reply.epoch)
-            world = world.with_client(index, client._replace(session=client.session._replace(epoch=epoch)))
+        if isinstance(reply, SessionFenced | EpochMoved):
+            which = "shared" if running.shared else "session"
+            session: Session | None = getattr(client, which)
+            if session is not None:
+                session = session._replace(epoch=max(session.epoch, reply.epoch))
+                world = world.with_client(index, client._replace(**{which: session}))
         machine = running.machine.thaw()
         step = machine.on(reply, self._now(world, index))
         return self._emit(world, index, lane, running.purpose, machine, step, running)
@@ -134,8 +141,15 @@ class Clients:
         if isinstance(step, KeepAlive):
             gone = None if client.held is None or _key_stands(world, client.held) else client.held.fencing_token
         answer_by = min(machine.answer_by, now + 15.0) if isinstance(step, AwaitChange) else machine.answer_by
-        running = Lane(purpose, Frozen(machine), step, path, request, answer_by, now, None, gone)
+        shared = client.shared is not None and lease_of(step) == client.shared.lease
+        began_at = 0.0
+        if purpose in ("claim", "place", "keep"):
+            began_at = world.etcd.now if before is None else before.began_at
+        running = Lane(purpose, Frozen(machine), step, path, request, answer_by, now, None, gone, shared, began_at)
         return world.with_client(index, client._replace(**{lane: running}))
+
+    def main_session_stands(self, world: World, index: int) -> bool:
+        return session_stands(world, world.clients[index], self.scenario.plans[index])
 
     def _now(self, world: World, index: int) -> float:
         return local(world, self.scenario.plans[index])
@@ -147,6 +161,10 @@ class Clients:
         client, plan = world.clients[index], self.scenario.plans[index]
         if client.attempt >= len(plan.attempts) or world.etcd.now < plan.not_before:
             return world
+        if client.position is not None:
+            return world
+        if plan.attempts[client.attempt].without_renewal:
+            return self.put_without_renewal(world, index)
         if not session_stands(world, client, plan):
             if client.sessions >= plan.sessions or (client.session is not None and client.keeper is not None):
                 return world
@@ -157,38 +175,54 @@ class Clients:
         assert client.session is not None
         give_up_at = now + self.scenario.answer_seconds * 0.75
         if attempt.takes_over:
-            return self._take_over(world, index, give_up_at)
+            client = client._replace(attempt=client.attempt + 1)
+            return self.take_over(world.with_client(index, client), index, CLAIM, world.claim)
         machine = protocol.Acquire(
             lease=client.session.lease,
             epoch=client.session.epoch,
             name=NAME,
             token=token,
-            record=record_of(index, plan.limit or self.scenario.limit),
+            record=self.record(index),
             give_up_at=give_up_at,
             deadline=now + self.scenario.answer_seconds,
             wait_until=None if attempt.wait_seconds is None else now + attempt.wait_seconds,
             answer_seconds=self.scenario.answer_seconds,
+            wall_offset=plan.wall,
         )
         client = client._replace(
-            attempt=client.attempt + 1, token=token, spare="", floor=world.ended, give_up_at=give_up_at, excused=False
+            attempt=client.attempt + 1,
+            token=token,
+            spare="",
+            floor=world.ended,
+            give_up_at=give_up_at,
+            excused=False,
+            mark=None,
         )
         return self.launch(world.with_client(index, client), index, "main", "acquire", machine)
 
-    def _take_over(self, world: World, index: int, give_up_at: float) -> World:
-        client, plan = world.clients[index], self.scenario.plans[index]
+    def take_over(self, world: World, index: int, token: str, revision: int) -> World:
+        client = world.clients[index]
         assert client.session is not None
+        give_up_at = self._now(world, index) + self.scenario.answer_seconds * 0.75
+        mark = mark_of(index, client)
         machine = protocol.TakeOver(
             lease=client.session.lease,
             epoch=client.session.epoch,
             name=NAME,
-            token=CLAIM,
-            record=replace(record_of(index, plan.limit or self.scenario.limit), attempt=_attempt(index)),
-            mod_revision=world.claim,
+            token=token,
+            record=replace(self.record(index), attempt=mark),
+            mod_revision=revision,
             give_up_at=give_up_at,
             deadline=self._now(world, index) + self.scenario.answer_seconds,
         )
         client = client._replace(
-            attempt=client.attempt + 1, token=CLAIM, floor=world.ended, give_up_at=give_up_at, excused=False
+            token=token,
+            floor=world.ended,
+            give_up_at=give_up_at,
+            excused=False,
+            tries=client.tries + 1,
+            mark=mark,
+            position=None,
         )
         return self.launch(world.with_client(index, client), index, "main", "acquire", machine)
 
@@ -196,7 +230,8 @@ class Clients:
         client = world.clients[index]
         lease = 16 * (index + 1) + client.sessions
         session = Session(lease, 0, -1.0, lost=True)
-        client = client._replace(sessions=client.sessions + 1, session=session, debts=(), token="", held=None)
+        debts = on_shared(client)
+        client = client._replace(sessions=client.sessions + 1, session=session, debts=debts, token="", held=None)
         machine = protocol.Open(
             lease=lease,
             ttl_seconds=self.scenario.ttl_seconds,
@@ -219,7 +254,7 @@ class Clients:
             held = Held(client.token, outcome.fencing_token, outcome.doubtful)
             if session_stands(world, client, plan):
                 return self._believe(world, index, held)
-            machine = self._resolve(world, index, client.token)
+            machine = self._resolve(world, index, Debt(client.token, attempt=client.mark))
             return self.launch(world, index, "main", "settle", machine)
         if isinstance(outcome, Conflicted):
             if any(key.token == client.token for key in outcome.keys):
@@ -232,7 +267,7 @@ class Clients:
                 raise Violation("token check", f"{client.token} gave up on a lock before its time was over")
         debts = client.debts
         if isinstance(outcome, Unavailable) and outcome.doubtful:
-            debts = (*debts, (client.token, None))
+            debts = (*debts, Debt(client.token, attempt=client.mark))
         lost = client.session.lost or isinstance(outcome, SessionLost)
         client = _spared(client, outcome)
         client = client._replace(session=client.session._replace(lost=lost), debts=debts, token="")
@@ -264,7 +299,7 @@ class Clients:
             return self.begin(world.with_client(index, lost), index)
         world = world.with_client(index, client)
         if held.doubtful:
-            machine = self._resolve(world, index, held.token)
+            machine = self._resolve(world, index, Debt(held.token, attempt=client.mark))
             return self.launch(world, index, "main", "release", machine)
         answer_by = self._now(world, index) + self.scenario.answer_seconds
         release = protocol.ReleaseKey(name=NAME, token=held.token, mod_revision=held.fencing_token, deadline=answer_by)
@@ -275,7 +310,8 @@ class Clients:
         if isinstance(outcome, Unavailable):
             doubtful = isinstance(lane.machine.machine, protocol.Resolve)
             guard = None if doubtful or not isinstance(lane.operation, Release) else lane.operation.mod_revision
-            client = client._replace(debts=(*client.debts, (client.token, guard)))
+            debt = Debt(client.token, guard, client.mark if guard is None else None)
+            client = client._replace(debts=(*client.debts, debt))
         client = _spared(client, outcome)
         return self.begin(world.with_client(index, client._replace(token="")), index)
 
@@ -285,12 +321,14 @@ class Clients:
         session = client.session._replace(lost=True)
         return self.begin(world.with_client(index, client._replace(token="", session=session)), index)
 
-    def _resolve(self, world: World, index: int, token: str) -> protocol.Resolve:
-        session = world.clients[index].session
+    def _resolve(self, world: World, index: int, debt: Debt) -> protocol.Resolve:
+        client = world.clients[index]
+        session = client.shared if debt.shared else client.session
         assert session is not None
         answer_by = self._now(world, index) + self.scenario.answer_seconds
-        attempt = _attempt(index) if token == CLAIM else None
-        return protocol.Resolve(lease=session.lease, name=NAME, token=token, deadline=answer_by, attempt=attempt)
+        return protocol.Resolve(
+            lease=session.lease, name=NAME, token=debt.token, deadline=answer_by, attempt=debt.attempt
+        )
 
     # --- the keeper lane --------------------------------------------------------------------------------------------
 
@@ -355,13 +393,13 @@ class Clients:
 
     def pay(self, world: World, index: int) -> World:
         client = world.clients[index]
-        token, guard = client.debts[0]
+        debt = client.debts[0]
         answer_by = self._now(world, index) + 1.0
         machine: Machine[Any]
-        if guard is None:
-            machine = self._resolve(world, index, token)
+        if debt.guard is None:
+            machine = self._resolve(world, index, debt)
         else:
-            machine = protocol.ReleaseKey(name=NAME, token=token, mod_revision=guard, deadline=answer_by)
+            machine = protocol.ReleaseKey(name=NAME, token=debt.token, mod_revision=debt.guard, deadline=answer_by)
         return self.launch(world, index, "keeper", "pay", machine)
 
     def _after_pay(self, world: World, index: int, outcome: Any, lane: Lane) -> World:
@@ -371,10 +409,6 @@ class Clients:
         return world
 
 
-def _attempt(index: int) -> str:
-    return f"x{index}"
-
-
 def ended_without_doubt(outcome: object) -> bool:
     """Whether the token has no key, and none can come: then the next attempt may have it (``locking.tokens``)."""
     return isinstance(outcome, Conflicted) or (isinstance(outcome, protocol.Released) and outcome.was_held)
@@ -382,7 +416,8 @@ def ended_without_doubt(outcome: object) -> bool:
 
 def _spared(client: Client, outcome: object) -> Client:
     # Others know of a token that was handed over.
-    return client._replace(spare=client.token) if client.token != CLAIM and ended_without_doubt(outcome) else client
+    others_know = client.token == CLAIM or client.mark is not None
+    return client._replace(spare=client.token) if not others_know and ended_without_doubt(outcome) else client
 
 
 def _key_stands(world: World, held: Held) -> bool:

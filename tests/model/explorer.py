@@ -14,15 +14,19 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
+from celery_etcdlock.core.ends import ending
 from celery_etcdlock.core.operations import (
+    AskAge,
     AwaitChange,
     FenceSession,
     GrantLease,
     KeepAlive,
+    Release,
     StoreOperation,
     TryAcquire,
 )
-from celery_etcdlock.core.protocol import Open, ReleaseKey
+from celery_etcdlock.core.protocol import Open, Opened, ReleaseKey
+from celery_etcdlock.core.record import KeyKind
 from celery_etcdlock.core.replies import (
     Changed,
     Failed,
@@ -36,7 +40,7 @@ from celery_etcdlock.etcd.places import Places
 from tests.model.clients import Clients, local, session_stands
 from tests.model.codec import Codec
 from tests.model.model_etcd import INITIAL, answer, expire, lead_anew, stale_keep_alive, watch
-from tests.model.properties import check_rest, check_state, places, token_of
+from tests.model.properties import check_deletions, check_rest, check_state, places, token_of
 from tests.model.world import (
     CLAIM,
     CLAIM_LEASE,
@@ -48,11 +52,13 @@ from tests.model.world import (
     Session,
     Violation,
     World,
+    on_shared,
     record_of,
 )
 
 __all__ = ["Explorer", "Report"]
 
+UNKNOWN_LEASE: bytes = messages.LeaseTimeToLiveResponse(ID=1, TTL=-1).SerializeToString()
 UNANSWERED = Failed(LockUnavailable("no answer", maybe_applied=True))
 REFUSED = Failed(LockUnavailable("refused"))
 
@@ -162,6 +168,8 @@ class Explorer:
         for index, plan in enumerate(self.scenario.plans):
             if plan.opened:
                 world = self._open_at_once(world, index)
+                if any(attempt.stands_for for attempt in plan.attempts):
+                    world = self._share_at_once(world, index)
         if any(attempt.takes_over for plan in self.scenario.plans for attempt in plan.attempts):
             world = self._claim(world)
         for index, plan in enumerate(self.scenario.plans):
@@ -179,11 +187,13 @@ class Explorer:
 
     def _claim(self, world: World) -> World:
         """A message holds the lock."""
-        record = replace(record_of(0, self.scenario.limit), until=1e6)
+        record = replace(record_of(0, self.scenario.limit), kind=KeyKind.CLAIM, until=1e6)
+        if (seconds := self.scenario.claim_stands_for) is not None:
+            record = ending(record, seconds, now=0.0, wall_offset=0.0, opened_at=0.0, term=INITIAL.term)
         epoch, revision = 0, 0
         for step in (0, 1, 2):
             operation = (
-                GrantLease(CLAIM_LEASE, 10_000),
+                GrantLease(CLAIM_LEASE, 128 if self.scenario.claim_stands_for else 10_000),
                 FenceSession(CLAIM_LEASE),
                 TryAcquire(CLAIM_LEASE, epoch, NAME, CLAIM, record),
             )[step]
@@ -198,16 +208,23 @@ class Explorer:
         return world._replace(claim=revision)
 
     def _open_at_once(self, world: World, index: int) -> World:
-        lease = 16 * (index + 1)
-        machine = Open(lease=lease, ttl_seconds=self.scenario.ttl_seconds, deadline=1.0)
+        world, session = self._opened(world, 16 * (index + 1), self.scenario.ttl_seconds)
+        return world.with_client(index, world.clients[index]._replace(session=session, sessions=1))
+
+    def _share_at_once(self, world: World, index: int) -> World:
+        world, session = self._opened(world, 16 * (index + 1) + 8, self.scenario.shared_ttl_seconds)
+        return world.with_client(index, world.clients[index]._replace(shared=session))
+
+    def _opened(self, world: World, lease: int, ttl_seconds: int) -> tuple[World, Session]:
+        machine = Open(lease=lease, ttl_seconds=ttl_seconds, deadline=1.0)
         step = machine.start(0.0)
         while isinstance(step, StoreOperation):
             path, request, _ = self.codec.encode(step)
             etcd, reply = answer(world.etcd, path, request)
             world = world._replace(etcd=etcd)
             step = machine.on(self.codec.decode(step, request, reply), 0.0)
-        session = Session(lease, step.epoch, step.deadline)  # type: ignore[union-attr]
-        return world.with_client(index, world.clients[index]._replace(session=session, sessions=1))
+        assert isinstance(step, Opened)
+        return world, Session(lease, step.epoch, step.deadline, opened_at=step.opened_at, term=step.term)
 
     # --- what may happen ----------------------------------------------------------------------------------------------
 
@@ -271,6 +288,9 @@ class Explorer:
         if self._may(world, "refused"):
             self.failing = "! " + self._say(index, lane, "is refused")
             yield self.failing, self.clients.deliver(self._spend(world, "refused"), index, name, REFUSED)
+        if isinstance(lane.operation, AskAge) and world.etcd.term > INITIAL.term:
+            unknown = self._with_reply(world, index, name, lane, UNKNOWN_LEASE)
+            yield "! " + self._say(index, lane, "is asked of the old leader, which never knew the lease"), unknown
         if isinstance(lane.operation, KeepAlive) and world.etcd.term > INITIAL.term:
             reply_bytes = stale_keep_alive(world.etcd, lane.request)
             yield (
@@ -294,6 +314,8 @@ class Explorer:
             etcd, reply = answer(world.etcd, lane.path, lane.request)
         except EtcdStatusError as error:
             return self._with_reply(world, index, name, lane, (int(error.code), error.details))
+        if isinstance(lane.operation, Release):
+            check_deletions(world, etcd, index, self.scenario)
         return self._with_reply(world._replace(etcd=etcd), index, name, lane, reply)
 
     @staticmethod
@@ -316,20 +338,22 @@ class Explorer:
                 begun = self.clients.begin(world, index)
                 if begun is not world:
                     yield self.failing, begun
-        if client.keeper is None and stands:
-            if client.debts:
-                yield f"{self._who(index)} pays", self.clients.pay(world, index)
-            if client.renewals > 0:
-                yield f"{self._who(index)} renews", self.clients.renew(world, index)
+        if client.main is None and client.position is not None and client.returns > 0:
+            self.failing = f"{self._who(index)} comes back"
+            yield self.failing, self.clients.come_back(world, index)
+        if client.keeper is None and client.debts and (stands or client.debts[0].shared):
+            yield f"{self._who(index)} pays", self.clients.pay(world, index)
+        if client.keeper is None and stands and client.renewals > 0:
+            yield f"{self._who(index)} renews", self.clients.renew(world, index)
         if self.clients.may_guard(world, index):
             yield f"! {self._who(index)}'s parent renews", self.clients.guard(world, index)
         if client.session is not None and client.sessions and not stands and client.main is None:
             if any(lease.ident == client.session.lease for lease in world.etcd.leases):
                 etcd = expire(world.etcd, client.session.lease)
-                lost = client._replace(session=client.session._replace(lost=True), debts=())
+                lost = client._replace(session=client.session._replace(lost=True), debts=on_shared(client))
                 yield f"{self._who(index)} revokes", world.with_client(index, lost)._replace(etcd=etcd)
-            elif client.debts:
-                lost = client._replace(session=client.session._replace(lost=True), debts=())
+            elif client.debts != on_shared(client):
+                lost = client._replace(session=client.session._replace(lost=True), debts=on_shared(client))
                 yield f"{self._who(index)} forgets its debts", world.with_client(index, lost)
 
     def _crash(self, world: World, index: int) -> World:

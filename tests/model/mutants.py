@@ -42,7 +42,14 @@ from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.places import Places, Transaction
 from tests.model import clients
 
-__all__ = ["MUTANTS", "Mutant"]
+__all__ = [
+    "EXCLUSION",
+    "MUTANTS",
+    "Mutant",
+    "PlacesWithoutHandOverGuard",
+    "PlacesWithoutReleaseGuard",
+    "counts_from_the_answer",
+]
 
 EXCLUSION = frozenset({"P1", "P2"})
 
@@ -205,7 +212,7 @@ def without_term(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Renew, "on", any_leader_will_do)
 
 
-def _counts_from_the_answer(machine: type[Any], answer: type[Any]) -> Callable[[pytest.MonkeyPatch], None]:
+def counts_from_the_answer(machine: type[Any], answer: type[Any]) -> Callable[[pytest.MonkeyPatch], None]:
     def apply(monkeypatch: pytest.MonkeyPatch) -> None:
         on = machine.on
 
@@ -304,7 +311,7 @@ MUTANTS = (
         "whose work a key is that is resolved",
         "rule 3",
         "a message's lock, a copy gives up",
-        EXCLUSION,
+        EXCLUSION | {"rule 11"},
         apply=without_attempt_when_resolved,
     ),
     Mutant(
@@ -337,20 +344,20 @@ MUTANTS = (
         apply=without_reread,
     ),
     Mutant("one leader's term", "rule 9", "leader changes", EXCLUSION, apply=without_term),
-    Mutant("t_sent before a keepalive", "rule 9", TIME, EXCLUSION, apply=_counts_from_the_answer(Renew, KeptAlive)),
+    Mutant("t_sent before a keepalive", "rule 9", TIME, EXCLUSION, apply=counts_from_the_answer(Renew, KeptAlive)),
     Mutant(
         "t_sent before a grant",
         "P2",
         "sessions opened and lost",
         EXCLUSION,
-        apply=_counts_from_the_answer(Open, LeaseGranted),
+        apply=counts_from_the_answer(Open, LeaseGranted),
     ),
     Mutant(
         "t_sent before a parent's keepalive",
         "rule 9",
         "a parent renews for its child",
         EXCLUSION,
-        apply=_counts_from_the_answer(Renew, KeptAlive),
+        apply=counts_from_the_answer(Renew, KeptAlive),
     ),
     Mutant(
         "one leader's term when a parent renews",

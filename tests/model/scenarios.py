@@ -13,6 +13,12 @@ TRY = Attempt()
 WAIT = Attempt(wait_seconds=100.0)
 TAKE = Attempt(takes_over=True)
 BRIEF = Attempt(wait_seconds=10.0)
+#: Longer than any key with an end stands.
+LONG = Attempt(wait_seconds=5000.0)
+WINDOW = Attempt(stands_for=10.0)
+POSITION = Attempt(stands_for=10.0, comes_back=2)
+COPY = Attempt(copies=True)
+MINUTES = 60.0
 
 SCENARIOS = (
     Scenario(
@@ -173,6 +179,116 @@ SCENARIOS = (
         Faults(unanswered=1, ticks=1, delays=0),
         instants=(6, 12),
         deep=Faults(unanswered=2, ticks=2, delays=1),
+    ),
+    Scenario(
+        "a window, and clocks ten minutes ahead",
+        (
+            Plan((WINDOW,), wall=0.0, ahead=True),
+            Plan((LONG,), wall=10 * MINUTES),
+            Plan((WINDOW,), wall=10 * MINUTES, not_before=10.2),
+        ),
+        Faults(ticks=3, delays=2, unanswered=1),
+        instants=(5, 10.2, 12),
+        ttl_seconds=100,
+        answer_seconds=40,
+        deep=Faults(ticks=3, unanswered=2),
+    ),
+    Scenario(
+        "a window of a host that is ten minutes behind",
+        (
+            Plan((WINDOW,), wall=-10 * MINUTES, not_before=5.5),
+            Plan((LONG,), wall=0.0, not_before=9),
+            Plan((WINDOW,), wall=-10 * MINUTES, not_before=15.2),
+        ),
+        Faults(ticks=5, delays=0),
+        instants=(5.5, 9, 15.2, 16, 18),
+        ttl_seconds=100,
+        answer_seconds=40,
+        deep=Faults(ticks=5, delays=1, unanswered=1),
+    ),
+    Scenario(
+        "a window and a clock an hour ahead",
+        (
+            Plan((WINDOW,), wall=0.0, ahead=True),
+            Plan((LONG,), wall=60 * MINUTES),
+            Plan((TRY,), wall=60 * MINUTES, not_before=11),
+        ),
+        Faults(ticks=3, delays=1),
+        instants=(5, 11, 13),
+        ttl_seconds=100,
+        answer_seconds=40,
+        deep=Faults(ticks=3, unanswered=2),
+    ),
+    Scenario(
+        "a window on a lease that is slow to open",
+        (Plan((WINDOW,), wall=0.0, opened=False), Plan((LONG,), wall=10 * MINUTES, not_before=13)),
+        Faults(ticks=4, delays=1),
+        instants=(4, 13, 14.9, 18),
+        ttl_seconds=100,
+        answer_seconds=40,
+        deep=Faults(ticks=4, delays=2, unanswered=2),
+    ),
+    Scenario(
+        "a window and leader changes",
+        (
+            Plan((WINDOW,), wall=0.0, ahead=True),
+            Plan((LONG,), wall=10 * MINUTES),
+            Plan((WINDOW,), wall=0.0, not_before=12),
+        ),
+        Faults(ticks=4, delays=0, elections=1),
+        instants=(5, 12, 14, 18),
+        ttl_seconds=100,
+        answer_seconds=40,
+        deep=Faults(ticks=4, delays=1, elections=2),
+    ),
+    Scenario(
+        # The new leader counts from 0, so the wall clock decides, a quarter of an hour late.
+        "a long window and an election near its end",
+        (Plan((Attempt(stands_for=1000.0),), wall=0.0, ahead=True), Plan((LONG,), wall=0.0)),
+        Faults(ticks=4, delays=1, elections=1),
+        instants=(990, 1002, 1899, 1901),
+        ttl_seconds=5000,
+        answer_seconds=40,
+        shared_ttl_seconds=2048,
+        deep=Faults(ticks=4, elections=2, unanswered=1),
+    ),
+    Scenario(
+        "a message's lock whose time is over, its worker and others",
+        (Plan((TAKE,)), Plan((WINDOW,), wall=0.0, not_before=12), Plan((LONG,), wall=10 * MINUTES, not_before=9)),
+        Faults(ticks=2, delays=3),
+        instants=(9, 12),
+        claim_stands_for=10.0,
+        ttl_seconds=100,
+        answer_seconds=40,
+        deep=Faults(ticks=2, delays=3, unanswered=1),
+    ),
+    Scenario(
+        "a queue position, a holder and another who tries",
+        (Plan((TRY,), ahead=True), Plan((POSITION, TRY), wall=0.0), Plan((TRY,), wall=10 * MINUTES)),
+        Faults(delays=1, unanswered=1),
+        ttl_seconds=100,
+        answer_seconds=40,
+        deep=Faults(delays=2, unanswered=2),
+    ),
+    Scenario(
+        "queue positions whose time is over",
+        (
+            Plan((POSITION, TRY), wall=0.0),
+            Plan((POSITION, TRY), wall=10 * MINUTES),
+        ),
+        Faults(delays=0, ticks=2),
+        instants=(10.2, 12),
+        ttl_seconds=100,
+        answer_seconds=40,
+        deep=Faults(delays=1, ticks=2, unanswered=1),
+    ),
+    Scenario(
+        "a queue position, two copies of its message and a holder",
+        (Plan((POSITION,), wall=0.0), Plan((COPY,), wall=0.0), Plan((TRY,), ahead=True)),
+        Faults(delays=1, unanswered=1),
+        ttl_seconds=100,
+        answer_seconds=40,
+        deep=Faults(delays=2, unanswered=2),
     ),
     Scenario(
         "transactions shared",

@@ -11,10 +11,11 @@ import pytest
 
 from tests.model.explorer import Explorer, Report
 from tests.model.mutants import MUTANTS, Mutant
+from tests.model.mutants_ends import ENDS_MUTANTS
 from tests.model.scenarios import by_name
 
 
-@pytest.mark.parametrize("mutant", MUTANTS, ids=lambda mutant: f"{mutant.rule}: {mutant.name}")
+@pytest.mark.parametrize("mutant", MUTANTS + ENDS_MUTANTS, ids=lambda mutant: f"{mutant.rule}: {mutant.name}")
 def test_a_missing_guard_is_found(
     mutant: Mutant, monkeypatch: pytest.MonkeyPatch, reported: Callable[[Report], Report]
 ) -> None:

@@ -24,6 +24,7 @@ __all__ = [
     "NAME",
     "Attempt",
     "Client",
+    "Debt",
     "Faults",
     "Frozen",
     "Held",
@@ -31,8 +32,12 @@ __all__ = [
     "Plan",
     "Scenario",
     "Session",
+    "Standing",
     "Violation",
     "World",
+    "lease_of",
+    "mark_of",
+    "on_shared",
     "record_of",
 ]
 
@@ -63,6 +68,16 @@ class Attempt:
 
     wait_seconds: float | None = None
     takes_over: bool = False
+    #: How long the key stands that is put without renewal; 0: none is (``without_renewal``).
+    stands_for: float = 0.0
+    #: That key is a queue position, for a message that comes back so often at the most; else a window.
+    comes_back: int = 0
+    #: A copy of that message: it comes back, once, with the position that the first has.
+    copies: bool = False
+
+    @property
+    def without_renewal(self) -> bool:
+        return bool(self.stands_for) or self.copies
 
 
 @dataclass(frozen=True)
@@ -83,6 +98,8 @@ class Plan:
     #: Nothing of it before this time.
     not_before: float = 0.0
     rate: float = 1.0
+    #: By how much its wall clock is ahead; ``None``: it takes no key to be over.
+    wall: float | None = None
     limit: int | None = None
 
 
@@ -123,6 +140,10 @@ class Scenario:
     #: The times, by the server's clock, to which ``Faults.ticks`` move on from 0.
     instants: tuple[float, ...] = ()
     answer_seconds: float = 5.0
+    #: How long the lock of the message stands (``Attempt.takes_over``).
+    claim_stands_for: float | None = None
+    #: TTL of leases that nobody renews.
+    shared_ttl_seconds: int = 128
     #: More faults, for a deeper run.
     deep: Faults | None = None
 
@@ -175,6 +196,10 @@ class Lane(NamedTuple):
     reply: bytes | tuple[int, str] | None = None
     #: For a renewal: the fencing token of the lock held whose key wasn't there any more when the keepalive was sent.
     gone: int | None = None
+    #: It works on the client's lease that isn't renewed.
+    shared: bool = False
+    #: When the machine began, by the server's clock; kept where the end of a key counts from it.
+    began_at: float = 0.0
 
 
 class Session(NamedTuple):
@@ -182,6 +207,25 @@ class Session(NamedTuple):
     epoch: int
     deadline: float
     lost: bool = False
+    opened_at: float = 0.0
+    term: int = 0
+
+
+class Debt(NamedTuple):
+    """As in ``locking.session``. ``shared``: it hangs on the lease that isn't renewed."""
+
+    token: str
+    guard: int | None = None
+    attempt: str | None = None
+    shared: bool = False
+
+
+class Standing(NamedTuple):
+    """A key that stands without renewal, as its writer knows it; ``until`` by the server's clock."""
+
+    token: str
+    revision: int
+    until: float
 
 
 class Held(NamedTuple):
@@ -207,7 +251,16 @@ class Client(NamedTuple):
     held: Held | None = None
     main: Lane | None = None
     keeper: Lane | None = None
-    debts: tuple[tuple[str, int | None], ...] = ()
+    debts: tuple[Debt, ...] = ()
+    #: Its session on a lease that isn't renewed, and what it has there: a window, or a queue position.
+    shared: Session | None = None
+    window: Standing | None = None
+    position: Standing | None = None
+    #: How often its message may come back yet.
+    returns: int = 0
+    #: How many tries to take over a key it has made, and the mark of the one under way.
+    tries: int = 0
+    mark: str | None = None
     renewals: int = 0
     #: Its parent at work for it, how often it may be yet, and for which lease it vouches until when.
     guardian: Lane | None = None
@@ -232,6 +285,22 @@ class World(NamedTuple):
 
     def with_client(self, index: int, client: Client) -> World:
         return self._replace(clients=(*self.clients[:index], client, *self.clients[index + 1 :]))
+
+
+def lease_of(operation: Operation) -> int:
+    """The lease of the session that the operation names; 0 for one that names none."""
+    tries = getattr(operation, "tries", None)
+    return int(getattr(operation if tries is None else tries[0], "lease", 0))
+
+
+def on_shared(client: Client) -> tuple[Debt, ...]:
+    """The debts that the end of its renewed session doesn't pay."""
+    return tuple(debt for debt in client.debts if debt.shared)
+
+
+def mark_of(index: int, client: Client) -> str:
+    """What makes the client's next try to take over a key known again."""
+    return f"x{index}.{client.tries}"
 
 
 def record_of(index: int, limit: int) -> Record:

@@ -143,6 +143,7 @@ class Acquire(Machine[AcquireOutcome]):
         self._ends = Ends(wall_offset)
         #: The key whose end is in question, and the reply that is dealt with once it isn't.
         self._judged: Key | None = None
+        self._asked_at = 0.0
         self._put_off: Queued | Present | None = None
         self.answer_by = deadline
         self._state = State.TRYING if wait_until is None else State.QUEUEING
@@ -251,14 +252,14 @@ class Acquire(Machine[AcquireOutcome]):
         """Ask about a key that seems over; ``reply`` is dealt with when it stands all the same."""
         if self._waits:
             self.answer_by = now + self._answer_seconds
-        self._judged, self._put_off = key, reply
+        self._judged, self._put_off, self._asked_at = key, reply, now
         return self._ends.question(self._name, key)
 
     def _on_age(self, age: LeaseAge | LeaseUnknown, now: float) -> Operation | AcquireOutcome:
         key, put_off = self._judged, self._put_off
         assert key is not None
         assert put_off is not None
-        ends = self._ends.judged(key, age, now)
+        ends = self._ends.judged(key, age, self._asked_at, now)
         if ends is None:
             return Release(self._name, key.token, key.mod_revision)
         self._ends = ends

@@ -38,6 +38,7 @@ class LookAt(Machine["Seen | Unavailable"]):
         self.answer_by = deadline
         self._ends = Ends(wall_offset)
         self._judged: Key | None = None
+        self._asked_at = 0.0
         self._tries = 1
         self._step: Operation = Look(name)
 
@@ -51,9 +52,10 @@ class LookAt(Machine["Seen | Unavailable"]):
                 if self._judged is None:
                     return Seen(keys)
                 self._step = self._ends.question(self._name, self._judged)
+                self._asked_at = now
             case LeaseAge() | LeaseUnknown():
                 assert self._judged is not None
-                ends = self._ends.judged(self._judged, reply, now)
+                ends = self._ends.judged(self._judged, reply, self._asked_at, now)
                 if ends is None:
                     self._step = Release(self._name, self._judged.token, self._judged.mod_revision)
                 else:

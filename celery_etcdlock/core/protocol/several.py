@@ -84,6 +84,7 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
         #: Keys in the way that seem over, by lock name; and whether the first of them is.
         self._suspects: tuple[tuple[str, Key], ...] = ()
         self._clearing = False
+        self._asked_at = 0.0
         self._fencing = False
         self._tries = 1
         self._doubtful = False
@@ -94,8 +95,10 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
             return FenceSession(self._open[0].lease)
         if self._suspects:
             name, key = self._suspects[0]
-            release = Release(name, key.token, key.mod_revision)
-            return release if self._clearing else self._ends.question(name, key)
+            if self._clearing:
+                return Release(name, key.token, key.mod_revision)
+            self._asked_at = now
+            return self._ends.question(name, key)
         return self._try(tuple(replace(each, epoch=self._epoch) for each in self._open))
 
     def on(self, reply: Reply, now: float) -> Operation | EachAcquired | SessionLost | Unavailable:
@@ -107,7 +110,7 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
             case Released() | NotHeld():
                 self._suspects, self._clearing = self._suspects[1:], False
             case LeaseAge() | LeaseUnknown():
-                ends = self._ends.judged(self._suspects[0][1], reply, now)
+                ends = self._ends.judged(self._suspects[0][1], reply, self._asked_at, now)
                 if ends is None:
                     self._clearing = True
                 else:

@@ -53,7 +53,7 @@ class TestEnds:
     def test_in_the_term_of_its_grant_no_wall_clock_ends_it_early_or_late(
         self, offset: float, now: float, age: float
     ) -> None:
-        ends = Ends(offset).judged(KEY, LeaseAge(age, TERM), now)
+        ends = Ends(offset).judged(KEY, LeaseAge(age, TERM), now, now)
         assert (ends is None) == (age >= END.age_seconds)
         if ends is not None:
             asked_again_at = ends.ask_at(KEY)
@@ -65,15 +65,20 @@ class TestEnds:
     def test_after_an_election_a_clock_a_quarter_of_an_hour_ahead_ends_it(
         self, offset: float, now: float, age: float
     ) -> None:
-        ends = Ends(offset).judged(KEY, LeaseAge(age, TERM + 1), now)
+        ends = Ends(offset).judged(KEY, LeaseAge(age, TERM + 1), now, now)
         decided_at = UNTIL + LONGEST_SKEW_SECONDS - offset
         assert (ends is None) == (age >= END.age_seconds or now >= decided_at)
         if ends is not None:
             assert ends.ask_at(KEY) <= max(decided_at, now + 0.05)
 
+    def test_an_answer_that_was_long_under_way_puts_nothing_off(self) -> None:
+        ends = Ends(0.0).judged(KEY, LeaseAge(10, TERM), asked_at=UNTIL, now=UNTIL + 4)
+        assert ends is not None
+        assert ends.ask_at(KEY) == UNTIL + 50
+
     @given(seconds, seconds)
     def test_a_lease_that_is_not_known_ends_nothing(self, offset: float, now: float) -> None:
-        ends = Ends(offset).judged(KEY, LeaseUnknown(), now)
+        ends = Ends(offset).judged(KEY, LeaseUnknown(), now, now)
         assert ends is not None
         assert ends.ask_at(KEY) > now
 
@@ -94,7 +99,7 @@ class TestEnds:
             assert not seems_over(key, 1e12)
 
     def test_a_key_written_anew_is_asked_about_anew(self) -> None:
-        ends = Ends(0.0).judged(KEY, LeaseAge(0, TERM), UNTIL + 2)
+        ends = Ends(0.0).judged(KEY, LeaseAge(0, TERM), UNTIL + 2, UNTIL + 2)
         assert ends is not None
         assert ends.first_over([replace(KEY, mod_revision=6)], UNTIL + 2) is not None
 
