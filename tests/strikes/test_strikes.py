@@ -222,7 +222,9 @@ def test_a_strike_leaves_nothing_behind(app: App, scenario: Scenario) -> None:
         try:
             striker.run(struck)
         except (Strike, Failed, LockConflict, Ignore, Retry, Reject) as error:
-            assert striker.where is None or tells_of_strike(error), f"swallowed: {striker.where}"
+            # Celery tries whether an error can be pickled, and takes whatever happens for a no.
+            in_pickle = striker.where is not None and striker.where.startswith("errors.py")
+            assert striker.where is None or in_pickle or tells_of_strike(error), f"swallowed: {striker.where}"
         else:
             assert striker.where is None, f"swallowed: {striker.where}"
         try:
