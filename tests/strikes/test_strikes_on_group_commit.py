@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 
 import pytest
 
@@ -123,7 +123,8 @@ def test_nobody_waits_for_one_that_was_struck(way: str) -> None:
             if striker.where is not None:
                 assert isinstance(outcome, Strike), f"swallowed: {striker.where}"
             for other in callers.others:
-                error = other.exception(FORGOTTEN_SECONDS)
+                assert wait([other], FORGOTTEN_SECONDS).done, striker.where
+                error = other.exception()
                 assert error is None or isinstance(error, LockUnavailable), striker.where
             assert callers.shared._leader is None, striker.where
             assert not callers.shared._queue, striker.where
