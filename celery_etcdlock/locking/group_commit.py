@@ -187,7 +187,8 @@ class GroupCommit:
                 if one.taken_by is entry and self._queue.get(one.operation.name) is one:
                     del self._queue[one.operation.name]
             if self._leader is entry:
-                self._leader = entry.successor = next(iter(self._queue.values()), None)
+                entry.successor = next(iter(self._queue.values()), None)
+                self._leader = entry.successor
             following = entry.successor
             if following is not None and following is self._leader and following.state is State.QUEUED:
                 self._queue.pop(following.operation.name, None)

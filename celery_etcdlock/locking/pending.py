@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any
 
 from celery_etcdlock.core.ends import ending
 from celery_etcdlock.core.operations import (
@@ -59,7 +59,8 @@ TRIES_AT_A_TIME = 100
 #: The part of the time for a claim that is spent on trying; the rest is kept to resolve an unanswered request.
 TRYING = 0.75
 
-Outcome = TypeVar("Outcome")
+#: Is given each key that was put before whoever asked for it gets it: he may be struck in between.
+OnClaimed = Callable[[Claim], object]
 
 
 class PendingLocks:
@@ -98,22 +99,30 @@ class PendingLocks:
 
     # --- taking -----------------------------------------------------------------------------------------------
 
-    def claim_each(self, wanted: Sequence[tuple[str, Record]], seconds: float) -> list[Claim | Conflict]:
+    def claim_each(
+        self, wanted: Sequence[tuple[str, Record]], seconds: float, on_claimed: OnClaimed | None = None
+    ) -> list[Claim | Conflict]:
         """Try each lock for itself, many in one round trip. They stand for ``seconds``. No name twice.
 
         The records say what the keys are to be: claims or windows (``key_kinds``).
         """
         outcomes: list[Claim | Conflict] = []
         for start in range(0, len(wanted), TRIES_AT_A_TIME):
-            outcomes += self._claim(wanted[start : start + TRIES_AT_A_TIME], seconds, AcquireEach)
+            outcomes += self._claim(wanted[start : start + TRIES_AT_A_TIME], seconds, AcquireEach, on_claimed)
         return outcomes
 
-    def claim_all(self, wanted: Sequence[tuple[str, Record]], seconds: float) -> list[Claim | Conflict]:
+    def claim_all(
+        self, wanted: Sequence[tuple[str, Record]], seconds: float, on_claimed: OnClaimed | None = None
+    ) -> list[Claim | Conflict]:
         """Take all locks, or none: then there is a ``Conflict`` among the outcomes. No name twice."""
-        return self._claim(wanted, seconds, AcquireAll)
+        return self._claim(wanted, seconds, AcquireAll, on_claimed)
 
     def _claim(
-        self, wanted: Sequence[tuple[str, Record]], seconds: float, kind: type[AcquireEach]
+        self,
+        wanted: Sequence[tuple[str, Record]],
+        seconds: float,
+        kind: type[AcquireEach],
+        on_claimed: OnClaimed | None,
     ) -> list[Claim | Conflict]:
         records = [replace(record, attempt=secrets.token_hex(6)) for _, record in wanted]
         tokens = [secrets.token_hex(12) for _ in wanted]
@@ -135,14 +144,18 @@ class PendingLocks:
             Debt(name, token, attempt=record.attempt)
             for (name, _), token, record in zip(wanted, tokens, records, strict=True)
         ]
-        outcome = self._on_lease(seconds, attempt, debts)
-        assert isinstance(outcome, EachAcquired)
-        return [
-            Claim(name, token, each.fencing_token) if isinstance(each, Acquired) else Conflict(name, each.keys)
-            for (name, _), token, each in zip(wanted, tokens, outcome.outcomes, strict=True)
-        ]
 
-    def take_place(self, name: str, record: Record, seconds: float) -> tuple[Claim, tuple[Key, ...]]:
+        def claims(outcome: EachAcquired) -> list[Claim | Conflict]:
+            return [
+                Claim(name, token, each.fencing_token) if isinstance(each, Acquired) else Conflict(name, each.keys)
+                for (name, _), token, each in zip(wanted, tokens, outcome.outcomes, strict=True)
+            ]
+
+        return self._on_lease(seconds, attempt, debts, claims, on_claimed)
+
+    def take_place(
+        self, name: str, record: Record, seconds: float, on_claimed: OnClaimed | None = None
+    ) -> tuple[Claim, tuple[Key, ...]]:
         """A queue position that stands for ``seconds``, and the keys under the name, as ``Queued`` has them."""
         token = secrets.token_hex(12)
         position = replace(record, kind=KeyKind.POSITION, attempt=secrets.token_hex(6))
@@ -158,9 +171,15 @@ class PendingLocks:
                 deadline=deadline,
             )
 
-        outcome = self._on_lease(seconds, attempt, [Debt(name, token, attempt=position.attempt)])
-        assert isinstance(outcome, Placed)
-        return Claim(name, token, outcome.mod_revision), outcome.keys
+        def claims(outcome: Placed) -> list[Claim | Conflict]:
+            seen.append(outcome)
+            return [Claim(name, token, outcome.mod_revision)]
+
+        seen: list[Placed] = []
+        debts = [Debt(name, token, attempt=position.attempt)]
+        [claim] = self._on_lease(seconds, attempt, debts, claims, on_claimed)
+        assert isinstance(claim, Claim)
+        return claim, seen[-1].keys
 
     def look(self, name: str) -> tuple[Key, ...]:
         """All keys under the name, in order, less those whose time was over, which are deleted."""
@@ -182,7 +201,15 @@ class PendingLocks:
 
     # --- changing hands -----------------------------------------------------------------------------------------
 
-    def keep(self, claim: Claim, record: Record, seconds: float, *, replaces: str | None = None) -> Claim | Conflict:
+    def keep(
+        self,
+        claim: Claim,
+        record: Record,
+        seconds: float,
+        *,
+        replaces: str | None = None,
+        on_claimed: OnClaimed | None = None,
+    ) -> Claim | Conflict:
         """Let the key that ``claim`` knows stand for ``seconds`` from now, with this record, without renewal.
 
         With ``replaces``, the task of that id is marked so that it doesn't run any more. ``Conflict`` when the key
@@ -203,11 +230,14 @@ class PendingLocks:
                 replaces=replaces,
             )
 
-        outcome = self._on_lease(seconds, attempt, [Debt(claim.name, claim.token, attempt=kept.attempt)])
-        if isinstance(outcome, Acquired):
-            return Claim(claim.name, claim.token, outcome.fencing_token)
-        assert isinstance(outcome, Refused)
-        return Conflict(claim.name, outcome.keys)
+        def claims(outcome: Acquired | Refused) -> list[Claim | Conflict]:
+            if isinstance(outcome, Acquired):
+                return [Claim(claim.name, claim.token, outcome.fencing_token)]
+            return [Conflict(claim.name, outcome.keys)]
+
+        debts = [Debt(claim.name, claim.token, attempt=kept.attempt)]
+        [outcome] = self._on_lease(seconds, attempt, debts, claims, on_claimed)
+        return outcome
 
     def drop_ended(self, name: str, delivery: Delivery) -> Ended:
         """Delete what stands under ``name`` for a run of a message that has ended (``core.protocol.drop_ended``)."""
@@ -231,31 +261,49 @@ class PendingLocks:
     def _on_lease(
         self,
         seconds: float,
-        attempt: Callable[[Session, float, float], Machine[Outcome | SessionLost | Unavailable]],
+        attempt: Callable[[Session, float, float], Machine[Any]],
         debts: list[Debt],
-    ) -> Outcome:
+        claims: Callable[[Any], list[Claim | Conflict]],
+        on_claimed: OnClaimed | None,
+    ) -> list[Claim | Conflict]:
+        """``attempt`` on a lease, and what its outcome means.
+
+        The keys are owed from before the first request until their claims were given to ``on_claimed``.
+        """
         started_at = self._clock()
         deadline = started_at + self._timeout_seconds
         give_up_at = started_at + self._timeout_seconds * TRYING
         while True:
             session = self._leases.take(seconds, len(debts), deadline)
             try:
+                for debt in debts:
+                    session.intend(debt, deadline + self._timeout_seconds)
                 machine = attempt(session, give_up_at, deadline)
                 outcome = drive(machine, self._store, self._clock, observe=session.observe)
+                found: list[Claim | Conflict] = []
+                if isinstance(outcome, SessionLost):
+                    session.lose(outcome.reason)
+                elif not isinstance(outcome, Unavailable):
+                    found = claims(outcome)
+                    for claim in found:
+                        if on_claimed is not None and isinstance(claim, Claim):
+                            on_claimed(claim)
+                if isinstance(outcome, Unavailable) and outcome.doubtful:
+                    self._owe_all(session, debts)
+                else:
+                    in_time = [session.settle(debt) for debt in debts]
+                    if found and not all(in_time):
+                        raise LockUnavailable("the claim took too long: it may be gone already", maybe_applied=True)
             except BaseException:
                 # Interrupted half-way: our keys may be there.
                 self._owe_all(session, debts)
                 raise
-            if isinstance(outcome, SessionLost):
-                session.lose(outcome.reason)
-                if self._clock() >= give_up_at:
-                    raise LockUnavailable(f"the lease of pending locks was lost: {outcome.reason}")
-                continue
             if isinstance(outcome, Unavailable):
-                if outcome.doubtful:
-                    self._owe_all(session, debts)
                 raise outcome.error
-            return outcome
+            if not isinstance(outcome, SessionLost):
+                return found
+            if self._clock() >= give_up_at:
+                raise LockUnavailable(f"the lease of pending locks was lost: {outcome.reason}")
 
     def _owe_all(self, session: Session, debts: list[Debt]) -> None:
         for debt in debts:

@@ -37,8 +37,9 @@ def take_together() -> None:
     @functools.wraps(publish)
     def apply_tasks(self: Any, tasks: Any, *args: Any, **options: Any) -> Iterator[Any]:
         members = list(tasks)
-        waiting = _claim(self, members, options)
+        waiting: dict[str, Enqueued] = {}
         try:
+            _claim(self, members, options, waiting)
             for result in publish(self, iter(members), *args, **options):
                 yield result
                 waiting.pop(result.id, None)
@@ -51,34 +52,35 @@ def take_together() -> None:
     group._apply_tasks = apply_tasks  # type: ignore[attr-defined]
 
 
-def _claim(calls: Any, members: list[Any], options: dict[str, Any]) -> dict[str, Enqueued]:
-    """Take what can be taken together. Returns the calls that hold their locks, by task id."""
+def _claim(calls: Any, members: list[Any], options: dict[str, Any], held: dict[str, Enqueued]) -> None:
+    """Take what can be taken together. ``held`` gets the calls that hold their locks, by task id."""
     try:
         wanted = _wanted(calls.app, members, options)
     except (EtcdLockError, TypeError):
-        return {}  # a member whose arguments make no key: it says so itself, as it does alone
-    held: dict[str, Enqueued] = {}
+        return  # a member whose arguments make no key: it says so itself, as it does alone
     for seconds, each in wanted.items():
         locks = each[0][1].locks
         settings = locks.settings
+        members_of = {name: (signature, call) for signature, call, name in each}
+
+        def hold(claim: Claim, members_of: dict[str, tuple[Any, Enqueued]] = members_of) -> None:
+            signature, call = members_of[claim.name]
+            held[call.task_id] = call
+            call.hold(claim)
+            signature.options["headers"] = call.headers
+
         try:
             locks.outage.check(settings.timeout)
-            outcomes = locks.manager.pending.claim_each([(name, call.record) for _, call, name in each], seconds)
+            locks.manager.pending.claim_each([(name, call.record) for _, call, name in each], seconds, hold)
             locks.outage.over()
         except LockUnavailable as error:
             locks.outage.tell(error, settings.timeout, settings.on_unavailable)
             if settings.on_unavailable == "raise":
                 raise
             # Not a time-out for each of them: they go without, and their workers take the locks.
-            outcomes = []
-        for signature, call, _ in each if not outcomes else ():
-            signature.options["headers"] = {**call.headers, CLAIMS_HEADER: []}
-        for (signature, call, _), outcome in zip(each, outcomes, strict=False):
-            if isinstance(outcome, Claim):
-                call.hold([outcome])
-                signature.options["headers"] = call.headers
-                held[call.task_id] = call
-    return held
+            for signature, call, _ in each:
+                if call.task_id not in held:
+                    signature.options["headers"] = {**call.headers, CLAIMS_HEADER: []}
 
 
 def _wanted(app: Any, members: list[Any], options: dict[str, Any]) -> dict[float, list[tuple[Any, Enqueued, str]]]:

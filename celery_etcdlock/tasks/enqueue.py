@@ -95,24 +95,23 @@ class Enqueued:
     def claim(self, names: tuple[str, ...]) -> Conflict | None:
         """Take the locks, or say who has them."""
         pending = self.locks.manager.pending
-        outcomes = pending.claim_all([(name, self.record) for name in names], self.seconds)
-        return self.settle(outcomes)
-
-    def settle(self, outcomes: list[Claim | Conflict]) -> Conflict | None:
+        outcomes = pending.claim_all([(name, self.record) for name in names], self.seconds, self.hold)
         conflicts = [outcome for outcome in outcomes if isinstance(outcome, Conflict)]
-        if conflicts:
-            return max(conflicts, key=lambda conflict: len(conflict.keys))
-        self.hold([outcome for outcome in outcomes if isinstance(outcome, Claim)])
-        return None
+        return max(conflicts, key=lambda conflict: len(conflict.keys)) if conflicts else None
 
-    def hold(self, claims: list[Claim]) -> None:
-        self._claims = claims
-        self.headers[CLAIMS_HEADER] = written_claims(claims)
+    def hold(self, claim: Claim) -> None:
+        """From now on the message takes this claim along."""
+        self._claims.append(claim)
+        self.headers[CLAIMS_HEADER] = written_claims(self._claims)
 
     def drop_claims(self) -> None:
-        """Give up what was taken for a message that nobody will get: now, or when the store answers again."""
-        for claim in self._claims:
-            self.locks.manager.drop_in_the_end(claim)
+        """Give up what was taken for a message that nobody will get: now, or when the store answers again.
+
+        Goes on where an earlier one was cut off.
+        """
+        while self._claims:
+            self.locks.manager.drop_in_the_end(self._claims[0])
+            del self._claims[0]
 
     def on_conflict(self, conflict: Conflict) -> AsyncResult[Any] | None:
         """What to return instead of publishing; ``None`` to publish, with ``headers`` as they are now.
@@ -154,10 +153,9 @@ class Enqueued:
         if not is_replaceable(key):
             return False
         claim = Claim(conflict.name, key.token, key.mod_revision)
-        kept = manager.pending.keep(claim, self.record, self.seconds, replaces=older)
+        kept = manager.pending.keep(claim, self.record, self.seconds, replaces=older, on_claimed=self.hold)
         if isinstance(kept, Conflict):
             return False
-        self.hold([kept])
         logger.info("Task %s[%s] takes the place of %s in the queue", self.task.name, self.task_id, older)
         return True
 
@@ -185,22 +183,31 @@ def publish(
     what ``send`` raises.
     """
     call = Enqueued(task, plan, task_id, options)
-    if not call.is_successor():
-        names = call.names(args, kwargs)
-        settings = call.locks.settings
-        try:
-            call.locks.outage.check(settings.timeout)
-            conflict = call.claim(names)
-            call.locks.outage.over()
-            instead = call.on_conflict(conflict) if conflict is not None else None
-        except LockUnavailable as error:
-            call.locks.outage.tell(error, settings.timeout, settings.on_unavailable)
-            if settings.on_unavailable == "raise":
-                raise
-            instead = None
-        if instead is not None:
-            return instead
     try:
+        return _publish(call, args, kwargs, send)
+    except BaseException:
+        # Once more: a signal may have struck in the first.
+        call.drop_claims()
+        raise
+
+
+def _publish(call: Enqueued, args: tuple[Any, ...], kwargs: Mapping[str, Any], send: Send) -> AsyncResult[Any]:
+    try:
+        if not call.is_successor():
+            names = call.names(args, kwargs)
+            settings = call.locks.settings
+            try:
+                call.locks.outage.check(settings.timeout)
+                conflict = call.claim(names)
+                call.locks.outage.over()
+                instead = call.on_conflict(conflict) if conflict is not None else None
+            except LockUnavailable as error:
+                call.locks.outage.tell(error, settings.timeout, settings.on_unavailable)
+                if settings.on_unavailable == "raise":
+                    raise
+                instead = None
+            if instead is not None:
+                return instead
         return send(call.task_id, call.headers)
     except BaseException:
         call.drop_claims()

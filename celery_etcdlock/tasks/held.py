@@ -78,7 +78,7 @@ class HeldLocks:
                     do(lock)
                 except BaseException as error:
                     struck = struck or error
-                    self._run.manager.release(lock)
+                    do(lock)
             except BaseException as error:
                 struck = struck or error
             self._held.remove(lock)

@@ -5,20 +5,29 @@ The loss is found in the renewal's thread; the body runs somewhere else, and eac
 ===================  ==============================================  ==================================
 where the body runs  means                                           what it can't interrupt
 ===================  ==============================================  ==================================
-a process's main     ``SIGUSR2`` to that thread, whose handler       C code that ignores signals, or
-thread: prefork,     raises; it ends a sleep or a socket call too    holds the GIL
-solo
+a process's main     ``SIGURG`` to that thread, whose handler        C code that ignores signals, or
+thread: prefork,     raises; it ends a sleep or a socket call too    holds the GIL: it is raised when
+solo                                                                 the call returns
 another thread:      an asynchronous exception                       a call that blocks in C: it is
 threads                                                              raised when the call returns
 a greenlet: gevent   thrown in from the hub                          a greenlet that doesn't switch
 ===================  ==============================================  ==================================
+
+*Why* ``SIGURG``: a process that has no handler for it ignores it, on Linux and macOS, so that one that comes late does
+no harm; sockets send it only where somebody set that up; and hardly anybody uses it, so the signals that are the user's
+(``SIGUSR1``, ``SIGUSR2``, ``SIGALRM``) stay his. One that we didn't send is passed on to the handler that was there
+before ours. Where a body has put a handler of its own in our place there is the asynchronous exception, as in another
+thread: then a sleep or a socket call isn't ended, and ``LockLost`` is raised when it returns. A handler for ``SIGURG``
+that Python doesn't know of (``faulthandler.register``) can't be seen: set before, it is replaced; set in the body, it
+gets the signal, and ``LockLost`` isn't raised. ``current_lock().check()`` raises it in any case.
 
 States of one interruption: *idle* until the body begins, then *armed*, and *over* once it raised, the body ended, or
 ``current_lock().check()`` told the body. It raises once at most, and only while armed, so it hits neither Celery's own
 code around the body nor the release. A loss that comes while idle is raised before the body. A body that catches
 ``LockLost`` and goes on is left alone.
 
-A ``SIGUSR2`` that we didn't send is passed on to the handler that was there before ours.
+What else strikes the body's thread (a time limit) may strike in here, too. So the way out is taken twice, one
+``finally`` around the other, and unlocks the mutex.
 """
 
 from __future__ import annotations
@@ -33,23 +42,23 @@ from types import FrameType
 from typing import Any, TypeVar
 
 from celery_etcdlock.errors import LockLost
-from celery_etcdlock.native import allocate_mutex
+from celery_etcdlock.native import allocate_owned_mutex, unlock
 
 __all__ = ["Interruption", "running_here"]
 
 Result = TypeVar("Result")
 
-SIGNAL = signal.SIGUSR2
+SIGNAL = signal.SIGURG
 
 #: The interruptions that are armed in each thread or greenlet, outermost first.
 _armed: dict[int, list[Interruption]] = {}
-_mutex = allocate_mutex()
+_mutex = allocate_owned_mutex()
 
 
 def _after_fork() -> None:
     """A body that forks may do so while the renewal's thread holds the mutex, and its copy would never be let go."""
     global _mutex
-    _mutex = allocate_mutex()
+    _mutex = allocate_owned_mutex()
 
 
 os.register_at_fork(after_in_child=_after_fork)
@@ -66,6 +75,7 @@ class Interruption:
     def __init__(self) -> None:
         self._lost: LockLost | None = None
         self._is_armed = False
+        self._is_over = False
         self._means: _Means | None = None
         self._ident = 0
 
@@ -79,17 +89,20 @@ class Interruption:
     def run(self, body: Callable[[], Result]) -> Result:
         """Run ``body``. Raises ``LockLost`` in it, or instead of it."""
         try:
-            self._arm()
-            return body()
+            return self._run(body)
         except _LostInThread as error:
             # The same, but of the class that everybody knows.
             raise LockLost(error.name, error.reason) from None
         finally:
-            try:
-                self._disarm()
-            except LockLost:
-                self._disarm()
-                raise
+            # Once more: something may have struck in the first.
+            self._disarm()
+
+    def _run(self, body: Callable[[], Result]) -> Result:
+        try:
+            self._arm()
+            return body()
+        finally:
+            self._disarm()
 
     def told(self) -> None:
         """``LockLost`` is raised in the body by other means: don't raise it again in what the body does about it."""
@@ -115,6 +128,8 @@ class Interruption:
             raise lost
 
     def _disarm(self) -> None:
+        if self._is_over:
+            return
         ident = threading.get_ident()
         with _mutex:
             # Armed, and found, until nothing can arrive any more: what arrived here would have nothing to say.
@@ -122,9 +137,12 @@ class Interruption:
             if self._means is not None:
                 self._means.clear(any(other.waits for other in around))
             self._is_armed = False
-            _armed[ident] = around
-            if not around:
-                del _armed[ident]
+            if around:
+                _armed[ident] = around
+            else:
+                _armed.pop(ident, None)
+        unlock(_mutex)
+        self._is_over = True
 
     @property
     def waits(self) -> bool:
@@ -161,37 +179,6 @@ def _means_here() -> _Means:
     return _Thread()
 
 
-class _MainThread(_Means):
-    """A signal. It is sent to the thread, for one to the process may end in another and leave a sleep as it is."""
-
-    _before: Any = None
-    _sent = 0
-
-    def __init__(self) -> None:
-        self._ident = threading.get_ident()
-        if signal.getsignal(SIGNAL) != _MainThread._handle:
-            _MainThread._before = signal.signal(SIGNAL, _MainThread._handle)
-
-    def send(self) -> None:
-        _MainThread._sent += 1
-        signal.pthread_kill(self._ident, SIGNAL)
-
-    def clear(self, others_wait: bool) -> None:
-        """A signal that comes late finds nothing armed; but one may have stood for several, since they don't queue."""
-        if others_wait:
-            self.send()
-
-    @staticmethod
-    def _handle(number: int, frame: FrameType | None) -> None:
-        # Runs in the main thread, maybe inside of _disarm: takes no mutex.
-        ours, _MainThread._sent = _MainThread._sent, 0
-        error = _next_error(threading.get_ident())
-        if error is not None:
-            raise error
-        if not ours and callable(_MainThread._before):
-            _MainThread._before(number, frame)
-
-
 class _LostInThread(LockLost):
     """An asynchronous exception is a class, made an instance where it is raised: this one finds out what it says."""
 
@@ -205,8 +192,10 @@ class _LostInThread(LockLost):
 
 
 class _Thread(_Means):
+    """An asynchronous exception. There is one for each thread, which may stand for several losses."""
+
     def __init__(self) -> None:
-        import ctypes  # only this pool needs it
+        import ctypes  # only where a body is interrupted
 
         self._ident = threading.get_ident()
         self._set = ctypes.pythonapi.PyThreadState_SetAsyncExc
@@ -217,8 +206,42 @@ class _Thread(_Means):
     def send(self) -> None:
         self._set(self._ident, self._raise)
 
+    def take_back(self) -> None:
+        self._set(self._ident, self._nothing)
+
     def clear(self, others_wait: bool) -> None:
-        self._set(self._ident, self._raise if others_wait else self._nothing)
+        self.take_back()
+        if others_wait:
+            self.send()
+
+
+class _MainThread(_Thread):
+    """A signal. It is sent to the thread, for one to the process may end in another and leave a sleep as it is."""
+
+    _before: Any = None
+    _sent = 0
+
+    def __init__(self) -> None:
+        super().__init__()
+        if signal.getsignal(SIGNAL) != _MainThread._handle:
+            _MainThread._before = signal.signal(SIGNAL, _MainThread._handle)
+
+    def send(self) -> None:
+        if signal.getsignal(SIGNAL) == _MainThread._handle:
+            _MainThread._sent += 1
+            signal.pthread_kill(self._ident, SIGNAL)
+        else:  # the body has put one of its own there
+            super().send()
+
+    @staticmethod
+    def _handle(number: int, frame: FrameType | None) -> None:
+        # Runs in the main thread, maybe inside of _disarm: takes no mutex. One that comes late finds nothing armed.
+        ours, _MainThread._sent = _MainThread._sent, 0
+        error = _next_error(threading.get_ident())
+        if error is not None:
+            raise error
+        if not ours and callable(_MainThread._before):
+            _MainThread._before(number, frame)
 
 
 class _Greenlet(_Means):

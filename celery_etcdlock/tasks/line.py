@@ -99,7 +99,7 @@ class Line:
             if self.place is not None:
                 self._keys = pending.look(conflict.name)
                 return
-        self.place, self._keys = pending.take_place(conflict.name, run.record, stands_for)
+        _, self._keys = pending.take_place(conflict.name, run.record, stands_for, self._stand)
         if decision.replaces:
             # One that took its place while we took ours.
             self._replace_those_who_wait(conflict.name, self._before(self._keys), stands_for)
@@ -131,6 +131,9 @@ class Line:
 
     def leave(self) -> None:
         """Give the position up. Never raises for the store's sake."""
-        place, self.place = self.place, None
-        if place is not None:
-            self._run.manager.drop_ended(place.name, self._run.call.delivery)
+        if self.place is not None:
+            self._run.manager.drop_ended(self.place.name, self._run.call.delivery)
+            self.place = None
+
+    def _stand(self, place: Claim) -> None:
+        self.place = place

@@ -12,7 +12,8 @@ from celery.result import AsyncResult, EagerResult
 from celery.utils import uuid
 
 from celery_etcdlock.core.options import OPTIONS
-from celery_etcdlock.errors import LockConflict
+from celery_etcdlock.errors import EtcdLockError, LockConflict
+from celery_etcdlock.interruptions import interrupts
 from celery_etcdlock.tasks.bulk import take_together
 from celery_etcdlock.tasks.enqueue import publish, with_call
 from celery_etcdlock.tasks.execution import run_locked
@@ -88,7 +89,17 @@ class SingletonTask(_TypedTask[P, R]):
     @functools.cached_property
     def _lock_names(self) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[str, ...]]:
         settings = EtcdLocks.from_app(self.app).settings
-        return self._lock_plan.key.with_hash_key(settings.hash_key).names_for
+        names_for = self._lock_plan.key.with_hash_key(settings.hash_key).names_for
+
+        def lock_names(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
+            try:
+                return names_for(args, kwargs)
+            except EtcdLockError as error:
+                if error.__cause__ is not None and interrupts(error.__cause__):
+                    raise error.__cause__ from None  # the user's function was interrupted, it didn't fail
+                raise
+
+        return lock_names
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         body: Callable[[], R] = functools.partial(super().__call__, *args, **kwargs)

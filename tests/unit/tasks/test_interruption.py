@@ -6,9 +6,12 @@ import os
 import pickle
 import random
 import signal
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable
+from pathlib import Path
 
 import pytest
 
@@ -150,10 +153,10 @@ def test_each_of_two_bodies_in_the_main_thread_is_told_of_its_own_loss() -> None
 
     def lose_both() -> str:
         try:
-            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGUSR2])
+            signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGURG])
             outer.interrupt(LockLost("outer"))
             inner.interrupt(LockLost("inner"))
-            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGUSR2])
+            signal.pthread_sigmask(signal.SIG_UNBLOCK, [signal.SIGURG])
             return loop()
         except LockLost as error:
             caught.append(error.name)
@@ -236,16 +239,73 @@ def test_a_sleep_in_the_main_thread_ends_at_once() -> None:
 
 def test_a_signal_of_somebody_else_reaches_its_own_handler() -> None:
     seen: list[int] = []
-    before = signal.signal(signal.SIGUSR2, lambda number, frame: seen.append(number))
+    before = signal.signal(signal.SIGURG, lambda number, frame: seen.append(number))
     try:
 
         def body() -> str:
-            os.kill(os.getpid(), signal.SIGUSR2)
+            os.kill(os.getpid(), signal.SIGURG)
             return loop(0.05)
 
         assert Interruption().run(body) == "came to its end"
-        os.kill(os.getpid(), signal.SIGUSR2)
+        os.kill(os.getpid(), signal.SIGURG)
         loop(0.05)
-        assert seen == [signal.SIGUSR2] * 2
+        assert seen == [signal.SIGURG] * 2
     finally:
-        signal.signal(signal.SIGUSR2, before)
+        signal.signal(signal.SIGURG, before)
+
+
+HANDLERS = """
+import faulthandler, os, signal, sys, threading, time
+from celery_etcdlock.errors import LockLost
+from celery_etcdlock.tasks.interruption import Interruption
+
+where, how, number = sys.argv[1], sys.argv[2], getattr(signal, sys.argv[3])
+seen = []
+dumps = open(sys.argv[4], "w")
+
+
+def set_up():
+    if how == "handler":
+        signal.signal(number, lambda number, frame: seen.append(number))
+    else:
+        faulthandler.register(number, file=dumps)
+
+
+def body():
+    if where == "inside":
+        set_up()
+    threading.Timer(0.1, lambda: interruption.interrupt(LockLost("name"))).start()
+    try:
+        ends_at = time.monotonic() + 20
+        while time.monotonic() < ends_at:
+            time.sleep(0.01)
+    except LockLost:
+        os.kill(os.getpid(), number)
+        return "lost"
+
+
+if where == "before":
+    set_up()
+interruption = Interruption()
+assert interruption.run(body) == "lost"
+os.kill(os.getpid(), number)
+time.sleep(0.01)
+if how == "handler":
+    assert seen == [number] * 2, seen
+else:
+    assert "File" in open(sys.argv[4]).read()
+"""
+
+
+@pytest.mark.parametrize(
+    ("how", "number"),
+    [("handler", "SIGUSR2"), ("faulthandler", "SIGUSR2"), ("handler", "SIGURG"), ("handler", "SIGALRM")],
+)
+@pytest.mark.parametrize("where", ["before", "inside"])
+def test_handlers_of_the_users_own_go_on_and_a_loss_is_raised(
+    where: str, how: str, number: str, tmp_path: Path
+) -> None:
+    """In a real process, where nobody else has handlers."""
+    arguments = [sys.executable, "-c", HANDLERS, where, how, number, str(tmp_path / "dumps")]
+    done = subprocess.run(arguments, timeout=60, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
