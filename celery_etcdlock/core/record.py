@@ -44,6 +44,8 @@ DIGEST_PREFIX = "sha256:"
 #: So many records are remembered as decoded: who waits in a long line reads the same ones at each turn.
 REMEMBERED_RECORDS = 2048
 
+_as_json = json.JSONEncoder(separators=(",", ":")).encode
+
 #: What stands for a task id where a task was called as a function, and where there is no task at all.
 DIRECT_PREFIX = "direct-"
 STANDALONE_PREFIX = "no task, "
@@ -201,7 +203,7 @@ def encode_record(record: Record) -> bytes:
         fields["attempt"] = record.attempt
     if record.by_lease is not None:
         fields["by_lease"] = [record.by_lease.age_seconds, record.by_lease.term]
-    return json.dumps(fields, separators=(",", ":")).encode()
+    return _as_json(fields).encode()
 
 
 def _cut(text: str) -> str:
