@@ -10,10 +10,13 @@ common case neither costs a request: the acquire's transaction reads it, the rel
 several locks, hands its lock on, or holds none any more, puts it by itself, before.
 
 Marks lie on shared leases of their own, and are gone a while later: that is how late a copy may come and still be
-known. A mark names the call, so another call under the same task id isn't taken for a copy.
+known. One that can't be put for now is owed, and comes before the releases that are (``renewal``). A mark names the
+call, so another call under the same task id isn't taken for a copy.
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable
 
 from celery_etcdlock.core.operations import (
     LookForDone,
@@ -48,7 +51,10 @@ class DoneMarks:
         clock: Clock,
         timeout_seconds: float,
         done_seconds: float = DONE_SECONDS,
+        *,
+        owe: Callable[[Delivery], None] | None = None,
     ) -> None:
+        self._owe = owe
         self._done_seconds = done_seconds
         self._leases = SharedLeases(store, clock, SPREAD)
         self._store = store
@@ -62,9 +68,19 @@ class DoneMarks:
         except LockUnavailable:
             return None
 
-    def put(self, delivery: Delivery) -> None:
+    def put_in_the_end(self, delivery: Delivery) -> None:
+        """Mark the delivery as ended: now, or when the store answers again. Never raises for the store's sake."""
+        try:
+            self.put(delivery)
+        except BaseException as error:
+            if self._owe is not None:
+                self._owe(delivery)
+            if not isinstance(error, LockUnavailable):
+                raise
+
+    def put(self, delivery: Delivery, timeout_seconds: float | None = None) -> None:
         """Mark the delivery as ended."""
-        deadline = self._clock() + self._timeout_seconds
+        deadline = self._clock() + (self._timeout_seconds if timeout_seconds is None else timeout_seconds)
         while True:
             session = self._session(deadline)
             seconds_left = deadline - self._clock()

@@ -92,12 +92,13 @@ class LockManager:
         self._clock = clock
         self._listener = listener
         self._tokens = TokenPool()
-        self._keeper = SessionKeeper(store, self._renewal_store, clock, on_lost=self._on_lost, page=page)
+        marks = DoneMarks(self._renewal_store, clock, timeout_seconds, done_seconds)
+        self._keeper = SessionKeeper(store, self._renewal_store, clock, marks, on_lost=self._on_lost, page=page)
         self._owner = Owner(store, self._keeper, clock, timeout_seconds, self.tell)
         #: Locks that stand without renewal.
         self.pending = PendingLocks(store, clock, timeout_seconds, wall_clock, owe=self._keeper.owe_on_shared)
         #: Which deliveries have come to their end.
-        self.done = DoneMarks(store, clock, timeout_seconds, done_seconds)
+        self.done = DoneMarks(store, clock, timeout_seconds, done_seconds, owe=self._keeper.owe_mark)
         self.pid = os.getpid()
 
     def acquire(
@@ -270,7 +271,8 @@ class LockManager:
     def release(self, lock: Lock, done: Delivery | None = None) -> bool:
         """Release the lock. Never raises for the store's sake: what can't be confirmed is repeated until it is.
 
-        With ``done``, mark in the same moment that this run has come to its end; returns whether that is certain.
+        With ``done``, mark in the same moment that this run has come to its end, or have it marked before the release;
+        false if that is left to do.
         A lock that is released already is let alone; one whose release was interrupted is released once more.
         In a forked copy of the holder it does nothing: the lock is the parent's.
         """
@@ -288,15 +290,21 @@ class LockManager:
                 return False
             # Of a session that was lost the lease is being revoked, or runs out.
             session_lost = session.lost_reason()
-            outcome = None
-            if session_lost is None:
+            outcome: Released | Resolved | Unavailable | None = None
+            if done is not None and mark is None and session_lost is None:
+                outcome = Unavailable(LockUnavailable("there is no lease for the mark that the task has run"))
+            elif session_lost is None:
                 releasing = self._releasing(lock, deadline, mark)
                 outcome = drive(releasing, self._store, self._clock, observe=session.observe)
             if isinstance(outcome, Unavailable):
+                if done is not None:
+                    self._keeper.owe_mark(done)
                 self._keeper.owe(session, debt)
             else:
                 session.settle(debt)
         except BaseException:
+            if done is not None:
+                self._keeper.owe_mark(done)
             self._keeper.hurry(session, lock, debt)
             raise
         if session_lost is not None:
@@ -311,7 +319,7 @@ class LockManager:
             self._tokens.give_back(lock.name, lock.token)
         if not told_as_lost:
             self._tell_released(lock)
-        return isinstance(outcome, Released) and outcome.marked
+        return isinstance(outcome, Unavailable) or (isinstance(outcome, Released) and outcome.marked)
 
     def drop_ended(self, name: str, delivery: Delivery) -> None:
         """Delete what stands under ``name`` for a run of a message that has ended: now, or when the store answers

@@ -11,8 +11,9 @@ looking at all held keys in turn, up to 1,200 in each renewal.
 After each renewal that worked the thread pays the session's *debts*: releases that got no answer, and doubtful tokens
 (``session.Debt``). It also pays what is owed on leases that aren't renewed (claims and queue positions), and releases
 of keys that a message brought along: once a second until the store answers, and for a moment at the end of the process.
-A session that is lost owes nothing any more once its lease is gone, so the thread revokes the lease, or leaves it to
-run out when the store is away. A session that nobody has used for a while is closed.
+Marks that a run has ended come first (``done``), for whoever gets a lock that is released must find them. A session
+that is lost owes nothing any more once its lease is gone, so the thread revokes the lease, or leaves it to run out when
+the store is away. A session that nobody has used for a while is closed.
 
 The thread uses a store of its own, so that no other request can queue in front of a renewal.
 """
@@ -34,9 +35,11 @@ from celery_etcdlock.core.protocol import (
     SessionLost,
     Unavailable,
 )
+from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.debts import Debtor, EndedRun, Releases, pay
+from celery_etcdlock.locking.done import DoneMarks
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
@@ -76,6 +79,7 @@ class SessionKeeper:
         store: LockStore,
         renewal_store: LockStore,
         clock: Clock,
+        marks: DoneMarks,
         *,
         on_lost: Callable[[Lock], None],
         page: LeasePage | None = None,
@@ -94,6 +98,9 @@ class SessionKeeper:
         #: Sessions on leases that aren't renewed, while something is owed on them.
         self._owing: dict[int, Session] = {}
         self._releases = Releases()
+        #: Runs to be marked as ended, before anything that is owed is released.
+        self._unmarked: dict[tuple[Delivery, str | None], None] = {}
+        self._marks = marks
         self._alarm = Alarm()
         #: Locks that were lost alone, while their session lives, and whose holders haven't been told yet.
         self._untold: deque[Lock] = deque()
@@ -184,6 +191,11 @@ class SessionKeeper:
         self._releases.owe(debt)
         self._wake()
 
+    def owe_mark(self, delivery: Delivery) -> None:
+        """Have this run marked as ended, before anything that is owed is released."""
+        self._unmarked[delivery, delivery.call] = None
+        self._wake()
+
     def stop(self) -> None:
         """Pay what is owed, revoke the leases on which nothing hangs and end the thread.
 
@@ -191,6 +203,7 @@ class SessionKeeper:
         """
         self._stopped = True
         self._alarm.ring()
+        self._put_marks(LAST_SECONDS)
         sessions = self._all()
         self._newest.clear()
         self._sessions.clear()
@@ -248,7 +261,28 @@ class SessionKeeper:
         self._pay_others()
         return self._seconds_to_next()
 
+    def _put_marks(self, timeout_seconds: float) -> bool:
+        """Put the marks that are owed. Returns whether none is left."""
+        for delivery, call in list(self._unmarked):
+            try:
+                self._marks.put(delivery, timeout_seconds)
+            except LockUnavailable as error:
+                if not error.permanent:
+                    return False
+                logger.warning(
+                    "celery-etcdlock: task %s can't be marked as ended, so a copy of its message would run again: %s",
+                    delivery.task_id,
+                    error,
+                )
+            self._unmarked.pop((delivery, call), None)
+        return True
+
+    def _may_pay(self) -> bool:
+        return not self._unmarked or self._put_marks(min(RETRY_SECONDS, max(0.0, self._next_renewal() - self._clock())))
+
     def _pay_others(self) -> None:
+        if not self._may_pay():
+            return
         for each in self._debtors():
             answer_by = min(self._clock() + RETRY_SECONDS, self._next_renewal())
             pay(each, self._renewal_store, self._clock, answer_by, self._pause)
@@ -277,7 +311,7 @@ class SessionKeeper:
         now = self._clock()
         debts_due = [session.next_debt_due() for session in sessions]
         due += [max(now + RETRY_SECONDS, debt_due) for debt_due in debts_due if debt_due is not None]
-        if self._debtors():
+        if self._unmarked or self._debtors():
             due.append(now + RETRY_SECONDS)
         return max(0.0, min(due) - now) if due else None
 
@@ -363,6 +397,8 @@ class SessionKeeper:
             self._page.leave(lease)
 
     def _pay(self, session: Session) -> None:
+        if not self._may_pay():
+            return
         answer_by = min(session.deadline, session.renew_at, self._clock() + RETRY_SECONDS)
         if pay(session, self._renewal_store, self._clock, answer_by, self._pause):
             return

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import random
 
+from celery import states
+
 from celery_etcdlock.core.conflict import (
     ComeBack,
     Join,
@@ -20,11 +22,11 @@ from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Conflict
 from celery_etcdlock.tasks.choice import policy_of
 from celery_etcdlock.tasks.headers import Duplicate
-from celery_etcdlock.tasks.joining import take_result
+from celery_etcdlock.tasks.joining import await_result, take_result
 from celery_etcdlock.tasks.line import Line
 from celery_etcdlock.tasks.message_claims import MessageClaims
 from celery_etcdlock.tasks.redelivery import Redelivery
-from celery_etcdlock.tasks.run import Run
+from celery_etcdlock.tasks.run import MESSAGE_PREFIX, Run
 from celery_etcdlock.tasks.runtime import conflict_error, warn_of_another_broker
 from celery_etcdlock.tasks.turned_away import come_back, skip
 
@@ -101,13 +103,20 @@ class Conflicts:
         raise error
 
     def end_duplicate(self, duplicate: Duplicate) -> None:
-        """What was found to be a duplicate when it was published gets here what it would have got there."""
+        """What was found to be a duplicate when it was published gets here what it would have got there.
+
+        One that joins returns when nothing is left of the run that it waits for: then it runs itself.
+        """
         run, call = self._run, self._run.call
         if duplicate.policy == "skip":
             skip(run.task, call, duplicate.name, str(duplicate.conflict))
         if duplicate.policy != "join" or duplicate.task_id is None:
             raise duplicate.conflict
-        take_result(run.task, call, duplicate)
+        state = take_result(run.task, call, duplicate)
+        if state != states.RETRY and not self._goes_on(duplicate):
+            # Its process may have died, or its message never have been published.
+            await_result(run.task, call, duplicate)
+            return
         decision = on_conflict(
             Situation(
                 place=call.place,
@@ -121,6 +130,12 @@ class Conflicts:
         if isinstance(decision, Join):
             come_back(run.task, call, ComeBack(decision.seconds, decision.comebacks), duplicate.conflict)
         raise duplicate.conflict
+
+    def _goes_on(self, joined: Duplicate) -> bool:
+        """Whether a key is left of the task that is joined: of its message, its run, or what waits for its retry."""
+        names = dict.fromkeys((joined.name, *self._run.names(), f"{MESSAGE_PREFIX}{joined.task_id}"))
+        keys = (key for name in names for key in self._run.manager.keys(name))
+        return any(key.record is not None and key.record.delivery.task_id == joined.task_id for key in keys)
 
     def unavailable(self, error: LockUnavailable) -> None:
         """Nobody can tell who holds the lock. Returns where the task is to run all the same; else raises."""

@@ -34,17 +34,14 @@ from celery_etcdlock.tasks.line import Line
 from celery_etcdlock.tasks.message_claims import MessageClaims
 from celery_etcdlock.tasks.plan import LockPlan
 from celery_etcdlock.tasks.redelivery import HasRun, Redelivery, StillRuns
-from celery_etcdlock.tasks.run import Run
+from celery_etcdlock.tasks.run import MESSAGE_PREFIX, Run
 from celery_etcdlock.tasks.runtime import EtcdLocks
 
-__all__ = ["MESSAGE_PREFIX", "run_locked"]
+__all__ = ["run_locked"]
 
 logger = logging.getLogger("celery_etcdlock")
 
 Result = TypeVar("Result")
-
-#: Of the names of locks that are one message's.
-MESSAGE_PREFIX = "task_id:"
 
 
 def run_locked(
@@ -82,11 +79,9 @@ def _run(execution: _Execution, body: Callable[[], Result]) -> Result:
             with holding(lock) if lock is not None else nullcontext():
                 execution.check_not_done()
                 result = execution.body(body)
-        execution.redelivery.ended(None)
         return result
     except BaseException as error:
         execution.ended_by = error
-        execution.redelivery.ended(error)
         raise
     finally:
         execution.let_go()
@@ -119,9 +114,9 @@ class _Execution:
     def take(self) -> CurrentLock | None:
         """The lock under which the body runs; ``None`` where its lifetime has ended by now."""
         call, lifetime = self._run.call, self._run.lifetime
-        if call.duplicate is not None:
-            self._conflicts.end_duplicate(call.duplicate)
         try:
+            if call.duplicate is not None:
+                self._conflicts.end_duplicate(call.duplicate)
             self._run.locks.outage.check(self._run.locks.settings.timeout)
             if call.joins is not None:
                 take_result(self._run.task, call, call.joins)
@@ -247,6 +242,7 @@ class _Execution:
 
     def release(self) -> None:
         run = self._run
+        self.redelivery.ended(self.ended_by)
         self._held.let_go(lambda lock: let_go(run.task, run.plan, run.call, lock, self.ended_by, self.redelivery))
         self.redelivery.put_mark()  # where nothing was held any more
 

@@ -59,7 +59,10 @@ def let_go(
     if options.lock_at_least_for and remaining > 0:
         redelivery.put_mark()
         manager.keep(lock, replace(lock.record, kind=KeyKind.LEAST_HOLD), remaining)
-    elif manager.release(lock, redelivery.owed_mark):
+        return
+    if lock.doubtful:
+        redelivery.put_mark()  # what resolves a doubt carries none
+    if manager.release(lock, redelivery.owed_mark):
         redelivery.mark_is_put()
     else:
         redelivery.put_mark()

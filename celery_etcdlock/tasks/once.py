@@ -11,7 +11,8 @@ from collections.abc import Callable
 from typing import Any, ParamSpec, TypeVar
 
 from celery_etcdlock.tasks.call import is_entered_by_worker
-from celery_etcdlock.tasks.execution import MESSAGE_PREFIX, run_locked
+from celery_etcdlock.tasks.execution import run_locked
+from celery_etcdlock.tasks.run import MESSAGE_PREFIX
 from celery_etcdlock.tasks.task import SingletonTask
 
 __all__ = ["OncePerMessage"]

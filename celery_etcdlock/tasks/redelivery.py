@@ -25,7 +25,7 @@ from celery.exceptions import Ignore, Reject, Retry
 
 from celery_etcdlock.core.conflict import Place
 from celery_etcdlock.core.record import Delivery
-from celery_etcdlock.errors import LockLost, LockUnavailable
+from celery_etcdlock.errors import LockLost
 from celery_etcdlock.locking.done import DoneMarks
 from celery_etcdlock.tasks.call import Call
 from celery_etcdlock.tasks.headers import COPY_HEADER, header
@@ -53,6 +53,7 @@ class Redelivery:
         self._marks = marks
         self._entered = False
         self._owes_mark = False
+        self._mark_is_put = False
 
     @property
     def _has_copies(self) -> bool:
@@ -90,7 +91,7 @@ class Redelivery:
 
     def ended(self, error: BaseException | None) -> None:
         """To be called at the end, with what ended it and while the lock is still held."""
-        self._owes_mark = self._has_copies and self._is_end(error)
+        self._owes_mark = self._has_copies and self._is_end(error) and not self._mark_is_put
 
     @property
     def owed_mark(self) -> Delivery | None:
@@ -98,25 +99,18 @@ class Redelivery:
         return self._call.delivery.run if self._owes_mark else None
 
     def mark_is_put(self) -> None:
+        """It is put, or will be before anybody else gets the lock."""
+        self._mark_is_put = True
         self._owes_mark = False
 
     def put_mark(self) -> None:
-        """Put the mark, if it isn't yet. Never raises an ``Exception``.
+        """Put the mark, if it isn't yet: now, or when etcd answers again, and then before what is to be released.
 
-        Without a mark, because etcd is away, a copy would run again: as often as without us.
+        Never raises for the store's sake.
         """
-        if not self._owes_mark:
-            return
-        self._owes_mark = False
-        try:
-            self._marks.put(self._call.delivery.run)
-        except LockUnavailable as trouble:
-            logger.warning(
-                "Task %s[%s] can't be marked as ended, so if its broker delivers it again it runs again: %s",
-                self._task.name,
-                self._call.delivery.task_id,
-                trouble,
-            )
+        if self._owes_mark:
+            self._marks.put_in_the_end(self._call.delivery.run)
+            self.mark_is_put()
 
     def _is_end(self, error: BaseException | None) -> bool:
         if not self._entered or isinstance(error, Reject | LockLost):

@@ -19,7 +19,10 @@ from celery_etcdlock.tasks.call import Call
 from celery_etcdlock.tasks.plan import LockPlan
 from celery_etcdlock.tasks.runtime import EtcdLocks
 
-__all__ = ["Run"]
+__all__ = ["MESSAGE_PREFIX", "Run"]
+
+#: Of the names of locks that are one message's.
+MESSAGE_PREFIX = "task_id:"
 
 
 @dataclass(frozen=True)

@@ -12,11 +12,13 @@ import pytest
 from celery import current_task
 
 from celery_etcdlock.core.key_kinds import Relation, find
-from celery_etcdlock.core.operations import Enqueue, FenceSession, TryAll, TryEach
-from celery_etcdlock.core.record import KeyKind, Record, encode_record
+from celery_etcdlock.core.operations import Enqueue, FenceSession, GrantLease, Release, TryAcquire, TryAll, TryEach
+from celery_etcdlock.core.record import Delivery, KeyKind, Record, encode_record
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking import memory
 from celery_etcdlock.locking.claim import Claim
+from celery_etcdlock.locking.clock import boot_time
+from celery_etcdlock.locking.session import Use
 from celery_etcdlock.tasks.call import delivery_of
 from celery_etcdlock.tasks.headers import (
     CALL_HEADER,
@@ -371,3 +373,84 @@ def test_a_queue_position_of_an_older_version_is_waited_with(
     worker.run(waiting)
     assert len(worker.ran) == 1
     assert worker.holders("name") == 0
+
+
+class TestMarks:
+    """That a run has ended is known before anybody else can have its lock."""
+
+    @staticmethod
+    def seen(worker: Worker, message: Any) -> bool:
+        return worker.locks.manager.done.seen(delivery_of(message.headers).run)
+
+    @pytest.mark.parametrize("lost", ["the mark's lease", "the release"])
+    def test_one_that_gets_no_answer_comes_before_the_release(
+        self, worker: Worker, monkeypatch: pytest.MonkeyPatch, lost: str
+    ) -> None:
+        task = worker.task(lock_key="name")
+        task.delay()
+        [message] = worker.messages()
+        again = copy.deepcopy(message)
+        store = worker.locks.manager._store
+        perform = store.perform
+        away = lost == "the release"
+
+        def answers(operation: Any, timeout_seconds: float) -> Any:
+            if away if isinstance(operation, Release) else isinstance(operation, GrantLease) and lost != "the release":
+                raise LockUnavailable("no answer", maybe_applied=False)
+            if isinstance(operation, Release):
+                assert operation.done or self.seen(worker, message), "released before it was marked"
+            return perform(operation, timeout_seconds)
+
+        worker.locks.manager._keeper.enter(30, boot_time() + 5, Use())  # so that it is the mark's lease that is missing
+        with monkeypatch.context() as context:
+            context.setattr(store, "perform", answers)
+            worker.run(message)
+            assert worker.holders("name") == 1
+            away = False
+            lost = "the release"
+            wait_for(lambda: worker.holders("name") == 0, "it is released in the background")
+        worker.run(again)
+        assert len(worker.ran) == 1
+
+    def test_a_doubtful_lock_is_marked_before_its_doubt_is_resolved(
+        self, worker: Worker, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        task = worker.task(lock_key="name")
+        task.delay()
+        [message] = worker.messages()
+        store = worker.locks.manager._store
+        perform, lost = store.perform, []
+
+        def answers(operation: Any, timeout_seconds: float) -> Any:
+            if isinstance(operation, TryAcquire) and not lost:
+                lost.append(operation)
+                perform(operation, timeout_seconds)
+                raise LockUnavailable("no answer", maybe_applied=True)
+            if isinstance(operation, Release):
+                assert self.seen(worker, message), "released before it was marked"
+            return perform(operation, timeout_seconds)
+
+        monkeypatch.setattr(store, "perform", answers)
+        worker.run(message)
+        assert lost
+        assert worker.ran == [None]
+        assert worker.holders("name") == 0
+
+
+@pytest.mark.parametrize("lifetime", ["until_executed", "until_executing"])
+def test_who_joins_a_task_that_never_was_runs_itself(worker: Worker, lifetime: str) -> None:
+    """Its producer died between the claim and the publication."""
+    task = worker.task(lock=lifetime, lock_key="name", on_conflict="join")
+    ghost = task.delay()
+    worker.messages()
+    result = task.apply_async(task_id="promised")
+    [message] = worker.messages()
+    worker.run(message)
+    [back] = worker.messages()
+    assert worker.ran == []
+    for name in ("name", "name:queued"):
+        worker.locks.manager.drop_ended(name, Delivery(ghost.id))
+    worker.run(back)
+    assert worker.ran == [None]
+    assert result.state == "SUCCESS"
+    assert worker.messages() == []
