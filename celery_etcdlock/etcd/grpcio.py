@@ -59,7 +59,9 @@ class GrpcTransport:
 
         if path == KEEP_ALIVE:
             with self.stream(path, request, timeout_seconds) as answers:
-                return next(answers)
+                for answer in answers:
+                    return answer
+            raise EtcdError("etcd ended a keepalive without an answer", maybe_applied=True)
         for attempt in (1, 2):
             client = self._client()
             method = _channel(client).unary_unary(path)
