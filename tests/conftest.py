@@ -6,10 +6,15 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 from tests.etcd_server import EtcdServer, etcd_binary
 from tests.rabbitmq_server import RabbitServer, rabbitmq_binary
 from tests.redis_server import RedisServer, redis_binary
+
+# How fast a busy machine generates and runs examples says nothing about the code.
+settings.register_profile("any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("any machine")
 
 IN_CI = bool(os.environ.get("CI"))
 
