@@ -392,13 +392,14 @@ class TestMarks:
         again = copy.deepcopy(message)
         store = worker.locks.manager._store
         perform = store.perform
+        marked: list[bool] = []
         away = lost == "the release"
 
         def answers(operation: Any, timeout_seconds: float) -> Any:
             if away if isinstance(operation, Release) else isinstance(operation, GrantLease) and lost != "the release":
                 raise LockUnavailable("no answer", maybe_applied=False)
             if isinstance(operation, Release):
-                assert operation.done or self.seen(worker, message), "released before it was marked"
+                marked.append(operation.done is not None or self.seen(worker, message))
             return perform(operation, timeout_seconds)
 
         worker.locks.manager._keeper.enter(30, boot_time() + 5, Use())  # so that it is the mark's lease that is missing
@@ -409,6 +410,7 @@ class TestMarks:
             away = False
             lost = "the release"
             wait_for(lambda: worker.holders("name") == 0, "it is released in the background")
+        assert marked == [True], "whether it was when its lock was released"
         worker.run(again)
         assert len(worker.ran) == 1
 
@@ -419,7 +421,7 @@ class TestMarks:
         task.delay()
         [message] = worker.messages()
         store = worker.locks.manager._store
-        perform, lost = store.perform, []
+        perform, lost, marked = store.perform, [], []
 
         def answers(operation: Any, timeout_seconds: float) -> Any:
             if isinstance(operation, TryAcquire) and not lost:
@@ -427,12 +429,13 @@ class TestMarks:
                 perform(operation, timeout_seconds)
                 raise LockUnavailable("no answer", maybe_applied=True)
             if isinstance(operation, Release):
-                assert self.seen(worker, message), "released before it was marked"
+                marked.append(self.seen(worker, message))
             return perform(operation, timeout_seconds)
 
         monkeypatch.setattr(store, "perform", answers)
         worker.run(message)
         assert lost
+        assert marked == [True], "whether it was when its lock was released"
         assert worker.ran == [None]
         assert worker.holders("name") == 0
 
