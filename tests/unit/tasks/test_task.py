@@ -348,7 +348,7 @@ class TestStandalone:
     def test_it_is_not_reentrant(self, app: Celery) -> None:
         lock = held(app, "a")
         with lock:
-            with pytest.raises(EtcdLockError, match="entered already"):
+            with pytest.raises(EtcdLockError, match="this thread holds it already"):
                 lock.__enter__()
             with pytest.raises(LockConflict), held(app, "a"):
                 pass
@@ -361,20 +361,27 @@ class TestStandalone:
 
 def test_public_names() -> None:
     assert celery_etcdlock.__all__ == [
+        "AsyncEtcdLock",
         "CurrentLock",
+        "EtcdLock",
         "EtcdLockError",
         "EtcdLocks",
+        "HeldLock",
         "InvalidKey",
         "InvalidOption",
         "InvalidSetting",
         "LockConflict",
+        "LockHolder",
         "LockLost",
         "LockUnavailable",
         "NotLocked",
         "SingletonTask",
+        "TaskLock",
         "current_lock",
+        "lock_for",
         "singleton_task",
     ]
+    assert all(getattr(celery_etcdlock, name) for name in celery_etcdlock.__all__)
 
 
 @pytest.mark.parametrize(
