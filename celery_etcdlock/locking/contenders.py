@@ -106,6 +106,10 @@ class Contenders:
             self._leave(key, caller)
         return await self._who_holds(asking, names)
 
+    def queued(self, names: Sequence[str]) -> int:
+        """How many of this process wait for these locks, whoever is first included."""
+        return len(self._lines.get(tuple(sorted(names)), ()))
+
     async def _acquire_all(
         self,
         asking: Asking,
