@@ -451,6 +451,19 @@ class TestDropped:
         assert not [each for each in recwarn if issubclass(each.category, ResourceWarning) and "lock" in str(each)]
 
 
+def test_the_key_in_etcd(locks: EtcdLocks) -> None:
+    with locks.lock("a") as held:
+        if locks.settings.endpoints == ("memory://",):
+            with pytest.raises(EtcdLockError, match="have no key in an etcd"):
+                _ = held.key
+            return
+        (key,) = locks.holders("a")
+        assert held.key == f"{locks.settings.prefix}v1/a/{key.token}".encode()
+        assert held.fencing_token == key.mod_revision
+    with locks.lock(["a", "b"]) as both, pytest.raises(EtcdLockError, match="a lock for each name"):
+        _ = both.key
+
+
 def test_a_closed_app_opens_anew(locks: EtcdLocks) -> None:
     lock = locks.lock("after")
     with lock:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 import itertools
+import os
 import pickle
 import types
 from collections.abc import Iterator
@@ -333,6 +335,41 @@ class TestSettings:
         app.conf.etcdlock_endpoints = "http://a:1,https://b:2"
         with pytest.raises(ImproperlyConfigured, match="etcdlock_endpoints"):
             _ = EtcdLocks.from_app(app).manager
+
+
+class TestTrustInCurrentLock:
+    def test_one_that_is_kept_past_its_task(self, app: Celery) -> None:
+        kept: list[Any] = []
+
+        @singleton_task(app=app, shared=False, name="kept")
+        def kept_past_its_end() -> None:
+            kept.append(current_lock())
+            contexts.append(contextvars.copy_context())
+            current_lock().check()
+
+        contexts: list[contextvars.Context] = []
+        kept_past_its_end()
+        in_copy = contexts[0].run(current_lock)
+        with held(app, "kept") as theirs:
+            theirs.check()
+            for lock in (kept[0], in_copy):
+                assert (lock.lost, lock.remaining) == (True, 0.0)
+                with pytest.raises(LockLost, match="it was released"):
+                    lock.check()
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+    def test_one_in_a_child_that_the_body_forks(self, app: Celery) -> None:
+        @singleton_task(app=app, shared=False, name="forks")
+        def forks() -> int:
+            child = os.fork()
+            if child == 0:
+                lock = current_lock()
+                trusted = bool(lock.remaining) or not lock.lost
+                os._exit(int(trusted))
+            current_lock().check()
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+        assert forks() == 0
 
 
 class TestStandalone:
