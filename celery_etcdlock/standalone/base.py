@@ -25,7 +25,7 @@ from celery_etcdlock.locking.stop import Stop
 from celery_etcdlock.standalone import arguments
 from celery_etcdlock.standalone.access import Access, Home
 from celery_etcdlock.standalone.held import HeldLock
-from celery_etcdlock.standalone.holdings import Holding, Holdings
+from celery_etcdlock.standalone.holdings import Holding, Holdings, Place
 
 __all__ = ["NamedLock"]
 
@@ -151,7 +151,7 @@ class NamedLock(ABC):
         caller: Any,
         wait: float,
         block: FrameType | None,
-        where: str,
+        where: Place,
     ) -> Holding | Conflict:
         """One acquire of ``caller``. Whatever interrupts it, nothing is left behind."""
         self._check_free(caller)
@@ -275,6 +275,6 @@ def warn_of_dropped(warning: str | None) -> None:
             warnings.warn(warning, ResourceWarning, stacklevel=3)
 
 
-def place_of(frame: FrameType) -> str:
+def place_of(frame: FrameType) -> Place:
     """File and line, for people."""
-    return f"{frame.f_code.co_filename}:{frame.f_lineno}"
+    return frame.f_code.co_filename, frame.f_lineno

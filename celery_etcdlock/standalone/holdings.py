@@ -27,24 +27,31 @@ from celery_etcdlock.errors import EtcdLockError, LockLost
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.manager import LockManager
 
-__all__ = ["Holding", "Holdings"]
+__all__ = ["Holding", "Holdings", "Place"]
+
+#: A file and a line.
+Place = tuple[str, int]
 
 
 class Holding:
     """What one acquire got: one lock, or several that were taken together."""
 
-    def __init__(self, name: str, caller: Any, block: FrameType | None, where: str, manager: LockManager) -> None:
+    def __init__(self, name: str, caller: Any, block: FrameType | None, place: Place, manager: LockManager) -> None:
         self.name = name
         self.caller: weakref.ref[Any] = weakref.ref(caller)
         #: The function whose ``with`` block it is; ``None`` for one that was acquired by a call.
         self.block = block
-        #: File and line, for people.
-        self.where = where
+        self._place = place
         self.manager = manager
         self.locks: list[Lock] = []
         #: Its holder let go of it.
         self.ended = False
         self.pid = os.getpid()
+
+    @property
+    def where(self) -> str:
+        """Where it was acquired, for people."""
+        return ":".join(map(str, self._place))
 
     @property
     def fencing_token(self) -> int:

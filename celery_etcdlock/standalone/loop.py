@@ -26,7 +26,7 @@ from celery_etcdlock.standalone import arguments
 from celery_etcdlock.standalone.access import Access
 from celery_etcdlock.standalone.base import NamedLock, place_of, warn_of_dropped
 from celery_etcdlock.standalone.held import HeldLock
-from celery_etcdlock.standalone.holdings import Holding, Holdings
+from celery_etcdlock.standalone.holdings import Holding, Holdings, Place
 
 __all__ = ["AsyncEtcdLock"]
 
@@ -67,7 +67,7 @@ class AsyncEtcdLock(NamedLock):
         seconds = arguments.seconds_to_wait(blocking, timeout, self._wait_seconds)
         return self._acquire_by_call(self._caller(), seconds, place_of(sys._getframe(1)))
 
-    async def _acquire_by_call(self, caller: Any, seconds: float, where: str) -> bool:
+    async def _acquire_by_call(self, caller: Any, seconds: float, where: Place) -> bool:
         outcome = await self._acquire_for(caller or self._caller(), seconds, None, where)
         return not isinstance(outcome, Conflict)
 
@@ -100,7 +100,7 @@ class AsyncEtcdLock(NamedLock):
                 self._end_with(LockLost(self.name, lost), error)
 
     async def _acquire_for(
-        self, caller: Any, seconds: float, block: FrameType | None, where: str
+        self, caller: Any, seconds: float, block: FrameType | None, where: Place
     ) -> Holding | Conflict:
         if caller is None:
             raise NotLocked(f"lock {self.name!r} is acquired by tasks of an event loop: call it in a coroutine")
