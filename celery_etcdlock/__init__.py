@@ -1,8 +1,8 @@
 """Celery tasks that run one at a time, whatever dies, under etcd lease locks.
 
 ``singleton_task`` and ``SingletonTask`` make locked tasks, ``current_lock()`` is the lock of the running one, and
-``EtcdLocks.from_app(app).lock("name")`` is a lock without a task, ``alock`` the same for asyncio. ``lock_for`` is the lock
-that a call of a task takes.
+``lock_for`` the lock that a call of a task takes. ``EtcdLocks.from_app(app).lock("name")`` is a lock without a task,
+``alock`` the same for asyncio.
 """
 
 from importlib import import_module

@@ -161,9 +161,11 @@ async def _our_turns(locks: EtcdLocks) -> AsyncIterator[Any]:
 
 @contextlib.asynccontextmanager
 async def _redis_turns(redis: Server) -> AsyncIterator[Any]:
-    from redis.asyncio import Redis
+    from redis.asyncio import BlockingConnectionPool, Redis
 
-    client: Any = Redis.from_url(f"redis://{redis.endpoint}" if "://" not in redis.endpoint else redis.endpoint)
+    # Its default pool raises an error to the 101st who asks at the same time.
+    pool = BlockingConnectionPool.from_url(_url(redis), max_connections=100, timeout=None)
+    client: Any = Redis(connection_pool=pool)
     waiting = 0
 
     async def turn() -> None:
@@ -175,6 +177,11 @@ async def _redis_turns(redis: Server) -> AsyncIterator[Any]:
 
     yield client.lock("tasks", timeout=30), turn, lambda: waiting
     await client.aclose()
+    await pool.disconnect()
+
+
+def _url(redis: Server) -> str:
+    return redis.endpoint if "://" in redis.endpoint else f"redis://{redis.endpoint}"
 
 
 def _turns(turns: int, started: float, cpu_started: float, threads: int, sockets: int) -> Turns:
