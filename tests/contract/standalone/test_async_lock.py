@@ -230,23 +230,27 @@ class TestCancellation:
         run(work())
 
     def test_a_release_goes_on_to_its_end(self, locks: EtcdLocks) -> None:
-        async def work() -> None:
-            lock = locks.alock("a")
-            assert await lock.acquire()
-            task = asyncio.create_task(lock.release())
-            await asyncio.sleep(0)
-            del task
-            held = asyncio.create_task(hold_and_be_cancelled())
-            await asyncio.gather(held, return_exceptions=True)
-            await soon(lambda: not locks.holders("b"), "the block's lock is released")
-            await lock.release()
+        """Also one that no thread was free for when its caller was cancelled."""
+        go_on = threading.Event()
 
-        async def hold_and_be_cancelled() -> None:
-            async with locks.alock("b"):
-                task = asyncio.current_task()
-                assert task is not None
-                asyncio.get_running_loop().call_soon(task.cancel)
-                await asyncio.sleep(20)
+        async def work() -> None:
+            leaving = asyncio.Event()
+            task = asyncio.create_task(hold(leaving))
+            await leaving.wait()
+            threads = locks.access().in_loop()._threads
+            for _ in range(THREADS):
+                threads.submit(go_on.wait, 20)
+            await asyncio.sleep(0.05)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            go_on.set()
+            await soon(lambda: not locks.holders("a"), "the block's lock is released")
+
+        async def hold(leaving: asyncio.Event) -> None:
+            async with locks.alock("a"):
+                leaving.set()
+                await asyncio.sleep(0)
 
         run(work())
 
