@@ -1,7 +1,8 @@
 """Celery tasks that run one at a time, whatever dies, under etcd lease locks.
 
 ``singleton_task`` and ``SingletonTask`` make locked tasks, ``current_lock()`` is the lock of the running one, and
-``EtcdLocks.from_app(app).lock("name")`` is a lock without a task.
+``lock_for`` the lock that a call of a task takes. ``EtcdLocks.from_app(app).lock("name")`` is a lock without a task,
+``alock`` the same for asyncio.
 """
 
 from importlib import import_module
@@ -19,39 +20,57 @@ from celery_etcdlock.errors import (
 )
 
 if TYPE_CHECKING:
+    from celery_etcdlock.locking.holders import LockHolder
+    from celery_etcdlock.standalone.blocking import EtcdLock
+    from celery_etcdlock.standalone.held import HeldLock
+    from celery_etcdlock.standalone.loop import AsyncEtcdLock
     from celery_etcdlock.tasks.current import CurrentLock, current_lock
     from celery_etcdlock.tasks.decorator import singleton_task
+    from celery_etcdlock.tasks.lock_for import lock_for
     from celery_etcdlock.tasks.runtime import EtcdLocks
     from celery_etcdlock.tasks.task import SingletonTask
+    from celery_etcdlock.tasks.task_lock import TaskLock
 
 __all__ = [
+    "AsyncEtcdLock",
     "CurrentLock",
+    "EtcdLock",
     "EtcdLockError",
     "EtcdLocks",
+    "HeldLock",
     "InvalidKey",
     "InvalidOption",
     "InvalidSetting",
     "LockConflict",
+    "LockHolder",
     "LockLost",
     "LockUnavailable",
     "NotLocked",
     "SingletonTask",
+    "TaskLock",
     "current_lock",
+    "lock_for",
     "singleton_task",
 ]
 
 #: Imported when they are first asked for: every ``celery`` command imports this package, for its own commands.
 _HOMES = {
-    "CurrentLock": "current",
-    "EtcdLocks": "runtime",
-    "SingletonTask": "task",
-    "current_lock": "current",
-    "singleton_task": "decorator",
+    "AsyncEtcdLock": "standalone.loop",
+    "CurrentLock": "tasks.current",
+    "EtcdLock": "standalone.blocking",
+    "EtcdLocks": "tasks.runtime",
+    "HeldLock": "standalone.held",
+    "LockHolder": "locking.holders",
+    "SingletonTask": "tasks.task",
+    "TaskLock": "tasks.task_lock",
+    "current_lock": "tasks.current",
+    "lock_for": "tasks.lock_for",
+    "singleton_task": "tasks.decorator",
 }
 
 
 def __getattr__(name: str) -> Any:
     if name not in _HOMES:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    found = globals()[name] = getattr(import_module(f"celery_etcdlock.tasks.{_HOMES[name]}"), name)
+    found = globals()[name] = getattr(import_module(f"celery_etcdlock.{_HOMES[name]}"), name)
     return found

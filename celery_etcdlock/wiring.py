@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Any
 
 from celery_etcdlock.core.setting_checks import REDIS_SCHEMES
 from celery_etcdlock.core.settings import Settings
-from celery_etcdlock.errors import InvalidSetting
+from celery_etcdlock.errors import EtcdLockError, InvalidSetting
+from celery_etcdlock.locking.changes import Deletions
 from celery_etcdlock.locking.group_commit import GroupCommit
 from celery_etcdlock.locking.inspection import Inspector
 from celery_etcdlock.locking.memory import MemoryStore
@@ -17,7 +18,16 @@ if TYPE_CHECKING:
     from celery_etcdlock.etcd.client import EtcdClient
     from celery_etcdlock.etcd.sockets import Sockets
 
-__all__ = ["MEMORY_ENDPOINT", "check_inspectable", "import_for_threads", "open_client", "open_inspector", "open_stores"]
+__all__ = [
+    "MEMORY_ENDPOINT",
+    "check_inspectable",
+    "etcd_key",
+    "import_for_threads",
+    "open_client",
+    "open_deletions",
+    "open_inspector",
+    "open_stores",
+]
 
 MEMORY_ENDPOINT = "memory://"
 
@@ -91,6 +101,27 @@ def open_client(
         client_key=settings.client_key,
         sockets=sockets,
     )
+
+
+def open_deletions(settings: Settings) -> Deletions | None:
+    """A watch for all deletions, or ``None`` where there is none: those who wait look again now and then."""
+    try:
+        check_inspectable(settings)
+    except InvalidSetting:
+        return None
+    from celery_etcdlock.etcd.deletions import EtcdDeletions
+    from celery_etcdlock.etcd.sockets import native
+
+    return EtcdDeletions(open_client(settings, sockets=native()), settings.prefix, settings.timeout)
+
+
+def etcd_key(settings: Settings, name: str, token: str) -> bytes:
+    """Where a place under a lock's name lies. Raises ``EtcdLockError`` where the locks aren't in an etcd."""
+    if any("://" in endpoint and not endpoint.startswith(("http://", "https://")) for endpoint in settings.endpoints):
+        raise EtcdLockError(f"locks at {settings.endpoints[0]} have no key in an etcd")
+    from celery_etcdlock.etcd.layout import Layout
+
+    return Layout(settings.prefix).key(name, token)
 
 
 def open_inspector(settings: Settings) -> Inspector:

@@ -32,7 +32,12 @@ def main(endpoint: str, **settings: object) -> None:
     lock("bench")()
     transport = f"grpcio {version('grpcio')}" if settings else f"own HTTP/2 frames, hpack {version('hpack')}"
     versions = f"{transport}, protobuf {version('protobuf')}, Python {platform.python_version()}"
-    serve(versions, LockClient(lock, lambda name: lock(name, WAIT_SECONDS), lambda name: len(locks.holders(name))))
+
+    def contenders(name: str) -> int:
+        # Those of one process queue in it, with one place in the store's line: the holder, and those.
+        return 1 + locks.access().contenders.queued([name])
+
+    serve(versions, LockClient(lock, lambda name: lock(name, WAIT_SECONDS), contenders))
     locks.close()
 
 

@@ -11,7 +11,10 @@ no earlier request of ours, however late it arrives, can take effect any more (r
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
+from typing import Protocol
 
 from celery_etcdlock.core.record import Delivery, Record
 
@@ -178,17 +181,26 @@ class Look:
     name: str
 
 
+class StopsWaiting(Protocol):
+    """Ends a wait from elsewhere (``locking.stop``)."""
+
+    stopped: bool
+
+    def waking(self, wake: Callable[[], object]) -> AbstractContextManager[None]: ...
+
+
 @dataclass(frozen=True, slots=True)
 class AwaitChange:
     """Wait until a key under the name is deleted or, with ``token``, until that key is deleted or rewritten.
 
     Counts changes after ``after_revision``; those that came before the wait began are found too. -> Changed, also when
-    the time given is over or the store can't tell: whoever is woken looks again.
+    the time given is over or the store can't tell: whoever is woken looks again. ``stop`` ends it early.
     """
 
     name: str
     after_revision: int
     token: str | None = None
+    stop: StopsWaiting | None = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

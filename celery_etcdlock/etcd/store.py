@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
 from celery_etcdlock.core.operations import (
@@ -76,12 +76,21 @@ KEYS_PER_CHECK = 100
 Compare = messages.Compare
 
 
+class Stream(Protocol):
+    """The answers of a call with many."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    def cancel(self) -> None:
+        """From any thread: end it. Whoever waits for an answer gets an error."""
+
+
 class Transport(Protocol):
     """The seam to etcd: gRPC calls as bytes. ``client.EtcdClient`` and ``grpcio.GrpcTransport`` have it."""
 
     def call(self, path: str, request: bytes, timeout_seconds: float, *, repeatable: bool = False) -> bytes: ...
 
-    def stream(self, path: str, request: bytes, timeout_seconds: float) -> AbstractContextManager[Iterator[bytes]]: ...
+    def stream(self, path: str, request: bytes, timeout_seconds: float) -> AbstractContextManager[Stream]: ...
 
     def close(self) -> None: ...
 
@@ -321,8 +330,12 @@ class EtcdStore:
         else:
             create.key = self._layout.key(operation.name, operation.token)
         request = messages.WatchRequest(create_request=create).SerializeToString()
+        stop = operation.stop
         try:
-            with self._transport.stream(messages.WATCH, request, timeout_seconds) as replies:
+            with (
+                self._transport.stream(messages.WATCH, request, timeout_seconds) as replies,
+                nullcontext() if stop is None else stop.waking(replies.cancel),
+            ):
                 for reply in replies:
                     response = messages.decoded(messages.WatchResponse, reply)
                     # Cancelled: compacted, or no leader. Whoever is woken looks again.
@@ -330,6 +343,9 @@ class EtcdStore:
                         break
         except DeadlinePassed:
             pass
+        except EtcdError:
+            if stop is None or not stop.stopped:
+                raise
         return Changed()
 
     # --- calls ------------------------------------------------------------------------------------------------

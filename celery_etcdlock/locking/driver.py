@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from celery_etcdlock.core.operations import (
@@ -20,10 +21,12 @@ from celery_etcdlock.core.replies import (
     StoreReply,
 )
 from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.asking import Asking, Blocking, run_at_once
 from celery_etcdlock.locking.clock import Clock
+from celery_etcdlock.locking.stop import Stop
 from celery_etcdlock.locking.store import LockStore
 
-__all__ = ["drive"]
+__all__ = ["drive", "steer"]
 
 Outcome = TypeVar("Outcome")
 
@@ -39,22 +42,39 @@ def drive(
     observe: Callable[[StoreReply], None] | None = None,
     sleep: Callable[[float], object] = time.sleep,
 ) -> Outcome:
-    """Run ``machine`` to its outcome. ``observe`` sees each of the store's replies before the machine does."""
+    """Run ``machine`` to its outcome, in this thread. Otherwise as ``steer``."""
+    return run_at_once(steer(machine, Blocking(store, sleep), clock, observe=observe))
+
+
+async def steer(
+    machine: Machine[Outcome],
+    asking: Asking,
+    clock: Clock,
+    *,
+    observe: Callable[[StoreReply], None] | None = None,
+    stop: Stop | None = None,
+) -> Outcome:
+    """Run ``machine`` to its outcome. ``observe`` sees each of the store's replies before the machine does.
+
+    Once ``stop`` is set, the machine is told that it has waited long enough.
+    """
     now = clock()
     step = machine.start(now)
     trouble = LockUnavailable("the lock store gave no answer in time")
     while True:
         seconds_left = machine.answer_by - now
         reply: Reply
+        if isinstance(step, AwaitChange) and stop is not None:
+            step = replace(step, stop=stop)
         if isinstance(step, Pause):
-            sleep(max(0.0, min(step.seconds, seconds_left)))
+            await asking.pause(max(0.0, min(step.seconds, seconds_left)))
             reply = Changed()
         elif seconds_left <= 0:
             # What went wrong before tells more than that the time is over.
             reply = Failed(trouble)
         else:
             try:
-                reply = store.perform(step, _patience(step, seconds_left))
+                reply = await asking.perform(step, _patience(step, seconds_left))
             except LockUnavailable as error:
                 trouble = error
                 reply = Failed(error)
@@ -62,6 +82,8 @@ def drive(
                 if observe is not None:
                     observe(reply)
         now = clock()
+        if stop is not None and stop.stopped:
+            machine.stop_waiting(now)
         following = machine.on(reply, now)
         if not isinstance(following, Operation):
             return following

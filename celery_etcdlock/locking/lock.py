@@ -1,10 +1,15 @@
-"""A lock that is held: what its holder sees of it."""
+"""A lock that is held: what its holder sees of it.
+
+*Trust.* It vouches for its holder until its session's deadline, until somebody finds that its key is gone, or until it
+is released, whatever comes first, and only in the process that acquired it. After that it vouches for nothing, for
+good, in whatever thread, context or forked child a copy of the reference was kept.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from celery_etcdlock.core.operations import HeldKey
 from celery_etcdlock.core.record import Record
@@ -17,7 +22,7 @@ __all__ = ["Lock"]
 
 
 class Lock:
-    """A lock held by this process, trusted for as long as its session is.
+    """One holding of a lock by this process. See the module.
 
     ``name`` is the lock's name. ``fencing_token`` strictly rises with every new ownership of that name: hand it to the
     resource that the lock protects, and let the resource refuse lower ones. A lock that is lost stays lost.
@@ -54,6 +59,9 @@ class Lock:
         #: Called when ``check`` is about to raise.
         self.on_told: Callable[[], None] | None = None
         self._lost_reason: str | None = None
+        self._ended = False
+        #: It was released while it was ours.
+        self.was_ours = False
 
     @property
     def key(self) -> HeldKey:
@@ -62,20 +70,24 @@ class Lock:
 
     @property
     def remaining(self) -> float:
-        """Seconds for which the lock may be trusted if it weren't renewed any more; 0 once it is lost."""
-        if self._lost_reason is not None:
-            return 0.0
-        return self.session.remaining()
+        """Seconds for which the lock may be trusted if it weren't renewed any more; 0 once it can't be."""
+        return 0.0 if self.lost_reason is not None else self.session.remaining()
 
     @property
     def lost(self) -> bool:
-        """Whether the lock can't be trusted any more."""
+        """Whether the lock can't be trusted any more: lost, released, or copied into a forked process."""
         return self.lost_reason is not None
 
     @property
     def lost_reason(self) -> str | None:
-        """Why the lock is lost; ``None`` while it isn't."""
-        return self._lost_reason or self.session.lost_reason()
+        """Why the lock can't be trusted; ``None`` while it can."""
+        if self._lost_reason is not None:
+            return self._lost_reason
+        if self._ended:
+            return "it was released"
+        if os.getpid() != self.pid:
+            return "this process is a fork of the one that holds it"
+        return self.session.lost_reason()
 
     def check(self) -> None:
         """Raise ``LockLost`` once the lock can't be trusted any more. Costs no network."""
@@ -90,6 +102,17 @@ class Lock:
         if self._lost_reason is None:
             self._lost_reason = reason
 
+    def end(self) -> None:
+        """Its holder lets go of it now: whoever kept a reference must not rely on it any more."""
+        self._ended = True
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"lock {self.name!r} can't be pickled or copied: it belongs to the process that holds it. Pass its name, "
+            "or its fencing_token"
+        )
+
     def __repr__(self) -> str:
-        state = "lost" if self.lost else f"{self.remaining:.1f} s left"
+        reason = self.lost_reason
+        state = f"{self.remaining:.1f} s left" if reason is None else f"not held: {reason}"
         return f"<Lock {self.name!r} fencing_token={self.fencing_token} {state}>"

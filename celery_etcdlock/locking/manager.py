@@ -45,6 +45,7 @@ from celery_etcdlock.core.protocol import (
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.replies import Present
 from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.asking import Asking, Blocking, run_at_once
 from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.locking.clock import Clock, boot_time
 from celery_etcdlock.locking.debts import EndedRun
@@ -57,6 +58,7 @@ from celery_etcdlock.locking.owning import TRYING, Owner
 from celery_etcdlock.locking.pending import PendingLocks
 from celery_etcdlock.locking.renewal import SessionKeeper
 from celery_etcdlock.locking.session import Debt, Session
+from celery_etcdlock.locking.stop import Stop
 from celery_etcdlock.locking.store import LockStore
 from celery_etcdlock.locking.tokens import TokenPool
 
@@ -88,13 +90,14 @@ class LockManager:
     ) -> None:
         self._store = store
         self._renewal_store = renewal_store or store
-        self._timeout_seconds = timeout_seconds
+        self.timeout_seconds = timeout_seconds
         self._clock = clock
         self._listener = listener
         self._tokens = TokenPool()
         marks = DoneMarks(self._renewal_store, clock, timeout_seconds, done_seconds)
         self._keeper = SessionKeeper(store, self._renewal_store, clock, marks, on_lost=self._on_lost, page=page)
-        self._owner = Owner(store, self._keeper, clock, timeout_seconds, self.tell)
+        self._blocking = Blocking(store)
+        self._owner = Owner(self._keeper, clock, timeout_seconds, self.tell)
         #: Locks that stand without renewal.
         self.pending = PendingLocks(store, clock, timeout_seconds, wall_clock, owe=self._keeper.owe_on_shared)
         #: Which deliveries have come to their end.
@@ -117,10 +120,35 @@ class LockManager:
         lock before this returns, so that a caller that a signal may interrupt in between can't lose it. ``on_lost`` is
         called in another thread if the lock is lost. Raises ``LockUnavailable``.
         """
+        return run_at_once(
+            self.acquiring(
+                self._blocking,
+                name,
+                record,
+                ttl_seconds=ttl_seconds,
+                wait_seconds=wait_seconds,
+                on_held=on_held,
+                on_lost=on_lost,
+            )
+        )
+
+    async def acquiring(
+        self,
+        asking: Asking,
+        name: str,
+        record: Record,
+        *,
+        ttl_seconds: int,
+        wait_seconds: float = 0.0,
+        on_held: Callable[[Lock], None] | None = None,
+        on_lost: Callable[[Lock], None] | None = None,
+        stop: Stop | None = None,
+    ) -> Lock | Conflict:
+        """As ``acquire``, wherever ``asking`` waits. ``stop`` ends the wait in line, as if its time were over."""
         started_at = self._clock()
         wait_until = started_at + wait_seconds if wait_seconds > 0 else None
 
-        def attempt(session: Session, deadline: float) -> Lock | Conflict | SessionLost:
+        async def attempt(session: Session, deadline: float) -> Lock | Conflict | SessionLost:
             now = self._clock()
             token = self._tokens.take(name)
             machine = Acquire(
@@ -132,17 +160,18 @@ class LockManager:
                 give_up_at=now + (deadline - now) * TRYING,
                 deadline=deadline,
                 wait_until=wait_until,
-                answer_seconds=self._timeout_seconds,
+                answer_seconds=self.timeout_seconds,
                 wall_offset=self.pending.wall_offset,
             )
-            owned = self._owner.own(session, machine, Debt(name, token), record, on_held, on_lost, wait_until)
+            debt = Debt(name, token)
+            owned = await self._owner.own(asking, session, machine, debt, record, on_held, on_lost, wait_until, stop)
             if isinstance(owned, Lock):
                 owned.token_is_ours = True
             elif isinstance(owned, Conflict):
                 self._tokens.give_back(name, token)
             return owned
 
-        outcome = cast("Lock | Conflict", self._owner.on_session(ttl_seconds, wait_until, attempt))
+        outcome = cast("Lock | Conflict", await self._owner.on_session(asking, ttl_seconds, wait_until, attempt))
         if isinstance(outcome, Lock):
             self._tell_acquired(outcome, started_at)
         else:
@@ -163,7 +192,7 @@ class LockManager:
         Otherwise as ``acquire``.
         """
 
-        def attempt(session: Session, deadline: float) -> Lock | Conflict | SessionLost:
+        async def attempt(session: Session, deadline: float) -> Lock | Conflict | SessionLost:
             now = self._clock()
             ours = replace(record, attempt=secrets.token_hex(6))
             machine = TakeOver(
@@ -177,10 +206,11 @@ class LockManager:
                 deadline=deadline,
             )
             debt = Debt(claim.name, claim.token, attempt=ours.attempt)
-            return self._owner.own(session, machine, debt, ours, on_held, on_lost)
+            return await self._owner.own(self._blocking, session, machine, debt, ours, on_held, on_lost)
 
         started_at = self._clock()
-        outcome = cast("Lock | Conflict", self._owner.on_session(ttl_seconds, None, attempt))
+        owning = self._owner.on_session(self._blocking, ttl_seconds, None, attempt)
+        outcome = cast("Lock | Conflict", run_at_once(owning))
         if isinstance(outcome, Lock):
             self._tell_acquired(outcome, started_at)
         return outcome
@@ -198,8 +228,23 @@ class LockManager:
 
         Otherwise as ``acquire``, without waiting.
         """
+        return run_at_once(
+            self.acquiring_all(self._blocking, names, record, ttl_seconds=ttl_seconds, on_held=on_held, on_lost=on_lost)
+        )
 
-        def attempt(session: Session, deadline: float) -> list[Lock] | Conflict | SessionLost:
+    async def acquiring_all(
+        self,
+        asking: Asking,
+        names: Sequence[str],
+        record: Record,
+        *,
+        ttl_seconds: int,
+        on_held: Callable[[Lock], None] | None = None,
+        on_lost: Callable[[Lock], None] | None = None,
+    ) -> list[Lock] | Conflict:
+        """As ``acquire_all``, wherever ``asking`` waits."""
+
+        async def attempt(session: Session, deadline: float) -> list[Lock] | Conflict | SessionLost:
             now = self._clock()
             debts = [Debt(name, self._tokens.take(name)) for name in names]
             machine = AcquireAll(
@@ -209,10 +254,10 @@ class LockManager:
                 deadline=deadline,
                 wall_offset=self.pending.wall_offset,
             )
-            return self._owner.own_all(session, machine, debts, record, on_held, on_lost)
+            return await self._owner.own_all(asking, session, machine, debts, record, on_held, on_lost)
 
         started_at = self._clock()
-        outcome = cast("list[Lock] | Conflict", self._owner.on_session(ttl_seconds, None, attempt))
+        outcome = cast("list[Lock] | Conflict", await self._owner.on_session(asking, ttl_seconds, None, attempt))
         if isinstance(outcome, Conflict):
             self.tell(LockConflicted(outcome.name, record, outcome.holder))
         else:
@@ -220,16 +265,21 @@ class LockManager:
                 self._tell_acquired(lock, started_at)
         return outcome
 
+    @property
+    def store(self) -> LockStore:
+        """For requests that aren't the renewal's."""
+        return self._store
+
     def ask_to_let_go(self, name: str, key: Key, by: str) -> None:
         """Ask whoever has ``key`` to let go of the lock: it is told with its next renewal.
 
         Raises ``LockUnavailable``.
         """
-        self._store.perform(AskToLetGo(name, key.token, key.mod_revision, by), self._timeout_seconds)
+        self._store.perform(AskToLetGo(name, key.token, key.mod_revision, by), self.timeout_seconds)
 
     def keys(self, name: str) -> tuple[Key, ...]:
         """All keys under the lock's name now, those of its owners first. Raises ``LockUnavailable``."""
-        reply = self._store.perform(Look(name), self._timeout_seconds)
+        reply = self._store.perform(Look(name), self.timeout_seconds)
         if not isinstance(reply, Present):
             raise TypeError(f"a look was answered with {reply!r}")
         return reply.keys
@@ -245,12 +295,13 @@ class LockManager:
         claim = Claim(lock.name, lock.token, lock.fencing_token)
         session = lock.session
         debt = Debt(lock.name, lock.token, lock.fencing_token)
+        lock.end()
         try:
             if session.owes(debt):  # an earlier try was interrupted
                 self.release(lock)
                 return None
             # Not held any more first, for the renewal must not take the new record for somebody else's.
-            if not session.begin_release(lock, debt, self._clock() + 3 * self._timeout_seconds):
+            if not session.begin_release(lock, debt, self._clock() + 3 * self.timeout_seconds):
                 return None
             try:
                 outcome = self.pending.keep(claim, record, seconds)
@@ -274,19 +325,21 @@ class LockManager:
         With ``done``, mark in the same moment that this run has come to its end, or have it marked before the release;
         false if that is left to do.
         A lock that is released already is let alone; one whose release was interrupted is released once more.
-        In a forked copy of the holder it does nothing: the lock is the parent's.
+        In a forked copy of the holder it does nothing: the lock is the parent's. From now on the lock vouches for
+        nothing; ``lock.was_ours`` says whether it did until now.
         """
         if os.getpid() != lock.pid:
             logger.warning("lock %r isn't released by a forked child of its holder", lock.name)
             return False
         session = lock.session
+        told_as_lost = lock.lost  # its holder was asked to let go
+        lock.end()
         debt = Debt(lock.name, lock.token, None if lock.doubtful else lock.fencing_token)
         try:
-            told_as_lost = lock.lost  # its holder was asked to let go
             interrupted = session.owes(debt)
-            deadline = self._clock() + self._timeout_seconds
+            deadline = self._clock() + self.timeout_seconds
             mark = None if done is None else self.done.mark(done, deadline)
-            if not session.begin_release(lock, debt, deadline + self._timeout_seconds):
+            if not session.begin_release(lock, debt, deadline + self.timeout_seconds):
                 return False
             # Of a session that was lost the lease is being revoked, or runs out.
             session_lost = session.lost_reason()
@@ -315,11 +368,28 @@ class LockManager:
         if isinstance(outcome, Released) and not outcome.was_held and not interrupted:
             self._lost_unnoticed(lock, "its key was gone when it was released")
             return False
+        lock.was_ours = True
         if isinstance(outcome, Released) and lock.token_is_ours:
             self._tokens.give_back(lock.name, lock.token)
         if not told_as_lost:
             self._tell_released(lock)
         return isinstance(outcome, Unavailable) or (isinstance(outcome, Released) and outcome.marked)
+
+    def drop(self, lock: Lock, why: str) -> None:
+        """Release a lock that its holder forgot, from wherever that is found: takes no mutex, and asks nobody.
+
+        The renewal's thread says ``why`` in the log, and lets go of it.
+        """
+        if os.getpid() == lock.pid:
+            lock.end()
+            self._keeper.drop(lock, why)
+
+    def abandon(self, lock: Lock) -> None:
+        """Have a lock released in the background: for a caller that was interrupted, or must not wait."""
+        lock.end()
+        if os.getpid() == lock.pid:
+            debt = Debt(lock.name, lock.token, None if lock.doubtful else lock.fencing_token)
+            self._keeper.hurry(lock.session, lock, debt)
 
     def drop_ended(self, name: str, delivery: Delivery) -> None:
         """Delete what stands under ``name`` for a run of a message that has ended: now, or when the store answers

@@ -290,6 +290,7 @@ class MemoryStore:
                     changed = self._last_deletion.get(operation.name, 0) > operation.after_revision
                 else:
                     changed = key is None or key.mod_revision > operation.after_revision
-            if changed or self._clock() >= ends_at:
+            stopped = operation.stop is not None and operation.stop.stopped
+            if changed or stopped or self._clock() >= ends_at:
                 return Changed()
             self._sleep(POLL_SECONDS)

@@ -11,7 +11,7 @@ lock.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 
 from celery_etcdlock.core.events import LockEvent, LockWaiting
 from celery_etcdlock.core.ownership import Standing, standing
@@ -33,13 +33,14 @@ from celery_etcdlock.core.replies import (
     StoreReply,
 )
 from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.asking import Asking
 from celery_etcdlock.locking.claim import Conflict
 from celery_etcdlock.locking.clock import Clock
-from celery_etcdlock.locking.driver import drive
+from celery_etcdlock.locking.driver import steer
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.renewal import SessionKeeper
 from celery_etcdlock.locking.session import Debt, Session, Use
-from celery_etcdlock.locking.store import LockStore
+from celery_etcdlock.locking.stop import Stop
 
 __all__ = ["TRYING", "Owner"]
 
@@ -52,30 +53,29 @@ class Owner:
 
     def __init__(
         self,
-        store: LockStore,
         keeper: SessionKeeper,
         clock: Clock,
         timeout_seconds: float,
         tell: Callable[[LockEvent], None],
     ) -> None:
-        self._store = store
         self._keeper = keeper
         self._clock = clock
         self._timeout_seconds = timeout_seconds
         self._tell = tell
 
-    def on_session(
+    async def on_session(
         self,
+        asking: Asking,
         ttl_seconds: int,
         wait_until: float | None,
-        attempt: Callable[[Session, float], object],
+        attempt: Callable[[Session, float], Awaitable[object]],
     ) -> object:
         """``attempt`` until it isn't for the session's sake that it failed."""
         deadline = self._clock() + self._timeout_seconds
         while True:
             use = Use()
             try:
-                outcome = self._attempt(ttl_seconds, deadline, attempt, use)
+                outcome = await self._attempt(asking, ttl_seconds, deadline, attempt, use)
             finally:
                 # Once more: a signal may have struck in the first.
                 use.leave()
@@ -87,16 +87,26 @@ class Owner:
             elif now >= deadline:
                 raise LockUnavailable(f"the session of this process was lost while it acquired: {outcome.reason}")
 
-    def _attempt(
-        self, ttl_seconds: int, deadline: float, attempt: Callable[[Session, float], object], use: Use
+    async def _attempt(
+        self,
+        asking: Asking,
+        ttl_seconds: int,
+        deadline: float,
+        attempt: Callable[[Session, float], Awaitable[object]],
+        use: Use,
     ) -> object:
         try:
-            return attempt(self._keeper.enter(ttl_seconds, deadline, use), deadline)
+            session = self._keeper.enter_at_once(ttl_seconds, use)
+            if session is None:
+                enter = self._keeper.enter
+                session = await asking.call(enter, ttl_seconds, deadline, use, undo=lambda _: use.leave())
+            return await attempt(session, deadline)
         finally:
             use.leave()
 
-    def own(
+    async def own(
         self,
+        asking: Asking,
         session: Session,
         machine: Machine[Acquired | Conflicted | Refused | SessionLost | Unavailable],
         debt: Debt,
@@ -104,6 +114,7 @@ class Owner:
         on_held: Callable[[Lock], None] | None,
         on_lost: Callable[[Lock], None] | None,
         wait_until: float | None = None,
+        stop: Stop | None = None,
     ) -> Lock | Conflict | SessionLost:
         """Drive ``machine``. What it leaves in doubt, or a signal interrupts, is ``debt``.
 
@@ -119,7 +130,7 @@ class Owner:
                 if isinstance(reply, Queued) and standing(reply.keys, token, record.limit) is Standing.WAITING:
                     self._tell(LockWaiting(name, record, Conflict(name, reply.keys).holder))
 
-            outcome = drive(machine, self._store, self._clock, observe=observe)
+            outcome = await steer(machine, asking, self._clock, observe=observe, stop=stop)
             if isinstance(outcome, Acquired):
                 lock = Lock(
                     name,
@@ -130,7 +141,7 @@ class Owner:
                     doubtful=outcome.doubtful,
                     has_run=outcome.has_run,
                 )
-                lost = self._hold([lock], [debt], on_held, on_lost)
+                lost = await self._hold(asking, [lock], [debt], on_held, on_lost)
                 return lock if lost is None else lost
             self._settle(session, outcome, [debt])
         except BaseException:
@@ -143,8 +154,9 @@ class Owner:
             return outcome
         raise outcome.error
 
-    def own_all(
+    async def own_all(
         self,
+        asking: Asking,
         session: Session,
         machine: AcquireAll,
         debts: list[Debt],
@@ -156,7 +168,7 @@ class Owner:
         try:
             for debt in debts:
                 session.intend(debt, self._due(session, None))
-            outcome = drive(machine, self._store, self._clock, observe=session.observe)
+            outcome = await steer(machine, asking, self._clock, observe=session.observe)
             refused: list[Conflict] = []
             if isinstance(outcome, EachAcquired):
                 for debt, each in zip(debts, outcome.outcomes, strict=True):
@@ -170,7 +182,7 @@ class Owner:
                     else:
                         refused.append(Conflict(debt.name, each.keys, each.has_run))
                 if not refused:
-                    lost = self._hold(locks, debts, on_held, on_lost)
+                    lost = await self._hold(asking, locks, debts, on_held, on_lost)
                     return locks if lost is None else lost
             self._settle(session, outcome, debts)
         except BaseException:
@@ -190,8 +202,9 @@ class Owner:
         begins = max(self._clock(), wait_until or 0.0)
         return begins + 3 * self._timeout_seconds + session.ttl_seconds
 
-    def _hold(
+    async def _hold(
         self,
+        asking: Asking,
         locks: Sequence[Lock],
         debts: Sequence[Debt],
         on_held: Callable[[Lock], None] | None,
@@ -200,7 +213,7 @@ class Owner:
         session = locks[0].session
         for lock in locks:
             session.hold(lock)
-        lost = self._lost_at_once(session, locks)
+        lost = await self._lost_at_once(asking, session, locks)
         if lost is None:
             for lock in locks:
                 self._hand_out(lock, on_held, on_lost)
@@ -219,20 +232,20 @@ class Owner:
             else:
                 session.settle(debt)
 
-    def _lost_at_once(self, session: Session, locks: Sequence[Lock]) -> SessionLost | None:
+    async def _lost_at_once(self, asking: Asking, session: Session, locks: Sequence[Lock]) -> SessionLost | None:
         """A body is entered with live locks: renew them first when less than half of their time is left (rule 8).
 
         If one of them is lost all the same, none is kept: ours are the keys that the next try would meet.
         """
         if locks and session.remaining() < session.ttl_seconds / 2:
-            self._keeper.renew(session)
+            await asking.call(self._keeper.renew, session)
         if session.lost_reason() is None and not any(lock.lost for lock in locks):
             return None
         deadline = self._clock() + self._timeout_seconds * (1 - TRYING)
         for lock in locks:
             session.let_go(lock)
             resolve = Resolve(lease=session.lease, name=lock.name, token=lock.token, deadline=deadline)
-            if not isinstance(drive(resolve, self._store, self._clock, observe=session.observe), Resolved):
+            if not isinstance(await steer(resolve, asking, self._clock, observe=session.observe), Resolved):
                 raise LockUnavailable("the session of this process was lost, and its locks aren't gone yet")
         return SessionLost(session.lost_reason() or "a key of its was deleted at once")
 

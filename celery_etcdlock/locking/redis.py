@@ -72,6 +72,8 @@ __all__ = ["RedisStore"]
 
 #: How long a change may go unseen when its message was lost, in seconds.
 LOOK_SECONDS = 1.0
+#: The same for a wait that somebody may stop, which takes up to so long.
+STOP_SECONDS = 0.25
 
 
 class RedisStore:
@@ -100,6 +102,7 @@ class RedisStore:
         from redis import Redis, exceptions
 
         ends_at = time.monotonic() + timeout_seconds
+        look_seconds = LOOK_SECONDS if operation.stop is None else STOP_SECONDS
         client: Any = Redis(connection_pool=self._connections())
         subscription: Any = None
         try:
@@ -107,13 +110,13 @@ class RedisStore:
             subscription.subscribe(f"{self._prefix}changed/{operation.name}")
             while True:
                 left = ends_at - time.monotonic()
-                if left <= 0:
+                if left <= 0 or (operation.stop is not None and operation.stop.stopped):
                     return Changed()
                 question = ["changed", operation.name, operation.after_revision, operation.token or ""]
                 changed, lease_ms = self._run(question, left)
                 if changed:
                     return Changed()
-                subscription.get_message(timeout=max(0.001, min(left, lease_ms / 1000 + 0.001, LOOK_SECONDS)))
+                subscription.get_message(timeout=max(0.001, min(left, lease_ms / 1000 + 0.001, look_seconds)))
         except exceptions.RedisError as error:
             raise _unavailable(error) from error
         finally:

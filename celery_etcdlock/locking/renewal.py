@@ -8,6 +8,9 @@ A renewal costs a bounded number of requests, however many locks the process hol
 key, which tells whether the lease lives, and with it all its locks. Keys that somebody deleted one by one are found by
 looking at all held keys in turn, up to 1,200 in each renewal.
 
+A lock that its holder forgot (``drop``) is let go by the thread, too: nobody else would, and it would be renewed for as
+long as the process lives.
+
 After each renewal that worked the thread pays the session's *debts*: releases that got no answer, and doubtful tokens
 (``session.Debt``). It also pays what is owed on leases that aren't renewed (claims and queue positions), and releases
 of keys that a message brought along: once a second until the store answers, and for a moment at the end of the process.
@@ -104,6 +107,8 @@ class SessionKeeper:
         self._alarm = Alarm()
         #: Locks that were lost alone, while their session lives, and whose holders haven't been told yet.
         self._untold: deque[Lock] = deque()
+        #: Locks that nobody refers to any more, and why. Filled by finalizers.
+        self._dropped: deque[tuple[Lock, str]] = deque()
         #: Locked by the thread that renews. One that finds it locked ends: a strike may leave two to be started.
         self._running = allocate_mutex()
         self._stopped = False
@@ -121,6 +126,11 @@ class SessionKeeper:
         finally:
             # Once more: a signal may have struck in the first.
             unlock(self._opening)
+
+    def enter_at_once(self, ttl_seconds: int, use: Use) -> Session | None:
+        """The same if it is open already, else ``None``: asks nobody."""
+        session = self._live(ttl_seconds, use)
+        return session if self._running.locked() else None
 
     def _enter_alone(self, ttl_seconds: int, deadline: float, use: Use) -> Session:
         try:
@@ -196,6 +206,11 @@ class SessionKeeper:
         self._unmarked[delivery, delivery.call] = None
         self._wake()
 
+    def drop(self, lock: Lock, why: str) -> None:
+        """Have a lock that its holder forgot released. May be called by a finalizer: takes no mutex."""
+        self._dropped.append((lock, why))
+        self._alarm.ring()
+
     def stop(self) -> None:
         """Pay what is owed, revoke the leases on which nothing hangs and end the thread.
 
@@ -237,6 +252,7 @@ class SessionKeeper:
 
     def _round(self) -> float | None:
         """Do what is due. Returns the seconds until something is due again."""
+        self._let_go_of_dropped()
         sessions = self._all()
         lost = [session for session in sessions if session.lost_reason() is not None]
         # All holders are told before any request that may take long: by now their time is over.
@@ -368,6 +384,13 @@ class SessionKeeper:
         while self._untold:
             self._tell(self._untold.popleft())
 
+    def _let_go_of_dropped(self) -> None:
+        while self._dropped:
+            lock, why = self._dropped.popleft()
+            logger.error("celery-etcdlock: lock %r is released now: %s", lock.name, why)
+            debt = Debt(lock.name, lock.token, None if lock.doubtful else lock.fencing_token)
+            lock.session.hurry(lock, debt)
+
     def _tell_all(self, session: Session) -> None:
         reason = session.lost_reason() or "lost"
         for lock in session.held():
@@ -401,6 +424,8 @@ class SessionKeeper:
             return
         answer_by = min(session.deadline, session.renew_at, self._clock() + RETRY_SECONDS)
         if pay(session, self._renewal_store, self._clock, answer_by, self._pause):
+            if session.debts():  # more than are paid at a time: a turn for the others, and go on
+                self._alarm.ring()
             return
         # A store that is full refuses even a guarded delete, but ends a lease. Nothing else hangs on this one;
         # if it can't be ended either, it isn't renewed any more.

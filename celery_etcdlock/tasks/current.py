@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -90,11 +89,19 @@ def current_lock() -> CurrentLock:
     return lock
 
 
-@contextmanager
-def holding(lock: CurrentLock) -> Iterator[None]:
-    """Make ``lock`` the current one."""
-    before = _current.set(lock)
-    try:
-        yield
-    finally:
-        _current.reset(before)
+class holding:  # noqa: N801 - it is used like a function
+    """Make ``lock`` the current one in a ``with`` block; ``None``: leave the one that is.
+
+    No generator: one that is left behind by a signal ends in whatever context it is collected in.
+    """
+
+    def __init__(self, lock: CurrentLock | None) -> None:
+        self._lock = lock
+        self._before = _current.get()
+
+    def __enter__(self) -> None:
+        if self._lock is not None:
+            _current.set(self._lock)
+
+    def __exit__(self, *error: object) -> None:
+        _current.set(self._before)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
-from contextlib import nullcontext
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -62,7 +61,9 @@ def run_locked(
         call = replace(call, delivery=replace(call.delivery, call=None))  # each call of it is the same
     execution = _Execution(Run(task, plan, call, EtcdLocks.from_app(task.app), names), once=once)
     try:
-        return _run(execution, body)
+        # Around everything, since a signal may strike before the inner one is left.
+        with holding(None):
+            return _run(execution, body)
     finally:
         # Once more: a signal may have struck in the first.
         execution.let_go()
@@ -76,7 +77,7 @@ def _run(execution: _Execution, body: Callable[[], Result]) -> Result:
         except Joined as joined:
             result = joined.result
         else:
-            with holding(lock) if lock is not None else nullcontext():
+            with holding(lock):
                 execution.check_not_done()
                 result = execution.body(body)
         return result

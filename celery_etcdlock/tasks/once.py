@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from typing import Any, ParamSpec, TypeVar
+from typing import Any, NoReturn, ParamSpec, TypeVar
 
 from celery_etcdlock.tasks.call import is_entered_by_worker
 from celery_etcdlock.tasks.execution import run_locked
 from celery_etcdlock.tasks.run import MESSAGE_PREFIX
 from celery_etcdlock.tasks.task import SingletonTask
+from celery_etcdlock.tasks.task_lock import by_message
 
 __all__ = ["OncePerMessage"]
 
@@ -25,6 +26,9 @@ class OncePerMessage(SingletonTask[P, R]):
     """See the module. A retry is another message of the same task: it waits for its predecessor's end, and runs."""
 
     abstract = True
+
+    def lock_for(self, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
+        raise by_message(str(self.name))
 
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         body: Callable[[], Any] = functools.partial(super(SingletonTask, self).__call__, *args, **kwargs)

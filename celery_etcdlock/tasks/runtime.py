@@ -10,9 +10,9 @@ import atexit
 import logging
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from types import TracebackType
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from celery import Celery
@@ -21,22 +21,29 @@ from celery.signals import worker_process_shutdown
 
 from celery_etcdlock.core.events import Listener, LockEvent
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.record import STANDALONE_PREFIX, Delivery, Record
+from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.settings import Settings
-from celery_etcdlock.errors import EtcdLockError, InvalidSetting, LockConflict
+from celery_etcdlock.errors import InvalidSetting
 from celery_etcdlock.listeners import Listeners, find_listener
 from celery_etcdlock.listeners.celery_events import CeleryEvents
 from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.locking.guardian import Guardian
+from celery_etcdlock.locking.holders import conflict_error, describe_holder
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.signals import send_signal
+from celery_etcdlock.standalone.access import Access
+from celery_etcdlock.standalone.blocking import EtcdLock
+from celery_etcdlock.standalone.held import HeldLock
 from celery_etcdlock.tasks.conf import broker_fingerprint, host_name, settings_of
 from celery_etcdlock.tasks.outage import Outage
-from celery_etcdlock.wiring import MEMORY_ENDPOINT, open_stores
+from celery_etcdlock.wiring import MEMORY_ENDPOINT, etcd_key, open_deletions, open_stores
 
-__all__ = ["EtcdLocks", "StandaloneLock", "conflict_error", "describe_holder", "locks_at", "warn_of_another_broker"]
+if TYPE_CHECKING:
+    from celery_etcdlock.standalone.loop import AsyncEtcdLock
+
+__all__ = ["EtcdLocks", "conflict_error", "describe_holder", "locks_at", "warn_of_another_broker"]
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -53,6 +60,7 @@ class EtcdLocks:
         self._settings: Settings | None = None
         self._broker: str | None = None
         self._managers: dict[int, LockManager] = {}
+        self._accesses: dict[LockManager, Access] = {}
         self._page: LeasePage | None = None
         self._celery_events: CeleryEvents | None = None
         self._more_listeners: list[Listener] = []
@@ -116,20 +124,65 @@ class EtcdLocks:
         _, store = open_stores(self.settings)
         return Guardian(self._page, store)
 
-    def lock(self, name: str, *, wait_timeout: float = 0.0, lock_ttl: int | None = None) -> StandaloneLock:
-        """A lock without a task, as a context manager that raises ``LockConflict`` when it can't be had.
+    def lock(
+        self,
+        name: str | Sequence[str],
+        *,
+        wait_timeout: float | None = 0.0,
+        lock_ttl: int | None = None,
+        limit: int = 1,
+        note: str | None = None,
+        on_lost: Callable[[HeldLock], object] | None = None,
+    ) -> EtcdLock:
+        """A lock without a task, for threads and greenlets: a context manager, with ``acquire`` and ``release``.
 
-        ``name`` is the whole name: a task with ``lock_key=name`` competes for the same lock. ``wait_timeout`` is how
-        many seconds to wait in line, in order of arrival; ``lock_ttl`` after how many seconds a dead holder's lock is
-        free.
+        ``name`` is the whole name: a task with ``lock_key=name`` competes for the same lock. A list of names is one
+        lock on all of them, or none. ``wait_timeout`` is how many seconds to wait in line, in order of arrival; 0 tries
+        once, ``None`` waits for ever. ``lock_ttl`` is after how many seconds a dead holder's lock is free; ``limit``
+        how many may hold it at once, as a task's ``lock_limit``; ``note`` what operators read as its purpose.
+        ``on_lost`` is called with the ``HeldLock`` when it is lost, in the thread that renews (a real one, also under
+        gevent): let it return soon. Raises ``ValueError``.
         """
-        if not isinstance(name, str) or not name:
-            raise ValueError("name must be a non-empty str")
-        if not isinstance(wait_timeout, int | float) or not 0 <= wait_timeout < float("inf"):
-            raise ValueError(f"wait_timeout must be a finite number of seconds, at least 0, not {wait_timeout!r}")
-        if lock_ttl is not None and (not isinstance(lock_ttl, int) or lock_ttl < 2):
-            raise ValueError(f"lock_ttl must be a whole number of seconds, at least 2, not {lock_ttl!r}")
-        return StandaloneLock(self, name, wait_timeout, lock_ttl)
+        return EtcdLock(
+            self, name, wait_timeout=wait_timeout, lock_ttl=lock_ttl, limit=limit, note=note, on_lost=on_lost
+        )
+
+    def alock(
+        self,
+        name: str | Sequence[str],
+        *,
+        wait_timeout: float | None = 0.0,
+        lock_ttl: int | None = None,
+        limit: int = 1,
+        note: str | None = None,
+        on_lost: Callable[[HeldLock], object] | None = None,
+    ) -> AsyncEtcdLock:
+        """The same for asyncio: ``async with``, ``await lock.acquire()``. ``on_lost`` is called in the event loop."""
+        # Here, for what asyncio costs to import.
+        from celery_etcdlock.standalone.loop import AsyncEtcdLock
+
+        return AsyncEtcdLock(
+            self, name, wait_timeout=wait_timeout, lock_ttl=lock_ttl, limit=limit, note=note, on_lost=on_lost
+        )
+
+    def access(self) -> Access:
+        """What locks without a task need of this process."""
+        manager = self.manager
+        access = self._accesses.get(manager)
+        if access is None:
+            access = self._accesses.setdefault(manager, Access(manager, lambda: open_deletions(self.settings)))
+            for other in [other for other in self._accesses if other is not manager]:
+                self._accesses.pop(other, None)  # of one that was closed, or the parent's, before the fork
+        return access
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process has a manager already."""
+        return os.getpid() in self._managers
+
+    def etcd_key(self, name: str, token: str) -> bytes:
+        """Where a place lies in etcd. Raises ``EtcdLockError`` where the locks aren't in an etcd."""
+        return etcd_key(self.settings, name, token)
 
     def record(self, delivery: Delivery, task: str, limit: int = 1) -> Record:
         """What is stored under a lock that this process takes now."""
@@ -188,73 +241,12 @@ class EtcdLocks:
         """Give up this process's connections and its lease, if nothing hangs on it."""
         manager = self._managers.pop(os.getpid(), None)
         if manager is not None:
+            access = self._accesses.pop(manager, None)
+            if access is not None:
+                access.close()
             manager.close()
         if self._celery_events is not None:
             self._celery_events.close()
-
-
-class StandaloneLock:
-    """A lock held for the time of a ``with`` block; see ``EtcdLocks.lock``. It isn't reentrant."""
-
-    def __init__(self, locks: EtcdLocks, name: str, wait_timeout: float, lock_ttl: int | None) -> None:
-        self._locks = locks
-        self._name = name
-        self._wait_timeout = wait_timeout
-        self._lock_ttl = lock_ttl
-        self._held: Lock | None = None
-
-    def __enter__(self) -> Lock:
-        """Take the lock. Raises ``LockConflict`` or ``LockUnavailable``."""
-        if self._held is not None:
-            raise EtcdLockError(f"lock {self._name!r} is entered already: make a new one with EtcdLocks.lock()")
-        record = self._locks.record(Delivery(f"{STANDALONE_PREFIX}pid {os.getpid()}"), self._name)
-        try:
-            outcome = self._locks.acquire(
-                self._name,
-                record,
-                ttl_seconds=self._lock_ttl or self._locks.settings.ttl,
-                wait_seconds=self._wait_timeout,
-                on_held=self._hold,
-            )
-        except BaseException:
-            self._release()
-            raise
-        if isinstance(outcome, Conflict):
-            raise conflict_error(outcome)
-        return outcome
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
-    ) -> None:
-        self._release()
-
-    def _hold(self, lock: Lock) -> None:
-        self._held = lock
-
-    def _release(self) -> None:
-        held, self._held = self._held, None
-        if held is not None:
-            self._locks.manager.release(held)
-
-
-def conflict_error(conflict: Conflict) -> LockConflict:
-    """The error that says who holds the lock."""
-    holder = conflict.holder
-    task_id = holder.delivery.task_id if holder is not None and holder.delivery.is_message else None
-    return LockConflict(conflict.name, describe_holder(conflict.keys), task_id)
-
-
-def describe_holder(keys: tuple[Key, ...]) -> str:
-    """One line on who holds a lock, for results, errors and logs."""
-    if not keys:
-        return "somebody who let go meanwhile"
-    record = keys[0].record
-    if record is None:
-        return "something that isn't celery-etcdlock, or is a newer version of it"
-    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(record.since))
-    if record.delivery.task_id.startswith(STANDALONE_PREFIX):
-        return f"{record.delivery.task_id} ({record.task}) on {record.host}, since {since}"
-    return f"task {record.delivery.task_id} ({record.task}) on {record.host}, pid {record.pid}, since {since}"
 
 
 def warn_of_another_broker(conflict: Conflict, mine: Record) -> None:

@@ -20,6 +20,7 @@ from celery_etcdlock.tasks.execution import run_locked
 from celery_etcdlock.tasks.leaving import REPLACEMENT
 from celery_etcdlock.tasks.plan import LockPlan, plan_of
 from celery_etcdlock.tasks.runtime import EtcdLocks
+from celery_etcdlock.tasks.task_lock import TaskLock
 from celery_etcdlock.tasks.turned_away import Skipped
 
 __all__ = ["SingletonTask"]
@@ -105,6 +106,13 @@ class SingletonTask(_TypedTask[P, R]):
         body: Callable[[], R] = functools.partial(super().__call__, *args, **kwargs)
         names = functools.cache(lambda: self._lock_names(args, kwargs))
         return run_locked(self, self._lock_plan, names, body)
+
+    def lock_for(self, *args: P.args, **kwargs: P.kwargs) -> TaskLock:
+        """The lock that a call with these arguments takes: who holds it, release it, hold it yourself.
+
+        Raises ``TypeError`` for arguments that the task doesn't take, ``InvalidKey`` for those that make no key.
+        """
+        return TaskLock(EtcdLocks.from_app(self.app), self._lock_names(args, kwargs), self._lock_plan.options)
 
     def apply_async(
         self,

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from typing import Any, ParamSpec
 
 from celery import Task
 
-from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.standalone.blocking import EtcdLock
 from celery_etcdlock.tasks.runtime import EtcdLocks, describe_holder, locks_at
 from celery_etcdlock.tasks.task import SingletonTask
 
@@ -30,36 +30,39 @@ def use_locks(*endpoints: str) -> Iterator[None]:
         yield
 
 
-def hold(task: Task[P, Any], *args: P.args, **kwargs: P.kwargs) -> AbstractContextManager[Lock]:
+def hold(task: Task[P, Any], *args: P.args, **kwargs: P.kwargs) -> EtcdLock:
     """Hold the lock that ``task`` takes for these arguments, as somebody else who runs it now would.
 
+    Of a task with ``lock_limit=N`` it is one of N holders; of one with several locks it holds all.
     ``with hold(sync, account_id=1):`` makes every call of ``sync`` with that key a conflict. Raises ``LockConflict``
     when the lock is held already, and ``TypeError`` for a task that takes no lock.
     """
-    locks, name = _lock_of(task, args, kwargs)
-    return locks.lock(name)
+    locks, names = _locks_of(task, args, kwargs)
+    return locks.lock(names, limit=task.lock_limit)  # type: ignore[attr-defined]
 
 
 def assert_locked(task: Task[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
     """Fail unless somebody holds the lock that ``task`` takes for these arguments."""
     __tracebackhide__ = True
-    locks, name = _lock_of(task, args, kwargs)
-    if not locks.holders(name):
-        raise AssertionError(f"lock {name!r} is free, and should be held")
+    locks, names = _locks_of(task, args, kwargs)
+    for name in names:
+        if not locks.holders(name):
+            raise AssertionError(f"lock {name!r} is free, and should be held")
 
 
 def assert_free(task: Task[P, Any], *args: P.args, **kwargs: P.kwargs) -> None:
     """Fail if somebody holds the lock that ``task`` takes for these arguments, and say who."""
     __tracebackhide__ = True
-    locks, name = _lock_of(task, args, kwargs)
-    holders = locks.holders(name)
-    if holders:
-        raise AssertionError(f"lock {name!r} should be free, and is held by {describe_holder(holders)}")
+    locks, names = _locks_of(task, args, kwargs)
+    for name in names:
+        holders = locks.holders(name)
+        if holders:
+            raise AssertionError(f"lock {name!r} should be free, and is held by {describe_holder(holders)}")
 
 
-def _lock_of(task: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[EtcdLocks, str]:
+def _locks_of(task: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> tuple[EtcdLocks, tuple[str, ...]]:
     """``task`` may be Celery's proxy of a task that isn't made yet."""
     if not isinstance(task, SingletonTask):
         name = getattr(task, "name", None) or repr(task)
         raise TypeError(f"{name} takes no lock: it isn't a SingletonTask (@singleton_task or base=SingletonTask)")
-    return EtcdLocks.from_app(task.app), task._lock_names(tuple(args), kwargs)[0]
+    return EtcdLocks.from_app(task.app), task._lock_names(tuple(args), kwargs)

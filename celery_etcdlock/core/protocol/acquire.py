@@ -193,6 +193,10 @@ class Acquire(Machine[AcquireOutcome]):
             case _:
                 raise TypeError(f"no operation of Acquire is answered with {reply!r}")
 
+    def stop_waiting(self, now: float) -> None:
+        if self._wait_until is not None:
+            self._wait_until = min(self._wait_until, now)
+
     # --- what the replies mean ------------------------------------------------------------------------------
 
     @property

@@ -30,6 +30,9 @@ class Machine(ABC, Generic[Outcome]):
     @abstractmethod
     def on(self, reply: Reply, now: float) -> Operation | Outcome: ...
 
+    def stop_waiting(self, now: float) -> None:
+        """Whoever it acquires for doesn't want to wait for others any more. May be told again and again."""
+
 
 @dataclass(frozen=True, slots=True)
 class SessionLost:

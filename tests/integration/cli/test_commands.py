@@ -46,7 +46,7 @@ def test_ls_says_who_holds_what(app: Celery, run: Run) -> None:
 
 def test_show_names_owners_and_waiters_and_finds_by_task_id(app: Celery, run: Run) -> None:
     locks = EtcdLocks.from_app(app)
-    with locks.lock("a") as lock:
+    with locks.lock("a"):
 
         def wait() -> None:
             with locks.lock("a", wait_timeout=20):
@@ -57,7 +57,9 @@ def test_show_names_owners_and_waiters_and_finds_by_task_id(app: Celery, run: Ru
         wait_for(lambda: run("ls", "--json").json[0]["waiters"], "somebody waits")
         shown = run("show", "a")
         assert "waiting 1   task no task, pid" in shown.out
-        assert run("show", lock.record.delivery.task_id).code == 0
+        [record, _] = [key.record for key in locks.holders("a")]
+        assert record is not None
+        assert run("show", record.delivery.task_id).code == 0
     waiter.join(10)
     gone = run("show", "a")
     assert (gone.code, "no lock of this name" in gone.err) == (1, True)
@@ -96,7 +98,8 @@ def test_release_by_force_deletes_at_once(app: Celery, run: Run) -> None:
     assert run("release", "a", "--force", "--yes").code == 0
     assert run("ls", "--json").json == []
     wait_for(lambda: lock.lost, "the holder finds out")
-    held.__exit__(None, None, None)
+    with pytest.raises(LockLost):
+        held.__exit__(None, None, None)
 
 
 def test_release_of_what_is_not_held_says_so(run: Run) -> None:
@@ -110,7 +113,8 @@ def test_a_name_that_is_cut_in_etcd_can_be_released_by_what_ls_shows(app: Celery
     (one,) = run("ls", "--json").json
     assert run("release", one["lock"], "--force", "--yes").code == 0
     assert run("ls", "--json").json == []
-    held.__exit__(None, None, None)
+    with pytest.raises(LockLost):
+        held.__exit__(None, None, None)
 
 
 def test_control_characters_in_a_name_do_not_reach_the_terminal(app: Celery, run: Run) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 from celery import Celery
 
-from celery_etcdlock import EtcdLocks
+from celery_etcdlock import EtcdLocks, LockLost
 from celery_etcdlock.wiring import open_inspector
 from tests.conftest import missing
 from tests.etcd_server import running_etcd
@@ -95,7 +95,8 @@ def test_a_release_needs_the_page_and_an_owner(app: Celery, start_page: Callable
     held = EtcdLocks.from_app(app).lock("a")
     lock = held.__enter__()
     wait_for(lambda: page.state()["held"] == 1, "the lock is seen")
-    wanted = {"lock": "a", "token": lock.token, "fencing_token": lock.fencing_token, "force": True}
+    [key] = EtcdLocks.from_app(app).holders("a")
+    wanted = {"lock": "a", "token": key.token, "fencing_token": lock.fencing_token, "force": True}
     assert page.request("api/release", wanted)[0] == 403
     from_page = {"X-Etcdlock-Release": "1"}
     for other in ({"token": "x"}, {"fencing_token": lock.fencing_token - 1}):
@@ -103,7 +104,8 @@ def test_a_release_needs_the_page_and_an_owner(app: Celery, start_page: Callable
     assert json.loads(page.request("api/release", wanted, **from_page)[1]) == {"outcome": "deleted"}
     assert page.request("api/release", ["no", "object"], **from_page)[0] == 400
     wait_for(lambda: page.state()["held"] == 0, "the release is seen")
-    held.__exit__(None, None, None)
+    with pytest.raises(LockLost):
+        held.__exit__(None, None, None)
 
 
 def test_another_hosts_name_is_refused(start_page: Callable[..., Page]) -> None:

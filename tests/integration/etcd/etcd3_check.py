@@ -53,6 +53,22 @@ assert first.succeeded
 assert not m.TxnResponse.FromString(transport.call("/etcdserverpb.KV/Txn", txn, 5, repeatable=True)).succeeded
 assert etcd3.client(host=host, port=int(port)).get("etcd3")[0] == b"1"
 
+# docs/locks.md: a transaction of one's own that a lock's key guards, by its mod revision
+client = etcd3.client(host=host, port=int(port))
+key, fencing_token = (
+    b"etcd3",
+    m.TxnResponse.FromString(
+        transport.call("/etcdserverpb.KV/Txn", m.TxnRequest(success=[put]).SerializeToString(), 5)
+    ).header.revision,
+)
+for token, is_ours in ((fencing_token, True), (fencing_token - 1, False)):
+    done, _ = client.transaction(
+        compare=[client.transactions.mod(key) == token],
+        success=[client.transactions.put("guarded", "x")],
+        failure=[],
+    )
+    assert done is is_ours
+
 lease = m.LeaseGrantRequest(ID=77, TTL=60).SerializeToString()
 transport.call("/etcdserverpb.Lease/LeaseGrant", lease, 5)
 keepalive = m.LeaseKeepAliveRequest(ID=77).SerializeToString()

@@ -116,7 +116,8 @@ def test_headers_that_lie_release_and_take_nobodys_lock(worker: Worker, lifetime
         task.delay(3)
         [liar] = worker.messages()
         del liar.headers[CALL_HEADER]
-        liar.headers[CLAIMS_HEADER] = [["held", held.token, held.fencing_token]]
+        [key] = worker.locks.holders("held")
+        liar.headers[CLAIMS_HEADER] = [["held", key.token, held.fencing_token]]
         worker.run(liar)
         held.check()
         assert worker.holders("held") == 1

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextvars
 import itertools
+import os
 import pickle
 import types
 from collections.abc import Iterator
@@ -335,6 +337,41 @@ class TestSettings:
             _ = EtcdLocks.from_app(app).manager
 
 
+class TestTrustInCurrentLock:
+    def test_one_that_is_kept_past_its_task(self, app: Celery) -> None:
+        kept: list[Any] = []
+
+        @singleton_task(app=app, shared=False, name="kept")
+        def kept_past_its_end() -> None:
+            kept.append(current_lock())
+            contexts.append(contextvars.copy_context())
+            current_lock().check()
+
+        contexts: list[contextvars.Context] = []
+        kept_past_its_end()
+        in_copy = contexts[0].run(current_lock)
+        with held(app, "kept") as theirs:
+            theirs.check()
+            for lock in (kept[0], in_copy):
+                assert (lock.lost, lock.remaining) == (True, 0.0)
+                with pytest.raises(LockLost, match="it was released"):
+                    lock.check()
+
+    @pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+    def test_one_in_a_child_that_the_body_forks(self, app: Celery) -> None:
+        @singleton_task(app=app, shared=False, name="forks")
+        def forks() -> int:
+            child = os.fork()
+            if child == 0:
+                lock = current_lock()
+                trusted = bool(lock.remaining) or not lock.lost
+                os._exit(int(trusted))
+            current_lock().check()
+            return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+        assert forks() == 0
+
+
 class TestStandalone:
     def test_wrong_arguments(self, app: Celery) -> None:
         locks = EtcdLocks.from_app(app)
@@ -348,7 +385,7 @@ class TestStandalone:
     def test_it_is_not_reentrant(self, app: Celery) -> None:
         lock = held(app, "a")
         with lock:
-            with pytest.raises(EtcdLockError, match="entered already"):
+            with pytest.raises(EtcdLockError, match="this thread holds it already"):
                 lock.__enter__()
             with pytest.raises(LockConflict), held(app, "a"):
                 pass
@@ -361,20 +398,27 @@ class TestStandalone:
 
 def test_public_names() -> None:
     assert celery_etcdlock.__all__ == [
+        "AsyncEtcdLock",
         "CurrentLock",
+        "EtcdLock",
         "EtcdLockError",
         "EtcdLocks",
+        "HeldLock",
         "InvalidKey",
         "InvalidOption",
         "InvalidSetting",
         "LockConflict",
+        "LockHolder",
         "LockLost",
         "LockUnavailable",
         "NotLocked",
         "SingletonTask",
+        "TaskLock",
         "current_lock",
+        "lock_for",
         "singleton_task",
     ]
+    assert all(getattr(celery_etcdlock, name) for name in celery_etcdlock.__all__)
 
 
 @pytest.mark.parametrize(

@@ -61,6 +61,23 @@ class TestInMemory:
         with hold(sync, 1), pytest.raises(LockConflict), hold(sync, 1):
             raise AssertionError
 
+    def test_of_a_limit_it_is_one_holder_and_of_several_locks_all(self, app: Celery) -> None:
+        @singleton_task(app=app, lock_limit=2, shared=False)
+        def limited() -> None: ...
+
+        @singleton_task(app=app, lock_key=["a:{n}", "b:{n}"], shared=False)
+        def several(n: int) -> None: ...
+
+        with hold(limited):
+            assert limited.apply().state == "SUCCESS"
+            with hold(limited):
+                assert limited.apply().state == "REVOKED"
+        with hold(several, 1):
+            assert several.apply((1,)).state == "REVOKED"
+            assert_locked(several, 1)
+            assert EtcdLocks.from_app(app).holders("b:1")
+        assert_free(several, 1)
+
     def test_a_plain_task_is_refused(self, app: Celery) -> None:
         @app.task(name="plain", shared=False)
         def plain() -> None: ...

@@ -1,0 +1,174 @@
+"""Whose a holding is: what the callers of one shared lock object hold, each for itself.
+
+A *caller* is a thread (or greenlet) or a task of an event loop. It is known by an object of its own that dies with it,
+never by a number that the next thread may get.
+
+A holding that was acquired by ``acquire`` belongs to its caller alone. One of a ``with`` block belongs to the block,
+and the block to the function that it stands in. So whoever leaves a block is found by
+
+1. the function that runs the block, where it is the same that entered it: a generator that was entered in one thread
+   of a pool and is left in another;
+2. else the caller, whose innermost block it is: an ``ExitStack``, whose own functions enter and leave;
+3. else, if just one block is entered at all, that one.
+
+Lists are only appended to, removed from and copied, each of which is one step for all threads, so there is no mutex
+that a finalizer or a fork could find locked.
+"""
+
+from __future__ import annotations
+
+import os
+import weakref
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+from celery_etcdlock.errors import EtcdLockError, LockLost
+from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.locking.manager import LockManager
+
+__all__ = ["Holding", "Holdings", "Place"]
+
+#: A file and a line.
+Place = tuple[str, int]
+
+
+class Holding:
+    """What one acquire got: one lock, or several that were taken together."""
+
+    def __init__(self, name: str, caller: Any, block: FrameType | None, place: Place, manager: LockManager) -> None:
+        self.name = name
+        self.caller: weakref.ref[Any] = weakref.ref(caller)
+        #: The function whose ``with`` block it is; ``None`` for one that was acquired by a call.
+        self.block = block
+        self._place = place
+        self.manager = manager
+        self.locks: list[Lock] = []
+        #: Its holder let go of it.
+        self.ended = False
+        self.pid = os.getpid()
+
+    @property
+    def where(self) -> str:
+        """Where it was acquired, for people."""
+        return ":".join(map(str, self._place))
+
+    @property
+    def fencing_token(self) -> int:
+        return max(lock.fencing_token for lock in self.locks)
+
+    @property
+    def is_inherited(self) -> bool:
+        """Held by the process that this one was forked from."""
+        return self.pid != os.getpid()
+
+    @property
+    def lost_reason(self) -> str | None:
+        """Why it can't be trusted; ``None`` while it can."""
+        return next((reason for lock in self.locks if (reason := lock.lost_reason) is not None), None)
+
+    @property
+    def remaining(self) -> float:
+        return min(lock.remaining for lock in self.locks)
+
+    def check(self) -> None:
+        reason = self.lost_reason
+        if reason is not None:
+            raise LockLost(self.name, reason)
+
+    def release(self) -> str | None:
+        """Release all of it; interrupted, still the rest. Returns why it wasn't ours any more, or ``None``."""
+        self.ended = True
+        lost: list[Lock] = []
+        struck: BaseException | None = None
+        for lock in self.locks:
+            try:
+                self.manager.release(lock)
+                if not lock.was_ours:
+                    lost.append(lock)
+            except BaseException as error:
+                struck = struck or error
+        if struck is not None:
+            raise struck
+        return (lost[0].lost_reason or "lost") if lost else None
+
+    def abandon(self) -> None:
+        """Have it released in the background; returns at once."""
+        self.ended = True
+        for lock in self.locks:
+            self.manager.abandon(lock)
+
+    def drop(self, what: str) -> str | None:
+        """Nobody is left who could release it: have that done, loudly. Returns what to warn of. Takes no mutex."""
+        if self.ended or self.is_inherited or self.lost_reason is not None:
+            return None
+        self.ended = True
+        why = (
+            f"{what} and never released it (acquired at {self.where}). Release it where it was acquired, or hold it by "
+            "a with block"
+        )
+        for lock in self.locks:
+            self.manager.drop(lock, why)
+        return f"lock {self.name!r}: {why}"
+
+
+class Holdings:
+    """See the module. All that is held by one lock object."""
+
+    def __init__(self) -> None:
+        self._all: list[Holding] = []
+
+    def add(self, holding: Holding) -> None:
+        """Also after an early release in a block: what is acquired anew there is the block's."""
+        for other in list(self._all):
+            if other.ended and (other.block is None or other.caller() is holding.caller()):
+                holding.block = holding.block or other.block
+                self.remove(other)
+        self._all.append(holding)
+
+    def remove(self, holding: Holding) -> None:
+        if holding in self._all:
+            self._all.remove(holding)
+
+    def mine(self, caller: Any) -> Holding | None:
+        """What this caller holds, or has lost and not released yet."""
+        for holding in reversed(list(self._all) if caller is not None else []):
+            if holding.caller() is caller and not holding.ended and not holding.is_inherited:
+                return holding
+        return None
+
+    def inherited(self, caller: Any) -> Holding | None:
+        """What this caller held before its process was forked."""
+        found = [one for one in list(self._all) if one.is_inherited and one.caller() is caller and not one.ended]
+        return found[-1] if found else None
+
+    def all(self) -> list[Holding]:
+        return list(self._all)
+
+    def check_free(self, caller: Any, name: str, what: str, instead: str) -> None:
+        """Raise ``EtcdLockError`` if this caller holds it already: it would wait for itself.
+
+        One that was lost doesn't count, but may still be there: an operator asked for it.
+        """
+        mine = self.mine(caller)
+        if mine is not None and mine.lost_reason is not None and mine.block is None:
+            self.remove(mine)
+            mine.abandon()
+        elif mine is not None and mine.lost_reason is None:
+            raise EtcdLockError(
+                f"lock {name!r}: this {what} holds it already (acquired at {mine.where}). It isn't reentrant: release "
+                f"it first{instead}. If that is another piece of work, give it a lock object of its own"
+            )
+
+    def to_leave(self, caller: Any, block: FrameType) -> Holding | None:
+        """The holding whose block is left now by ``caller`` in the function ``block``; ``None`` if nobody can tell."""
+        blocks = [holding for holding in list(self._all) if holding.block is not None]
+        rules: tuple[Callable[[Holding], bool], ...] = (
+            lambda holding: holding.block is block,
+            lambda holding: holding.caller() is caller,
+        )
+        for rule in rules:
+            found = [holding for holding in blocks if rule(holding)]
+            if found:
+                return found[-1]
+        return blocks[0] if len(blocks) == 1 else None

@@ -1,0 +1,39 @@
+"""``lock_for(task, ...)``: the lock that a call of the task takes, also where ``etcdlock_dedup`` locks it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from celery import Task
+
+from celery_etcdlock.tasks.plan import LockPlan, plan_of
+from celery_etcdlock.tasks.runtime import EtcdLocks
+from celery_etcdlock.tasks.task import SingletonTask
+from celery_etcdlock.tasks.task_lock import TaskLock, rule_of
+
+__all__ = ["lock_for"]
+
+
+def lock_for(task: Task[Any, Any], /, *args: Any, **kwargs: Any) -> TaskLock:
+    """The lock that ``task`` takes when it is called with these arguments.
+
+    As ``task.lock_for(...)``, also for a task that is locked by the setting ``etcdlock_dedup``, in any process. Raises
+    ``TypeError`` for a task that takes no lock or doesn't take these arguments, ``InvalidKey`` where they make no key.
+    """
+    task = getattr(task, "_get_current_object", lambda: task)()  # of Celery's proxy
+    if isinstance(task, SingletonTask):
+        return task.lock_for(*args, **kwargs)
+    if not isinstance(task, Task):
+        raise TypeError(f"lock_for takes a task, not {task!r}")
+    plan = _plan_by_setting(task)
+    locks = EtcdLocks.from_app(task.app)
+    names = plan.key.with_hash_key(locks.settings.hash_key).names_for(args, kwargs)
+    return TaskLock(locks, names, plan.options)
+
+
+def _plan_by_setting(task: Task[Any, Any]) -> LockPlan:
+    """As a worker makes it (``worker.dedup``), without changing the task. Raises ``InvalidOption``."""
+    own = type(task)
+    attributes = {"abstract": True, "__module__": own.__module__} | rule_of(task)
+    locked: Any = type(str(own.__name__), (SingletonTask, own), attributes)
+    return plan_of(locked)

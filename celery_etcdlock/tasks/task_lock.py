@@ -1,0 +1,113 @@
+"""A task's lock from Python: from the task and arguments to who holds it, to its release, and to holding it oneself."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from celery import Task
+
+from celery_etcdlock.core.dedup import rule_for
+from celery_etcdlock.core.operations import AwaitChange
+from celery_etcdlock.core.options import TaskOptions
+from celery_etcdlock.core.ownership import Key, owners
+from celery_etcdlock.locking.claim import Claim
+from celery_etcdlock.locking.holders import LockHolder
+from celery_etcdlock.standalone import arguments
+from celery_etcdlock.standalone.blocking import EtcdLock
+from celery_etcdlock.tasks.conf import host_name
+from celery_etcdlock.tasks.runtime import EtcdLocks
+
+__all__ = ["TaskLock", "by_message", "rule_of"]
+
+
+class TaskLock:
+    """The lock, or locks, that a call of a task takes. By ``task.lock_for(...)`` or ``celery_etcdlock.lock_for``.
+
+    Makes no request by itself. What asks the store raises ``LockUnavailable``.
+    """
+
+    def __init__(self, locks: EtcdLocks, names: Sequence[str], options: TaskOptions) -> None:
+        self._locks = locks
+        #: The locks' names; most tasks have one.
+        self.names = tuple(names)
+        self._options = options
+
+    @property
+    def name(self) -> str:
+        """The lock's name; of several, all of them."""
+        return ", ".join(self.names)
+
+    def locked(self) -> bool:
+        """Whether anybody holds it: a task that runs, a message that was published with it, or somebody by hand."""
+        return self.hold().locked()
+
+    @property
+    def holder(self) -> LockHolder | None:
+        """Who holds it now: who, since when, for what; ``None`` if nobody does."""
+        return self.hold().holder
+
+    def hold(self, *, wait_timeout: float | None = 0.0, note: str | None = None) -> EtcdLock:
+        """The lock, to hold it oneself: ``with task.lock_for(7).hold(note="by hand"):``. See ``EtcdLocks.lock``."""
+        return self._locks.lock(
+            list(self.names),
+            wait_timeout=wait_timeout,
+            lock_ttl=self._options.lock_ttl,
+            limit=self._options.lock_limit,
+            note=note,
+        )
+
+    def release(self, *, timeout: float = 60.0, force: bool = False) -> bool:
+        """Free it, as ``celery etcdlock release`` does. Returns whether those who held it don't any more.
+
+        The holder is asked to let go: its process learns it within a third of the lock's TTL and interrupts the task
+        with ``LockLost``, and the lock is free when it has let go, for which this waits up to ``timeout`` seconds. With
+        ``force`` the lock is free at once, and if its holder still runs, it runs beside the next one until it finds
+        out. One that nobody renews, such as that of a message that hasn't started, can only be freed by ``force``.
+        """
+        ends_at = time.monotonic() + arguments.wait_seconds(timeout, "timeout")
+        manager = self._locks.manager
+        held = [(name, key) for name in self.names for key in owners(manager.pending.look(name))]
+        by = f"pid {os.getpid()} on {host_name()}"
+        for name, key in held:
+            if force:
+                manager.pending.drop(Claim(name, key.token, key.mod_revision))
+            else:
+                manager.ask_to_let_go(name, key, by)
+        return all(self._is_gone(name, key, ends_at) for name, key in held)
+
+    def _is_gone(self, name: str, key: Key, ends_at: float) -> bool:
+        """Waits for it. A key that somebody else took over meanwhile is gone, too."""
+        manager = self._locks.manager
+        while key in manager.keys(name):
+            seconds_left = ends_at - time.monotonic()
+            if seconds_left <= 0:
+                return False
+            manager.store.perform(AwaitChange(name, key.mod_revision, key.token), min(seconds_left, 15.0))
+        return True
+
+    def __repr__(self) -> str:
+        return f"<TaskLock {self.name!r}>"
+
+
+def rule_of(task: Task[Any, Any]) -> dict[str, Any]:
+    """The lock options that ``etcdlock_dedup`` gives to a task that has none of its own. Raises ``TypeError``."""
+    rule = rule_for(EtcdLocks.from_app(task.app).settings.dedup or (), task.name)
+    if rule is None:
+        raise TypeError(
+            f"{task.name} takes no lock: it isn't a SingletonTask (@singleton_task or base=SingletonTask), and no "
+            "pattern in etcdlock_dedup matches its name"
+        )
+    if rule.options is None:
+        raise by_message(task.name)
+    return dict(rule.options)
+
+
+def by_message(task_name: str) -> TypeError:
+    """The error for a task whose messages are locked each by its id."""
+    return TypeError(
+        f"{task_name} has no lock of its arguments: etcdlock_dedup locks each of its messages by the message's id, as "
+        'the lock "task_id:{id}"'
+    )
