@@ -38,6 +38,7 @@ def fails(n: int = 0) -> None:
 
 
 def first_lock(app: App, process: Process) -> Callable[[], object]:
+    process.write_leases_down()
     return app.tasks.ok
 
 
