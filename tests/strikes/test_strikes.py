@@ -219,7 +219,7 @@ def test_a_strike_leaves_nothing_behind(app: App, scenario: Scenario) -> None:
         process = Process(app)
         struck = scenario(app, process)
         since = "publish" if scenario in CALLS else "_run"
-        striker = Striker(SEEN, since=since, opcodes=DEEP, depth=8 if DEEP else 4)
+        striker = Striker(SEEN, since=since, opcodes=DEEP, depth=8 if DEEP else 2)
         outcome: object = None
         try:
             outcome = striker.run(struck)
