@@ -18,11 +18,10 @@ import mmap
 import os
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from celery_etcdlock.native import allocate_mutex
+from celery_etcdlock.native import allocate_owned_mutex, unlock
 
 __all__ = ["Entry", "LeasePage"]
 
@@ -56,7 +55,7 @@ class LeasePage:
         self._whole = self._map.cast("q")
         self._real = self._map.cast("d")
         self._owner = os.getpid()
-        self._mutex = (self._owner, allocate_mutex())
+        self._mutex = (self._owner, allocate_owned_mutex())
 
     @property
     def is_own(self) -> bool:
@@ -69,8 +68,9 @@ class LeasePage:
         """Write down a lease that is about to be granted to this process."""
         if self.is_own:
             return
-        with self._exclusively() as mine:
-            at = self._find(0) if mine else None
+
+        def write() -> None:
+            at = self._find(0)
             if at is not None:
                 self._whole[at + LEASE] = lease
                 self._whole[at + TTL] = ttl_seconds
@@ -78,15 +78,17 @@ class LeasePage:
                 self._real[at + GUARDIAN_DEADLINE] = 0.0
                 self._whole[at + PID] = os.getpid()  # last: the entry counts from now on
 
+        self._exclusively(write)
+
     def renewed(self, lease: int, deadline: float) -> None:
         """This process renewed its lease."""
         at = self._find(os.getpid(), lease)
         if at is not None:
             self._real[at + OWN_DEADLINE] = deadline
 
-    def guardian_deadline(self, lease: int) -> float:
-        """Until when the parent vouches for this process's lease; 0 if it doesn't."""
-        at = self._find(os.getpid(), lease)
+    def guardian_deadline(self, lease: int, pid: int | None = None) -> float:
+        """Until when the parent vouches for the lease of this process, or of ``pid``; 0 if it doesn't."""
+        at = self._find(pid or os.getpid(), lease)
         return 0.0 if at is None else self._real[at + GUARDIAN_DEADLINE]
 
     def leave(self, lease: int) -> None:
@@ -105,10 +107,12 @@ class LeasePage:
             self._real[at + GUARDIAN_DEADLINE] = deadline
 
     def remove(self, pid: int, lease: int) -> None:
-        with self._exclusively() as mine:
-            at = self._find(pid, lease) if mine else None
+        def free() -> None:
+            at = self._find(pid, lease)
             if at is not None:
                 self._whole[at + PID] = 0
+
+        self._exclusively(free)
 
     # --- the page -------------------------------------------------------------------------------------------
 
@@ -128,25 +132,37 @@ class LeasePage:
                 return at
         return None
 
-    @contextmanager
-    def _exclusively(self) -> Iterator[bool]:
-        """Among processes by a file lock, within one by a mutex. False when it can't be had in time."""
+    def _exclusively(self, change: Callable[[], None]) -> None:
+        """Among processes by a file lock, within one by a mutex. Not at all when they can't be had in time."""
         pid = os.getpid()
         if self._mutex[0] != pid:  # the parent's, which may have been held when it forked
-            self._mutex = (pid, allocate_mutex())
-        with self._mutex[1]:
-            gives_up_at = time.monotonic() + LOCK_SECONDS
-            while True:
-                try:
-                    fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except OSError:
-                    if time.monotonic() >= gives_up_at:
-                        yield False
-                        return
-                    time.sleep(0.001)
-                else:
-                    break
+            self._mutex = (pid, allocate_owned_mutex())
+        try:
+            self._try(change)
+        finally:
+            # Once more: a signal may have struck in the first.
+            self._unlock()
+
+    def _try(self, change: Callable[[], None]) -> None:
+        try:
+            if self._mutex[1].acquire(timeout=LOCK_SECONDS) and self._lock_file():
+                change()
+        finally:
+            self._unlock()
+
+    def _unlock(self) -> None:
+        if self._mutex[1]._is_owned():
+            fcntl.lockf(self._file, fcntl.LOCK_UN)
+        unlock(self._mutex[1])
+
+    def _lock_file(self) -> bool:
+        gives_up_at = time.monotonic() + LOCK_SECONDS
+        while True:
             try:
-                yield True
-            finally:
-                fcntl.lockf(self._file, fcntl.LOCK_UN)
+                fcntl.lockf(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                if time.monotonic() >= gives_up_at:
+                    return False
+                time.sleep(0.001)
+            else:
+                return True

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 from celery_etcdlock.core.operations import HeldKey
 from celery_etcdlock.core.record import Record
 from celery_etcdlock.errors import LockLost
+from celery_etcdlock.locking.forked_copies import NOT_HELD, SharedDeadline
 
 if TYPE_CHECKING:
     from celery_etcdlock.locking.session import Session
@@ -58,6 +59,9 @@ class Lock:
         self.token_is_ours = False
         #: Called when ``check`` is about to raise.
         self.on_told: Callable[[], None] | None = None
+        #: Whether a forked copy of this process may ask it (``forked_copies``).
+        self.copies_may_ask = False
+        self._shared: SharedDeadline | None = None
         self._lost_reason: str | None = None
         self._ended = False
         #: It was released while it was ours.
@@ -71,7 +75,11 @@ class Lock:
     @property
     def remaining(self) -> float:
         """Seconds for which the lock may be trusted if it weren't renewed any more; 0 once it can't be."""
-        return 0.0 if self.lost_reason is not None else self.session.remaining()
+        if self.lost_reason is not None:
+            return 0.0
+        if os.getpid() != self.pid:
+            return max(0.0, self._shared_deadline() - self.session.now())
+        return self.session.remaining()
 
     @property
     def lost(self) -> bool:
@@ -86,14 +94,29 @@ class Lock:
         if self._ended:
             return "it was released"
         if os.getpid() != self.pid:
-            return "this process is a fork of the one that holds it"
+            return self._lost_reason_in_copy()
         return self.session.lost_reason()
+
+    def _lost_reason_in_copy(self) -> str | None:
+        copy = "this process is a forked copy of"
+        if self._shared is None:
+            return f"nobody can say here: {copy} the one that holds it, and isn't told whether it still does"
+        deadline = self._shared_deadline()
+        if deadline == NOT_HELD:
+            return f"{copy} process {self.pid}, which doesn't hold it any more, or is about to let go of it"
+        if self.session.now() >= deadline:
+            return f"{copy} process {self.pid}, which couldn't renew it before its deadline"
+        return None
+
+    def _shared_deadline(self) -> float:
+        deadline = NOT_HELD if self._shared is None else self._shared.read()
+        return deadline if deadline == NOT_HELD else max(deadline, self.session.vouched_for(self.pid))
 
     def check(self) -> None:
         """Raise ``LockLost`` once the lock can't be trusted any more. Costs no network."""
         reason = self.lost_reason
         if reason is not None:
-            if self.on_told is not None:
+            if self.on_told is not None and os.getpid() == self.pid:
                 self.on_told()
             raise LockLost(self.name, reason)
 
@@ -101,10 +124,22 @@ class Lock:
         """Mark this one lock as lost, for good."""
         if self._lost_reason is None:
             self._lost_reason = reason
+        self.tell_copies(NOT_HELD)
+
+    def share(self) -> None:
+        """Before a fork: let the copy know what becomes of the lock."""
+        if self.copies_may_ask and self._shared is None:
+            self._shared = SharedDeadline(NOT_HELD if self.lost else self.session.deadline)
+
+    def tell_copies(self, deadline: float) -> None:
+        """Until when the lock may be trusted; ``NOT_HELD``: not any more."""
+        if self._shared is not None:
+            self._shared.write(deadline)
 
     def end(self) -> None:
         """Its holder lets go of it now: whoever kept a reference must not rely on it any more."""
         self._ended = True
+        self.tell_copies(NOT_HELD)
 
     def __reduce__(self) -> Any:
         raise TypeError(

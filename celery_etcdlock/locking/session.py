@@ -28,6 +28,7 @@ from celery_etcdlock.core.replies import (
     StoreReply,
 )
 from celery_etcdlock.locking.clock import Clock
+from celery_etcdlock.locking.forked_copies import NOT_HELD, share_with_copies
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
 
@@ -84,6 +85,7 @@ class Session:
         self._debts: dict[Debt, float] = {}
         self._uses: dict[Use, None] = {}
         self._idle_since = clock()
+        share_with_copies(self)
 
     # --- trust ----------------------------------------------------------------------------------------------
 
@@ -97,6 +99,10 @@ class Session:
         if self._page is not None and self._clock() >= self._deadline:
             return max(self._deadline, self._page.guardian_deadline(self.lease))
         return self._deadline
+
+    def vouched_for(self, pid: int) -> float:
+        """Until when the parent of process ``pid``, whose session this is, vouches for it; 0 if it doesn't."""
+        return 0.0 if self._page is None else self._page.guardian_deadline(self.lease, pid)
 
     def now(self) -> float:
         """The time on the session's clock."""
@@ -117,11 +123,21 @@ class Session:
     def lose(self, reason: str) -> None:
         if self._lost_reason is None:
             self._lost_reason = reason
+        for lock in self.held():
+            lock.tell_copies(NOT_HELD)
+
+    def share_held(self) -> None:
+        """Before a fork."""
+        for lock in self.held():
+            lock.share()
 
     def renewed(self, deadline: float) -> None:
         """Trust the session until ``deadline``, unless it was lost before the answer was here."""
         if self.lost_reason() is None:
             self._deadline = max(self._deadline, deadline)
+            for lock in self.held():
+                if not lock.lost:
+                    lock.tell_copies(self._deadline)
             if self._page is not None:
                 self._page.renewed(self.lease, deadline)
 
@@ -170,6 +186,7 @@ class Session:
     def let_go(self, lock: Lock) -> bool:
         """No longer renewed as held; false if it wasn't, or not any more."""
         self._idle_since = self._clock()
+        lock.tell_copies(NOT_HELD)
         return self._held.pop(lock, None) is not None
 
     def held(self) -> list[Lock]:
@@ -195,7 +212,7 @@ class Session:
         """Owe the debt at once, and no longer hold ``lock``."""
         self._debts[debt] = AT_ONCE
         if lock is not None:
-            self._held.pop(lock, None)
+            self.let_go(lock)
 
     def begin_release(self, lock: Lock, debt: Debt, due: float) -> bool:
         """Owe the lock instead of holding it. False if it is neither held nor owed any more."""

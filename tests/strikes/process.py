@@ -14,6 +14,7 @@ from celery_etcdlock import EtcdLocks, SingletonTask
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.etcd.store import EtcdStore
 from celery_etcdlock.locking.group_commit import GroupCommit
+from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.manager import LockManager
 from tests.model.model_etcd import ModelEtcd
@@ -91,10 +92,17 @@ class Process:
         self.manager = LockManager(self.group, EtcdStore(self.etcd, "/p/"), clock=lambda: self.now)
         self.manager.pending._wall_clock = lambda: 1e9 + self.now
         self.keeper = self.manager._keeper
+        self.page: LeasePage | None = None
         # As if the renewal's thread ran: the test does what it does.
         self.keeper._running.acquire()
         app.locks._managers.clear()
         app.locks._managers[os.getpid()] = self.manager
+
+    def write_leases_down(self) -> None:
+        """As a prefork child does, for its parent."""
+        self.page = LeasePage()
+        self.page._owner = 0
+        self.keeper._page = self.page
 
     def acquire(self, name: str) -> Lock:
         record = Record(Delivery(f"task of {name}"), "task", "host", 1, 0.0, 1)
@@ -125,6 +133,10 @@ class Process:
             assert not mutex._is_owned()
         for session in self.keeper._sessions.values():
             assert not session._uses
+        if self.page is not None:
+            assert not self.page._mutex[1]._is_owned()
+            # The parent renews for the leases that are written down.
+            assert {entry.lease for entry in self.page.entries()} <= set(self.keeper._sessions)
         self.acquire_and_release("another")
 
     def check_owes_nothing(self, but: tuple[Lock, ...] = ()) -> None:
