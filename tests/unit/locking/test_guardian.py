@@ -33,13 +33,18 @@ class Clock:
 
 
 class Child:
-    """A forked process that does one thing on the page, then waits to be ended."""
+    """A forked process that does one thing on the page, then waits to be ended.
 
-    def __init__(self, page: LeasePage, first: Callable[[], object]) -> None:
+    With ``tells`` it says itself when it has come so far.
+    """
+
+    def __init__(self, page: LeasePage, first: Callable[..., object], tells: bool = False) -> None:
         ready, tell = os.pipe()
         self.pid = os.fork()
         if self.pid == 0:
             try:
+                if tells:
+                    first(lambda: os.write(tell, b"x"))
                 first()
                 os.write(tell, b"x")
                 signal.pause()
@@ -80,11 +85,11 @@ def store(clock: Clock) -> MemoryStore:
 
 
 @pytest.fixture
-def new_child(page: LeasePage) -> Iterator[Callable[[Callable[[], object]], Child]]:
+def new_child(page: LeasePage) -> Iterator[Callable[..., Child]]:
     children: list[Child] = []
 
-    def make(first: Callable[[], object]) -> Child:
-        children.append(Child(page, first))
+    def make(first: Callable[..., object], tells: bool = False) -> Child:
+        children.append(Child(page, first, tells))
         return children[-1]
 
     yield make
@@ -179,12 +184,14 @@ def test_many_children_write_at_once(page: LeasePage, new_child: Callable[..., C
 def test_one_process_writes_at_a_time_and_a_dead_one_holds_nobody_up(
     page: LeasePage, new_child: Callable[..., Child], child: Child
 ) -> None:
-    writing = page._exclusively()
+    def write_for_ever(tell: Callable[[], None]) -> None:
+        def change() -> None:
+            tell()
+            signal.pause()
 
-    def write_for_ever() -> None:
-        writing.__enter__()
+        page._exclusively(change)
 
-    writer = new_child(write_for_ever)
+    writer = new_child(write_for_ever, tells=True)
     page.remove(child.pid, 7)
     assert len(page.entries()) == 1
     writer.kill()
