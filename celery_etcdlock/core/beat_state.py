@@ -1,9 +1,9 @@
-"""What a scheduler (celery beat) keeps about its entries in the lock store, so that the next one goes on where it died.
+"""What a scheduler (celery beat) keeps about its entries in the lock store, for the next one to go on with.
 
-One ``EntryState`` for each entry of the schedule, rewritten with each tick, never deleted by an end of a lease. A *tick*
-is one time at which an entry was due; its identity is the entry's name, its schedule and that time. It goes through
-these phases, each one written by the scheduler that holds the beat's lock, in a transaction that its lock guards and
-that compares the state as it was read (``operations.SaveStates``)::
+One ``EntryState`` for each entry of the schedule, rewritten with each tick, never deleted by an end of a lease. A
+*tick* is one time at which an entry was due; its identity is the entry's name, its schedule and that time. It goes
+through these phases. Each is written by the scheduler that holds the beat's lock, in a transaction that this lock
+guards and that compares the state as it was read (``operations.SaveStates``)::
 
     WAITING ---> CLAIMED ---> PUBLISHED      at least once: claimed, sent, confirmed
             `--> PUBLISHED                   at most once: the claim stands for the sending
@@ -25,7 +25,16 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-__all__ = ["ABSENT_SECONDS", "EntryState", "Phase", "Unreadable", "WorkState", "decode_state", "encode_state", "later_run"]
+__all__ = [
+    "ABSENT_SECONDS",
+    "EntryState",
+    "Phase",
+    "Unreadable",
+    "WorkState",
+    "decode_state",
+    "encode_state",
+    "later_run",
+]
 
 STATE_VERSION = 1
 MAX_STATE_BYTES = 16384
@@ -47,9 +56,9 @@ class Phase(Enum):
 class EntryState:
     """Of one entry. Times are Unix times in seconds, by the wall clock of the scheduler that wrote them.
 
-    ``last_run_at`` and ``count`` are Celery's own ``last_run_at`` and ``total_run_count`` after the latest tick. ``due_at``
-    and ``task_id`` are those of that tick, and ``fence`` the fencing token of who claimed it. ``next_at`` is when the
-    entry will be due again. ``absent_since``: a scheduler at work didn't have the entry.
+    ``last_run_at`` and ``count`` are Celery's own ``last_run_at`` and ``total_run_count`` after the latest tick.
+    ``due_at`` and ``task_id`` are those of that tick, and ``fence`` the fencing token of who claimed it. ``next_at`` is
+    when the entry will be due again. ``absent_since``: a scheduler at work didn't have the entry.
     """
 
     name: str
@@ -139,9 +148,7 @@ def decode_state(value: bytes) -> EntryState | WorkState | Unreadable | None:
         return None
 
 
-def later_run(
-    state: EntryState, own_last_run: float | None, own_count: int, now: float, future_seconds: float
-) -> float | None:
+def later_run(state: EntryState, own_last_run: float | None, now: float, future_seconds: float) -> float | None:
     """The last run to go on from when it isn't the entry's own; ``None``: keep the entry's own.
 
     ``own_last_run`` is ``None`` where the entry has no last run of its own, or one that is only when it was made: then

@@ -83,7 +83,11 @@ def test_books_do_not_mix(store: LockStore, guard: HeldKey) -> None:
     save(store, guard, ("a", b"1", 0), book="a")
     save(store, guard, ("a", b"2", 0), book="a/b")
     seen = [store.perform(LoadStates(book), SECONDS) for book in ("a", "a/b", "a/")]
-    assert [[state.value for state in one.states] for one in seen if isinstance(one, StatesSeen)] == [[b"1"], [b"2"], []]
+    assert [[state.value for state in one.states] for one in seen if isinstance(one, StatesSeen)] == [
+        [b"1"],
+        [b"2"],
+        [],
+    ]
 
 
 def test_who_lost_the_lock_saves_nothing_any_more(store: LockStore, guard: HeldKey) -> None:
