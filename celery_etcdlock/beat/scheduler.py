@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from dataclasses import replace
 from typing import Any, cast
 
 from celery import Celery
@@ -16,14 +17,17 @@ from celery_etcdlock.beat.guard import Guard, guarded
 from celery_etcdlock.beat.safe_points import SafePoints
 from celery_etcdlock.beat.term import StateTooNew, Term, segment_of
 from celery_etcdlock.core.beat_state import EntryState, WorkState
-from celery_etcdlock.core.events import LockEvent, LockWaiting
+from celery_etcdlock.core.beat_view import BEAT_PREFIX
+from celery_etcdlock.core.events import BeatTookOver, LockEvent, LockWaiting, TickSent
 from celery_etcdlock.core.record import STANDALONE_PREFIX, Delivery, Record
 from celery_etcdlock.core.settings import Settings
-from celery_etcdlock.errors import LockLost, LockUnavailable
+from celery_etcdlock.errors import InvalidSetting, LockLost, LockUnavailable
+from celery_etcdlock.listeners import Listeners, find_listener
 from celery_etcdlock.locking.candidacy import Candidacy
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.native import Alarm
+from celery_etcdlock.signals import send_signal
 from celery_etcdlock.tasks.conf import host_name
 from celery_etcdlock.tasks.runtime import EtcdLocks
 from celery_etcdlock.wiring import open_stores
@@ -44,7 +48,7 @@ PAUSE_SECONDS = 15.0
 
 def lock_name_of(settings: Settings, app: Celery) -> str:
     """The name of the lock, and of the book, of the beats that stand for one another."""
-    return f"beat:{settings.beat_name or app.main or 'default'}"
+    return f"{BEAT_PREFIX}{settings.beat_name or app.main or 'default'}"
 
 
 class EtcdScheduler(Scheduler):
@@ -149,7 +153,12 @@ class EtcdScheduler(Scheduler):
         self._safe_points.install()
         store, renewal_store = open_stores(self._settings)
         timeout = self._settings.timeout
-        self._manager = LockManager(store, renewal_store, timeout_seconds=timeout, listener=self._hear)
+        try:
+            listeners = [find_listener(entry) for entry in self._settings.listeners or ()]
+        except InvalidSetting as error:
+            raise ImproperlyConfigured(str(error)) from None
+        listener = Listeners([send_signal, *listeners, self._hear])
+        self._manager = LockManager(store, renewal_store, timeout_seconds=timeout, listener=listener)
         self._candidacy = Candidacy(
             self._manager,
             self._name,
@@ -207,6 +216,7 @@ class EtcdScheduler(Scheduler):
             lock.check()
             work = WorkState(host_name(), os.getpid(), time.time(), lock.fencing_token, app=self.app.main or "")
             work = term.begin(work)
+            self._tell(BeatTookOver(self._name, lock.record, lock.fencing_token, work.takeovers))
             inner = self._make_inner(term)
             term.note_absent(segment_of(name) for name in inner.schedule)
         except StateTooNew as error:
@@ -218,7 +228,7 @@ class EtcdScheduler(Scheduler):
             self._leave(LONGEST_WAIT_SECONDS)
             return
         self._inner = inner
-        self._say(f"at work, with {len(term.states)} entries in etcd (fencing token {lock.fencing_token})")
+        self._said = ""
 
     def _make_inner(self, term: Term) -> Guard:
         scheduler_class = guarded(cast("Any", self._inner_class))
@@ -246,7 +256,12 @@ class EtcdScheduler(Scheduler):
             inner.term.interrupt(lock.lost_reason or "lost")
 
     def _on_sent(self, state: EntryState, late_seconds: float) -> None:
-        logger.debug("celery-etcdlock: sent the tick of %r, %.3f s late", state.name, late_seconds)
+        record = replace(self._record(), task=state.task, delivery=Delivery(state.task_id or ""))
+        self._tell(TickSent(self._name, record, state.name, late_seconds))
+
+    def _tell(self, event: LockEvent) -> None:
+        if self._manager is not None:
+            self._manager.tell(event)
 
 
 def _scheduler_class(named: str | type) -> type[Scheduler]:

@@ -60,7 +60,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--lanes", type=int, default=4, help="how many runs go on at once")
     parser.add_argument("--faults", help="comma-separated: " + ", ".join(fault.name for fault in FAULTS))
-    parser.add_argument("--only", help="contenders, comma-separated: " + ", ".join(SCHEDULERS))
+    parser.add_argument("--only", help="contenders, separated by semicolons: " + "; ".join(SCHEDULERS))
     parser.add_argument("--peers", action="store_true")
     parser.add_argument("--broker", choices=("redis", "rabbitmq"), default="redis")
     parser.add_argument("--short", action="store_true", help="a few faults, one seed each, side by side")
@@ -115,7 +115,7 @@ def main() -> int:
     if LIBFAKETIME is None and any(fault.name.startswith("clock") for fault in faults):
         print("left out: clock 3 s off: libfaketime is missing", flush=True)
         faults = [fault for fault in faults if not fault.name.startswith("clock")]
-    contenders = chosen.only.split(",") if chosen.only else [OURS, *PEERS] if chosen.peers else [OURS]
+    contenders = chosen.only.split(";") if chosen.only else [OURS, *PEERS] if chosen.peers else [OURS]
     seeds = [chosen.first_seed] if chosen.short else list(range(chosen.first_seed, chosen.first_seed + chosen.seeds))
     jobs = [
         (contender, fault, seed)
