@@ -6,7 +6,7 @@ import logging
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-__all__ = ["aware", "due_at", "is_too_old", "like"]
+__all__ = ["aware", "described", "due_at", "is_too_old", "like"]
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -20,6 +20,12 @@ def like(moment: datetime, seconds: float) -> datetime:
     """The Unix time ``seconds``, with or without a zone as ``moment``."""
     found = datetime.fromtimestamp(seconds, moment.tzinfo or timezone.utc)
     return found if moment.tzinfo is not None else found.replace(tzinfo=None)
+
+
+def described(schedule: Any) -> str:
+    """A schedule for people."""
+    period = getattr(schedule, "run_every", None)
+    return f"every {period.total_seconds():g} s" if isinstance(period, timedelta) else repr(schedule)
 
 
 def due_at(schedule: Any, last_run_at: datetime, now: datetime) -> float | None:

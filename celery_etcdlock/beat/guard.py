@@ -21,7 +21,7 @@ from typing import Any, cast
 from celery.beat import ScheduleEntry, Scheduler, SchedulingError
 from kombu.exceptions import OperationalError
 
-from celery_etcdlock.beat.due import aware, due_at, is_too_old, like
+from celery_etcdlock.beat.due import aware, described, due_at, is_too_old, like
 from celery_etcdlock.beat.term import Term, Tick, segment_of
 from celery_etcdlock.core.beat_state import EntryState, Phase, later_run
 from celery_etcdlock.errors import LockLost, LockUnavailable
@@ -34,8 +34,6 @@ logger = logging.getLogger("celery_etcdlock")
 RETRY_SECONDS = 1.0
 #: The same for one entry that the broker refuses, while others are sent.
 REFUSED_SECONDS = 5.0
-#: A last run that lies so much in the future, in seconds, was written by a clock that went wrong.
-FUTURE_SECONDS = 60.0
 
 HEADER_ENTRY = "etcdlock_beat_entry"
 HEADER_DUE = "etcdlock_beat_due"
@@ -63,6 +61,7 @@ class Guard(Scheduler):
         if self.term.broker_away:
             return RETRY_SECONDS
         seconds = super().tick(*args, **kwargs)
+        self.term.check()
         if self._heap is None:
             return 0.0
         if seconds and seconds > 0:
@@ -103,6 +102,10 @@ class Guard(Scheduler):
         except LockUnavailable as error:
             self.term.etcd_is_away(error)
             return False, RETRY_SECONDS
+        except LockLost as error:
+            # Celery would take it for a fault of the entry's schedule. ``tick`` raises it.
+            self.term.lost = error
+            return False, RETRY_SECONDS
         return due, next_seconds
 
     def reserve(self, entry: ScheduleEntry) -> Any:
@@ -139,7 +142,7 @@ class Guard(Scheduler):
         state = EntryState(
             str(entry.name),
             str(entry.task),
-            repr(entry.schedule),
+            described(entry.schedule),
             last_run_at=wall,
             count=(entry.total_run_count or 0) + (0 if too_old else 1),
             phase=Phase.SKIPPED if too_old else phase,
@@ -161,7 +164,7 @@ class Guard(Scheduler):
                 states[segment] = EntryState(
                     str(entry.name),
                     str(entry.task),
-                    repr(entry.schedule),
+                    described(entry.schedule),
                     last_run_at=last_run,
                     count=entry.total_run_count or 0,
                     next_at=next_at,
@@ -172,6 +175,8 @@ class Guard(Scheduler):
                 self.term.write(states)
             except LockUnavailable as error:
                 self.term.etcd_is_away(error)
+            except LockLost as error:
+                self.term.lost = error
 
     def _align(self, entry: ScheduleEntry) -> bool:
         """Give the entry the last run that the store knows, if that is later. Returns whether it was."""
@@ -180,7 +185,7 @@ class Guard(Scheduler):
             return False
         now = aware(_now(entry)).timestamp()
         own = _own_last_run(entry)
-        found = later_run(state, own, now, FUTURE_SECONDS)
+        found = later_run(state, own, now)
         current = entry.last_run_at
         if found is None or (current is not None and abs(found - aware(current).timestamp()) < 1e-6):
             return False

@@ -17,6 +17,7 @@ from celery_etcdlock.core.beat_state import (
     WorkState,
     decode_state,
     encode_state,
+    not_from_the_future,
 )
 from celery_etcdlock.core.names import escape_name
 from celery_etcdlock.errors import EtcdLockError, LockLost, LockUnavailable
@@ -71,6 +72,8 @@ class Term:
     on_sent: Callable[[EntryState, float], None]
     clock: Callable[[], float] = time.time
     over: bool = False
+    #: What a claim found out, to be raised where Celery doesn't swallow it.
+    lost: LockLost | None = None
     broker_away: bool = False
     states: dict[str, EntryState] = field(default_factory=dict)
     #: Claimed, and about to be sent.
@@ -93,6 +96,8 @@ class Term:
         """Raise ``LockLost`` unless this process is the beat."""
         if self.over:
             raise LockLost(self.lock.name, "this scheduler's term is over")
+        if self.lost is not None:
+            raise self.lost
         self.lock.check()
 
     def interruptible(self, body: Callable[[], Result]) -> Result:
@@ -123,7 +128,15 @@ class Term:
                 f"{len(newer)} states of the beat, such as that of {newer[0]!r}, were written by a newer version of "
                 "celery-etcdlock: this one doesn't schedule, so that nothing is sent twice. Upgrade it"
             )
-        self.states = {key: state for key, state in found.items() if isinstance(state, EntryState)}
+        for key, state in found.items():
+            if isinstance(state, EntryState):
+                believed = self.states[key] = not_from_the_future(state, self.clock())
+                if believed is not state:
+                    logger.warning(
+                        "celery-etcdlock: %r ran last %.0f s in the future, by another host's clock: it counts as now",
+                        state.name,
+                        state.last_run_at - self.clock(),
+                    )
         before = found.get(WORK)
         if isinstance(before, WorkState):
             work = replace(work, takeovers=before.takeovers + 1)

@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
@@ -34,6 +34,7 @@ __all__ = [
     "decode_state",
     "encode_state",
     "later_run",
+    "not_from_the_future",
 ]
 
 STATE_VERSION = 1
@@ -43,6 +44,10 @@ MAX_TEXT_LENGTH = 200
 #: Seconds for which the state of an entry that isn't in the schedule any more is kept. So a rolling deploy, in which
 #: schedulers with the old and the new schedule take turns, loses no entry's last run.
 ABSENT_SECONDS = 3600.0
+
+
+#: Seconds by which the clocks of two schedulers may differ. Beyond that a last run in the future isn't believed.
+FUTURE_SECONDS = 60.0
 
 
 class Phase(Enum):
@@ -148,23 +153,24 @@ def decode_state(value: bytes) -> EntryState | WorkState | Unreadable | None:
         return None
 
 
-def later_run(state: EntryState, own_last_run: float | None, now: float, future_seconds: float) -> float | None:
+def later_run(state: EntryState, own_last_run: float | None, now: float) -> float | None:
     """The last run to go on from when it isn't the entry's own; ``None``: keep the entry's own.
 
     ``own_last_run`` is ``None`` where the entry has no last run of its own, or one that is only when it was made: then
     the store's counts. Else the later of the two counts: the entry's own may come from a file of last week, or from a
-    database that was written after the store. One that lies more than ``future_seconds`` ahead of our clock would keep
-    the entry from running for as long: it was written by a clock that went wrong, and counts as now. One that was
-    absent for too long counts as never seen.
+    database that was written after the store. One that was absent for too long counts as never seen.
     """
     if state.absent_since is not None and now - state.absent_since > ABSENT_SECONDS:
         return None
-    stored = state.last_run_at
-    if stored > now + future_seconds:
-        stored = now
-    if own_last_run is None:
-        return stored
-    return stored if stored > own_last_run else None
+    return state.last_run_at if own_last_run is None or state.last_run_at > own_last_run else None
+
+
+def not_from_the_future(state: EntryState, now: float) -> EntryState:
+    """A last run far ahead of our clock was written by one that went wrong: it counts as now.
+
+    Else the entry wouldn't run for as long as that clock was ahead.
+    """
+    return replace(state, last_run_at=now) if state.last_run_at > now + FUTURE_SECONDS else state
 
 
 def _text(value: object) -> str:
