@@ -1,0 +1,98 @@
+"""One scheduler, many entries that all fall due at once: how long until the last is sent. Prints JSON.
+
+python -m benchmarks.peers.beat_ticks persistent|etcdlock|redbeat ENTRIES DIRECTORY
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+import time
+from datetime import datetime, timedelta, timezone
+
+from celery import Celery
+from celery.beat import Service
+
+SCHEDULERS = {
+    "persistent": "celery.beat:PersistentScheduler",
+    "etcdlock": "celery_etcdlock.beat:EtcdScheduler",
+    "redbeat": "redbeat.RedBeatScheduler",
+}
+
+
+PERIOD = timedelta(hours=1)
+IDLE_SECONDS = 3.0
+
+
+def main(kind: str, entries: int, directory: str) -> None:
+    last_run = datetime.now(timezone.utc) - PERIOD
+    app = Celery(f"beat-{kind}-{entries}", broker=f"redis://{os.environ['BENCH_BROKER']}/0")
+    app.conf.update(
+        task_ignore_result=True,
+        task_default_queue=app.main,
+        beat_schedule={
+            f"entry-{number}": {"task": "t", "schedule": PERIOD, "last_run_at": last_run} for number in range(entries)
+        },
+        etcdlock_endpoints=os.environ["BENCH_ETCD"],
+        redbeat_redis_url=f"redis://{os.environ['BENCH_LOCKS']}/0",
+        redbeat_key_prefix=f"{app.main}:",
+    )
+    sent: list[float] = []
+    send = app.amqp.send_task_message
+
+    def counted(*args: object, **kwargs: object) -> object:
+        result = send(*args, **kwargs)
+        sent.append(time.monotonic())
+        return result
+
+    app.amqp.send_task_message = counted
+    began = time.monotonic()
+    service = Service(
+        app, scheduler_cls=SCHEDULERS[kind], schedule_filename=os.path.join(directory, app.main), max_interval=5
+    )
+    scheduler = service.scheduler
+    if kind == "redbeat":
+        # What its signal's receiver does when a beat starts.
+        from redbeat.schedulers import acquire_distributed_beat_lock
+
+        acquire_distributed_beat_lock(service)
+    cpu = 0.0
+    first_due = None
+    started = None
+    while len(sent) < entries:
+        before, cpu_before = time.monotonic(), time.process_time()
+        interval = scheduler.tick()
+        if started is None and (kind != "etcdlock" or scheduler._inner is not None):
+            started = before
+        if sent:
+            first_due = first_due or before
+            cpu += time.process_time() - cpu_before
+        if interval and interval > 0:
+            time.sleep(min(interval, 0.05))
+    assert first_due is not None
+    assert started is not None
+    elapsed = sent[entries - 1] - first_due
+    # With nothing due.
+    idle_before = time.process_time()
+    until = time.monotonic() + IDLE_SECONDS
+    while time.monotonic() < until:
+        interval = scheduler.tick()
+        if interval and interval > 0:
+            time.sleep(min(interval, until - time.monotonic()) if until > time.monotonic() else 0)
+    print(
+        json.dumps(
+            {
+                "ms_each": elapsed * 1e3 / entries,
+                "cpu_us_each": cpu * 1e6 / entries,
+                "start_seconds": started - began,
+                "idle_percent": (time.process_time() - idle_before) / IDLE_SECONDS * 100,
+            }
+        ),
+        flush=True,
+    )
+    scheduler.close()
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
