@@ -57,6 +57,8 @@ class Guard(Scheduler):
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """As Celery's; raises ``LockLost`` once this process isn't the beat any more."""
         self.term.check()
+        if self.term.broker_away and not self._broker_is_there():
+            return RETRY_SECONDS
         self._send_what_waits()
         if self.term.broker_away:
             return RETRY_SECONDS
@@ -82,12 +84,15 @@ class Guard(Scheduler):
 
     def is_due(self, entry: ScheduleEntry) -> tuple[bool, float]:
         """Due is what is due and claimed. What can't be claimed now is asked for again soon."""
+        segment = segment_of(entry.name)
+        claimed = self.term.claimed.get(segment)
+        if claimed is not None:  # somebody asked twice
+            return True, max(0.0, (claimed.state.next_at or 0.0) - claimed.state.last_run_at)
         if self._align(entry):
             self._heap = None  # its place in it was for another last run
         due, next_seconds = super().is_due(entry)
         if not due:
             return due, next_seconds
-        segment = segment_of(entry.name)
         if segment in self.term.unsent:
             return False, RETRY_SECONDS  # one at a time: what falls due meanwhile is one with it
         try:
@@ -252,7 +257,9 @@ class Guard(Scheduler):
         cause = error.__cause__ or error.__context__ or error
         connection: Any = self.connection
         is_away = isinstance(cause, (OperationalError, OSError, *connection.connection_errors))
-        if not self.term.at_least_once or not (is_away or isinstance(cause, connection.channel_errors)):
+        # The broker refused it, or the task's own lock couldn't be taken by the call.
+        is_refused = isinstance(cause, (LockUnavailable, *connection.channel_errors))
+        if not self.term.at_least_once or not (is_away or is_refused):
             if not self.term.at_least_once:
                 logger.error(
                     "celery-etcdlock: the tick of %r that was due at %s may not have been sent, and isn't sent again "

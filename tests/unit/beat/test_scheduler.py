@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import suppress
@@ -50,6 +51,7 @@ from celery_etcdlock.core.replies import (
 )
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.memory import MemoryStore
+from tests.waiting import wait_for
 
 _numbers = itertools.count()
 SECONDS = 5.0
@@ -410,6 +412,39 @@ class TestDeaths:
             world.store.memory.perform(late, SECONDS)
         assert world.states()["a"] == before
 
+    def test_a_sending_that_hangs_when_the_lock_is_lost_is_interrupted(self, world: World) -> None:
+        scheduler = world.new({"a": 0.1})
+        work(lambda: world.sent, scheduler)
+        hung: list[str] = []
+
+        def hang(name: str) -> None:
+            hung.append(name)
+            world.store.before = cut_off
+            threading.Event().wait(60)
+
+        def cut_off(operation: StoreOperation) -> None:
+            raise LockUnavailable("cut off")
+
+        world.inner.trouble = hang
+        before, began = len(world.sent), time.monotonic()
+        work(lambda: hung and scheduler._inner is None, scheduler, seconds=50)
+        assert time.monotonic() - began < 30
+        assert len(world.sent) == before
+
+    def test_a_lock_that_is_lost_while_etcd_answers_nothing_ends_the_work(self, world: World) -> None:
+        scheduler = world.new({"a": 0.05})
+        work(lambda: world.sent, scheduler)
+
+        def cut_off(operation: StoreOperation) -> None:
+            raise LockUnavailable("cut off")
+
+        world.store.before = cut_off
+        work(lambda: scheduler._inner is None, scheduler)
+        before = len(world.sent)
+        for _ in range(2):
+            scheduler.tick()
+        assert len(world.sent) == before
+
 
 class TestTrouble:
     def test_a_claim_without_an_answer_is_made_once(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
@@ -430,7 +465,13 @@ class TestTrouble:
         assert world.states()["a"].count == len(world.sent), "each claim was one tick that was sent"
 
     @pytest.mark.parametrize(
-        "error", [OperationalError("away"), ConnectionRefusedError(), LookupError("no such queue")]
+        "error",
+        [
+            OperationalError("away"),
+            ConnectionRefusedError(),
+            LookupError("no such queue"),
+            LockUnavailable("its own lock can't be taken"),
+        ],
     )
     def test_a_tick_waits_for_a_broker_that_is_away(self, world: World, error: Exception) -> None:
         scheduler = world.new({"a": 0.3})
@@ -450,6 +491,33 @@ class TestTrouble:
         work(lambda: len(world.sent) >= 2, scheduler)
         first, second = [options["at"] for options in world.sent_of("a")[:2]]
         assert second - first > 0.25, "what fell due meanwhile is one with it"
+
+    def test_a_broker_that_is_away_before_anything_was_sent(
+        self, world: World, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        asked = itertools.count()
+
+        def producer(self: object) -> object:
+            if next(asked) < 2:
+                raise OperationalError("away")
+            return object()
+
+        world.inner.producer = property(producer)
+        scheduler = world.new({"a": 0.1})
+        work(lambda: world.sent, scheduler)
+        assert caplog.text.count("the broker can't be reached") == 1
+        assert world.states()["a"].count == 1
+
+    def test_who_asks_twice_whether_an_entry_is_due_gets_one_tick(self, world: World) -> None:
+        scheduler = world.new({"a": 0.1})
+        work(lambda: world.states(), scheduler)
+        inner = scheduler._inner
+        assert inner is not None
+        wait_for(lambda: inner.is_due(inner.schedule["a"])[0], "it is due")
+        claimed = world.states()["a"]
+        assert inner.is_due(inner.schedule["a"])[0]
+        work(lambda: world.sent, scheduler)
+        assert world.ids("a")[0] == claimed.task_id
 
     def test_at_most_once_does_not_send_again(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
         scheduler = world.new({"a": 0.2}, etcdlock_beat_delivery="at_most_once")
