@@ -25,7 +25,6 @@ from tests.chaos.beats.faults import FAULTS, Fault, Run
 from tests.chaos.beats.lane import SCHEDULERS, Lane
 from tests.chaos.beats.ledger import Account
 from tests.chaos.stores import EtcdStore
-from tests.integration_paths import LIBFAKETIME
 from tests.rabbitmq_server import RabbitServer, rabbitmq_binary
 from tests.redis_server import RedisServer, redis_binary
 
@@ -112,9 +111,6 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     names = chosen.faults.split(",") if chosen.faults else SHORT if chosen.short else [one.name for one in FAULTS]
     faults = [fault for fault in FAULTS if fault.name in names]
-    if LIBFAKETIME is None and any(fault.name.startswith("clock") for fault in faults):
-        print("left out: clock 3 s off: libfaketime is missing", flush=True)
-        faults = [fault for fault in faults if not fault.name.startswith("clock")]
     contenders = chosen.only.split(";") if chosen.only else [OURS, *PEERS] if chosen.peers else [OURS]
     seeds = [chosen.first_seed] if chosen.short else list(range(chosen.first_seed, chosen.first_seed + chosen.seeds))
     jobs = [

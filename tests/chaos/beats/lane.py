@@ -15,7 +15,6 @@ from kombu import Connection, Consumer, Exchange, Queue
 
 from tests.chaos.beats.ledger import Arrival
 from tests.fault_proxy import FaultProxy
-from tests.integration_paths import LIBFAKETIME
 from tests.waiting import wait_for
 
 SCHEDULERS = {
@@ -42,14 +41,8 @@ class Beat:
             "BEATS_VERSION": version,
             "BEATS_TTL": str(lane.ttl_seconds),
             "BEATS_REDBEAT": "1" if redbeat else "",
+            "BEATS_SKEW": str(skew_seconds),
         }
-        if skew_seconds:
-            environment |= {
-                "LD_PRELOAD": str(LIBFAKETIME),
-                "FAKETIME": f"{skew_seconds:+.0f}s",
-                "DONT_FAKE_MONOTONIC": "1",
-                "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-            }
         command = [sys.executable, "-m", "celery", "-A", "tests.chaos.beats.app", "beat", "-l", "info", "--pidfile="]
         schedule = str(lane.directory / f"{lane.name}-{number}-schedule")
         with self.log.open("w") as log:
