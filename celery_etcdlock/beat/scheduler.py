@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import time
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, cast
 
@@ -246,6 +247,10 @@ class EtcdScheduler(Scheduler):
         inner, self._inner = self._inner, None
         logger.error("celery-etcdlock: this beat isn't at work any more: %s", error)
         if inner is not None:
+            if inner.term.lock.session.lost_reason() is None:
+                # Asked to let go: until then the lock is ours in etcd, and what was sent can be confirmed.
+                with suppress(LockLost, LockUnavailable):
+                    inner.term.confirm()
             inner.abandon()
         self._said = ""
         self._leave()

@@ -129,7 +129,7 @@ class World:
         }
         app.conf.update(
             etcdlock_endpoints="memory://",
-            etcdlock_ttl=2,
+            etcdlock_ttl=20,
             etcdlock_timeout=0.5,
             etcdlock_beat_scheduler=self.inner,
             beat_schedule=beat_schedule,
@@ -413,7 +413,7 @@ class TestDeaths:
         assert world.states()["a"] == before
 
     def test_a_sending_that_hangs_when_the_lock_is_lost_is_interrupted(self, world: World) -> None:
-        scheduler = world.new({"a": 0.1})
+        scheduler = world.new({"a": 0.1}, etcdlock_ttl=2)
         work(lambda: world.sent, scheduler)
         hung: list[str] = []
 
@@ -432,7 +432,7 @@ class TestDeaths:
         assert len(world.sent) == before
 
     def test_a_lock_that_is_lost_while_etcd_answers_nothing_ends_the_work(self, world: World) -> None:
-        scheduler = world.new({"a": 0.05})
+        scheduler = world.new({"a": 0.05}, etcdlock_ttl=2)
         work(lambda: world.sent, scheduler)
 
         def cut_off(operation: StoreOperation) -> None:
@@ -448,7 +448,7 @@ class TestDeaths:
 
 class TestTrouble:
     def test_a_claim_without_an_answer_is_made_once(self, world: World, caplog: pytest.LogCaptureFixture) -> None:
-        scheduler = world.new({"a": 0.1})
+        scheduler = world.new({"a": 0.1}, etcdlock_ttl=60)
         work(lambda: world.sent, scheduler)
         lost = itertools.count()
 
@@ -562,7 +562,7 @@ class TestTrouble:
         """``etcdlock release beat:...``: the work goes to another."""
         from celery_etcdlock.core.operations import AskToLetGo
 
-        first, second = world.new({"a": 0.05}), world.new({"a": 0.05})
+        first, second = world.new({"a": 0.05}, etcdlock_ttl=5), world.new({"a": 0.05}, etcdlock_ttl=5)
         work(lambda: world.sent, first)
         work(lambda: len(world.holder()) == 2, second)
         owner, waiter = world.holder()
