@@ -1,4 +1,4 @@
-"""What a tick costs the beat that sends it, with few entries and with many, all of them due at once."""
+"""What a tick costs the beat that sends it, with few entries and with many, a hundred of them due at once."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ COLUMNS = {
     "idle_percent": "CPU % with nothing due",
 }
 TIMEOUT_SECONDS = 300
+#: How many entries are due at once.
+DUE = 100
 
 
 def _redbeat() -> str:
@@ -48,7 +50,7 @@ CONTENDERS: tuple[tuple[str, str, Callable[[], str]], ...] = (
 
 def run(bench: Bench) -> Result:
     rounds = bench.scaled(full=3, quick=1)
-    sizes = (100, bench.scaled(full=10_000, quick=500))
+    sizes = (DUE, bench.scaled(full=10_000, quick=1000))
     found: dict[tuple[str, int], list[dict[str, float]]] = {}
     absent: dict[str, str] = {}
     with contextlib.ExitStack() as running:
@@ -65,7 +67,7 @@ def run(bench: Bench) -> Result:
                         absent[kind] = str(reason)
                         continue
                     with tempfile.TemporaryDirectory(dir=bench.scratch) as directory:
-                        command = [interpreter, "-m", "benchmarks.peers.beat_ticks", kind, str(entries)]
+                        command = [interpreter, "-m", "benchmarks.peers.beat_ticks", kind, str(entries), str(DUE)]
                         ran = subprocess.run(
                             [*command, directory],
                             cwd=ROOT,
@@ -104,7 +106,7 @@ def run(bench: Bench) -> Result:
             Goal(f"ms a tick at most redbeat's with {entries} entries", ratio(ours, theirs), at_most=1.0)
         )
     result.notes = [
-        f"{rounds} rounds in turn; all entries fall due at once, and nobody consumes what is sent to Redis",
+        f"{rounds} rounds in turn; {DUE} entries are due at once, and nobody consumes what is sent to Redis",
         "ours: a claim in etcd, synced to disk, before each message, and its confirmation with the next claim",
         "redbeat: its state to a Redis with AOF always; PersistentScheduler: a file, every three minutes",
     ]

@@ -1,6 +1,6 @@
-"""One scheduler, many entries that all fall due at once: how long until the last is sent. Prints JSON.
+"""One scheduler, many entries of which some are due at once: how long until the last is sent. Prints JSON.
 
-python -m benchmarks.peers.beat_ticks persistent|etcdlock|redbeat ENTRIES DIRECTORY
+python -m benchmarks.peers.beat_ticks persistent|etcdlock|redbeat ENTRIES DUE DIRECTORY
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ PERIOD = timedelta(hours=1)
 IDLE_SECONDS = 3.0
 
 
-def main(kind: str, entries: int, directory: str) -> None:
-    last_run = datetime.now(timezone.utc) - PERIOD
+def main(kind: str, entries: int, due: int, directory: str) -> None:
+    now = datetime.now(timezone.utc)
     app = Celery(f"beat-{kind}-{entries}", broker=f"redis://{os.environ['BENCH_BROKER']}/0")
     app.conf.update(
         task_ignore_result=True,
         task_default_queue=app.main,
         beat_schedule={
-            f"entry-{number}": {"task": "t", "schedule": PERIOD, "last_run_at": last_run} for number in range(entries)
+            f"entry-{number}": {"task": "t", "schedule": PERIOD, "last_run_at": now - PERIOD if number < due else now}
+            for number in range(entries)
         },
         etcdlock_endpoints=os.environ["BENCH_ETCD"],
         redbeat_redis_url=f"redis://{os.environ['BENCH_LOCKS']}/0",
@@ -60,7 +61,7 @@ def main(kind: str, entries: int, directory: str) -> None:
     cpu = 0.0
     first_due = None
     started = None
-    while len(sent) < entries:
+    while len(sent) < due:
         before, cpu_before = time.monotonic(), time.process_time()
         interval = scheduler.tick()
         if started is None and (kind != "etcdlock" or scheduler._inner is not None):
@@ -72,7 +73,7 @@ def main(kind: str, entries: int, directory: str) -> None:
             time.sleep(min(interval, 0.05))
     assert first_due is not None
     assert started is not None
-    elapsed = sent[entries - 1] - first_due
+    elapsed = sent[due - 1] - first_due
     # With nothing due.
     idle_before = time.process_time()
     until = time.monotonic() + IDLE_SECONDS
@@ -83,8 +84,8 @@ def main(kind: str, entries: int, directory: str) -> None:
     print(
         json.dumps(
             {
-                "ms_each": elapsed * 1e3 / entries,
-                "cpu_us_each": cpu * 1e6 / entries,
+                "ms_each": elapsed * 1e3 / due,
+                "cpu_us_each": cpu * 1e6 / due,
                 "start_seconds": started - began,
                 "idle_percent": (time.process_time() - idle_before) / IDLE_SECONDS * 100,
             }
@@ -95,4 +96,4 @@ def main(kind: str, entries: int, directory: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], int(sys.argv[2]), sys.argv[3])
+    main(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), sys.argv[4])

@@ -15,7 +15,7 @@ import time
 import uuid
 from collections.abc import Mapping
 from datetime import datetime
-from functools import cache
+from functools import cache, cached_property
 from typing import Any, cast
 
 from celery.beat import ScheduleEntry, Scheduler, SchedulingError
@@ -34,6 +34,8 @@ logger = logging.getLogger("celery_etcdlock")
 RETRY_SECONDS = 1.0
 #: The same for one entry that the broker refuses, while others are sent.
 REFUSED_SECONDS = 5.0
+#: Seconds after which it is looked whether entries were added, changed or removed at run time.
+COMPARE_SECONDS = 0.5
 
 HEADER_ENTRY = "etcdlock_beat_entry"
 HEADER_DUE = "etcdlock_beat_due"
@@ -49,6 +51,7 @@ class Guard(Scheduler):
     """See the module. ``term`` is set before ``__init__``, in which a scheduler sets up its schedule."""
 
     term: Term
+    _compare_at = 0.0
     _heap: Any
     _dirty: Any
 
@@ -82,12 +85,33 @@ class Guard(Scheduler):
         self._introduce(entries)
         super().populate_heap(*args, **kwargs)
 
+    def schedules_equal(self, old_schedules: Any, new_schedules: Any) -> bool:
+        """As Celery's, which compares all entries in each tick: with thousands of them that is most of a tick's time.
+
+        So only every ``COMPARE_SECONDS``, and a due entry by itself (``is_due``). A scheduler with a comparison of its
+        own is asked each time.
+        """
+        now = time.monotonic()
+        if self._compares_seldom and now < self._compare_at and old_schedules is not None:
+            return True
+        self._compare_at = now + COMPARE_SECONDS
+        return super().schedules_equal(old_schedules, new_schedules)
+
+    @cached_property
+    def _compares_seldom(self) -> bool:
+        return getattr(super().schedules_equal, "__func__", None) is Scheduler.schedules_equal
+
     def is_due(self, entry: ScheduleEntry) -> tuple[bool, float]:
         """Due is what is due and claimed. What can't be claimed now is asked for again soon."""
         segment = segment_of(entry.name)
         claimed = self.term.claimed.get(segment)
         if claimed is not None:  # somebody asked twice
             return True, max(0.0, (claimed.state.next_at or 0.0) - claimed.state.last_run_at)
+        if self._compares_seldom and self.schedule.get(cast("str", entry.name)) is not entry:
+            # Removed or replaced at run time, since it was put on the heap.
+            self._heap = None
+            self._compare_at = 0.0
+            return False, 0.0
         if self._align(entry):
             self._heap = None  # its place in it was for another last run
         due, next_seconds = super().is_due(entry)

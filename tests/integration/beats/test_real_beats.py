@@ -18,6 +18,7 @@ import pytest
 from celery import Celery
 
 from celery_etcdlock import EtcdLocks
+from celery_etcdlock.beat import EtcdScheduler
 from celery_etcdlock.web.follower import Follower
 from celery_etcdlock.wiring import open_inspector
 from tests.chaos.beats.lane import Beat, Lane
@@ -150,6 +151,13 @@ def test_beats_inside_of_workers(lane: Lane) -> None:
             if worker.poll() is None:
                 worker.terminate()
                 worker.wait(60)
+
+
+def test_the_short_name() -> None:
+    from celery.utils.imports import load_extension_class_names, symbol_by_name
+
+    aliases = dict(load_extension_class_names("celery.beat_schedulers"))
+    assert symbol_by_name("etcdlock", aliases=aliases) is EtcdScheduler
 
 
 def test_a_class_that_is_no_scheduler_is_refused_before_anything_starts(lane: Lane, tmp_path: Path) -> None:

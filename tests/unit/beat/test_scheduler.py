@@ -24,6 +24,7 @@ from kombu.exceptions import EncodeError, OperationalError
 
 from celery_etcdlock import EtcdLocks
 from celery_etcdlock.beat import EtcdScheduler
+from celery_etcdlock.beat import guard as guard_module
 from celery_etcdlock.beat import scheduler as scheduler_module
 from celery_etcdlock.beat.term import WORK, segment_of
 from celery_etcdlock.core.beat_state import ABSENT_SECONDS, EntryState, Phase, decode_state, encode_state
@@ -115,6 +116,9 @@ class World:
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self.store = Store()
         monkeypatch.setattr(scheduler_module, "open_stores", lambda settings: (self.store, self.store))
+        monkeypatch.setattr(scheduler_module, "LONGEST_WAIT_SECONDS", 0.1)
+        monkeypatch.setattr(guard_module, "RETRY_SECONDS", 0.2)
+        monkeypatch.setattr(guard_module, "REFUSED_SECONDS", 0.3)
         self.inner = type(
             "Sends", (Sends,), {"sent": [], "trouble": lambda name: None, "afterwards": lambda name: None}
         )
@@ -247,6 +251,21 @@ class TestWork:
         # The entry itself is as it was: the next tick has an id of its own.
         work(lambda: len(world.sent) >= 2, scheduler)
         assert len(set(world.ids("a"))) == len(world.sent)
+
+    def test_entries_that_come_and_go_at_run_time(self, world: World) -> None:
+        scheduler = world.new({"a": 0.05})
+        work(lambda: world.sent, scheduler)
+        inner = scheduler._inner
+        assert inner is not None
+        inner.add(name="b", task="t.b", schedule=schedule(0.05, app=scheduler.app))
+        work(lambda: len(world.sent_of("b")) >= 2, scheduler)
+        assert world.states()["b"].count >= 1
+        del inner.schedule["a"]
+        later = time.monotonic() + 1
+        work(lambda: time.monotonic() > later, scheduler)
+        before = len(world.sent_of("a"))
+        work(lambda: time.monotonic() > later + 0.5, scheduler)
+        assert len(world.sent_of("a")) == before
 
     def test_the_last_run_goes_on_with_the_next_one(self, world: World) -> None:
         """celery/single-beat: a job every 15 minutes waited for up to 29 after a failover."""
@@ -551,7 +570,8 @@ class TestTrouble:
 
         world.store.before = away
         scheduler = world.new({"a": 0.05})
-        for _ in range(3):
+        work(lambda: "etcd can't be reached, and nothing is scheduled" in caplog.text, scheduler)
+        for _ in range(15):
             scheduler.tick()
         assert world.sent == []
         assert caplog.text.count("etcd can't be reached, and nothing is scheduled") == 1
