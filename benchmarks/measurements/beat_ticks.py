@@ -27,7 +27,7 @@ COLUMNS = {
     "spread_percent": "spread %",
     "cpu_us_each": "CPU us a tick",
     "ratio": "time / PersistentScheduler",
-    "start_seconds": "s to start",
+    "start_seconds": "s to the first",
     "idle_percent": "CPU % with nothing due",
 }
 TIMEOUT_SECONDS = 300
