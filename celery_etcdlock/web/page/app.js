@@ -73,7 +73,7 @@ function drawAges() {
 function beatRow(entry) {
   const row = element("tr");
   const ago = (seconds) => (seconds >= 0 ? `in ${duration(seconds)}` : `overdue ${duration(-seconds)}`);
-  cell(row, "", entry.entry, "lock");
+  cell(row, "", entry.entry, "entry");
   cell(row, "", entry.task);
   cell(row, "", entry.schedule);
   cell(row, "last", entry.last === null ? "–" : `${duration(now() - entry.last)} ago`, "number");
