@@ -19,6 +19,7 @@ from functools import cache, cached_property
 from typing import Any, cast
 
 from celery.beat import ScheduleEntry, Scheduler, SchedulingError
+from celery.utils.functional import is_numeric_value
 from kombu.exceptions import OperationalError
 
 from celery_etcdlock.beat.due import aware, described, due_at, is_too_old, like
@@ -176,7 +177,7 @@ class Guard(Scheduler):
             count=(entry.total_run_count or 0) + (0 if too_old else 1),
             phase=Phase.SKIPPED if too_old else phase,
             due_at=wall if due is None else min(due, wall),
-            next_at=wall + next_seconds,
+            next_at=wall + next_seconds if is_numeric_value(next_seconds) else None,
             task_id=str((entry.options or {}).get("task_id") or uuid.uuid4()),
             fence=self.term.fence,
         )
