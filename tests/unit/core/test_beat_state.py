@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from celery_etcdlock.core.beat_state import (
@@ -48,6 +48,7 @@ work_states = st.builds(WorkState, texts, st.integers(0, 2**31), times, st.integ
 STATE = EntryState("a", "t", "every 1 s", NOW - 10, 3, Phase.PUBLISHED, NOW - 10, NOW + 5, "id", 7)
 
 
+@settings(deadline=None)
 @given(entry_states | work_states)
 def test_what_is_written_is_read_back(state: EntryState | WorkState) -> None:
     assert decode_state(encode_state(state)) == state
@@ -56,6 +57,7 @@ def test_what_is_written_is_read_back(state: EntryState | WorkState) -> None:
 anything = st.recursive(st.none() | st.integers() | st.text(), lambda of: st.dictionaries(st.text(), of))
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=300) | anything.map(lambda value: json.dumps(value).encode()))
 def test_what_anybody_wrote_is_no_state(value: bytes) -> None:
     assert decode_state(value) is None
