@@ -231,6 +231,12 @@ class Guard(Scheduler):
         for segment, tick in list(self.term.unsent.items()):
             if time.monotonic() < tick.not_before:
                 continue
+            try:
+                if self.term.was_sent(tick):
+                    continue
+            except LockUnavailable as error:
+                self.term.etcd_is_away(error)
+                return
             if not self._broker_is_there():
                 return
             entry = self._entry_of(segment) or tick.entry

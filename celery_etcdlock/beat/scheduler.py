@@ -16,7 +16,7 @@ from celery.utils.imports import qualname, symbol_by_name
 
 from celery_etcdlock.beat.guard import Guard, guarded
 from celery_etcdlock.beat.safe_points import SafePoints
-from celery_etcdlock.beat.term import StateTooNew, Term, segment_of
+from celery_etcdlock.beat.term import StateTooNew, Term, mark_of, segment_of
 from celery_etcdlock.core.beat_state import EntryState, WorkState
 from celery_etcdlock.core.beat_view import BEAT_PREFIX
 from celery_etcdlock.core.events import BeatTookOver, LockEvent, LockWaiting, TickSent
@@ -68,6 +68,8 @@ class EtcdScheduler(Scheduler):
         self._manager: LockManager | None = None
         self._inner: Guard | None = None
         self._next_at = 0.0
+        #: Ids of ticks that were sent, and couldn't be confirmed while this was the beat.
+        self._to_mark: list[str] = []
         self._said = ""
         self._away_said = False
         # Lazily: the schedule is the inner scheduler's.
@@ -90,6 +92,7 @@ class EtcdScheduler(Scheduler):
         assert self._candidacy is not None
         lock = self._candidacy.lock
         if lock is None:
+            self._mark_what_was_sent()
             self._alarm.wait(LONGEST_WAIT_SECONDS)
             return 0.0
         try:
@@ -208,6 +211,7 @@ class EtcdScheduler(Scheduler):
         term = Term(
             lock,
             self._manager.book(self._name, lock),
+            self._manager.done,
             at_least_once=settings.beat_delivery == "at_least_once",
             catch_up_seconds=settings.beat_catch_up,
             on_sent=self._on_sent,
@@ -251,9 +255,22 @@ class EtcdScheduler(Scheduler):
                 # Asked to let go: until then the lock is ours in etcd, and what was sent can be confirmed.
                 with suppress(LockLost, LockUnavailable):
                     inner.term.confirm()
+            self._to_mark += inner.term.sent_and_not_confirmed()
             inner.abandon()
+            # Before the lock goes to the next one, if that can be.
+            self._mark_what_was_sent()
         self._said = ""
         self._leave()
+
+    def _mark_what_was_sent(self) -> None:
+        """Tell the next one what it would send once more, because etcd was away when it was to be confirmed."""
+        while self._to_mark and self._manager is not None:
+            try:
+                self._manager.done.put(mark_of(self._to_mark[0]))
+            except LockUnavailable as error:
+                logger.debug("celery-etcdlock: the next beat can't be told yet what was sent: %s", error)
+                return
+            self._to_mark.pop(0)
 
     def _on_lost(self, lock: Lock) -> None:
         inner = self._inner

@@ -20,16 +20,21 @@ from celery_etcdlock.core.beat_state import (
     not_from_the_future,
 )
 from celery_etcdlock.core.names import escape_name
+from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.errors import EtcdLockError, LockLost, LockUnavailable
 from celery_etcdlock.locking.book import MOST_WRITES, Book
+from celery_etcdlock.locking.done import DoneMarks
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.tasks.interruption import Interruption
 
-__all__ = ["WORK", "StateTooNew", "Term", "Tick", "segment_of"]
+__all__ = ["WORK", "StateTooNew", "Term", "Tick", "mark_of", "segment_of"]
 
 logger = logging.getLogger("celery_etcdlock")
 
 Result = TypeVar("Result")
+
+#: Seconds that a tick which the last one claimed is left alone: if that one lives, it says by then whether it was sent.
+GRACE_SECONDS = 2.0
 
 #: Where the scheduler at work is written down. No entry's name has this segment (``core.names``).
 WORK = "~work"
@@ -38,6 +43,11 @@ UNNAMED = "~unnamed"
 
 class StateTooNew(EtcdLockError):
     """The store has states that a newer version wrote."""
+
+
+def mark_of(task_id: str) -> Delivery:
+    """What stands for a tick among the marks of what has been done."""
+    return Delivery(f"beat: {task_id}")
 
 
 def segment_of(name: object) -> str:
@@ -54,6 +64,8 @@ class Tick:
     state: EntryState
     not_before: float = 0.0
     late_in_sending: bool = False
+    #: Claimed by an earlier scheduler, which may have sent it.
+    left_behind: bool = False
 
     @property
     def due_text(self) -> str:
@@ -67,6 +79,7 @@ class Term:
 
     lock: Lock
     book: Book
+    marks: DoneMarks
     at_least_once: bool
     catch_up_seconds: float | None
     on_sent: Callable[[EntryState, float], None]
@@ -143,7 +156,8 @@ class Term:
         self.book.save({WORK: encode_state(work)})
         for key, state in self.states.items():
             if state.phase is Phase.CLAIMED:
-                self.unsent[key] = Tick(key, None, state, late_in_sending=True)
+                not_before = time.monotonic() + GRACE_SECONDS
+                self.unsent[key] = Tick(key, None, state, not_before, late_in_sending=True, left_behind=True)
         if self.unsent and not self.at_least_once:
             logger.warning(
                 "celery-etcdlock: %s ticks were claimed and maybe not sent; they are let go", len(self.unsent)
@@ -199,6 +213,20 @@ class Term:
             self._confirmations[tick.segment] = state
         if not failed:
             self.on_sent(state, max(0.0, self.clock() - (state.due_at or self.clock())))
+
+    def was_sent(self, tick: Tick) -> bool:
+        """Whether the scheduler that claimed it said that it sent it. Raises ``LockUnavailable``."""
+        if not tick.left_behind or not self.marks.seen(mark_of(tick.state.task_id or "")):
+            return False
+        tick.state = replace(tick.state, phase=Phase.PUBLISHED, fence=self.fence)
+        self.states[tick.segment] = self._confirmations[tick.segment] = tick.state
+        self.unsent.pop(tick.segment, None)
+        return True
+
+    def sent_and_not_confirmed(self) -> list[str]:
+        """The ids of ticks that are with the broker, while etcd has them as claimed: the next one would send them."""
+        waiting = self._confirmations.values()
+        return [state.task_id for state in waiting if state.phase is Phase.PUBLISHED and state.task_id]
 
     def keep(self, tick: Tick, seconds: float) -> None:
         """The tick couldn't be sent: again after so many seconds."""
