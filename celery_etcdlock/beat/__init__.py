@@ -23,6 +23,8 @@ state; it is sent, if the lock can be trusted still; it is confirmed, with the n
 sending, and a sending that hangs then is interrupted. A process that was paused between that question and its sending
 may send one tick late; its claim is older than the next one's, so that nothing else of it has an effect.
 
+A process that lives and lost its lock before it could confirm what it sent leaves a mark, for which the next one looks.
+
 *Failure.* A claim without an answer is repeated as it was; the entry waits for it. A broker that is away keeps the tick
 claimed, and it is sent when the broker is back. A process that dies between claim and confirmation leaves a tick that
 was sent or not: the next one sends it again under the same task id (``at_least_once``), or there is no confirmation and
