@@ -11,7 +11,7 @@ SET_UP := $(PYTHON) scripts/setup_env.py --venv $(VENV) $(if $(filter file,$(ori
 JOBS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e chaos chaos-peers fuzz matrix lint bench setup clean
+.PHONY: help demo test e2e chaos chaos-peers chaos-beats fuzz matrix lint bench setup clean
 
 help:  ## list the targets
 	@echo "make TARGET, with TARGET one of"
@@ -46,6 +46,10 @@ chaos-peers:  ## the same, side by side with what others use (an hour; Go's Mute
 fuzz:  ## what a server may say to us, mutated, for two minutes (ARGS=SECONDS; by coverage if atheris is installed)
 	@$(SET_UP) test
 	$(BIN)/python -m tests.fuzz $(ARGS)
+
+chaos-beats:  ## real beats under faults, and what became of each tick (4 minutes; ARGS=--short: half a minute)
+	@$(SET_UP) test
+	$(BIN)/python -m tests.chaos.beats $(ARGS)
 
 lint:  ## ruff, mypy --strict and the import contracts
 	@$(SET_UP) test

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,6 +10,7 @@ import click
 
 from celery_etcdlock.cli.session import NOT_DONE, WRONG_USAGE, app_of, fail, json_option, print_json, settings_for
 from celery_etcdlock.cli.table import printable
+from celery_etcdlock.core.beat_view import beat_findings, beats_of
 from celery_etcdlock.core.findings import Finding, Level
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.core.survey import Board, Place
@@ -75,11 +77,14 @@ def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[Fi
     inspector = open_inspector(settings)
     try:
         places, _ = inspector.survey()
+        books = inspector.books()
     except LockUnavailable:
         return  # said already
     finally:
         inspector.close()
     locks = Board(places).locks()
+    for beat in beats_of(books, locks):
+        yield from beat_findings(beat, time.time())
     waiting = sum(len(lock.waiters) for lock in locks)
     yield Finding(Level.OK, "locks", f"{len(locks)} held, {waiting} tasks waiting")
     own = broker_fingerprint(app_of(context))

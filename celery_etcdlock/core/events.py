@@ -12,6 +12,7 @@ from typing import Protocol
 from celery_etcdlock.core.record import Record
 
 __all__ = [
+    "BeatTookOver",
     "Listener",
     "LockAcquired",
     "LockConflicted",
@@ -20,6 +21,7 @@ __all__ = [
     "LockWaiting",
     "LockWasLost",
     "TaskDeduplicated",
+    "TickSent",
 ]
 
 
@@ -78,7 +80,36 @@ class TaskDeduplicated:
     reason: str
 
 
-LockEvent = LockAcquired | LockReleased | LockConflicted | LockWaiting | LockWasLost | TaskDeduplicated
+@dataclass(frozen=True, slots=True)
+class TickSent:
+    """The beat at work sent a due task. ``record`` is its own, with the task's name and id."""
+
+    name: str
+    record: Record
+    entry: str
+    late_seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class BeatTookOver:
+    """A beat is at work now. ``takeovers``: how often the work has changed hands before."""
+
+    name: str
+    record: Record
+    fencing_token: int
+    takeovers: int
+
+
+LockEvent = (
+    LockAcquired
+    | LockReleased
+    | LockConflicted
+    | LockWaiting
+    | LockWasLost
+    | TaskDeduplicated
+    | TickSent
+    | BeatTookOver
+)
 
 
 class Listener(Protocol):

@@ -230,6 +230,36 @@ class AskToLetGo:
 
 
 @dataclass(frozen=True, slots=True)
+class StateWrite:
+    """``value`` for ``key``, if it is as of ``seen_revision`` (0: isn't there). ``None`` deletes it."""
+
+    key: str
+    value: bytes | None
+    seen_revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class SaveStates:
+    """Write all of these states of a book, or none: if ``guard`` is held as we wrote it and each is as it was seen.
+
+    A book is what the holder of a lock leaves for the next one; its keys hang on no lease.
+
+    -> StatesSaved | StatesRefused with what is there now of these keys | NotHeld
+    """
+
+    guard: HeldKey
+    book: str
+    writes: tuple[StateWrite, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class LoadStates:
+    """Read a whole book, linearizably. -> StatesSeen"""
+
+    book: str
+
+
+@dataclass(frozen=True, slots=True)
 class Pause:
     """Not for the store: wait so many seconds before going on. -> Changed"""
 
@@ -257,5 +287,7 @@ StoreOperation = (
     | AwaitChange
     | Release
     | AskToLetGo
+    | SaveStates
+    | LoadStates
 )
 Operation = StoreOperation | Pause

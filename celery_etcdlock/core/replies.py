@@ -158,6 +158,32 @@ class Done:
 
 
 @dataclass(frozen=True, slots=True)
+class State:
+    """One state of a book (``SaveStates``), as of ``revision``."""
+
+    key: str
+    value: bytes
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatesSaved:
+    revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class StatesRefused:
+    """Nothing was written: one of the states at least isn't as it was seen. ``states`` are those that are there."""
+
+    states: tuple[State, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class StatesSeen:
+    states: tuple[State, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class Failed:
     """No answer, or an error. ``error.maybe_applied`` says whether the operation may have taken effect."""
 
@@ -184,5 +210,8 @@ StoreReply = (
     | NotHeld
     | Asked
     | Done
+    | StatesSaved
+    | StatesRefused
+    | StatesSeen
 )
 Reply = StoreReply | Failed

@@ -20,6 +20,7 @@ __all__ = [
     "check_listeners",
     "check_path",
     "check_prefix",
+    "check_scheduler",
     "check_text",
 ]
 
@@ -75,6 +76,15 @@ def check_prefix(value: Any) -> str:
     if len(value.encode()) > MAX_PREFIX_BYTES:
         raise ValueError(f"must be at most {MAX_PREFIX_BYTES} bytes long")
     return str.__str__(value)
+
+
+def check_scheduler(value: Any) -> str | type:
+    """A class, or where to import it from: what it is, is found out when it is imported."""
+    if isinstance(value, type):
+        return value
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"must be a scheduler class or its import path ('package.module:Class'), not {shown(value)}")
+    return value.strip()
 
 
 def check_hash_key(value: Any) -> bytes:

@@ -30,6 +30,7 @@ from celery_etcdlock.core.setting_checks import (
     check_listeners,
     check_path,
     check_prefix,
+    check_scheduler,
     check_text,
 )
 from celery_etcdlock.errors import InvalidSetting
@@ -127,6 +128,37 @@ SETTINGS: tuple[Setting, ...] = (
         number_of_seconds,
         "seconds for which it is known that a message has run, where it may be delivered again",
     ),
+    Setting(
+        "etcdlock_beat_scheduler",
+        "celery.beat:PersistentScheduler",
+        check_scheduler,
+        "which scheduler `celery_etcdlock.beat:EtcdScheduler` puts to work: a class or its import path",
+    ),
+    Setting(
+        "etcdlock_beat_name",
+        None,
+        check_text,
+        "which beats stand for one another: those of one name; `None`: the app's name",
+    ),
+    Setting(
+        "etcdlock_beat_ttl",
+        None,
+        check_whole_seconds,
+        "whole seconds until a dead beat's work is taken over; `None`: `etcdlock_ttl`",
+    ),
+    Setting(
+        "etcdlock_beat_delivery",
+        "at_least_once",
+        choice("at_least_once", "at_most_once"),
+        "what becomes of a tick whose beat dies while it sends it: `at_least_once` sends it again under the same task "
+        "id, `at_most_once` lets it go",
+    ),
+    Setting(
+        "etcdlock_beat_catch_up",
+        None,
+        number_of_seconds,
+        "how many seconds late a tick may be sent; `None`: as late as it comes, as Celery does",
+    ),
 )
 SETTING_NAMES: tuple[str, ...] = tuple(setting.name for setting in SETTINGS)
 
@@ -156,6 +188,11 @@ class Settings:
     gate: bool
     gate_limit: int
     done_ttl: float
+    beat_scheduler: str | type
+    beat_name: str | None
+    beat_ttl: int | None
+    beat_delivery: str
+    beat_catch_up: float | None
 
     @classmethod
     def from_mapping(
@@ -203,6 +240,11 @@ class Settings:
             raise InvalidSetting(
                 f"etcdlock_timeout ({self.timeout:g} s) must be less than etcdlock_ttl ({self.ttl} s), or a lease "
                 "runs out while one renewal is waited for: lower etcdlock_timeout or raise etcdlock_ttl"
+            )
+        if self.beat_ttl is not None and self.timeout >= self.beat_ttl:
+            raise InvalidSetting(
+                f"etcdlock_timeout ({self.timeout:g} s) must be less than etcdlock_beat_ttl ({self.beat_ttl} s): "
+                "lower etcdlock_timeout or raise etcdlock_beat_ttl"
             )
         if self.channel is not None:
             for name in ("username", "password", "ca_cert", "client_cert", "client_key"):

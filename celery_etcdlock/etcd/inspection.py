@@ -131,6 +131,20 @@ class EtcdInspector:
         request = messages.DeleteRangeRequest(key=self._layout.note(host))
         self._call("KV/DeleteRange", request, messages.DeleteRangeResponse)
 
+    def books(self) -> dict[str, dict[str, bytes]]:
+        books: dict[str, dict[str, bytes]] = {}
+        start, end, revision = self._layout.books, end_of(self._layout.books), 0
+        while True:
+            request = messages.RangeRequest(key=start, range_end=end, limit=KEYS_PER_PAGE, revision=revision)
+            reply = self._call("KV/Range", request, messages.RangeResponse)
+            revision = revision or reply.header.revision
+            for kv in reply.kvs:
+                segment, _, key = token_in(kv, self._layout.books).partition("/")
+                books.setdefault(unescape_name(segment), {})[key] = kv.value
+            if not reply.more:
+                return books
+            start = reply.kvs[-1].key + b"\0"
+
     def close(self) -> None:
         self._client.close()
 

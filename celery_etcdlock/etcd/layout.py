@@ -6,6 +6,7 @@
     {prefix}worker/{host name}    what a worker wrote about itself, for others to compare; on a lease of its own
     {prefix}replaced/{task id}    a mark that this queued task was replaced by a newer one; on the newer one's lease
     {prefix}done/{delivery}       a mark that this run of this call has come to its end; on a shared lease, for a while
+    {prefix}beat/{book}/{entry}   what the holder of the beat's lock leaves for the next one; on no lease
 
 Names are escaped (``core.names``), so that no name's range holds another's keys.
 """
@@ -33,6 +34,7 @@ class Layout:
         self.let_go = f"{prefix}let-go/".encode()
         self.marks = f"{prefix}replaced/".encode()
         self.done = f"{prefix}done/".encode()
+        self.books = f"{prefix}beat/".encode()
 
     @property
     def notes(self) -> bytes:
@@ -55,6 +57,10 @@ class Layout:
 
     def key(self, name: str, token: str) -> bytes:
         return self.name_start(name) + token.encode()
+
+    def book_start(self, book: str) -> bytes:
+        """What all keys of a book begin with. Keys in it are segments already (``core.names``)."""
+        return self.books + escape_name(book).encode() + b"/"
 
     def mark(self, task_id: str) -> bytes:
         return self.marks + escape_name(task_id).encode()

@@ -21,6 +21,7 @@ from celery_etcdlock.core.operations import (
     GrantLease,
     HeldKey,
     KeepAlive,
+    LoadStates,
     Look,
     LookForDone,
     LookForMark,
@@ -29,6 +30,7 @@ from celery_etcdlock.core.operations import (
     Promote,
     Release,
     RevokeLease,
+    SaveStates,
     StoreOperation,
     TryAcquire,
     TryAll,
@@ -65,6 +67,7 @@ from celery_etcdlock.etcd.history import History
 from celery_etcdlock.etcd.layout import Layout, end_of, keys_in, read, token_in, unchanged
 from celery_etcdlock.etcd.places import Places, Transaction
 from celery_etcdlock.etcd.refusals import Refusals, rehearsal
+from celery_etcdlock.etcd.states import States
 
 __all__ = ["EtcdStore", "Transport"]
 
@@ -113,6 +116,7 @@ class EtcdStore:
         self.most_together = MOST_TOGETHER
         self._layout = Layout(prefix)
         self._places = places_class(self._layout)
+        self._states = States(self._layout)
         self._handlers: dict[type[Any], Callable[[Any, float], StoreReply]] = {
             GrantLease: self._grant_lease,
             FenceSession: self._fence_session,
@@ -132,6 +136,8 @@ class EtcdStore:
             LookForDone: self._look_for_done,
             AwaitChange: self._await_change,
             AskToLetGo: self._ask_to_let_go,
+            SaveStates: self._save_states,
+            LoadStates: self._load_states,
         }
 
     def perform(self, operation: StoreOperation, timeout_seconds: float) -> StoreReply:
@@ -320,6 +326,23 @@ class EtcdStore:
         put = messages.RequestOp(request_put=ask)
         request = messages.TxnRequest(compare=[unchanged(key, mod_revision)], success=[put])
         return Asked() if self._txn(request, timeout_seconds).succeeded else NotHeld()
+
+    # --- states that outlive their holder -----------------------------------------------------------------------
+
+    def _save_states(self, operation: SaveStates, timeout_seconds: float) -> StoreReply:
+        reply = self._txn(self._states.request(operation), timeout_seconds)
+        return self._states.reply(operation, reply)
+
+    def _load_states(self, operation: LoadStates, timeout_seconds: float) -> StoreReply:
+        ends_at = time.monotonic() + timeout_seconds
+
+        def read_page(request: Any) -> Any:
+            seconds_left = max(0.001, ends_at - time.monotonic())
+            return self._call("KV/Range", request, messages.RangeResponse, seconds_left, True)
+
+        return self._states.load(operation, read_page)
+
+    # --- waiting --------------------------------------------------------------------------------------------------
 
     def _await_change(self, operation: AwaitChange, timeout_seconds: float) -> StoreReply:
         create = messages.WatchCreateRequest(start_revision=operation.after_revision + 1)

@@ -18,6 +18,7 @@ from typing import Any
 from celery import Celery
 
 from celery_etcdlock.core.events import (
+    BeatTookOver,
     LockAcquired,
     LockConflicted,
     LockEvent,
@@ -25,6 +26,7 @@ from celery_etcdlock.core.events import (
     LockWaiting,
     LockWasLost,
     TaskDeduplicated,
+    TickSent,
 )
 from celery_etcdlock.core.record import Record
 from celery_etcdlock.native import Alarm, start_thread
@@ -116,6 +118,11 @@ def _described(event: LockEvent) -> tuple[str, dict[str, Any]]:
             return "etcdlock-lost", fields | {"fencing_token": event.fencing_token, "reason": event.reason}
         case TaskDeduplicated():
             return "task-deduplicated", fields | {"reason": event.reason}
+        case TickSent():
+            return "etcdlock-tick", fields | {"entry": event.entry, "late_seconds": round(event.late_seconds, 6)}
+        case BeatTookOver():
+            fields |= {"fencing_token": event.fencing_token, "takeovers": event.takeovers}
+            return "etcdlock-beat", fields
 
 
 def _holder(holder: Record | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from prometheus_client import REGISTRY as DEFAULT_REGISTRY
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
 from celery_etcdlock.core.events import (
+    BeatTookOver,
     Listener,
     LockAcquired,
     LockConflicted,
@@ -19,12 +20,14 @@ from celery_etcdlock.core.events import (
     LockReleased,
     LockWasLost,
     TaskDeduplicated,
+    TickSent,
 )
 
 __all__ = ["PrometheusListener", "listener"]
 
 PREFIX = "celery_etcdlock"
 WAIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300)
+LATE_BUCKETS = (0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 300, 3600)
 HELD_BUCKETS = (0.01, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300, 900, 3600, 4 * 3600)
 
 
@@ -40,6 +43,15 @@ class PrometheusListener:
         self._conflicts = counter("conflicts", "Acquires that met another holder, comebacks included")
         self._lost = counter("lost", "Locks that were lost while they were held")
         self._deduplicated = counter("deduplicated", "Tasks that ended without having run, because of their lock")
+        self._ticks = counter("beat_ticks", "Due tasks that the beat at work sent")
+        self._takeovers = counter("beat_takeovers", "Times that this process became the beat at work")
+        self._late_seconds = Histogram(
+            f"{PREFIX}_beat_late_seconds",
+            "How late a due task was sent",
+            ["task"],
+            registry=registry,
+            buckets=LATE_BUCKETS,
+        )
         self._held = Gauge(f"{PREFIX}_held", "Locks held now", ["task"], registry=registry, multiprocess_mode="livesum")
         self._wait_seconds = Histogram(
             f"{PREFIX}_wait_seconds",
@@ -72,6 +84,11 @@ class PrometheusListener:
                 self._held.labels(task).dec()
             case LockConflicted():
                 self._conflicts.labels(task).inc()
+            case TickSent():
+                self._ticks.labels(task).inc()
+                self._late_seconds.labels(task).observe(event.late_seconds)
+            case BeatTookOver():
+                self._takeovers.labels(task).inc()
             case TaskDeduplicated():
                 self._deduplicated.labels(task).inc()
 

@@ -48,4 +48,7 @@ class Inspector(Protocol):
 
     def delete_note(self, host: str) -> None: ...
 
+    def books(self) -> dict[str, dict[str, bytes]]:
+        """What the holders of locks keep for the next ones (``operations.SaveStates``), by book and key."""
+
     def close(self) -> None: ...

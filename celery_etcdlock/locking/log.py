@@ -1,8 +1,8 @@
 """The log of lock events: each line with its facts as fields of the log record too, for structured logs.
 
 Fields: ``lock_event``, ``lock_name``, ``task_id``, ``task_name``, ``fencing_token``, ``lock_holder`` (a task id),
-``waited_seconds``, ``held_seconds``. A loss is an error; the rest, which happens with every task, is for
-debugging.
+``waited_seconds``, ``held_seconds``, ``late_seconds``. A loss is an error, a takeover is information; the rest, which
+happens with every task, is for debugging.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import logging
 from typing import Any
 
 from celery_etcdlock.core.events import (
+    BeatTookOver,
     LockAcquired,
     LockConflicted,
     LockEvent,
@@ -18,6 +19,7 @@ from celery_etcdlock.core.events import (
     LockWaiting,
     LockWasLost,
     TaskDeduplicated,
+    TickSent,
 )
 from celery_etcdlock.core.record import Record
 
@@ -32,6 +34,9 @@ def log_event(event: LockEvent) -> None:
         case LockWasLost():
             message = "celery-etcdlock: lock %r (fencing token %s) is lost: %s"
             _log(logging.ERROR, "lost", event, message, event.fencing_token, event.reason)
+        case BeatTookOver():
+            message = "celery-etcdlock: lock %r: this beat is at work (fencing token %s, %s takeovers before)"
+            _log(logging.INFO, "beat", event, message, event.fencing_token, event.takeovers)
         case _ if not logger.isEnabledFor(logging.DEBUG):
             return
         case LockAcquired():
@@ -46,6 +51,9 @@ def log_event(event: LockEvent) -> None:
             _log(logging.DEBUG, "waiting", event, "lock %r is waited for behind %s", _task_id(event.holder))
         case TaskDeduplicated():
             _log(logging.DEBUG, "deduplicated", event, "lock %r: a task ended without having run: %s", event.reason)
+        case TickSent():
+            message, late = "lock %r: the tick of %r was sent, %.3f s late", event.late_seconds
+            _log(logging.DEBUG, "tick", event, message, event.entry, late, late_seconds=late)
 
 
 def _log(level: int, kind: str, event: LockEvent, message: str, *arguments: object, **more: Any) -> None:
@@ -56,7 +64,7 @@ def _log(level: int, kind: str, event: LockEvent, message: str, *arguments: obje
         "task_name": event.record.task,
         **more,
     }
-    if isinstance(event, LockAcquired | LockReleased | LockWasLost):
+    if isinstance(event, LockAcquired | LockReleased | LockWasLost | BeatTookOver):
         fields["fencing_token"] = event.fencing_token
     if isinstance(event, LockConflicted | LockWaiting):
         fields["lock_holder"] = _task_id(event.holder)

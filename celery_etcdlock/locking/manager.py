@@ -46,6 +46,7 @@ from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.replies import Present
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.asking import Asking, Blocking, run_at_once
+from celery_etcdlock.locking.book import Book
 from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.locking.clock import Clock, boot_time
 from celery_etcdlock.locking.debts import EndedRun
@@ -284,6 +285,10 @@ class LockManager:
             raise TypeError(f"a look was answered with {reply!r}")
         return reply.keys
 
+    def book(self, name: str, lock: Lock) -> Book:
+        """The states that the holder of ``lock`` keeps under ``name`` for the next one."""
+        return Book(self._store, self._clock, self._timeout_seconds, name, lock.key)
+
     def keep(self, lock: Lock, record: Record, seconds: float) -> Claim | None:
         """Instead of releasing the lock: let it stand for ``seconds`` without renewal, with this record.
 
@@ -438,6 +443,14 @@ class LockManager:
         return ReleaseKey(
             name=lock.name, token=lock.token, mod_revision=lock.fencing_token, deadline=deadline, done=done
         )
+
+    def give_up(self) -> None:
+        """Give up all locks and places in line at once, for good: a process ends that has others wait for it.
+
+        A wait that goes on in another thread ends with ``LockUnavailable``.
+        """
+        self._keeper.give_up()
+        self.close()
 
     def close(self) -> None:
         """End the sessions on which nothing hangs, and close the connections."""

@@ -19,6 +19,7 @@ from celery_etcdlock.core.operations import (
     FenceSession,
     GrantLease,
     KeepAlive,
+    LoadStates,
     Look,
     LookForDone,
     LookForMark,
@@ -26,6 +27,7 @@ from celery_etcdlock.core.operations import (
     Promote,
     Release,
     RevokeLease,
+    SaveStates,
     StoreOperation,
     TryAcquire,
     TryAll,
@@ -54,6 +56,10 @@ from celery_etcdlock.core.replies import (
     Released,
     SessionFenced,
     SessionGone,
+    State,
+    StatesRefused,
+    StatesSaved,
+    StatesSeen,
     StoreReply,
 )
 from celery_etcdlock.locking.clock import Clock, boot_time
@@ -87,6 +93,7 @@ class MemoryStore:
         self._last_deletion: dict[str, int] = {}
         self._marks: dict[str, int] = {}
         self._done: dict[tuple[Delivery, str | None], int] = {}
+        self._books: dict[str, dict[str, State]] = {}
 
     def perform(self, operation: StoreOperation, timeout_seconds: float) -> StoreReply:
         if isinstance(operation, AwaitChange):
@@ -152,6 +159,10 @@ class MemoryStore:
                 self._revision += 1
                 holder.asked[token] = LetGoAsked(token, by, self._revision)
                 return Asked()
+            case SaveStates():
+                return self._save(operation)
+            case LoadStates(book=book):
+                return StatesSeen(tuple(sorted(self._books.get(book, {}).values(), key=lambda state: state.key)))
             case AwaitChange():
                 raise TypeError("AwaitChange doesn't run under the mutex")
             case TryEach(tries=tries) | TryAll(tries=tries):
@@ -180,6 +191,23 @@ class MemoryStore:
             case TryAcquire() | Enqueue() | Promote() if state is not None and state.epoch is not None:
                 return self._take(operation, state)
         return SessionGone()
+
+    def _save(self, operation: SaveStates) -> StoreReply:
+        guard = self._names.get(operation.guard.name, {}).get(operation.guard.token)
+        if guard is None or guard.mod_revision != operation.guard.mod_revision:
+            return NotHeld()
+        book = self._books.setdefault(operation.book, {})
+        there = [book.get(write.key) for write in operation.writes]
+        seen = [0 if state is None else state.revision for state in there]
+        if seen != [write.seen_revision for write in operation.writes]:
+            return StatesRefused(tuple(state for state in there if state is not None))
+        self._revision += 1
+        for write in operation.writes:
+            if write.value is None:
+                book.pop(write.key, None)
+            else:
+                book[write.key] = State(write.key, write.value, self._revision)
+        return StatesSaved(self._revision)
 
     # --- places under a name ----------------------------------------------------------------------------------
 

@@ -29,6 +29,7 @@ from celery_etcdlock.core.operations import (
     FenceSession,
     GrantLease,
     KeepAlive,
+    LoadStates,
     Look,
     LookForDone,
     LookForMark,
@@ -36,6 +37,7 @@ from celery_etcdlock.core.operations import (
     Promote,
     Release,
     RevokeLease,
+    SaveStates,
     StoreOperation,
     TryAcquire,
     TryAll,
@@ -64,6 +66,10 @@ from celery_etcdlock.core.replies import (
     Released,
     SessionFenced,
     SessionGone,
+    State,
+    StatesRefused,
+    StatesSaved,
+    StatesSeen,
     StoreReply,
 )
 from celery_etcdlock.errors import LockUnavailable
@@ -201,6 +207,11 @@ def _arguments(operation: StoreOperation) -> list[Any]:
             return ["release", name, token, mod_revision, *mark]
         case AskToLetGo(name=name, token=token, mod_revision=mod_revision, by=by):
             return ["ask", name, token, mod_revision, by]
+        case SaveStates(guard=guard, book=book, writes=writes):
+            parts = (part for one in writes for part in (one.key, one.seen_revision, *_value(one.value)))
+            return ["save", book, guard.name, guard.token, guard.mod_revision, *parts]
+        case LoadStates(book=book):
+            return ["load", book]
         case LookForMark(task_id=task_id):
             return ["seen", f"replaced/{task_id}"]
         case LookForDone(delivery=delivery):
@@ -233,6 +244,15 @@ def _asked(operation: TryAcquire | Promote) -> str:
     return _done(delivery.run) if operation.record.kind is KeyKind.HELD and delivery.call is not None else ""
 
 
+def _value(value: bytes | None) -> tuple[int, bytes]:
+    """Whether to write, and what."""
+    return (0, b"") if value is None else (1, value)
+
+
+def _states(parts: list[Any]) -> tuple[State, ...]:
+    return tuple(State(key.decode(), value, revision) for key, revision, value in parts)
+
+
 def _done(delivery: Delivery) -> str:
     counts = f"{delivery.retries}/{delivery.replacements}/{delivery.comebacks}"
     return f"done/{delivery.task_id}/{counts}" + ("" if delivery.call is None else f"/{delivery.call}")
@@ -262,6 +282,12 @@ def _reply(operation: StoreOperation, reply: list[Any]) -> StoreReply:
             )
         case b"queued":
             return Queued(_keys(reply[1]), reply[2])
+        case b"saved":
+            return StatesSaved(reply[1])
+        case b"refused":
+            return StatesRefused(_states(reply[1]))
+        case b"states":
+            return StatesSeen(_states(reply[1]))
         case b"each":
             return EachTried(tuple(_outcome(each, reply[2]) for each in reply[1]))
         case b"owned" | b"present":

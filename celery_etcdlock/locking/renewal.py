@@ -112,6 +112,7 @@ class SessionKeeper:
         #: Locked by the thread that renews. One that finds it locked ends: a strike may leave two to be started.
         self._running = allocate_mutex()
         self._stopped = False
+        self._given_up = False
         self._pid = os.getpid()
 
     # --- for the tasks' threads -----------------------------------------------------------------------------
@@ -147,6 +148,8 @@ class SessionKeeper:
         return session if session is not None and session.enter(use) else None
 
     def _open(self, ttl_seconds: int, deadline: float, use: Use) -> Session:
+        if self._given_up:
+            raise LockUnavailable("this process has given up all its locks, since it ends", permanent=True)
         leases: list[int] = []
         try:
             session = open_session(ttl_seconds, deadline, self._store, self._clock, self._page, leases)
@@ -236,6 +239,17 @@ class SessionKeeper:
         left = sum(len(each.debts()) for each in self._debtors())
         if left:
             logger.warning("celery-etcdlock: %d keys of this process stay in etcd until their time is over", left)
+
+    def give_up(self) -> None:
+        """End all sessions now, whatever hangs on them, and open none any more: for a process that ends."""
+        self._given_up = self._stopped = True
+        sessions = self._all()
+        self._newest.clear()
+        self._sessions.clear()
+        for session in sessions:
+            session.lose("its process ends")
+            self._revoke(session, self._store)
+        self._alarm.ring()
 
     # --- the renewal's thread -------------------------------------------------------------------------------
 

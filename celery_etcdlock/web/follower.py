@@ -12,6 +12,7 @@ from collections import deque
 from collections.abc import Callable
 from typing import Any
 
+from celery_etcdlock.core.beat_view import beat_as_json, beats_of
 from celery_etcdlock.core.survey import Board, HeldLock, Place, SurveyOutdated, described
 from celery_etcdlock.core.timeline import Timeline
 from celery_etcdlock.errors import LockUnavailable
@@ -24,6 +25,8 @@ logger = logging.getLogger("celery_etcdlock")
 #: Locks and bars in one state: more than that nobody reads, and a browser would choke on.
 MOST_LOCKS = 500
 MOST_BARS = 1000
+#: Entries of one beat.
+MOST_ENTRIES = 200
 RETRY_SECONDS = 2.0
 TTL_SECONDS = 5.0
 FIGURES_SECONDS = 10.0
@@ -44,6 +47,7 @@ class Follower:
         self._board = Board()
         self._timeline = Timeline()
         self._ttls: dict[int, float] = {}
+        self._beats: list[dict[str, Any]] = []
         self._error: str | None = "not connected yet"
         self._workers: int | None = None
         self._conflicts: deque[tuple[float, Figures]] = deque()
@@ -77,6 +81,7 @@ class Follower:
                 "workers": self._workers,
                 "conflicts_per_minute": self._conflicts_per_minute(),
                 "locks": [self._lock_as_json(lock) for lock in shown],
+                "beats": self._beats,
                 "timeline_seconds": self._timeline.seconds,
                 "timeline": self._timeline.bars(now)[-MOST_BARS:],
             }
@@ -132,6 +137,8 @@ class Follower:
             if time.monotonic() - ttls_at > TTL_SECONDS:
                 owners = [owner for lock in self._board.locks()[:MOST_LOCKS] for owner in lock.owners]
                 self._ttls = self._inspector.ttls(owner.lease for owner in owners)
+                beats = beats_of(self._inspector.books(), self._board.locks())
+                self._beats = [{"name": beat.name} | beat_as_json(beat, MOST_ENTRIES) for beat in beats]
                 ttls_at = time.monotonic()
                 self._say(None)
 

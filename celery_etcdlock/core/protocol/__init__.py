@@ -18,6 +18,7 @@ to the operation just emitted is worth waiting for; a driver that got none by th
 * ``Resolve``: make sure that an unanswered request never takes effect (``resolve``).
 * ``Release``: the guarded delete (``release``).
 * ``DropEnded``: delete what stood for a message that has ended (``drop_ended``).
+* ``Save``: states that the holder of a lock leaves for the next one (``save``).
 * ``Open`` and ``Renew``: a session's life (``session``).
 """
 
@@ -28,6 +29,7 @@ from celery_etcdlock.core.protocol.look import LookAt, Seen
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable
 from celery_etcdlock.core.protocol.release import Released, ReleaseKey, ReleaseOutcome
 from celery_etcdlock.core.protocol.resolve import Resolve, Resolved
+from celery_etcdlock.core.protocol.save import GuardLost, Overtaken, Save, Saved
 from celery_etcdlock.core.protocol.session import Open, Opened, Renew, Renewed
 from celery_etcdlock.core.protocol.several import AcquireAll, AcquireEach, EachAcquired
 from celery_etcdlock.core.protocol.take_over import Refused, TakeOver, TakeOverOutcome
@@ -42,10 +44,12 @@ __all__ = [
     "DropEnded",
     "EachAcquired",
     "Ended",
+    "GuardLost",
     "LookAt",
     "Machine",
     "Open",
     "Opened",
+    "Overtaken",
     "Placed",
     "Refused",
     "ReleaseKey",
@@ -55,6 +59,8 @@ __all__ = [
     "Renewed",
     "Resolve",
     "Resolved",
+    "Save",
+    "Saved",
     "Seen",
     "SessionLost",
     "TakeOver",

@@ -70,6 +70,38 @@ function drawAges() {
   for (const age of document.querySelectorAll(".age[data-since]")) age.textContent = duration(now() - age.dataset.since);
 }
 
+function beatRow(entry) {
+  const row = element("tr");
+  const ago = (seconds) => (seconds >= 0 ? `in ${duration(seconds)}` : `overdue ${duration(-seconds)}`);
+  cell(row, "", entry.entry, "entry");
+  cell(row, "", entry.task);
+  cell(row, "", entry.schedule);
+  cell(row, "last", entry.last === null ? "–" : `${duration(now() - entry.last)} ago`, "number");
+  cell(row, "next", entry.next === null ? "–" : ago(entry.next - now()), "number");
+  cell(row, "runs", String(entry.count), "number");
+  return row;
+}
+
+function drawBeats() {
+  const drawn = [];
+  for (const beat of state.beats) {
+    const where = (one) => (one.readable ? `${one.host}:${one.pid}` : "somebody unreadable");
+    const standby = beat.standing_by.length ? `standing by: ${beat.standing_by.map(where).join(", ")}` : "nobody stands by";
+    const atWork = beat.at_work
+      ? `${where(beat.at_work)} is at work${beat.since === null ? "" : ` for ${duration(now() - beat.since)}`}`
+      : "no beat is at work, nothing is scheduled";
+    const table = element("table"), head = element("tr"), body = element("tbody");
+    for (const title of ["Entry", "Task", "Schedule", "Last", "Next", "Runs"]) head.append(element("th", "", title));
+    const top = element("thead");
+    top.append(head);
+    body.append(...beat.entries.map(beatRow));
+    table.append(top, body);
+    drawn.push(element("p", "beat", `${beat.name}: ${atWork}; ${standby}; ${beat.takeovers} takeovers before`), table);
+  }
+  byId("beat-list").replaceChildren(...drawn);
+  byId("beats").hidden = drawn.length === 0;
+}
+
 function drawTimeline() {
   const span = state.timeline_seconds, end = now(), start = end - span;
   const rows = new Map();
@@ -108,6 +140,7 @@ function draw() {
   byId("workers").textContent = state.workers === null ? "–" : state.workers;
   tell(state.error === null ? "live" : `etcd: ${state.error}`, state.error !== null);
   drawTable();
+  drawBeats();
   drawTimeline();
 }
 
@@ -154,6 +187,7 @@ byId("release").addEventListener("click", release);
 byId("filter").addEventListener("input", () => state && drawTable());
 setInterval(() => { if (state) drawAges(); }, 1000);
 setInterval(() => { if (state) drawTimeline(); }, 5000);
+setInterval(() => { if (state) drawBeats(); }, 1000);
 
 const events = new EventSource("api/events");
 events.onmessage = (message) => {

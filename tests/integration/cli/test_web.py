@@ -10,7 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,9 @@ import pytest
 from celery import Celery
 
 from celery_etcdlock import EtcdLocks, LockLost
+from celery_etcdlock.core.beat_state import EntryState, Phase, WorkState, encode_state
+from celery_etcdlock.core.record import Delivery
+from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.wiring import open_inspector
 from tests.conftest import missing
 from tests.etcd_server import running_etcd
@@ -209,6 +212,26 @@ def test_the_page_is_live_and_releases(
     tab.wait_for_selector("text=Nothing is locked.")
     assert tab.problems == []
     assert tab.outside == []
+
+
+def test_the_page_shows_the_beat(app: Celery, start_page: Callable[..., Page], new_tab: Callable[..., Any]) -> None:
+    locks = EtcdLocks.from_app(app)
+    lock = locks.manager.acquire("beat:app", locks.record(Delivery("no task, beat"), "celery beat"), ttl_seconds=3)
+    assert isinstance(lock, Lock)
+    state = EntryState("<b>nightly</b>", "proj.report", "every 60 s", time.time() - 50, 7, Phase.PUBLISHED)
+    nightly = replace(state, next_at=time.time() + 3600)
+    work = WorkState("beathost", 12, time.time() - 130, lock.fencing_token, 2)
+    locks.manager.book("beat:app", lock).save({"nightly": encode_state(nightly), "~work": encode_state(work)})
+    tab = new_tab(start_page().url)
+    tab.wait_for_selector("td.entry")
+    assert tab.locator("td.entry").inner_text() == "<b>nightly</b>"
+    assert "is at work for 2m1" in tab.locator("p.beat").inner_text()
+    assert "nobody stands by; 2 takeovers before" in tab.locator("p.beat").inner_text()
+    row = tab.locator("#beats tbody tr").inner_text()
+    assert "ago" in row
+    assert "in 59m" in row
+    assert tab.problems == []
+    locks.manager.release(lock)
 
 
 def test_the_page_is_readable_on_a_phone(

@@ -50,6 +50,11 @@ def test_defaults() -> None:
         gate=True,
         gate_limit=1000,
         done_ttl=600.0,
+        beat_scheduler="celery.beat:PersistentScheduler",
+        beat_name=None,
+        beat_ttl=None,
+        beat_delivery="at_least_once",
+        beat_catch_up=None,
     )
 
 

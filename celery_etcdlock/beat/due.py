@@ -1,0 +1,62 @@
+"""When an entry was due, and whether that was too long ago: what Celery's schedules know and don't say."""
+
+from __future__ import annotations
+
+import logging
+from datetime import datetime, timedelta, timezone
+from typing import Any
+
+__all__ = ["aware", "described", "due_at", "is_too_old", "like"]
+
+logger = logging.getLogger("celery_etcdlock")
+
+
+def aware(moment: datetime) -> datetime:
+    """As Celery understands it: a time without a zone is UTC."""
+    return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment
+
+
+def like(moment: datetime, seconds: float) -> datetime:
+    """The Unix time ``seconds``, with or without a zone as ``moment``."""
+    found = datetime.fromtimestamp(seconds, moment.tzinfo or timezone.utc)
+    return found if moment.tzinfo is not None else found.replace(tzinfo=None)
+
+
+def described(schedule: Any) -> str:
+    """A schedule for people."""
+    period = getattr(schedule, "run_every", None)
+    return f"every {period.total_seconds():g} s" if isinstance(period, timedelta) else repr(schedule)
+
+
+def due_at(schedule: Any, last_run_at: datetime, now: datetime) -> float | None:
+    """The Unix time at which an entry that ran last at ``last_run_at`` was or will be due; ``None``: it doesn't say."""
+    try:
+        left = _at(schedule, now).remaining_estimate(aware(last_run_at))
+        return None if left is None else aware(now).timestamp() + float(left.total_seconds())
+    except Exception as error:
+        # A schedule of a user's own may have no estimate: then a tick is known by the run before it.
+        logger.debug("celery-etcdlock: %r doesn't say when it was due: %r", schedule, error)
+        return None
+
+
+def is_too_old(schedule: Any, due: float | None, now: datetime, catch_up_seconds: float | None) -> bool:
+    """Whether the latest time at which it was due lies more than ``catch_up_seconds`` back."""
+    if catch_up_seconds is None or due is None:
+        return False
+    late = aware(now).timestamp() - due
+    if late <= catch_up_seconds:
+        return False
+    period = getattr(schedule, "run_every", None)
+    if isinstance(period, timedelta) and period.total_seconds() > 0:
+        return late % period.total_seconds() > catch_up_seconds
+    # If the next time after then is still to come, there was none since then.
+    following = due_at(schedule, aware(now) - timedelta(seconds=catch_up_seconds), now)
+    return following is not None and following > aware(now).timestamp()
+
+
+def _at(schedule: Any, now: datetime) -> Any:
+    """The same schedule, with its clock stopped, so that times come out the same whenever they are asked for."""
+    stopped = object.__new__(type(schedule))
+    stopped.__dict__.update(schedule.__dict__)
+    stopped.nowfun = lambda: now
+    return stopped

@@ -1,0 +1,78 @@
+"""Holds back SIGTERM and SIGINT while a tick is claimed, sent and confirmed, so that a beat that stops has no doubt.
+
+Celery's handler closes the scheduler and raises ``SystemExit``, wherever the main thread is. While ``held()`` that
+waits until the tick is over, or for ``PATIENCE_SECONDS``, or for a second signal. A beat that is embedded in a worker
+(``worker -B``) has no handler and would die at once, with its lock: there the end is ``SystemExit``, too.
+"""
+
+from __future__ import annotations
+
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from types import FrameType
+from typing import Any
+
+__all__ = ["PATIENCE_SECONDS", "SafePoints"]
+
+PATIENCE_SECONDS = 5.0
+
+
+class SafePoints:
+    """Of one scheduler. In another thread than the main one it does nothing: no signal arrives there."""
+
+    def __init__(self) -> None:
+        self._before: dict[int, Any] = {}
+        self._held = False
+        self._pending: Callable[[], None] | None = None
+
+    def install(self) -> None:
+        """To be called in the thread that ticks, once Celery has set its handlers. Again does no harm."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in (signal.SIGTERM, signal.SIGINT):
+            handler = signal.getsignal(number)
+            if handler == self._handle or (handler == signal.SIG_DFL and number != signal.SIGTERM):
+                continue
+            if callable(handler) or handler == signal.SIG_DFL:
+                self._before[number] = handler
+                signal.signal(number, self._handle)
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        self._held = True
+        try:
+            yield
+        finally:
+            self._held = False
+            pending, self._pending = self._pending, None
+            if pending is not None:
+                pending()
+
+    @property
+    def is_held(self) -> bool:
+        return self._held
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if not self._held or self._pending is not None:
+            self._held = False
+            self._pending = None
+            self._end(number, frame)
+            return
+        self._pending = lambda: self._end(number, None)
+        ident = threading.get_ident()
+        again = threading.Timer(PATIENCE_SECONDS, self._insist, (ident, number))
+        again.daemon = True
+        again.start()
+
+    def _insist(self, ident: int, number: int) -> None:
+        if self._held and self._pending is not None:
+            signal.pthread_kill(ident, number)
+
+    def _end(self, number: int, frame: FrameType | None) -> None:
+        before = self._before.get(number)
+        if callable(before):
+            before(number, frame)
+        else:
+            raise SystemExit(0)

@@ -1,0 +1,306 @@
+"""``celery beat -S celery_etcdlock.beat:EtcdScheduler``: what Celery sees of a beat that can die. See the package."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, cast
+
+from celery import Celery
+from celery.beat import Scheduler
+from celery.exceptions import ImproperlyConfigured
+from celery.utils.imports import qualname, symbol_by_name
+
+from celery_etcdlock.beat.guard import Guard, guarded
+from celery_etcdlock.beat.safe_points import SafePoints
+from celery_etcdlock.beat.term import StateTooNew, Term, mark_of, segment_of
+from celery_etcdlock.core.beat_state import EntryState, WorkState
+from celery_etcdlock.core.beat_view import BEAT_PREFIX
+from celery_etcdlock.core.events import BeatTookOver, LockEvent, LockWaiting, TickSent
+from celery_etcdlock.core.record import STANDALONE_PREFIX, Delivery, Record
+from celery_etcdlock.core.settings import Settings
+from celery_etcdlock.errors import InvalidSetting, LockLost, LockUnavailable
+from celery_etcdlock.listeners import Listeners, find_listener
+from celery_etcdlock.locking.candidacy import Candidacy
+from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.locking.manager import LockManager
+from celery_etcdlock.native import Alarm
+from celery_etcdlock.signals import send_signal
+from celery_etcdlock.tasks.conf import host_name
+from celery_etcdlock.tasks.runtime import EtcdLocks
+from celery_etcdlock.wiring import open_stores
+
+__all__ = ["TASK", "EtcdScheduler", "lock_name_of"]
+
+logger = logging.getLogger("celery_etcdlock")
+
+#: What stands for a task's name in the record of a beat's lock.
+TASK = "celery beat"
+
+#: Seconds that a tick without anything to do lasts at most: so soon Celery sees that it should stop.
+LONGEST_WAIT_SECONDS = 1.0
+
+#: Seconds after which a beat that couldn't take over stands for the lock again; others may do better meanwhile.
+PAUSE_SECONDS = 15.0
+
+
+def lock_name_of(settings: Settings, app: Celery) -> str:
+    """The name of the lock, and of the book, of the beats that stand for one another."""
+    return f"{BEAT_PREFIX}{settings.beat_name or app.main or 'default'}"
+
+
+class EtcdScheduler(Scheduler):
+    """One of several beats; see the package. Never a scheduler by itself: it has one while it is at work."""
+
+    def __init__(self, app: Celery, **kwargs: Any) -> None:
+        kwargs.pop("lazy", None)
+        self._locks = EtcdLocks.from_app(app)
+        self._settings = self._locks.settings
+        self._inner_class = _scheduler_class(self._settings.beat_scheduler)
+        self._arguments = kwargs
+        self._name = lock_name_of(self._settings, app)
+        self._alarm = Alarm()
+        self._safe_points = SafePoints()
+        self._candidacy: Candidacy | None = None
+        self._manager: LockManager | None = None
+        self._inner: Guard | None = None
+        self._next_at = 0.0
+        #: Ids of ticks that were sent, and couldn't be confirmed while this was the beat.
+        self._to_mark: list[str] = []
+        self._said = ""
+        self._away_said = False
+        # Lazily: the schedule is the inner scheduler's.
+        super().__init__(app, max_interval=kwargs.get("max_interval"), lazy=True)
+
+    def setup_schedule(self) -> None:
+        """Nothing: it is the inner scheduler's, for as long as there is one."""
+
+    @property
+    def info(self) -> str:
+        where = ", ".join(self._settings.endpoints)
+        return f"    . puts to work -> {qualname(self._inner_class)}\n    . lock -> {self._name} at {where}"
+
+    # --- Celery's loop -----------------------------------------------------------------------------------------
+
+    def tick(self, *args: Any, **kwargs: Any) -> float:
+        """Stand by, take over or work; returns within a second or a tick, and sleeps by itself."""
+        if self._candidacy is None:
+            self._stand()
+        assert self._candidacy is not None
+        lock = self._candidacy.lock
+        if lock is None:
+            self._mark_what_was_sent()
+            self._alarm.wait(LONGEST_WAIT_SECONDS)
+            return 0.0
+        try:
+            with self._safe_points.held():
+                if self._inner is None:
+                    self._take_over(lock)
+                inner = self._inner
+                if inner is None:
+                    return 0.0
+                now = time.monotonic()
+                if now >= self._next_at or inner.term.lock.lost:
+                    seconds = inner.tick() or 0.0
+                    self._next_at = time.monotonic() + max(0.0, seconds)
+        except LockLost as error:
+            self._lose(error)
+            return 0.0
+        wait = min(self._next_at - time.monotonic(), LONGEST_WAIT_SECONDS)
+        if wait > 0:
+            self._alarm.wait(wait)
+            if self._inner is not None and self._inner.should_sync() and not self._inner.term.over:
+                self._inner._do_sync()  # type: ignore[attr-defined]
+        return 0.0
+
+    def should_sync(self) -> bool:
+        return False
+
+    def sync(self) -> None:
+        """Have the scheduler at work write what it has to write."""
+        if self._inner is not None:
+            self._inner.sync()
+
+    def close(self) -> None:
+        """End: confirm what was sent, close the scheduler, and have another beat take over at once."""
+        if self._safe_points.is_held:
+            return  # in a signal's handler, amid a tick: Celery closes again when that is over
+        inner, self._inner = self._inner, None
+        candidacy, self._candidacy = self._candidacy, None
+        manager, self._manager = self._manager, None
+        try:
+            if inner is not None:
+                self._close_inner(inner)
+        finally:
+            if candidacy is not None:
+                candidacy.stop()
+            if manager is not None and manager.pid == os.getpid():
+                logger.info("celery-etcdlock: this beat has ended")
+
+    def _close_inner(self, inner: Guard) -> None:
+        try:
+            inner.term.check()
+            inner.term.confirm()
+        except (LockLost, LockUnavailable) as error:
+            logger.warning("celery-etcdlock: this beat ends without a last confirmation: %s", error)
+            inner.abandon()
+            return
+        inner.close()
+        inner.term.over = True
+
+    # --- standing by ---------------------------------------------------------------------------------------------
+
+    def _stand(self) -> None:
+        self._safe_points.install()
+        store, renewal_store = open_stores(self._settings)
+        timeout = self._settings.timeout
+        try:
+            listeners = [find_listener(entry) for entry in self._settings.listeners or ()]
+        except InvalidSetting as error:
+            raise ImproperlyConfigured(str(error)) from None
+        listener = Listeners([send_signal, *listeners, self._hear])
+        self._manager = LockManager(store, renewal_store, timeout_seconds=timeout, listener=listener)
+        self._candidacy = Candidacy(
+            self._manager,
+            self._name,
+            self._record,
+            self._settings.beat_ttl or self._settings.ttl,
+            alarm=self._alarm,
+            on_lost=self._on_lost,
+            on_away=self._on_away,
+        )
+        self._candidacy.start()
+
+    def _record(self) -> Record:
+        return self._locks.record(Delivery(f"{STANDALONE_PREFIX}beat of {self.app.main or 'an app'}"), TASK)
+
+    def _hear(self, event: LockEvent) -> None:
+        self._away_said = False
+        if not isinstance(event, LockWaiting):
+            return
+        holder = event.holder
+        who = "somebody" if holder is None else f"{holder.host}, pid {holder.pid}"
+        self._say(f"standing by: beat is held by {who}")
+        if holder is not None and holder.broker is not None and holder.broker != event.record.broker:
+            logger.error(
+                "celery-etcdlock: the beat at work (%s) sends to another broker than this one would: if these are two "
+                "deployments, one of them schedules nothing. Give each its own etcdlock_prefix or etcdlock_beat_name",
+                who,
+            )
+
+    def _on_away(self, error: LockUnavailable) -> None:
+        if self._away_said:
+            return
+        self._away_said = True
+        self._said = ""
+        logger.warning("celery-etcdlock: standing by: etcd can't be reached, and nothing is scheduled: %s", error)
+
+    def _say(self, text: str) -> None:
+        if text != self._said:
+            self._said = text
+            logger.info("celery-etcdlock: %s", text)
+
+    # --- taking over and losing ------------------------------------------------------------------------------------
+
+    def _take_over(self, lock: Lock) -> None:
+        assert self._manager is not None
+        settings = self._settings
+        term = Term(
+            lock,
+            self._manager.book(self._name, lock),
+            self._manager.done,
+            at_least_once=settings.beat_delivery == "at_least_once",
+            catch_up_seconds=settings.beat_catch_up,
+            on_sent=self._on_sent,
+        )
+        self._next_at = 0.0
+        try:
+            lock.check()
+            work = WorkState(host_name(), os.getpid(), time.time(), lock.fencing_token, app=self.app.main or "")
+            work = term.begin(work)
+            self._tell(BeatTookOver(self._name, lock.record, lock.fencing_token, work.takeovers))
+            inner = self._make_inner(term)
+            term.note_absent(segment_of(name) for name in inner.schedule)
+        except StateTooNew as error:
+            logger.error("celery-etcdlock: standing by: %s", error)
+            self._leave(PAUSE_SECONDS)
+            return
+        except LockUnavailable as error:
+            logger.warning("celery-etcdlock: standing by: what the last beat left can't be read: %s", error)
+            self._leave(LONGEST_WAIT_SECONDS)
+            return
+        self._inner = inner
+        self._said = ""
+
+    def _make_inner(self, term: Term) -> Guard:
+        scheduler_class = guarded(cast("Any", self._inner_class))
+        inner = scheduler_class.__new__(scheduler_class)
+        inner.term = term
+        arguments = {"schedule_filename": self.app.conf.beat_schedule_filename, "max_interval": None, **self._arguments}
+        inner.__init__(app=self.app, **arguments)  # type: ignore[misc]
+        return inner
+
+    def _leave(self, pause_seconds: float = 0.0) -> None:
+        if self._candidacy is not None:
+            self._candidacy.leave(pause_seconds)
+
+    def _lose(self, error: LockLost) -> None:
+        inner, self._inner = self._inner, None
+        logger.error("celery-etcdlock: this beat isn't at work any more: %s", error)
+        if inner is not None:
+            if inner.term.lock.session.lost_reason() is None:
+                # Asked to let go: until then the lock is ours in etcd, and what was sent can be confirmed.
+                with suppress(LockLost, LockUnavailable):
+                    inner.term.confirm()
+            self._to_mark += inner.term.sent_and_not_confirmed()
+            inner.abandon()
+            # Before the lock goes to the next one, if that can be.
+            self._mark_what_was_sent()
+        self._said = ""
+        self._leave()
+
+    def _mark_what_was_sent(self) -> None:
+        """Tell the next one what it would send once more, because etcd was away when it was to be confirmed."""
+        while self._to_mark and self._manager is not None:
+            try:
+                self._manager.done.put(mark_of(self._to_mark[0]))
+            except LockUnavailable as error:
+                logger.debug("celery-etcdlock: the next beat can't be told yet what was sent: %s", error)
+                return
+            self._to_mark.pop(0)
+
+    def _on_lost(self, lock: Lock) -> None:
+        inner = self._inner
+        if inner is not None and inner.term.lock is lock:
+            inner.term.interrupt(lock.lost_reason or "lost")
+
+    def _on_sent(self, state: EntryState, late_seconds: float) -> None:
+        record = replace(self._record(), task=state.task, delivery=Delivery(state.task_id or ""))
+        self._tell(TickSent(self._name, record, state.name, late_seconds))
+
+    def _tell(self, event: LockEvent) -> None:
+        if self._manager is not None:
+            self._manager.tell(event)
+
+
+def _scheduler_class(named: str | type) -> type[Scheduler]:
+    """The scheduler that the setting names. Raises ``ImproperlyConfigured``."""
+    remedy = "name a subclass of celery.beat.Scheduler, such as 'celery.beat:PersistentScheduler'"
+    found: Any = named
+    if isinstance(named, str):
+        try:
+            found = symbol_by_name(named)
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ImproperlyConfigured(
+                f"etcdlock_beat_scheduler: {named!r} can't be imported ({error}): {remedy}"
+            ) from None
+    if not (isinstance(found, type) and issubclass(found, Scheduler)):
+        raise ImproperlyConfigured(f"etcdlock_beat_scheduler: {named!r} is not a scheduler: {remedy}")
+    if issubclass(found, EtcdScheduler):
+        raise ImproperlyConfigured(
+            f"etcdlock_beat_scheduler: {named!r} is what puts a scheduler to work, not one itself: {remedy}"
+        )
+    return found

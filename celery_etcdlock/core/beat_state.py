@@ -1,0 +1,191 @@
+"""What a scheduler (celery beat) keeps about its entries in the lock store, for the next one to go on with.
+
+One ``EntryState`` for each entry of the schedule, rewritten with each tick, never deleted by an end of a lease. A
+*tick* is one time at which an entry was due; its identity is the entry's name, its schedule and that time. It goes
+through these phases. Each is written by the scheduler that holds the beat's lock, in a transaction that this lock
+guards and that compares the state as it was read (``operations.SaveStates``)::
+
+    WAITING ---> CLAIMED ---> PUBLISHED      at least once: claimed, sent, confirmed
+            `--> PUBLISHED                   at most once: the claim stands for the sending
+            `--> SKIPPED                     found when it was too old to be caught up with
+
+A tick that the next scheduler finds CLAIMED may have been sent or not. It is sent again under the same task id, so that
+whoever runs tasks can tell; with at most once there is no such phase, and what wasn't sent is lost.
+
+Anyone may write under our prefix, so what is read is trusted for nothing: a state that doesn't parse is no state, but
+one of a newer version is *unreadable*, and a scheduler that meets it must not go on: it would fire what the newer one
+has fired.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass, replace
+from enum import Enum
+from typing import Any
+
+__all__ = [
+    "ABSENT_SECONDS",
+    "EntryState",
+    "Phase",
+    "Unreadable",
+    "WorkState",
+    "decode_state",
+    "encode_state",
+    "later_run",
+    "not_from_the_future",
+]
+
+STATE_VERSION = 1
+MAX_STATE_BYTES = 16384
+MAX_TEXT_LENGTH = 200
+
+#: Seconds for which the state of an entry that isn't in the schedule any more is kept. So a rolling deploy, in which
+#: schedulers with the old and the new schedule take turns, loses no entry's last run.
+ABSENT_SECONDS = 3600.0
+
+
+#: Seconds by which the clocks of two schedulers may differ. Beyond that a last run in the future isn't believed.
+FUTURE_SECONDS = 60.0
+
+
+class Phase(Enum):
+    WAITING = "waiting"
+    CLAIMED = "claimed"
+    PUBLISHED = "published"
+    SKIPPED = "skipped"
+
+
+@dataclass(frozen=True, slots=True)
+class EntryState:
+    """Of one entry. Times are Unix times in seconds, by the wall clock of the scheduler that wrote them.
+
+    ``last_run_at`` and ``count`` are Celery's own ``last_run_at`` and ``total_run_count`` after the latest tick.
+    ``due_at`` and ``task_id`` are those of that tick, and ``fence`` the fencing token of who claimed it. ``next_at`` is
+    when the entry will be due again. ``absent_since``: a scheduler at work didn't have the entry.
+    """
+
+    name: str
+    task: str
+    schedule: str
+    last_run_at: float
+    count: int
+    phase: Phase = Phase.WAITING
+    due_at: float | None = None
+    next_at: float | None = None
+    task_id: str | None = None
+    fence: int = 0
+    absent_since: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class WorkState:
+    """Of the scheduler at work: who it is, since when (Unix time), and how often the work changed hands before."""
+
+    host: str
+    pid: int
+    since: float
+    fence: int
+    takeovers: int = 0
+    app: str = ""
+
+
+class Unreadable(Enum):
+    """A newer version wrote it."""
+
+    NEWER = "newer"
+
+
+def encode_state(state: EntryState | WorkState) -> bytes:
+    """The state as it is stored. Long texts are cut: they are for people."""
+    fields: dict[str, Any] = {"v": STATE_VERSION}
+    if isinstance(state, WorkState):
+        fields |= {"host": state.host[:MAX_TEXT_LENGTH], "pid": state.pid, "since": state.since}
+        fields |= {"fence": state.fence, "takeovers": state.takeovers, "app": state.app[:MAX_TEXT_LENGTH]}
+    else:
+        fields |= {"name": state.name[:MAX_TEXT_LENGTH], "task": state.task[:MAX_TEXT_LENGTH]}
+        fields |= {"schedule": state.schedule[:MAX_TEXT_LENGTH], "last": state.last_run_at, "count": state.count}
+        fields["phase"] = state.phase.value
+        optional = {"due": state.due_at, "next": state.next_at, "id": state.task_id, "absent": state.absent_since}
+        fields |= {name: value for name, value in optional.items() if value is not None}
+        if state.fence:
+            fields["fence"] = state.fence
+    return json.dumps(fields, separators=(",", ":")).encode()
+
+
+def decode_state(value: bytes) -> EntryState | WorkState | Unreadable | None:
+    """What was stored: ``None`` when it is nothing of ours, ``Unreadable`` when a newer version wrote it."""
+    if len(value) > MAX_STATE_BYTES:
+        return None
+    try:
+        fields = json.loads(value)
+        if not isinstance(fields, dict):
+            return None
+        version = fields.get("v")
+        if type(version) is int and version > STATE_VERSION:
+            return Unreadable.NEWER
+        if version is not STATE_VERSION:
+            return None
+        if "host" in fields:
+            return WorkState(
+                _text(fields["host"]),
+                _count(fields["pid"]),
+                _time(fields["since"]),
+                _count(fields["fence"]),
+                _count(fields.get("takeovers", 0)),
+                _text(fields.get("app", "")),
+            )
+        return EntryState(
+            _text(fields["name"]),
+            _text(fields["task"]),
+            _text(fields["schedule"]),
+            _time(fields["last"]),
+            _count(fields["count"]),
+            Phase(fields["phase"]),
+            _time(fields["due"]) if "due" in fields else None,
+            _time(fields["next"]) if "next" in fields else None,
+            _text(fields["id"]) if "id" in fields else None,
+            _count(fields.get("fence", 0)),
+            _time(fields["absent"]) if "absent" in fields else None,
+        )
+    except (KeyError, ValueError, OverflowError, RecursionError):
+        return None
+
+
+def later_run(state: EntryState, own_last_run: float | None, now: float) -> float | None:
+    """The last run to go on from when it isn't the entry's own; ``None``: keep the entry's own.
+
+    ``own_last_run`` is ``None`` where the entry has no last run of its own, or one that is only when it was made: then
+    the store's counts. Else the later of the two counts: the entry's own may come from a file of last week, or from a
+    database that was written after the store. One that was absent for too long counts as never seen.
+    """
+    if state.absent_since is not None and now - state.absent_since > ABSENT_SECONDS:
+        return None
+    return state.last_run_at if own_last_run is None or state.last_run_at > own_last_run else None
+
+
+def not_from_the_future(state: EntryState, now: float) -> EntryState:
+    """A last run far ahead of our clock was written by one that went wrong: it counts as now.
+
+    Else the entry wouldn't run for as long as that clock was ahead.
+    """
+    return replace(state, last_run_at=now) if state.last_run_at > now + FUTURE_SECONDS else state
+
+
+def _text(value: object) -> str:
+    if not isinstance(value, str):
+        raise ValueError("not a text")
+    return value
+
+
+def _count(value: object) -> int:
+    if type(value) is not int or value < 0:
+        raise ValueError("not a count")
+    return value
+
+
+def _time(value: object) -> float:
+    if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > 1e11:  # type: ignore[arg-type]
+        raise ValueError("not a time")
+    return float(value)  # type: ignore[arg-type]
