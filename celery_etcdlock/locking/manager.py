@@ -287,7 +287,7 @@ class LockManager:
 
     def book(self, name: str, lock: Lock) -> Book:
         """The states that the holder of ``lock`` keeps under ``name`` for the next one."""
-        return Book(self._store, self._clock, self._timeout_seconds, name, lock.key)
+        return Book(self._store, self._clock, self.timeout_seconds, name, lock.key)
 
     def keep(self, lock: Lock, record: Record, seconds: float) -> Claim | None:
         """Instead of releasing the lock: let it stand for ``seconds`` without renewal, with this record.
