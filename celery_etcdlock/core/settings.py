@@ -30,6 +30,7 @@ from celery_etcdlock.core.setting_checks import (
     check_listeners,
     check_path,
     check_prefix,
+    check_scope,
     check_text,
 )
 from celery_etcdlock.errors import InvalidSetting
@@ -97,6 +98,13 @@ SETTINGS: tuple[Setting, ...] = (
         f"secret of at least {LEAST_HASH_KEY_BYTES} bytes that keys the digests in lock names; the same everywhere",
     ),
     Setting(
+        "etcdlock_scope",
+        None,
+        check_scope,
+        "function of a message's headers, or its import path: the str that it returns (a tenant) goes in front of all "
+        "locks' names",
+    ),
+    Setting(
         "etcdlock_channel",
         None,
         check_channel,
@@ -150,6 +158,7 @@ class Settings:
     on_conflict: str
     on_unavailable: str
     hash_key: bytes | None = field(repr=False)
+    scope: str | Callable[[Mapping[str, Any]], object] | None
     channel: Callable[[], Any] | None
     listeners: tuple[str | Callable[..., Any], ...] | None
     dedup: tuple[DedupRule, ...] | None

@@ -61,6 +61,7 @@ class FreeNeverStarted(bootsteps.Step):
         self._messages: queue.SimpleQueue[_Ended] = queue.SimpleQueue()
         self._starting = threading.Lock()
         self._runs = False
+        worker.etcdlock_never_started = self
         task_revoked.connect(self._on_revoked, weak=False)
         task_rejected.connect(self._on_message, weak=False)
         task_unknown.connect(self._on_message, weak=False)
