@@ -48,4 +48,6 @@ def known_class_of(app: Celery | None) -> type[Any] | None:
     if app is None:
         return None
     found = vars(app).get("Task", getattr(app, "task_cls", None))
+    if found == Celery.task_cls:
+        return Task
     return found if isinstance(found, type) else None

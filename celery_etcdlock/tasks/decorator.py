@@ -59,7 +59,7 @@ def singleton_task(
     def decorate(function: Callable[..., Any]) -> Any:
         name = options.get("name") or f"{function.__module__}.{function.__qualname__}"
         own = base or known_class_of(app)
-        _check_names(name, own, options, is_known=base is not None or app is not None)
+        _check_names(name, own, options, is_known=own is not None)
         if own is not None:
             refuse_batches(own, name)
         inherited = {option: getattr(own, option) for option in OPTION_NAMES if hasattr(own, option)}
