@@ -77,7 +77,7 @@ def test_a_plain_wrapper_around_a_coroutine(lab: Lab, pool: asyncio.AbstractEven
         lab.bodies.append(current_lock().name)
         return number
 
-    @singleton_task(app=lab.app, name="task", lock_key="name")
+    @singleton_task(app=lab.app, shared=False, name="task", lock_key="name")
     @functools.wraps(inside)
     def task(number: int) -> Any:
         return inside(number)
@@ -143,7 +143,7 @@ def test_one_that_is_cancelled_lets_go_once_it_has_ended(lab: Lab) -> None:
     seen = []
     begun = asyncio.Event()
 
-    @singleton_task(app=lab.app, name="task", lock_key="name")
+    @singleton_task(app=lab.app, shared=False, name="task", lock_key="name")
     async def task() -> None:
         try:
             begun.set()
@@ -167,7 +167,7 @@ def test_a_lost_lock_cancels_it(lab: Lab, pool: asyncio.AbstractEventLoop) -> No
     begun = threading.Event()
     seen = []
 
-    @singleton_task(app=lab.app, name="task", lock_key="name")
+    @singleton_task(app=lab.app, shared=False, name="task", lock_key="name")
     async def task() -> None:
         begun.set()
         try:

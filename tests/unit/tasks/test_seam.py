@@ -264,7 +264,7 @@ def test_every_way_to_the_body_leads_through_the_lock(
 
 
 def test_what_gets_around_the_seam_is_no_success(lab: Lab, caplog: pytest.LogCaptureFixture) -> None:
-    @singleton_task(app=lab.app, name="task")
+    @singleton_task(app=lab.app, shared=False, name="task")
     def task() -> str:
         return "ran"
 
@@ -286,7 +286,7 @@ def test_what_gets_around_the_seam_is_no_success(lab: Lab, caplog: pytest.LogCap
 def test_a_body_that_calls_itself_makes_calls_of_their_own(lab: Lab) -> None:
     seen = []
 
-    @singleton_task(app=lab.app, unique_on=["number"])
+    @singleton_task(app=lab.app, shared=False, unique_on=["number"])
     def task(number: int) -> None:
         seen.append(current_lock().name)
         if number:
@@ -299,7 +299,7 @@ def test_a_body_that_calls_itself_makes_calls_of_their_own(lab: Lab) -> None:
 
     calls = []
 
-    @singleton_task(app=lab.app, unique_on=["number"])
+    @singleton_task(app=lab.app, shared=False, unique_on=["number"])
     def once(number: int) -> None:
         calls.append(current_lock().name)
         if len(calls) == 1:
@@ -342,7 +342,13 @@ class TestAutoretry:
     ) -> None:
         lab.app.conf.etcdlock_on_unavailable = "raise"
         task = singleton_task(
-            app=lab.app, name="task", lock_key="name", on_conflict="raise", autoretry_for=(named,), retry_backoff=False
+            app=lab.app,
+            shared=False,
+            name="task",
+            lock_key="name",
+            on_conflict="raise",
+            autoretry_for=(named,),
+            retry_backoff=False,
         )(lab.body)
         result, message = lab.publish(task)
         if named is LockUnavailable:
@@ -363,7 +369,9 @@ class TestAutoretry:
 
     def test_what_it_leaves_out_fails(self, lab: Lab) -> None:
         options: dict[str, Any] = {"autoretry_for": (Exception,), "dont_autoretry_for": (LockConflict,)}
-        task = singleton_task(app=lab.app, name="task", lock_key="name", on_conflict="raise", **options)(lab.body)
+        task = singleton_task(app=lab.app, shared=False, name="task", lock_key="name", on_conflict="raise", **options)(
+            lab.body
+        )
         result, message = lab.publish(task)
         with lab.locks.lock("name"):
             run_message(lab.app, message)
@@ -441,7 +449,7 @@ class TestBases:
         task = singleton_task(app=lab.app, base=base, name="task", shared=False, report_to="sales")(lab.body)
         assert task.report_to == "sales"
         with pytest.raises(InvalidOption, match=r"unknown option 'report_at' .did you mean 'report_to'"):
-            singleton_task(app=lab.app, base=base, name="other", report_at="sales")(lab.body)
+            singleton_task(app=lab.app, shared=False, base=base, name="other", report_at="sales")(lab.body)
 
     @pytest.mark.parametrize(
         ("options", "message"),
@@ -505,5 +513,5 @@ class TestWhatRunsLater:
         batches: Any = type("Batches", (Task,), {"abstract": True, "__module__": "celery_batches"})
         mine = type("Mine", (batches,), {"abstract": True, "__module__": "proj.tasks"})
         with pytest.raises(InvalidOption, match="celery-batches can't be locked"):
-            singleton_task(app=lab.app, base=mine, name="flush")(lab.body)
+            singleton_task(app=lab.app, shared=False, base=mine, name="flush")(lab.body)
         lab.app._pending.clear()
