@@ -50,7 +50,7 @@ def finished(task: Any, go_on: Callable[[], Any]) -> Any:
         return result
     loop = _loop_of_pool()
     if loop is not None:
-        return _run_in(loop, result)
+        return _Running(loop, result).wait()
     if not inspect.iscoroutine(result):
         return result  # some object of the user's own
     result.close()
@@ -85,42 +85,49 @@ def locked_coroutine(lock: Callable[[Callable[[], Any]], Any], go_on: Callable[[
 
 
 class _Running:
-    """A coroutine in an event loop, and a thread that waits for it."""
+    """A coroutine in an event loop, and a thread that waits for it.
 
-    def __init__(self, loop: asyncio.AbstractEventLoop, coroutine: Any) -> None:
+    What is raised in that thread meanwhile, as ``LockLost`` is, may strike anywhere: also just after it was begun.
+    """
+
+    def __init__(self, loop: asyncio.AbstractEventLoop, awaitable: Any) -> None:
         self._loop = loop
+        self._awaitable = awaitable
         self._task: asyncio.Task[Any] | None = None
+        self._is_begun = False
+        self._is_cancelled = False
         self._ended = threading.Event()
-        self._future = asyncio.run_coroutine_threadsafe(self._run(coroutine), loop)
 
-    async def _run(self, awaitable: Any) -> Any:
+    async def _run(self) -> Any:
         self._task = asyncio.current_task()
         try:
-            return await awaitable
+            if self._is_cancelled:
+                raise asyncio.CancelledError
+            return await self._awaitable
         finally:
             self._ended.set()
 
     def wait(self) -> Any:
-        """Its result. What is raised in this thread meanwhile, as ``LockLost`` is, cancels it and goes on."""
+        """Its result. What is raised in this thread cancels it, and goes on once it has ended."""
         try:
-            while not concurrent.futures.wait([self._future], timeout=LOOK_SECONDS).done:
+            self._is_begun = True
+            future = asyncio.run_coroutine_threadsafe(self._run(), self._loop)
+            while not concurrent.futures.wait([future], timeout=LOOK_SECONDS).done:
                 pass
-            return self._future.result()
+            return future.result()
         except BaseException:
-            if not self._future.done():
+            if self._is_begun and not self._ended.is_set():
                 self.cancel()
                 self._ended.wait(CANCEL_SECONDS)
             raise
 
     def cancel(self) -> None:
+        self._is_cancelled = True
+        self._loop.call_soon_threadsafe(self._cancel_task)
+
+    def _cancel_task(self) -> None:
         if self._task is not None:
-            self._loop.call_soon_threadsafe(self._task.cancel)
-        else:
-            self._future.cancel()
-
-
-def _run_in(loop: asyncio.AbstractEventLoop, awaitable: Any) -> Any:
-    return _Running(loop, awaitable).wait()
+            self._task.cancel()
 
 
 def _loop_of_pool() -> asyncio.AbstractEventLoop | None:

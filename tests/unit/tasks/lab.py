@@ -49,6 +49,7 @@ class Lab:
             f"seam{next(_numbers)}", broker="memory://", backend="cache+memory://", set_as_current=False, **options
         )
         self.app.conf.update(etcdlock_endpoints="memory://")
+        messages(self.app)  # of other tests: the broker is the process's
         self.bodies: list[str] = []
         self.locks = EtcdLocks.from_app(self.app)
 
