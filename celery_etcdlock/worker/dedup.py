@@ -49,7 +49,7 @@ def deduplicate(app: Celery, rules: Iterable[DedupRule]) -> list[str]:
         if rule is None:
             continue
         used.add(rule.pattern)
-        if not isinstance(task, SingletonTask):
+        if rule.locks and not isinstance(task, SingletonTask):
             _give_lock(task, rule)
             locked.append(name)
     for rule in rules:
