@@ -1,9 +1,9 @@
 """Deduplication of whole workers: which tasks that know nothing of locks get one, and which (``etcdlock_dedup``).
 
 Either ``"task_id"`` for all tasks, or a mapping from patterns of task names to ``"task_id"``, to options as a
-``SingletonTask`` has them, or to ``False``, which leaves them alone; the first pattern that matches counts. ``"task_id"`` locks on the message itself: it is
-never run twice at once, nor again after it has run. Celery's own tasks (``celery.*``) are matched by their whole name
-only.
+``SingletonTask`` has them, or to ``False``, which leaves them alone; the first pattern that matches counts.
+``"task_id"`` locks on the message itself: it is never run twice at once, nor again after it has run. Celery's own tasks
+(``celery.*``) are matched by their whole name only.
 """
 
 from __future__ import annotations

@@ -14,7 +14,8 @@ from celery import states
 from celery.exceptions import Reject
 from celery.signals import task_postrun
 
-from celery_etcdlock.tasks.call import entered
+from celery_etcdlock.errors import EtcdLockError
+from celery_etcdlock.tasks.call import delivery_of, entered
 from celery_etcdlock.tasks.headers import claims_in, line_in
 from celery_etcdlock.tasks.leaving import REPLACEMENT
 from celery_etcdlock.tasks.runtime import EtcdLocks
@@ -34,10 +35,24 @@ def _free(task: Any = None, state: str | None = None, retval: Any = None, **_: A
     request = task.request_stack.top
     if request is None or request.is_eager or entered(request) or _comes_again(request, state, retval):
         return
-    line = line_in(request)
-    claims = () if plan.options.lifetime.name == "until_expired" else claims_in(request)
-    for claim in claims if line is None else (*claims, line):
-        EtcdLocks.from_app(task.app).manager.drop_in_the_end(claim)
+    delivery = delivery_of(request)
+    for name in _names(task, request):
+        EtcdLocks.from_app(task.app).manager.drop_ended(name, delivery)
+
+
+def _names(task: Any, request: Any) -> list[str]:
+    """Under which something may stand for the message: as it says itself, and by its arguments."""
+    position = line_in(request)
+    names = {claim.name for claim in (*claims_in(request), *([] if position is None else [position]))}
+    lifetime = task._lock_plan.options.lifetime
+    if lifetime.at_enqueue:
+        try:
+            args, kwargs = tuple(request.args or ()), dict(request.kwargs or {})
+            made = task._lock_names(args, kwargs, request.headers or {})
+        except (EtcdLockError, TypeError, ValueError):
+            made = ()  # its arguments make no key, so no lock was taken for it
+        names.update(made, (lifetime.queued_name(name) for name in made))
+    return sorted(names)
 
 
 def _comes_again(request: Any, state: str | None, retval: Any) -> bool:

@@ -2,7 +2,7 @@
 
 Celery has signals for some of these ends (``worker.never_started``), and none for others: a body that can't be decoded,
 an ETA out of range, a strategy of somebody else's that discards. They have in common that the message is acknowledged
-or rejected while no pool has accepted its request. So those of the messages that hold something are watched.
+or rejected while no pool has accepted its request. So the messages of locked tasks are watched.
 
 One whose process died right after it was accepted may not have come as far as its lock: Celery tells of that too.
 """
@@ -11,14 +11,13 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
 from celery import bootsteps
 from celery.signals import task_failure, task_received
 
-from celery_etcdlock.tasks.headers import CLAIMS_HEADER, LINE_HEADER
+from celery_etcdlock.tasks.headers import CALL_HEADER
 
 __all__ = ["WatchUnstarted"]
 
@@ -43,7 +42,7 @@ class WatchUnstarted(bootsteps.Step):
 
         def on_task_received(message: Any) -> Any:
             headers = message.headers
-            if isinstance(headers, dict) and (CLAIMS_HEADER in headers or LINE_HEADER in headers):
+            if isinstance(headers, dict) and CALL_HEADER in headers:
                 self._watch(message)
             return handle(message)
 
@@ -72,16 +71,15 @@ class WatchUnstarted(bootsteps.Step):
             setattr(message, REQUEST, weakref.ref(request))
             self._requests[request.id] = request
 
-    def _free(self, carrier: Any) -> None:
-        self._worker.etcdlock_never_started.free(carrier)
-
     def _ended(self, message: Any) -> None:
         known = getattr(message, REQUEST)
         request = known() if known is not None else None
-        if request is None or request.time_start is None:
-            self._free(message)
+        if request is None:
+            self._worker.etcdlock_never_started.free(message.headers)
+        elif request.time_start is None:
+            self._worker.etcdlock_never_started.free(request.request_dict, request.task)
 
     def _on_failure(self, task_id: str | None = None, exception: Any = None, **_: Any) -> None:
         request = self._requests.get(task_id) if task_id is not None else None
         if request is not None and isinstance(exception, TimeLimitExceeded | WorkerLostError):
-            self._free(SimpleNamespace(headers=request.request_dict))
+            self._worker.etcdlock_never_started.free(request.request_dict, request.task)
