@@ -23,7 +23,7 @@ LIFETIMES: dict[str, dict[str, Any]] = {
 def tell(what: str, task_name: str, task_id: str) -> None:
     """The lock of each task has the task's name."""
     locks = EtcdLocks.from_app(app)
-    taken = {name: bool(locks.holders(f"{task_name}{suffix}")) for name, suffix in (("body", ""), ("call", ":queued"))}
+    taken = {name: bool(locks.holders(f"{task_name}{suffix}")) for name, suffix in (("lock", ""), ("queued", ":queued"))}
     note(happened=what, task_id=task_id, taken=[name for name, is_taken in taken.items() if is_taken])
 
 
@@ -70,7 +70,7 @@ def _watch_backend(**_: Any) -> None:
 
     def told(task_id: str, result: Any, state: str, *args: Any, request: Any = None, **kwargs: Any) -> Any:
         stored = store_result(task_id, result, state, *args, request=request, **kwargs)
-        tell(f"stored {state}", request.task, task_id)
+        tell(f"stored {state}", getattr(request, "task", None) or "unknown", task_id)
         return stored
 
     backend.store_result = told
