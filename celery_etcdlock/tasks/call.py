@@ -87,14 +87,19 @@ _traced: ContextVar[tuple[Any, Any, Any] | None] = ContextVar("celery_etcdlock_t
 
 
 def _on_prerun(task: Any = None, **_: Any) -> None:
-    if hasattr(type(task), "_lock_plan"):
-        _traced.set((task, task.request_stack.top, _traced.get()))
+    if getattr(task, "_lock_plan", None) is not None:
+        _traced.set((_itself(task), task.request_stack.top, _traced.get()))
 
 
 def _on_postrun(task: Any = None, **_: Any) -> None:
     traced = _traced.get()
-    if traced is not None and traced[0] is task:
+    if traced is not None and traced[0] is _itself(task):
         _traced.set(traced[2])
+
+
+def _itself(task: Any) -> Any:
+    """An instrumentation may have the tracer run a proxy of the task."""
+    return task.app._tasks.get(task.name, task)
 
 
 task_prerun.connect(_on_prerun, weak=False)

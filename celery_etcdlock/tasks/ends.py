@@ -29,8 +29,7 @@ def free_at_the_end() -> None:
 
 
 def _free(task: Any = None, state: str | None = None, retval: Any = None, **_: Any) -> None:
-    plan = getattr(type(task), "_lock_plan", None)
-    if plan is None:
+    if getattr(task, "_lock_plan", None) is None:
         return
     request = task.request_stack.top
     if request is None or request.is_eager or entered(request) or _comes_again(request, state, retval):

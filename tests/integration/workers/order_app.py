@@ -23,7 +23,9 @@ LIFETIMES: dict[str, dict[str, Any]] = {
 def tell(what: str, task_name: str, task_id: str) -> None:
     """The lock of each task has the task's name."""
     locks = EtcdLocks.from_app(app)
-    taken = {name: bool(locks.holders(f"{task_name}{suffix}")) for name, suffix in (("lock", ""), ("queued", ":queued"))}
+    taken = {
+        name: bool(locks.holders(f"{task_name}{suffix}")) for name, suffix in (("lock", ""), ("queued", ":queued"))
+    }
     note(happened=what, task_id=task_id, taken=[name for name, is_taken in taken.items() if is_taken])
 
 

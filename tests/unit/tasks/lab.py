@@ -26,7 +26,7 @@ def messages(app: Celery) -> list[Any]:
     return found
 
 
-def run_message(app: Celery, message: Any, tracer: Callable[..., Any] = trace.build_tracer) -> None:
+def run_message(app: Celery, message: Any, tracer: Callable[..., Any] | None = None) -> None:
     args, kwargs, embedded = message.payload
     headers = dict(message.headers)
     request = headers | embedded | {"args": args, "kwargs": kwargs}
@@ -36,7 +36,7 @@ def run_message(app: Celery, message: Any, tracer: Callable[..., Any] = trace.bu
     # As in a worker, where Celery's own __call__ keeps the message's request.
     trace._install_stack_protection()
     try:
-        tracer(task.name, task, app=app)(headers["id"], args, kwargs, request)
+        (tracer or trace.build_tracer)(task.name, task, app=app)(headers["id"], args, kwargs, request)
     finally:
         trace.reset_worker_optimizations(app)
 

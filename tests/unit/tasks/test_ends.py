@@ -8,7 +8,9 @@ from typing import Any
 
 import pytest
 from celery import Task
+from celery.app import trace
 from celery.exceptions import Ignore, Reject
+from celery.local import Proxy
 
 from celery_etcdlock import singleton_task
 from tests.unit.tasks.lab import Lab, messages, run_message
@@ -55,6 +57,15 @@ def test_a_hook_that_fails(lab: Lab, lock: str, error: Exception) -> None:
     run_until_it_ends(lab, message)
     wait_for(lambda: not lab.locks.holders(QUEUED[lock]), "free")
     assert task.delay().id != first.id
+
+
+def test_a_tracer_that_is_given_a_proxy_of_the_task(lab: Lab) -> None:
+    """As New Relic's."""
+    task = define(lab, "until_executed", raising(PermissionError()))
+    _, message = lab.publish(task)
+    itself = lab.app.tasks["task"]
+    run_message(lab.app, message, lambda name, _, app: trace.build_tracer(name, Proxy(lambda: itself), app=app))
+    assert not lab.locks.holders("name")
 
 
 @pytest.mark.parametrize("lock", QUEUED)

@@ -312,6 +312,12 @@ def test_a_body_that_calls_itself_makes_calls_of_their_own(lab: Lab) -> None:
     assert calls[0] == calls[1] != calls[2]
 
 
+def test_the_function_itself_is_no_task(lab: Lab) -> None:
+    task: Any = singleton_task(app=lab.app, shared=False, name="task")(lab.body)
+    assert task.__wrapped__(3) == 3
+    assert lab.bodies == ["UNLOCKED"]
+
+
 def test_a_call_that_tries_twice_does_so_under_one_lock(lab: Lab) -> None:
     tokens = []
 
