@@ -121,6 +121,9 @@ def entering_request(task: Task[Any, Any]) -> Any:
     request = request_here(task)
     if request is None or request.called_directly or request.id is None or entered(request):
         return None
+    traced = _traced.get()
+    if traced is not None and traced[1] is request:
+        return request
     passage = innermost()
     return None if passage is not None and passage.covers(task, request.id) else request
 

@@ -74,7 +74,9 @@ def _give_lock(task: Task[Any, Any], rule: DedupRule) -> None:
         locked.__name__ = own.__name__
         locked._etcdlock_prepare(task.app)
     except InvalidOption as error:
-        remedy = f". {{{task.name!r}: False}} in front of it leaves the task alone" if isinstance(error, BatchTask) else ""
+        remedy = (
+            f". {{{task.name!r}: False}} in front of it leaves the task alone" if isinstance(error, BatchTask) else ""
+        )
         raise ImproperlyConfigured(f"etcdlock_dedup[{rule.pattern!r}]: {error}{remedy}") from None
     task.__class__ = locked
     guard_instance(task)
