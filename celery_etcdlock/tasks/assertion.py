@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 
 from celery_etcdlock.errors import EtcdLockError
 from celery_etcdlock.tasks.call import entered
+from celery_etcdlock.tasks.plan import is_built_in
 
 __all__ = ["checked_backend"]
 
@@ -19,6 +20,8 @@ def checked_backend(task: Any, backend: Any) -> Any:
     """``task``'s result backend, which refuses the success of a delivery that didn't ask for its lock."""
     stack = task.request_stack
     request = None if stack is None else stack.top
+    if is_built_in(type(task)):
+        return backend
     if request is None or request.called_directly or request.id is None or request.is_eager or entered(request):
         return backend
     return _NoSuccess(backend, task)

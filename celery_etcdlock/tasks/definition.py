@@ -17,7 +17,7 @@ from celery_etcdlock.tasks.coroutines import may_be_awaited
 from celery_etcdlock.tasks.foreign import why_not
 from celery_etcdlock.tasks.seam import has_own_call, is_async_task, written_run
 
-__all__ = ["CELERY_KEYWORDS", "BatchTask", "check_definition", "expected_errors", "known_options", "refuse_batches"]
+__all__ = ["CELERY_KEYWORDS", "NotLockable", "check_definition", "expected_errors", "known_options", "refuse_batches"]
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -38,8 +38,8 @@ CELERY_KEYWORDS = frozenset(
 _told: WeakKeyDictionary[type, None] = WeakKeyDictionary()
 
 
-class BatchTask(InvalidOption):
-    """A task whose messages are run many at a time, without going through the task."""
+class NotLockable(InvalidOption):
+    """A task whose body can't be kept under its lock."""
 
 
 def check_definition(task: type[Any], app: Celery) -> None:
@@ -54,7 +54,7 @@ def check_definition(task: type[Any], app: Celery) -> None:
 def refuse_batches(task: type[Any], name: str) -> None:
     """celery-batches acknowledges messages whatever becomes of their flush: without its lock it would lose them."""
     if any(each.__module__.split(".")[0] == "celery_batches" for each in task.__mro__):
-        raise BatchTask(
+        raise NotLockable(
             f"task {name!r}: a task of celery-batches can't be locked: its messages are acknowledged whatever "
             "becomes of the flush, so one that can't have the lock would lose them. Let the flush pass what it "
             "collected to a locked task: flush(requests) -> locked.delay([request.args for request in requests])"
@@ -97,12 +97,12 @@ def _refuse_what_runs_later(task: type[Any]) -> None:
     if has_own_call(task):
         return  # which may see to it; that it does is checked at each call
     if inspect.isgeneratorfunction(run) or inspect.isasyncgenfunction(run):
-        raise InvalidOption(
+        raise NotLockable(
             f"task {task.name!r}: its body has a yield, so it would run only after its lock is let go of: "
             "return a list instead"
         )
     if is_async_task(task) and not may_be_awaited():
-        raise InvalidOption(
+        raise NotLockable(
             f"task {task.name!r}: its body is an async def, and Celery's own pools don't await it: install "
             "celery-aio-pool and use its pool, or call asyncio.run() in a plain body or in the __call__ of a base class"
         )

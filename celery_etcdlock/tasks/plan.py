@@ -16,7 +16,7 @@ from celery_etcdlock.core.options import OPTIONS, TaskOptions
 from celery_etcdlock.errors import InvalidOption
 from celery_etcdlock.tasks.seam import written_run
 
-__all__ = ["LockPlan", "plan_from_function", "plan_of"]
+__all__ = ["LockPlan", "is_built_in", "plan_from_function", "plan_of"]
 
 
 @dataclass(frozen=True)
@@ -35,10 +35,15 @@ def plan_from_function(
     return _plan(task_name, function, options, leave_out_self=bind)
 
 
+def is_built_in(task: type[Any]) -> bool:
+    """Whether it is one of Celery's own, which are of the app's task class too: a lock would break chords."""
+    return task.__module__ == "celery.app.builtins"
+
+
 def plan_of(task: type[Task[Any, Any]]) -> LockPlan:
     """The plan of a task class. Raises ``InvalidOption``."""
-    attributes = {option.name: _attribute(task, option.name) for option in OPTIONS}
-    _check_join(str(task.name), attributes["on_conflict"], ignore_result=bool(task.ignore_result))
+    attributes = {} if is_built_in(task) else {option.name: _attribute(task, option.name) for option in OPTIONS}
+    _check_join(str(task.name), attributes.get("on_conflict"), ignore_result=bool(task.ignore_result))
     function, takes_task = written_run(task)
     return _plan(str(task.name), function, attributes, leave_out_self=takes_task)
 

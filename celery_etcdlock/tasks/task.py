@@ -23,7 +23,7 @@ from celery_etcdlock.tasks.enqueue import publish, with_call
 from celery_etcdlock.tasks.execution import run_locked
 from celery_etcdlock.tasks.foreign import refuse_foreign_options
 from celery_etcdlock.tasks.leaving import REPLACEMENT
-from celery_etcdlock.tasks.plan import LockPlan, plan_of
+from celery_etcdlock.tasks.plan import LockPlan, is_built_in, plan_of
 from celery_etcdlock.tasks.runtime import EtcdLocks
 from celery_etcdlock.tasks.scope import scoped
 from celery_etcdlock.tasks.seam import enter, guard, is_async_task, make_ready, ours
@@ -141,6 +141,8 @@ class SingletonTask(_TypedTask[P, R]):
 
     def _etcdlock_run(self, names: Callable[[], tuple[str, ...]], body: Callable[[], Any]) -> Any:
         """Take the locks and run ``body``."""
+        if is_built_in(type(self)):
+            return body()
         return run_locked(self, self._lock_plan, names, body)
 
     def lock_for(self, *args: P.args, **kwargs: P.kwargs) -> TaskLock:

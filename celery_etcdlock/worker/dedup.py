@@ -17,7 +17,7 @@ from celery_etcdlock.core.dedup import BUILT_IN, DedupRule, rule_for
 from celery_etcdlock.core.options import check_option_names
 from celery_etcdlock.errors import InvalidOption
 from celery_etcdlock.tasks.bases import in_front_of
-from celery_etcdlock.tasks.definition import BatchTask
+from celery_etcdlock.tasks.definition import NotLockable
 from celery_etcdlock.tasks.once import OncePerMessage
 from celery_etcdlock.tasks.runtime import EtcdLocks
 from celery_etcdlock.tasks.seam import guard_instance
@@ -74,9 +74,8 @@ def _give_lock(task: Task[Any, Any], rule: DedupRule) -> None:
         locked.__name__ = own.__name__
         locked._etcdlock_prepare(task.app)
     except InvalidOption as error:
-        remedy = (
-            f". {{{task.name!r}: False}} in front of it leaves the task alone" if isinstance(error, BatchTask) else ""
-        )
+        remedy = f". {{{task.name!r}: False}} in front of it leaves the task alone"
+        remedy = remedy if isinstance(error, NotLockable) else ""
         raise ImproperlyConfigured(f"etcdlock_dedup[{rule.pattern!r}]: {error}{remedy}") from None
     task.__class__ = locked
     guard_instance(task)

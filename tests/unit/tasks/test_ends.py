@@ -59,6 +59,20 @@ def test_a_hook_that_fails(lab: Lab, lock: str, error: Exception) -> None:
     assert task.delay().id != first.id
 
 
+@pytest.mark.parametrize("lock", QUEUED)
+def test_a_call_of_a_base_class_that_fails_before_it_comes_to_the_body(lab: Lab, lock: str) -> None:
+    class Checks(Task):  # type: ignore[type-arg]
+        abstract = True
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            raise PermissionError("no licence")
+
+    first, message = lab.publish(define(lab, lock, base=Checks))
+    run_message(lab.app, message)
+    assert first.state == "FAILURE"
+    assert not lab.locks.holders(QUEUED[lock])
+
+
 def test_a_tracer_that_is_given_a_proxy_of_the_task(lab: Lab) -> None:
     """As New Relic's."""
     task = define(lab, "until_executed", raising(PermissionError()))

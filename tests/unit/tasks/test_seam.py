@@ -20,6 +20,7 @@ from celery_etcdlock import (
     singleton_task,
 )
 from celery_etcdlock.core.dedup import check_dedup
+from celery_etcdlock.testing import hold
 from celery_etcdlock.worker.dedup import deduplicate
 from tests.unit.tasks.lab import Lab, messages, run_message
 
@@ -401,6 +402,30 @@ class TestBases:
             assert isinstance(task, (Theirs, ByName))
             assert isinstance(task, SingletonTask)
             lab.close()
+
+    def test_ours_as_the_apps_class_leaves_celerys_own_tasks_alone(self) -> None:
+        class Ours(SingletonTask[Any, Any]):
+            abstract = True
+            unique_on = "*"
+            lock = "until_executed"
+            on_conflict = "raise"
+
+        lab = Lab(task_cls=Ours)
+        task = lab.app.task(name="task", shared=False)(lab.body)
+        made = singleton_task(app=lab.app, name="other", shared=False)(lab.body)
+        assert isinstance(made, Ours)
+        unlock = lab.app.tasks["celery.accumulate"]
+        assert unlock(1, 2) == (1, 2)
+        results = []
+        with lab.locks.lock("celery.accumulate"):
+            for _ in range(2):
+                result, message = lab.publish(unlock, 1, 2)
+                run_message(lab.app, message)
+                results.append(result)
+        assert [result.state for result in results] == ["SUCCESS", "SUCCESS"]
+        with hold(task, 1), pytest.raises(LockConflict):
+            task(1)
+        lab.close()
 
     def test_a_shared_task_is_of_each_apps_class(self) -> None:
         name = f"shared{next(_numbers)}"
