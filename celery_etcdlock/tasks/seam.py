@@ -20,7 +20,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from celery import Task
 
@@ -30,6 +30,8 @@ from celery_etcdlock.tasks.coroutines import finished, locked_coroutine
 from celery_etcdlock.tasks.passage import Passage, innermost
 
 __all__ = ["enter", "guard", "guard_instance", "has_own_call", "is_async_task", "make_ready", "ours", "written_run"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: On a guarded ``__call__``: the user's own that it goes on to; ``None`` for ours.
 GOES_ON_TO = "_etcdlock_goes_on_to"
@@ -225,7 +227,7 @@ def call_of(goes_on_to: Any) -> Any:
     return __call__
 
 
-def ours(call: Any) -> Any:
+def ours(call: Function) -> Function:
     """Mark a ``__call__`` that takes the lock itself."""
     setattr(call, GOES_ON_TO, None)
     return call
