@@ -1,5 +1,7 @@
 """The version matrix: ``nox --list`` shows it, ``nox`` runs it all (an hour), ``nox -t ci`` the part that CI runs.
 
+``nox -t companions`` runs the tests of tests/companions with the packages themselves.
+
 Python x Celery, the lowest and the newest dependencies that we allow, and etcd's series. What ran is in
 ``docs/compatibility.md``: change that table when this file changes.
 """
@@ -34,6 +36,52 @@ TESTS: tuple[str, ...] = (
 if os.environ.get("CI"):
     # What depends on Celery and Python most.
     TESTS = ("tests/unit", "tests/integration/workers/test_pools.py", "-k", "not gevent and not solo")
+
+#: The packages of each environment: with what they need, and by themselves.
+COMPANIONS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "frameworks": (
+        ("flask", "django", "django-celery-beat", "django-celery-results", "celery-progress", "pydantic"),
+        ("celery-batches", "celery-aio-pool==0.1.0rc8"),
+    ),
+    "tracing": (("sentry-sdk", "opentelemetry-sdk", "opentelemetry-instrumentation-celery"), ()),
+    "tenants": (("django-tenants", "psycopg2-binary"), ("tenant-schemas-celery",)),
+    "ddtrace": (("ddtrace",), ()),
+    "newrelic": (("newrelic",), ()),
+}
+#: Of these, what CI runs: half a minute each.
+LEAN = ("frameworks", "tracing")
+#: What is imported of each package; and which file of tests/companions is about it.
+MODULES = {
+    "flask": "flask",
+    "django": "django",
+    "django-celery-beat": "django_celery_beat",
+    "django-celery-results": "django_celery_results",
+    "celery-progress": "celery_progress",
+    "pydantic": "pydantic",
+    "celery-batches": "celery_batches",
+    "celery-aio-pool": "celery_aio_pool",
+    "sentry-sdk": "sentry_sdk",
+    "opentelemetry-sdk": "opentelemetry",
+    "opentelemetry-instrumentation-celery": "opentelemetry",
+    "django-tenants": "django_tenants",
+    "psycopg2-binary": "psycopg2",
+    "tenant-schemas-celery": "tenant_schemas_celery",
+    "ddtrace": "ddtrace",
+    "newrelic": "newrelic",
+}
+FILES = {
+    "flask": "flask",
+    "django": "django",
+    "celery_progress": "progress",
+    "pydantic": "pydantic",
+    "celery_batches": "batches",
+    "celery_aio_pool": "aio_pool",
+    "sentry_sdk": "sentry",
+    "opentelemetry": "opentelemetry",
+    "tenant_schemas_celery": "tenants",
+    "ddtrace": "ddtrace",
+    "newrelic": "newrelic",
+}
 
 #: Most of the time a test waits for a worker to start.
 PARALLEL = ("-n", "4", "--dist", "worksteal")
@@ -103,6 +151,24 @@ def etcd(session: nox.Session, series: str) -> None:
     tests = ["tests/contract", "tests/integration/etcd", "tests/integration/workers/test_pools.py"]
     others = "not memory and not threads and not gevent and not solo and not eventlet and not etcd3"
     test(session, *tests, "-k", others, ETCD_BIN=binary)
+
+
+@nox.session(python="3.12", tags=["companions"])
+@nox.parametrize("group", [nox.param(group, id=group, tags=["ci"] if group in LEAN else []) for group in COMPANIONS])
+def companions(session: nox.Session, group: str) -> None:
+    """The packages that Celery is used with, as they are today, each with the tests that need it."""
+    together, alone = COMPANIONS[group]
+    names = ("celery", "kombu", *TOOLS)
+    session.install("-c", constraints(session, *names), "pytest", "pytest-timeout", "celery[redis]", "h2", "protobuf")
+    session.install("-c", constraints(session, *names), *together)
+    if alone:  # they ask for an older Celery than they run on
+        session.install("--no-deps", *alone)
+    modules = ",".join(MODULES[each.split("=")[0].split("[")[0]] for each in (*together, *alone))
+    files = sorted({f"tests/companions/test_{FILES[module]}.py" for module in modules.split(",") if module in FILES})
+    session.run(
+        *("python", "-m", "pytest", "-p", "no:cacheprovider", "-W", "ignore", "-rs", *files, *session.posargs),
+        env={"COMPANIONS": modules},
+    )
 
 
 def kombu(celery: str) -> tuple[str, ...]:

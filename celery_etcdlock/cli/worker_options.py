@@ -59,7 +59,7 @@ def _add_steps(sender: Any, **_: Any) -> None:
     app = sender.app
     if any(isinstance(key, str) and key.lower().endswith("etcdlock_dedup") for key in app.conf):
         # Not before, since it costs what a worker without locks needn't pay.
-        from celery_etcdlock.tasks.task import CONSUMER_STEP, WORKER_STEPS
+        from celery_etcdlock.tasks.task import CONSUMER_STEPS, WORKER_STEPS
 
         app.steps["worker"].update(WORKER_STEPS)
-        app.steps["consumer"].add(CONSUMER_STEP)
+        app.steps["consumer"].update(CONSUMER_STEPS)

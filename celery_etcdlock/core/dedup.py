@@ -1,9 +1,9 @@
 """Deduplication of whole workers: which tasks that know nothing of locks get one, and which (``etcdlock_dedup``).
 
-Either ``"task_id"`` for all tasks, or a mapping from patterns of task names to ``"task_id"`` or to options as a
-``SingletonTask`` has them; the first pattern that matches counts. ``"task_id"`` locks on the message itself: it is
-never run twice at once, nor again after it has run. Celery's own tasks (``celery.*``) are matched by their whole name
-only.
+Either ``"task_id"`` for all tasks, or a mapping from patterns of task names to ``"task_id"``, to options as a
+``SingletonTask`` has them, or to ``False``, which leaves them alone; the first pattern that matches counts.
+``"task_id"`` locks on the message itself: it is never run twice at once, nor again after it has run. Celery's own tasks
+(``celery.*``) are matched by their whole name only.
 """
 
 from __future__ import annotations
@@ -27,6 +27,8 @@ class DedupRule:
 
     pattern: str
     options: Mapping[str, Any] | None
+    #: Whether they get any.
+    locks: bool = True
 
 
 def check_dedup(value: Any) -> tuple[DedupRule, ...]:
@@ -41,13 +43,14 @@ def check_dedup(value: Any) -> tuple[DedupRule, ...]:
     for pattern, options in value.items():
         if not isinstance(pattern, str) or not pattern:
             raise ValueError(f"has a key that is no task name pattern: {shown(pattern)}")
-        if options == TASK_ID:
+        locks = options is not False
+        if options == TASK_ID or not locks:
             options = None
         elif not isinstance(options, Mapping):
             raise ValueError(
-                f"has for {pattern!r} neither '{TASK_ID}' nor a dict of lock options, but {shown(options)}"
+                f"has for {pattern!r} neither '{TASK_ID}' nor a dict of lock options nor False, but {shown(options)}"
             )
-        rules.append(DedupRule(pattern, options))
+        rules.append(DedupRule(pattern, options, locks))
     return tuple(rules)
 
 

@@ -11,6 +11,8 @@ A `KeySpec` is made once for a task and knows which of its arguments make the ke
 * ``lock_key``: a template or a callable. Its text is the whole name, without the task's: so several tasks, and
   locks without a task, can share one. Several templates, or a callable that returns several names, make several locks.
 
+Where the task is wrapped in a decorator that hides its signature, `decorated.py` has the names.
+
 Nothing about a call is in a name but its digest, unless ``lock_key`` puts it there. A plain digest of a value
 that can be guessed (a phone number) can be found by trial, so a ``hash_key`` makes it keyed.
 """
@@ -19,13 +21,14 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from inspect import Parameter, Signature
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from celery_etcdlock.core.canonical import canonical_text
 from celery_etcdlock.core.checks import did_you_mean, kind_of, shown
+from celery_etcdlock.core.decorated import Decorated, hides
 from celery_etcdlock.core.template import KeyTemplate
 from celery_etcdlock.errors import InvalidKey, InvalidOption
 
@@ -42,6 +45,7 @@ class KeySpec:
     ``signature`` is that of the task's ``run`` without ``self`` (``inspect.signature(task.run)`` of an instance).
     ``unique_on`` is ``None``, ``"*"``, an argument's name or several names; ``lock_key`` a template, several, or
     a callable.
+    ``checked`` is what Celery checks a call against, where a decorator's wrapper hides ``signature`` (`decorated.py`).
     ``hash_key`` (setting ``etcdlock_hash_key``) makes digests keyed; a definition that doesn't know the
     settings yet asks for `with_hash_key` later.
 
@@ -56,6 +60,7 @@ class KeySpec:
         unique_on: object = None,
         lock_key: object = None,
         hash_key: bytes | None = None,
+        checked: Signature | None = None,
     ) -> None:
         self.task_name = task_name
         self.signature = signature
@@ -75,6 +80,9 @@ class KeySpec:
                 f"task {task_name!r}: unique_on and lock_key are both given, and each makes the whole key: "
                 "leave one out"
             )
+        self._decorated: Decorated | None = None
+        if checked is not None and hides(checked, signature):
+            self._decorated = Decorated(task_name, checked, signature, None)
         self._chosen = self._choose(unique_on)
         self._templates: tuple[KeyTemplate, ...] = ()
         self._callable: Callable[..., object] | None = None
@@ -83,13 +91,17 @@ class KeySpec:
                 KeyTemplate(
                     template,
                     task_name=task_name,
-                    arguments=parameters,
+                    arguments=parameters if self._decorated is None else self._decorated.names,
                     open_ended=self._var_keyword is not None,
                 )
                 for template in ((lock_key,) if isinstance(lock_key, str) else lock_key)
             )
         elif lock_key is not None:
             self._callable = self._check_callable(lock_key)
+        if self._decorated is not None and checked is not None:
+            fields = [name for template in self._templates for name in template.arguments]
+            chosen = [name for name, _ in self._chosen or ()] if unique_on != "*" else None
+            self._decorated = Decorated(task_name, checked, signature, fields or chosen)
 
     def with_hash_key(self, hash_key: bytes | None) -> KeySpec:
         """The same spec, its digests keyed with ``hash_key``."""
@@ -140,7 +152,9 @@ class KeySpec:
             raise InvalidOption(f"task {self.task_name!r}: unique_on {error}") from None
         if names is None:
             return None
-        parameters = self.signature.parameters
+        parameters: Collection[str] = self.signature.parameters
+        if self._decorated is not None:
+            parameters = self._decorated.names
         if names == "*":
             names = tuple(parameters)
         for name in names:
@@ -183,9 +197,7 @@ class KeySpec:
                     return bound
         return self._bind_by_signature(args, kwargs).arguments
 
-    def _bind_by_signature(
-        self, args: tuple[Any, ...] | list[Any], kwargs: Mapping[str, Any]
-    ) -> inspect.BoundArguments:
+    def _bind_by_signature(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
@@ -198,6 +210,8 @@ class KeySpec:
 
     def _bound_with_extras(self, args: tuple[Any, ...] | list[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
         """The bound arguments, and by name those that only ``**kwargs`` carries."""
+        if self._decorated is not None:
+            return self._decorated.bind(args, kwargs)
         bound = self._bind(args, kwargs)
         return bound if self._var_keyword is None else {**bound[self._var_keyword], **bound}
 
@@ -213,12 +227,16 @@ class KeySpec:
     def _called_names(
         self,
         lock_key: Callable[..., object],
-        args: tuple[Any, ...] | list[Any],
+        args: Sequence[Any],
         kwargs: Mapping[str, Any],
     ) -> tuple[str, ...]:
-        bound = self._bind_by_signature(args, kwargs)
+        if self._decorated is not None:
+            args, kwargs = self._decorated.call(args, kwargs)
+        else:
+            bound = self._bind_by_signature(args, kwargs)
+            args, kwargs = bound.args, bound.kwargs
         try:
-            name = lock_key(*bound.args, **bound.kwargs)
+            name = lock_key(*args, **kwargs)
         except Exception as error:
             raise InvalidKey(
                 f"task {self.task_name!r}: its lock_key {_callable_name(lock_key)} raised "

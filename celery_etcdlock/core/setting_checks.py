@@ -6,7 +6,7 @@ As those they raise ``ValueError`` with the end of a sentence. What may hold a c
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery_etcdlock.core.checks import kind_of, shown
@@ -21,6 +21,7 @@ __all__ = [
     "check_path",
     "check_prefix",
     "check_scheduler",
+    "check_scope",
     "check_text",
 ]
 
@@ -119,6 +120,13 @@ def check_listeners(value: Any) -> tuple[str | Callable[..., Any], ...]:
             f"not {_kind_of_secret(value)}"
         )
     return tuple(entry.strip() if isinstance(entry, str) else entry for entry in entries)
+
+
+def check_scope(value: Any) -> str | Callable[[Mapping[str, Any]], object]:
+    if not callable(value) and not (isinstance(value, str) and value):
+        raise ValueError(f"must be a function of a message's headers, or its import path, not {kind_of(value)}")
+    scope: str | Callable[[Mapping[str, Any]], object] = value
+    return scope
 
 
 def _kind_of_secret(value: object) -> str:

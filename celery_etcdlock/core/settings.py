@@ -31,6 +31,7 @@ from celery_etcdlock.core.setting_checks import (
     check_path,
     check_prefix,
     check_scheduler,
+    check_scope,
     check_text,
 )
 from celery_etcdlock.errors import InvalidSetting
@@ -96,6 +97,13 @@ SETTINGS: tuple[Setting, ...] = (
         None,
         check_hash_key,
         f"secret of at least {LEAST_HASH_KEY_BYTES} bytes that keys the digests in lock names; the same everywhere",
+    ),
+    Setting(
+        "etcdlock_scope",
+        None,
+        check_scope,
+        "function of a message's headers, or its import path: the str that it returns (a tenant) goes in front of all "
+        "locks' names",
     ),
     Setting(
         "etcdlock_channel",
@@ -182,6 +190,7 @@ class Settings:
     on_conflict: str
     on_unavailable: str
     hash_key: bytes | None = field(repr=False)
+    scope: str | Callable[[Mapping[str, Any]], object] | None
     channel: Callable[[], Any] | None
     listeners: tuple[str | Callable[..., Any], ...] | None
     dedup: tuple[DedupRule, ...] | None

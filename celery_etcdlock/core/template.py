@@ -81,6 +81,11 @@ class KeyTemplate:
             parts.append(_Part(literal, argument, steps, format_spec or "", field))
         self._parts = tuple(parts)
 
+    @property
+    def arguments(self) -> tuple[str, ...]:
+        """The arguments that it names."""
+        return tuple(part.argument for part in self._parts if part.argument is not None)
+
     def render(self, bound: Mapping[str, Any]) -> str:
         """The text for a call's bound arguments. Raises `InvalidKey`, which names the field."""
         return "".join(

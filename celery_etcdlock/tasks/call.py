@@ -2,17 +2,23 @@
 
 A task that is called directly inside a worker's task still sees the *outer* request when both are the same task, so the
 request alone doesn't tell. The first entrance with a request is the tracer's, so that one marks the request; base
-``Task.__call__`` copies the mark along, so every call inside finds it.
+``Task.__call__`` copies the mark along, so every call inside finds it. Where it copies another's (a pool that has the
+body run in a thread of its own, with the context handed on), ``tasks.passage`` tells.
+
+The request is the one on the task's stack, as the tracer put it there; the stack is a thread's own, so what the tracer
+announces (``task_prerun``) is kept in the context too.
 """
 
 from __future__ import annotations
 
 import secrets
 import time
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 
 from celery import Task
+from celery.signals import task_postrun, task_prerun
 
 from celery_etcdlock.core.conflict import Place
 from celery_etcdlock.core.record import DIRECT_PREFIX, Delivery
@@ -32,8 +38,17 @@ from celery_etcdlock.tasks.headers import (
     number_in,
     waited_in,
 )
+from celery_etcdlock.tasks.passage import innermost
 
-__all__ = ["Call", "delivery_of", "entrance", "is_entered_by_worker"]
+__all__ = [
+    "Call",
+    "delivery_of",
+    "entered",
+    "entering_request",
+    "entrance",
+    "is_entered_by_worker",
+    "request_here",
+]
 
 _MARK = "_etcdlock_entered"
 
@@ -67,20 +82,67 @@ class Call:
         return elapsed if self.measured is None else min(elapsed, self.measured)
 
 
+#: The locked task that is being traced here, its request, and the one that was traced around it.
+_traced: ContextVar[tuple[Any, Any, Any] | None] = ContextVar("celery_etcdlock_traced", default=None)
+
+
+def _on_prerun(task: Any = None, **_: Any) -> None:
+    if getattr(task, "_lock_plan", None) is not None:
+        _traced.set((_itself(task), task.request_stack.top, _traced.get()))
+
+
+def _on_postrun(task: Any = None, **_: Any) -> None:
+    traced = _traced.get()
+    if traced is not None and traced[0] is _itself(task):
+        _traced.set(traced[2])
+
+
+def _itself(task: Any) -> Any:
+    """An instrumentation may have the tracer run a proxy of the task."""
+    return task.app._tasks.get(task.name, task)
+
+
+task_prerun.connect(_on_prerun, weak=False)
+task_postrun.connect(_on_postrun, weak=False)
+
+
+def request_here(task: Task[Any, Any]) -> Any:
+    """Celery's request for what runs here of ``task``, or ``None``."""
+    request = task.request_stack.top
+    if request is None:
+        traced = _traced.get()
+        if traced is not None and traced[0] is task:
+            return traced[1]
+    return request
+
+
+def entering_request(task: Task[Any, Any]) -> Any:
+    """The request of the delivery, or of the eager call, that enters ``task`` now; ``None`` if there is none."""
+    request = request_here(task)
+    if request is None or request.called_directly or request.id is None or entered(request):
+        return None
+    traced = _traced.get()
+    if traced is not None and traced[1] is request:
+        return request
+    passage = innermost()
+    return None if passage is not None and passage.covers(task, request.id) else request
+
+
+def entered(request: Any) -> bool:
+    """Whether the delivery came as far as asking for its lock."""
+    return bool(getattr(request, _MARK, False))
+
+
 def is_entered_by_worker(task: Task[Any, Any]) -> bool:
     """Whether it is a worker that enters ``task`` now, for a message."""
-    request = task.request_stack.top
-    return _is_entrance(request) and not request.is_eager
-
-
-def _is_entrance(request: Any) -> bool:
-    return not (request is None or request.called_directly or request.id is None or getattr(request, _MARK, False))
+    request = entering_request(task)
+    return request is not None and not request.is_eager
 
 
 def entrance(task: Task[Any, Any]) -> Call:
     """The call that enters ``task`` now."""
-    request: Any = task.request_stack.top
-    if not _is_entrance(request):
+    request = entering_request(task)
+    if request is None:
         return Call(Place.DIRECT, Delivery(f"{DIRECT_PREFIX}{secrets.token_hex(8)}"))
     setattr(request, _MARK, True)
     comebacks = count_in(request, COMEBACKS_HEADER)

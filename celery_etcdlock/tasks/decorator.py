@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, cast, overload
+from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from celery import Celery, Task, shared_task
 
 from celery_etcdlock.core.options import OPTION_NAMES, check_option_names
+from celery_etcdlock.errors import InvalidOption
+from celery_etcdlock.tasks.bases import OfTheApp, in_front_of, known_class_of
+from celery_etcdlock.tasks.definition import known_options, refuse_batches
+from celery_etcdlock.tasks.foreign import why_not
 from celery_etcdlock.tasks.plan import plan_from_function
 from celery_etcdlock.tasks.task import SingletonTask
 
@@ -15,18 +19,6 @@ __all__ = ["singleton_task"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
-
-#: Keywords that Celery's own decorators take without being attributes of a task.
-CELERY_KEYWORDS = frozenset(
-    {
-        *("base", "bind", "lazy", "name", "shared"),
-        *("pydantic", "pydantic_context", "pydantic_dump_kwargs", "pydantic_strict"),
-        *("autoretry_for", "dont_autoretry_for", "max_retries", "retry_kwargs"),
-        *("retry_backoff", "retry_backoff_max", "retry_jitter"),
-        *("compression", "delivery_mode", "exchange", "expires", "immediate", "mandatory", "priority", "queue"),
-        *("routing_key", "serializer", "shadow_name", "soft_time_limit", "time_limit"),
-    }
-)
 
 
 @overload
@@ -57,17 +49,22 @@ def singleton_task(
     """Make a function a task that runs one at a time, per task name or per ``unique_on``.
 
     Bare or with options: those of ``SingletonTask`` and all of ``app.task``. Without ``app`` it is a shared task, as
-    ``celery.shared_task`` makes. A ``base`` of your own is combined with ``SingletonTask``.
+    ``celery.shared_task`` makes. It is built on the app's own task class (``task_cls``, ``app.Task``); a ``base`` takes
+    that one's place, as in Celery, and is combined with ``SingletonTask``.
 
-    Raises ``InvalidOption`` at once when an option is unknown, wrong, or doesn't fit the function's arguments.
+    Raises ``InvalidOption``, at once or when the app makes the task, when an option is unknown, wrong, or doesn't fit
+    the function's arguments.
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
         name = options.get("name") or f"{function.__module__}.{function.__qualname__}"
-        check_option_names(options, {*CELERY_KEYWORDS, *dir(Task)}, task_name=name)
-        base_options = {option: getattr(base, option) for option in OPTION_NAMES if hasattr(base, option)}
-        plan_from_function(name, function, base_options | options, bind=bind)
-        task_base = _with_singleton(base)
+        own = base or known_class_of(app)
+        _check_names(name, own, options, is_known=own is not None)
+        if own is not None:
+            refuse_batches(own, name)
+        inherited = {option: getattr(own, option) for option in OPTION_NAMES if hasattr(own, option)}
+        plan_from_function(name, function, inherited | options, bind=bind)
+        task_base: Any = OfTheApp if base is None else in_front_of(base, _etcdlock_base_was_chosen=True)
         if app is not None:
             return app.task(base=task_base, bind=bind, **options)(function)
         return shared_task(base=task_base, bind=bind, **options)(function)
@@ -75,12 +72,12 @@ def singleton_task(
     return decorate if fun is None else decorate(fun)
 
 
-def _with_singleton(base: type[Task[Any, Any]] | None) -> type[SingletonTask[Any, Any]]:
-    if base is None:
-        return SingletonTask
-    if issubclass(base, SingletonTask):
-        return base
-    return cast(
-        "type[SingletonTask[Any, Any]]",
-        type(f"Singleton{base.__name__}", (SingletonTask, base), {"abstract": True, "__module__": base.__module__}),
-    )
+def _check_names(task_name: str, base: type[Any] | None, options: dict[str, Any], *, is_known: bool) -> None:
+    """Refuse what Celery would take in silence; what may be the app's own class's is left to when that is known."""
+    known = known_options([Task, SingletonTask, *([] if base is None else [base])])
+    for option in options:
+        why = None if option in known else why_not(option)
+        if why is not None:
+            raise InvalidOption(f"task {task_name!r}: {why}")
+    if is_known:
+        check_option_names(options, known, task_name=task_name)

@@ -89,7 +89,7 @@ class Enqueued:
         return current is not None and current.request.id == self.task_id
 
     def names(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
-        names = self.task._lock_names(args, dict(kwargs))  # type: ignore[attr-defined]
+        names = self.task._lock_names(args, dict(kwargs), self.headers)  # type: ignore[attr-defined]
         return tuple(self.lifetime.queued_name(name) for name in names)
 
     def claim(self, names: tuple[str, ...]) -> Conflict | None:

@@ -6,11 +6,10 @@ called as a function, or applied eagerly.
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from celery_etcdlock.tasks.call import is_entered_by_worker
+from celery_etcdlock.tasks.call import is_entered_by_worker, request_here
 from celery_etcdlock.tasks.execution import run_locked
 from celery_etcdlock.tasks.run import MESSAGE_PREFIX
 from celery_etcdlock.tasks.task import SingletonTask
@@ -30,9 +29,8 @@ class OncePerMessage(SingletonTask[P, R]):
     def lock_for(self, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
         raise by_message(str(self.name))
 
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        body: Callable[[], Any] = functools.partial(super(SingletonTask, self).__call__, *args, **kwargs)
+    def _etcdlock_run(self, names: Callable[[], tuple[str, ...]], body: Callable[[], Any]) -> Any:
         if not is_entered_by_worker(self):
-            return body()  # type: ignore[no-any-return]
-        result: R = run_locked(self, self._lock_plan, lambda: (f"{MESSAGE_PREFIX}{self.request.id}",), body, once=True)
-        return result
+            return body()
+        message = request_here(self).id
+        return run_locked(self, self._lock_plan, lambda: (f"{MESSAGE_PREFIX}{message}",), body, once=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import functools
 import inspect
 from collections.abc import Callable
@@ -11,11 +10,13 @@ from typing import Any
 
 from celery import Task
 
+from celery_etcdlock.core.decorated import hides
 from celery_etcdlock.core.keys import KeySpec
-from celery_etcdlock.core.options import OPTION_NAMES, OPTIONS, TaskOptions
+from celery_etcdlock.core.options import OPTIONS, TaskOptions
 from celery_etcdlock.errors import InvalidOption
+from celery_etcdlock.tasks.seam import written_run
 
-__all__ = ["LockPlan", "plan_from_function", "plan_of"]
+__all__ = ["LockPlan", "is_built_in", "plan_from_function", "plan_of"]
 
 
 @dataclass(frozen=True)
@@ -31,23 +32,33 @@ def plan_from_function(
 ) -> LockPlan:
     """The plan of a task that is about to be made from ``function``. Raises ``InvalidOption``."""
     _check_join(task_name, options.get("on_conflict"), ignore_result=bool(options.get("ignore_result")))
-    return _plan(task_name, _signature(function, leave_out_self=bind), options)
+    return _plan(task_name, function, options, leave_out_self=bind)
+
+
+def is_built_in(task: type[Any]) -> bool:
+    """Whether it is one of Celery's own, which are of the app's task class too: a lock would break chords."""
+    return task.__module__ == "celery.app.builtins"
 
 
 def plan_of(task: type[Task[Any, Any]]) -> LockPlan:
     """The plan of a task class. Raises ``InvalidOption``."""
-    _refuse_near_misses(task)
-    attributes = {option.name: _attribute(task, option.name) for option in OPTIONS}
-    _check_join(str(task.name), attributes["on_conflict"], ignore_result=bool(task.ignore_result))
-    run = inspect.getattr_static(task, "run")
-    is_static = isinstance(run, staticmethod)
-    function = run.__func__ if isinstance(run, staticmethod | classmethod) else run
-    return _plan(str(task.name), _signature(function, leave_out_self=not is_static), attributes)
+    attributes = {} if is_built_in(task) else {option.name: _attribute(task, option.name) for option in OPTIONS}
+    _check_join(str(task.name), attributes.get("on_conflict"), ignore_result=bool(task.ignore_result))
+    function, takes_task = written_run(task)
+    return _plan(str(task.name), function, attributes, leave_out_self=takes_task)
 
 
-def _plan(task_name: str, signature: inspect.Signature, attributes: dict[str, Any]) -> LockPlan:
+def _plan(
+    task_name: str, function: Callable[..., Any], attributes: dict[str, Any], *, leave_out_self: bool
+) -> LockPlan:
     options = TaskOptions.from_attributes(task_name, attributes)
-    return LockPlan(options, KeySpec(task_name, signature, unique_on=options.unique_on, lock_key=options.lock_key))
+    signature = _signature(inspect.signature(function), leave_out_self=leave_out_self)
+    # Celery doesn't look through a decorator.
+    checked = _signature(inspect.signature(function, follow_wrapped=False), leave_out_self=leave_out_self)
+    if not hides(checked, signature):
+        signature = checked
+    key = KeySpec(task_name, signature, unique_on=options.unique_on, lock_key=options.lock_key, checked=checked)
+    return LockPlan(options, key)
 
 
 def _check_join(task_name: str, on_conflict: object, *, ignore_result: bool) -> None:
@@ -59,12 +70,15 @@ def _check_join(task_name: str, on_conflict: object, *, ignore_result: bool) -> 
         )
 
 
-def _signature(function: Callable[..., Any], *, leave_out_self: bool) -> inspect.Signature:
-    signature = inspect.signature(function)
-    if leave_out_self:
-        parameters = list(signature.parameters.values())
-        return signature.replace(parameters=parameters[1:])
-    return signature
+def _signature(signature: inspect.Signature, *, leave_out_self: bool) -> inspect.Signature:
+    parameters = list(signature.parameters.values())
+    first = parameters[0].kind if parameters else None
+    if not leave_out_self or first not in (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    ):
+        return signature  # or the task is the first of *args
+    return signature.replace(parameters=parameters[1:])
 
 
 def _attribute(task: type[Task[Any, Any]], name: str) -> Any:
@@ -75,16 +89,3 @@ def _attribute(task: type[Task[Any, Any]], name: str) -> Any:
     if inspect.isfunction(value) and next(iter(inspect.signature(value).parameters), None) == "self":
         return functools.partial(value, task)
     return value
-
-
-def _refuse_near_misses(task: type[Task[Any, Any]]) -> None:
-    """Celery takes any keyword of ``app.task`` for an attribute, so a slip of the pen would mean no option at all."""
-    known = {*dir(Task), *OPTION_NAMES}  # not hasattr: Task.app would bind Task itself
-    for name in vars(task):
-        if not name.startswith("_") and name not in known:
-            near = difflib.get_close_matches(name, OPTION_NAMES, n=1, cutoff=0.8)
-            if near:
-                raise InvalidOption(
-                    f"task {task.name!r}: unknown option {name!r}; did you mean {near[0]!r}? "
-                    f"celery-etcdlock's options are {', '.join(OPTION_NAMES)}"
-                )

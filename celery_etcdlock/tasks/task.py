@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
 
 from celery import Celery, Task, states
@@ -12,14 +12,21 @@ from celery.result import AsyncResult, EagerResult
 from celery.utils import uuid
 
 from celery_etcdlock.core.options import OPTIONS
-from celery_etcdlock.errors import EtcdLockError, LockConflict
+from celery_etcdlock.errors import EtcdLockError
 from celery_etcdlock.interruptions import interrupts
+from celery_etcdlock.tasks.assertion import checked_backend
 from celery_etcdlock.tasks.bulk import take_together
+from celery_etcdlock.tasks.call import request_here
+from celery_etcdlock.tasks.definition import check_definition, expected_errors
+from celery_etcdlock.tasks.ends import free_at_the_end
 from celery_etcdlock.tasks.enqueue import publish, with_call
 from celery_etcdlock.tasks.execution import run_locked
+from celery_etcdlock.tasks.foreign import refuse_foreign_options
 from celery_etcdlock.tasks.leaving import REPLACEMENT
-from celery_etcdlock.tasks.plan import LockPlan, plan_of
+from celery_etcdlock.tasks.plan import LockPlan, is_built_in, plan_of
 from celery_etcdlock.tasks.runtime import EtcdLocks
+from celery_etcdlock.tasks.scope import scoped
+from celery_etcdlock.tasks.seam import enter, guard, is_async_task, make_ready, ours
 from celery_etcdlock.tasks.task_lock import TaskLock
 from celery_etcdlock.tasks.turned_away import Skipped
 
@@ -55,7 +62,7 @@ WORKER_STEPS = (
     "celery_etcdlock.worker.dedup:ApplyDedup",
     "celery_etcdlock.worker.other_settings:CompareSettings",
 )
-CONSUMER_STEP = "celery_etcdlock.worker.gate:Gate"
+CONSUMER_STEPS = ("celery_etcdlock.worker.gate:Gate", "celery_etcdlock.worker.unstarted:WatchUnstarted")
 
 
 class SingletonTask(_TypedTask[P, R]):
@@ -66,45 +73,76 @@ class SingletonTask(_TypedTask[P, R]):
     keywords, a subclass and ``task_annotations`` all set them.
 
     The lock is taken before the body, in the process that runs it, and released in a ``finally``, before the result
-    can be seen. What a loser gets is ``on_conflict``; what happens when etcd can't be asked is
+    can be seen (``tasks.seam``). What a loser gets is ``on_conflict``; what happens when etcd can't be asked is
     ``etcdlock_on_unavailable``.
     """
 
     abstract = True
 
-    #: A conflict that was asked for (``on_conflict="raise"``) is no surprise: one line in the log, without a traceback.
-    throws = (LockConflict,)
-
     _lock_plan: ClassVar[LockPlan]
+    _etcdlock_is_async: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        guard(cls)
 
     @classmethod
     def on_bound(cls, app: Celery) -> None:
         """Check the options as soon as the task has an app. Raises ``InvalidOption``."""
         super().on_bound(app)
+        cls._etcdlock_prepare(app)
+
+    @classmethod
+    def bind(cls, app: Celery) -> Any:
+        """As Celery's. A class of the user's may have an ``on_bound`` that doesn't come to ours."""
+        bound = super().bind(app)
+        if "_lock_plan" not in vars(cls):
+            cls._etcdlock_prepare(app)
+        return bound
+
+    @classmethod
+    def _etcdlock_prepare(cls, app: Celery) -> None:
+        """Guard the class as it is now, and check it. Raises ``InvalidOption``."""
+        guard(cls)
+        check_definition(cls, app)
+        cls._etcdlock_is_async = is_async_task(cls)
+        cls.throws = expected_errors(cls.throws)
         cls._lock_plan = plan_of(cls)
+        free_at_the_end()
         app.steps["worker"].update(WORKER_STEPS)
-        app.steps["consumer"].add(CONSUMER_STEP)
+        app.steps["consumer"].update(CONSUMER_STEPS)
         if cls._lock_plan.options.lifetime.at_enqueue:
             take_together()
 
-    @functools.cached_property
-    def _lock_names(self) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[str, ...]]:
+    def _lock_names(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], headers: Mapping[str, Any] | None = None
+    ) -> tuple[str, ...]:
+        """Of the locks of a call. ``headers``: those of its message, if they aren't those of what runs here."""
         settings = EtcdLocks.from_app(self.app).settings
-        names_for = self._lock_plan.key.with_hash_key(settings.hash_key).names_for
+        dump = getattr(self, "_dump_pydantic_arguments", None)
+        if dump is not None:
+            args, kwargs = dump(args, kwargs)
+        try:
+            names = self._lock_key(args, kwargs)
+            if settings.scope is None:
+                return names
+            if headers is None:
+                headers = getattr(request_here(self), "headers", None) or {}
+            return scoped(settings.scope, names, headers)
+        except EtcdLockError as error:
+            if error.__cause__ is not None and interrupts(error.__cause__):
+                raise error.__cause__ from None  # the user's function was interrupted, it didn't fail
+            raise
 
-        def lock_names(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[str, ...]:
-            try:
-                return names_for(args, kwargs)
-            except EtcdLockError as error:
-                if error.__cause__ is not None and interrupts(error.__cause__):
-                    raise error.__cause__ from None  # the user's function was interrupted, it didn't fail
-                raise
+    @functools.cached_property
+    def _lock_key(self) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[str, ...]]:
+        settings = EtcdLocks.from_app(self.app).settings
+        return self._lock_plan.key.with_hash_key(settings.hash_key).names_for
 
-        return lock_names
-
-    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
-        body: Callable[[], R] = functools.partial(super().__call__, *args, **kwargs)
-        names = functools.cache(lambda: self._lock_names(args, kwargs))
+    def _etcdlock_run(self, names: Callable[[], tuple[str, ...]], body: Callable[[], Any]) -> Any:
+        """Take the locks and run ``body``."""
+        if is_built_in(type(self)):
+            return body()
         return run_locked(self, self._lock_plan, names, body)
 
     def lock_for(self, *args: P.args, **kwargs: P.kwargs) -> TaskLock:
@@ -113,6 +151,20 @@ class SingletonTask(_TypedTask[P, R]):
         Raises ``TypeError`` for arguments that the task doesn't take, ``InvalidKey`` for those that make no key.
         """
         return TaskLock(EtcdLocks.from_app(self.app), self._lock_names(args, kwargs), self._lock_plan.options)
+
+    @ours
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        result: R = enter(self, args, kwargs, functools.partial(super().__call__, *args, **kwargs))
+        return result
+
+    @property
+    def backend(self) -> Any:
+        """As Celery's."""
+        return checked_backend(self, super().backend)
+
+    @backend.setter
+    def backend(self, value: Any) -> None:
+        self._backend = value
 
     def apply_async(
         self,
@@ -127,6 +179,8 @@ class SingletonTask(_TypedTask[P, R]):
     ) -> AsyncResult[R]:
         """As Celery's. Takes the lock first, where its lifetime begins with the call (``tasks.enqueue``)."""
         call = super().apply_async
+        make_ready(self)
+        refuse_foreign_options(self, options)
         plan = self._lock_plan
         if self.app.conf.task_always_eager:
             return call(args, kwargs, task_id, producer, link, link_error, shadow, **options)

@@ -57,7 +57,7 @@ def skip(task: Task[Any, Any], call: Call, name: str, reason: str) -> NoReturn:
     """
     reason = f"not run: {reason}"
     logger.info("Task %s[%s] %s", task.name, call.delivery.task_id, reason)
-    if call.place is Place.WORKER:
+    if call.place is Place.WORKER or _stores_eager_results(task, call):
         # Like a revoke, this calls no link_error. Other than a revoke, it ends the chain and the chord too.
         task.backend.mark_as_failure(
             call.delivery.task_id,
@@ -67,9 +67,14 @@ def skip(task: Task[Any, Any], call: Call, name: str, reason: str) -> NoReturn:
             call_errbacks=False,
             state=states.REVOKED,
         )
+    if call.place is Place.WORKER:
         locks = EtcdLocks.from_app(task.app)
         locks.tell(TaskDeduplicated(name, locks.record(call.delivery, task.name), reason))
     raise Skipped(reason)
+
+
+def _stores_eager_results(task: Task[Any, Any], call: Call) -> bool:
+    return call.place is Place.EAGER and bool(getattr(task, "store_eager_result", False))
 
 
 def come_back(

@@ -11,7 +11,9 @@ from celery.exceptions import ImproperlyConfigured
 from celery_etcdlock.core.operations import Look
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.tasks.coroutines import is_awaited_by
 from celery_etcdlock.tasks.runtime import EtcdLocks
+from celery_etcdlock.tasks.seam import has_own_call
 from celery_etcdlock.wiring import MEMORY_ENDPOINT, import_for_threads, open_stores
 from celery_etcdlock.worker.policies import check_at_worker
 
@@ -42,6 +44,16 @@ def warn_if_away(settings: Settings) -> None:
         renewal_store.close()
 
 
+def warn_of_coroutine(task: Any, pool: Any) -> None:
+    """Not an error: the worker may be for other queues."""
+    if type(task)._etcdlock_is_async and not has_own_call(type(task)) and not is_awaited_by(pool):
+        logger.warning(
+            "celery-etcdlock: task %r is an async def, which this worker's pool doesn't await: its messages fail here. "
+            "Route them to a worker with celery-aio-pool's pool.",
+            task.name,
+        )
+
+
 class CheckSettings(bootsteps.Step):
     """Refuses to start a worker that couldn't lock. If only etcd is away it warns: that may come up later."""
 
@@ -59,6 +71,7 @@ class CheckSettings(bootsteps.Step):
             plan = getattr(task, "_lock_plan", None)
             if plan is not None:
                 check_at_worker(worker.app, task, plan.options, settings)
+                warn_of_coroutine(task, worker.pool_cls)
         _ = locks.manager  # parses the endpoints, imports the listeners
         import_for_threads(settings)
         where = f"etcd at {', '.join(settings.endpoints)}"

@@ -15,11 +15,12 @@ from celery.exceptions import ImproperlyConfigured
 
 from celery_etcdlock.core.dedup import BUILT_IN, DedupRule, rule_for
 from celery_etcdlock.core.options import check_option_names
-from celery_etcdlock.errors import InvalidOption, LockConflict
-from celery_etcdlock.tasks.bulk import take_together
+from celery_etcdlock.errors import InvalidOption
+from celery_etcdlock.tasks.bases import in_front_of
+from celery_etcdlock.tasks.definition import NotLockable
 from celery_etcdlock.tasks.once import OncePerMessage
-from celery_etcdlock.tasks.plan import plan_of
 from celery_etcdlock.tasks.runtime import EtcdLocks
+from celery_etcdlock.tasks.seam import guard_instance
 from celery_etcdlock.tasks.task import SingletonTask
 
 __all__ = ["ApplyDedup", "deduplicate"]
@@ -48,7 +49,7 @@ def deduplicate(app: Celery, rules: Iterable[DedupRule]) -> list[str]:
         if rule is None:
             continue
         used.add(rule.pattern)
-        if not isinstance(task, SingletonTask):
+        if rule.locks and not isinstance(task, SingletonTask):
             _give_lock(task, rule)
             locked.append(name)
     for rule in rules:
@@ -63,18 +64,18 @@ def deduplicate(app: Celery, rules: Iterable[DedupRule]) -> list[str]:
 
 
 def _give_lock(task: Task[Any, Any], rule: DedupRule) -> None:
-    base: type[SingletonTask[Any, Any]] = OncePerMessage if rule.options is None else SingletonTask
+    ours: type[SingletonTask[Any, Any]] = OncePerMessage if rule.options is None else SingletonTask
     options = dict(rule.options or {})
     own = type(task)
-    attributes = {"abstract": True, "__module__": own.__module__, "__doc__": own.__doc__}
-    locked: Any = type(str(own.__name__), (base, own), attributes | options)
-    locked.throws = (*own.throws, LockConflict)
     try:
         check_option_names(options, (), task_name=task.name)
-        locked._lock_plan = plan_of(locked)
+        attributes = {"__qualname__": own.__qualname__, "abstract": own.abstract, "_etcdlock_base_was_chosen": True}
+        locked: Any = in_front_of(own, ours, **attributes | options)
+        locked.__name__ = own.__name__
+        locked._etcdlock_prepare(task.app)
     except InvalidOption as error:
-        raise ImproperlyConfigured(f"etcdlock_dedup[{rule.pattern!r}]: {error}") from None
-    if locked._lock_plan.options.lifetime.at_enqueue:
-        take_together()
-    locked.abstract = own.abstract
+        remedy = f". {{{task.name!r}: False}} in front of it leaves the task alone"
+        remedy = remedy if isinstance(error, NotLockable) else ""
+        raise ImproperlyConfigured(f"etcdlock_dedup[{rule.pattern!r}]: {error}{remedy}") from None
     task.__class__ = locked
+    guard_instance(task)

@@ -14,7 +14,7 @@ import logging
 import queue
 import threading
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,11 +41,11 @@ LONGEST_SECONDS = 3600.0
 
 @dataclass
 class _Ended:
-    """A message that ended without having started. ``call`` is its task with its arguments, where they are known."""
+    """A message that ended without having started. ``call``: its task, arguments and headers."""
 
     delivery: Delivery
     names: set[str]
-    call: tuple[Any, Any, Any] | None
+    call: tuple[Any, Any, Any, Any] | None
     since: float
     look_at: float = 0.0
     looks: int = 0
@@ -61,6 +61,7 @@ class FreeNeverStarted(bootsteps.Step):
         self._messages: queue.SimpleQueue[_Ended] = queue.SimpleQueue()
         self._starting = threading.Lock()
         self._runs = False
+        worker.etcdlock_never_started = self
         task_revoked.connect(self._on_revoked, weak=False)
         task_rejected.connect(self._on_message, weak=False)
         task_unknown.connect(self._on_message, weak=False)
@@ -71,17 +72,26 @@ class FreeNeverStarted(bootsteps.Step):
         """A message that waits here for its time is discarded only then: its lock is freed as soon as it is revoked."""
         for task_id in task_ids:
             for request in waiting_requests(getattr(self._worker, "timer", None), task_id):
-                self._on_revoked(request.task, request.request_dict)
+                self.free(request.request_dict, request.task)
+
+    def free(self, carrier: Any, task: Any = None) -> None:
+        """Have what stands for this message freed, soon.
+
+        ``carrier`` is its request or its headers; with its arguments, where ``task`` is known.
+        """
+        is_locked = hasattr(task, "_lock_plan")
+        headers = carrier if isinstance(carrier, Mapping) else getattr(carrier, "headers", None)
+        call = (task, header(carrier, "args"), header(carrier, "kwargs"), headers or {})
+        self._ended(carrier, call if is_locked else None)
 
     def _on_revoked(self, sender: Any = None, request: Any = None, **_: Any) -> None:
-        """``sender`` is the task, ``request`` its context, or the message's headers with its arguments."""
-        is_locked = hasattr(sender, "_lock_plan")
-        self._ended(request, (sender, header(request, "args"), header(request, "kwargs")) if is_locked else None)
+        """``sender`` is the task, ``request`` its context."""
+        self.free(request, sender)
 
     def _on_message(self, message: Any = None, **_: Any) -> None:
-        self._ended(getattr(message, "headers", None) or {}, None)
+        self.free(getattr(message, "headers", None) or {})
 
-    def _ended(self, carrier: Any, call: tuple[Any, Any, Any] | None) -> None:
+    def _ended(self, carrier: Any, call: tuple[Any, Any, Any, Any] | None) -> None:
         position = line_in(carrier)
         names = {claim.name for claim in (*claims_in(carrier), *([] if position is None else [position]))}
         if not names and call is None:
@@ -116,10 +126,10 @@ class FreeNeverStarted(bootsteps.Step):
     def _free(self, ended: _Ended) -> bool:
         """Returns whether another look is needed."""
         if ended.call is not None:
-            task, args, kwargs = ended.call
+            task, args, kwargs, headers = ended.call
             ended.call = None
             try:
-                names = task._lock_names(tuple(args or ()), dict(kwargs or {}))
+                names = task._lock_names(tuple(args or ()), dict(kwargs or {}), headers)
             except (EtcdLockError, TypeError, ValueError):
                 names = ()  # its arguments make no key, so no lock was taken for it
             lifetime = task._lock_plan.options.lifetime

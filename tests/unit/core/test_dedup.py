@@ -21,6 +21,11 @@ def test_the_first_match_counts() -> None:
     assert pattern_for(setting, "other") == "*"
 
 
+def test_tasks_that_are_left_alone() -> None:
+    locks = {rule.pattern: rule.locks for rule in check_dedup({"flush": False, "reports.*": {}, "*": TASK_ID})}
+    assert locks == {"flush": False, "reports.*": True, "*": True}
+
+
 def test_built_in_tasks_are_matched_by_their_whole_name_only() -> None:
     assert pattern_for({"*": {}}, "celery.chord_unlock") is None
     assert pattern_for({"celery.*": {}}, "celery.chord_unlock") is None

@@ -44,6 +44,7 @@ def test_defaults() -> None:
         on_conflict="skip",
         on_unavailable="retry",
         hash_key=None,
+        scope=None,
         channel=None,
         listeners=None,
         dedup=None,

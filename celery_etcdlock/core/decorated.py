@@ -1,0 +1,170 @@
+"""The arguments by name of a call whose function is wrapped in a decorator that takes whatever comes.
+
+A call is made to the wrapper: it is the wrapper's signature, ``(*args, **kwargs)`` mostly, that Celery checks. The
+names that a key is made of are those of the function inside (``functools.wraps`` says which). In between, the wrapper
+may hand all on as it is, add an argument (a session, a client), or take one away. So:
+
+* What the wrapper names itself is bound as it says. What only it names, it takes away.
+* What fits the function inside is handed on as it is.
+* Else the wrapper adds some: those that the caller can't have meant, which the key isn't made of. Where it depends on
+  which of them are added what a name of the key stands for, there is no telling, and no guess.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from inspect import Parameter, Signature
+from itertools import combinations
+from typing import Any
+
+from celery_etcdlock.errors import InvalidKey
+
+__all__ = ["Decorated", "hides"]
+
+#: More added arguments than that nobody looks for.
+MOST_ADDED = 3
+_POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
+_VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
+
+
+def hides(outer: Signature, inner: Signature) -> bool:
+    """Whether ``outer`` takes what it doesn't name, so that only ``inner`` has names for it."""
+    return outer != inner and any(each.kind in _VARIABLE for each in outer.parameters.values())
+
+
+class Decorated:
+    """``chosen``: the names that the key is made of; ``None`` for all."""
+
+    def __init__(self, task_name: str, outer: Signature, inner: Signature, chosen: Iterable[str] | None) -> None:
+        self._task_name = task_name
+        self._outer = outer
+        self._inner = inner
+        self._chosen = frozenset(chosen or ())
+        self._named = [name for name, each in outer.parameters.items() if each.kind not in _VARIABLE]
+        self._takes_any = any(each.kind is Parameter.VAR_KEYWORD for each in inner.parameters.values())
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        inner = [name for name, each in self._inner.parameters.items() if each.kind not in _VARIABLE]
+        return tuple(dict.fromkeys([*inner, *self._named]))
+
+    def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        """The call's arguments by name, defaults filled in. Raises ``InvalidKey``."""
+        named, args, kwargs = self._handed_on(args, kwargs)
+        known = kwargs if self._takes_any else {k: v for k, v in kwargs.items() if k in self._inner.parameters}
+        try:
+            bound = self._inner.bind(*args, **known)
+        except TypeError:
+            return {**kwargs, **self._with_added(args, known), **named}
+        bound.apply_defaults()
+        return {**kwargs, **_flat(bound.arguments, self._inner), **named}
+
+    def call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
+        """What a callable key is called with: as the function inside, where that is known, else as the task."""
+        try:
+            bound = self._inner.bind(*args, **kwargs)
+        except TypeError:
+            self._outer_bound(args, kwargs)
+            return args, kwargs
+        bound.apply_defaults()
+        return bound.args, bound.kwargs
+
+    def _outer_bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            bound = self._outer.bind(*args, **kwargs)
+        except TypeError as error:
+            raise InvalidKey(
+                f"task {self._task_name!r}: the call doesn't fit the task's arguments "
+                f"({', '.join(self._outer.parameters)}): {error}"
+            ) from None
+        bound.apply_defaults()
+        return bound.arguments
+
+    def _handed_on(
+        self, args: Sequence[Any], kwargs: Mapping[str, Any]
+    ) -> tuple[dict[str, Any], Sequence[Any], Mapping[str, Any]]:
+        """What the wrapper names, and what comes to the function inside but for what is added."""
+        bound = self._outer_bound(args, kwargs)
+        named = {name: bound[name] for name in self._named}
+        if all(name in self._inner.parameters for name in self._named):
+            return named, args, kwargs
+        parameters = self._outer.parameters
+        first = [
+            bound[name]
+            for name in self._named
+            if name in self._inner.parameters and parameters[name].kind in _POSITIONAL
+        ]
+        others = {
+            name: bound[name]
+            for name in self._named
+            if name in self._inner.parameters and parameters[name].kind not in _POSITIONAL
+        }
+        for name, each in parameters.items():
+            if each.kind is Parameter.VAR_POSITIONAL:
+                first.extend(bound[name])
+            elif each.kind is Parameter.VAR_KEYWORD:
+                others.update(bound[name])
+        return named, first, others
+
+    def _with_added(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
+        open_ones = [
+            each for name, each in self._inner.parameters.items() if each.kind in _POSITIONAL and name not in kwargs
+        ]
+        if not self._chosen:
+            # All make the key: name them from the left, as for arguments that are added by name.
+            if len(args) > len(open_ones):
+                raise self._does_not_fit()
+            return {**kwargs, **{each.name: value for each, value in zip(open_ones, args, strict=False)}}
+        found: list[dict[str, Any]] = []
+        for added in self._may_be_added(open_ones):
+            left = [each for each in open_ones if each.name not in added]
+            rest = left[len(args) :]
+            if len(args) > len(left) or any(each.default is Parameter.empty for each in rest):
+                continue
+            given = {each.name: value for each, value in zip(left, args, strict=False)}
+            given.update({each.name: each.default for each in rest})
+            chosen = {name: given[name] for name in self._chosen if name in given}
+            if not any(chosen.keys() == other.keys() and _same(chosen, other) for other in found):
+                found.append(chosen)
+        if not found:
+            raise self._does_not_fit()
+        if len(found) > 1:
+            raise InvalidKey(
+                f"task {self._task_name!r}: its decorator adds arguments, and this call doesn't tell which are "
+                f"{', '.join(sorted(self._chosen))}: pass them by keyword, or use lock_key=callable, which is called "
+                "with what the caller gives"
+            )
+        return {**self._defaults(), **kwargs, **found[0]}
+
+    def _defaults(self) -> dict[str, Any]:
+        return {
+            name: each.default
+            for name, each in self._inner.parameters.items()
+            if each.default is not Parameter.empty and each.kind is Parameter.KEYWORD_ONLY
+        }
+
+    def _may_be_added(self, open_ones: Sequence[Parameter]) -> Iterator[frozenset[str]]:
+        others = [each.name for each in open_ones if each.name not in self._chosen]
+        for number in range(min(len(others), MOST_ADDED) + 1):
+            for added in combinations(others, number):
+                yield frozenset(added)
+
+    def _does_not_fit(self) -> InvalidKey:
+        return InvalidKey(
+            f"task {self._task_name!r}: the call doesn't fit the arguments of the function inside its decorator "
+            f"({', '.join(self._inner.parameters)}): use lock_key=callable, which is called with what the caller gives"
+        )
+
+
+def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
+    """The very same arguments in the same places: values may not be comparable."""
+    return all(one[name] is other[name] for name in one)
+
+
+def _flat(bound: Mapping[str, Any], signature: Signature) -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in bound.items():
+        if signature.parameters[name].kind is Parameter.VAR_KEYWORD:
+            flat = {**value, **flat}
+        flat[name] = value
+    return flat
