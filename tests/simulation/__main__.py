@@ -6,6 +6,7 @@ import argparse
 import os
 import sys
 import time
+import warnings
 
 if __name__ == "__main__" and os.environ.get("PYTHONHASHSEED") != "0":
     # Sets of texts are walked in an order that depends on it.
@@ -16,6 +17,7 @@ from collections import Counter
 
 from tests.simulation.coverage import Coverage
 from tests.simulation.plan import make_plan
+from tests.simulation.shrink import shrink
 from tests.simulation.world import play
 
 
@@ -24,10 +26,14 @@ def main() -> int:
     parser.add_argument("--seed", type=int)
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--start", type=int, default=0)
+    parser.add_argument("--shrink", action="store_true")
     arguments = parser.parse_args()
+    warnings.simplefilter("ignore")
     coverage = Coverage()
     if arguments.seed is not None:
         outcome = play(make_plan(arguments.seed), coverage)
+        if arguments.shrink and outcome.violation is not None:
+            outcome = shrink(outcome, play)
         print(outcome.plan)
         print("\n".join(outcome.lines))
         print(outcome.violation, outcome.digest)

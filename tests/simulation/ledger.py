@@ -72,6 +72,7 @@ class Ledger:
     #: Of whom nothing can be promised any more, and why.
     excused: dict[str, str] = field(default_factory=dict)
     unmarked: set[str] = field(default_factory=set)
+    unprotected: set[str] = field(default_factory=set)
     deaths: list[tuple[float, str]] = field(default_factory=list)
     disturbed_until: float = 0.0
     locks: dict[str, list[Lock]] = field(default_factory=dict)

@@ -19,7 +19,7 @@ class Config:
     """The deployment. Times in seconds."""
 
     broker: str = "redis"
-    visibility: float = 3600.0
+    visibility: float = 120.0
     workers: int = 2
     slots: int = 1
     prefetch: int = 4
@@ -127,7 +127,7 @@ def make_plan(seed: int) -> Plan:
     offsets = [round(chance.choice((-1, 1)) * 600 * chance.random(), 1) if skewed else 0.0 for _ in range(8)]
     config = Config(
         broker=chance.choice(("redis", "amqp")),
-        visibility=chance.choice((6.0, 15.0, 3600.0, 3600.0)),
+        visibility=chance.choice((6.0, 15.0, 120.0, 120.0)),
         workers=workers,
         slots=chance.choice((1, 1, 2)),
         prefetch=chance.choice((1, 4)),

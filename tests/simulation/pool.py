@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -160,7 +161,7 @@ class Pool:
         if soft:
             world.ledger.note(f"soft time limit strikes {child.process} in {job.task_id}")
             world.coverage.hit("fault", "soft time limit")
-            world.scheduler.throw(child.main, lambda: SoftTimeLimitExceeded(seconds) if child.job is job else None)
+            world.scheduler.throw(child.main, lambda: self._strike(job, child, seconds))
             self._tell(job, job.options["timeout_callback"], True, seconds)
             return
         world.coverage.hit("fault", "hard time limit")
@@ -169,6 +170,16 @@ class Pool:
         self._tell(job, job.options["error_callback"], _info(error))
         self._tell(job, job.options["timeout_callback"], False, seconds)
         self.child_dies(child)
+
+    def _strike(self, job: Job, child: Child, seconds: float) -> BaseException | None:
+        if child.job is not job:
+            return None
+        frame = sys._getframe()
+        while frame is not None and frame.f_code.co_name != "run_locked":
+            frame = frame.f_back  # type: ignore[assignment]
+        if frame is None:
+            self.world.ledger.excused[job.task_id] = "its soft time limit struck in Celery's own code"
+        return SoftTimeLimitExceeded(seconds)
 
     def child_dies(self, child: Child) -> None:
         """As by ``kill -9``; the pool finds out, and makes another."""

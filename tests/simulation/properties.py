@@ -155,6 +155,9 @@ class Properties:
                 found.add(task_id)
         return found
 
+    def taken_for(self, name: str) -> set[str]:
+        return {task_id for task_id, _ in self.entitled.get(name, {}).values()}
+
     # --- runs -----------------------------------------------------------------------------------------------------
 
     def began(self, run: Run) -> None:
@@ -162,12 +165,12 @@ class Properties:
         for earlier in ledger.runs:
             if earlier is run or (earlier.task_id, earlier.step) != (run.task_id, run.step):
                 continue
-            if earlier.how in ENDS and earlier.ended is not None and config.on_unavailable != "run":
+            if earlier.how in ENDS and earlier.ended is not None and run.task_id not in ledger.unprotected:
                 late = run.spec.while_running or earlier.ended + 0.5 < run.taken_at
                 known = self.now - earlier.ended < config.done_ttl
                 if late and known and run.task_id not in ledger.unmarked:
                     self.fail("ran again", f"{run.task_id} step {run.step} ran to its end ({earlier.how}) before")
-        if run.spec.lock == "until_executed" and config.on_unavailable != "run":
+        if run.spec.lock == "until_executed" and not {run.task_id, *self.taken_for(run.name)} & ledger.unprotected:
             others = self.still_entitled(run.spec, run.name, but=run.task_id)
             if len(others) >= run.spec.limit:
                 self.fail("lifetime", f"{run.task_id} runs though {run.name!r} was taken for {', '.join(sorted(others))}")
@@ -201,9 +204,10 @@ class Properties:
 
     def check_messages(self) -> None:
         for task_id, sent in self.ledger.sent.items():
-            state = self.ledger.state(task_id)
-            if state in states.READY_STATES or task_id in self.ledger.excused:
+            # Celery's own RETRY may be stored after the REVOKED of the message that it published.
+            if task_id in self.ledger.ready_at or task_id in self.ledger.excused:
                 continue
+            state = self.ledger.state(task_id)
             self.fail("lost", f"{task_id} was published {len(sent)} times and is {state}, and no message is left")
 
     def check_errors(self) -> None:

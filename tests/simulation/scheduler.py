@@ -47,13 +47,13 @@ class Process:
 class Thread:
     """One thread of a process. ``ticket`` tells its newest wake-up from those that are stale."""
 
-    def __init__(self, process: Process, name: str, run: Callable[[], Any]) -> None:
+    def __init__(self, process: Process, name: str, run: Callable[[], Any], hub: Any) -> None:
         self.process = process
         self.name = name
         self.ticket = 0
         self.unparked = False
         self.strikes: list[Callable[[], BaseException | None]] = []
-        self.greenlet = greenlet.greenlet(run)
+        self.greenlet = greenlet.greenlet(run, hub)
         self.done = False
 
     def __repr__(self) -> str:
@@ -99,7 +99,7 @@ class Scheduler:
             finally:
                 thread.done = True
 
-        thread = Thread(process, name, run)
+        thread = Thread(process, name, run, self._hub)
         process.threads.append(thread)
         self._schedule(thread, self.now + delay)
         return thread

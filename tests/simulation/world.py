@@ -36,7 +36,7 @@ from tests.simulation.worker import Worker, _State
 __all__ = ["Outcome", "World", "play"]
 
 #: How long after the busy time all messages must have come to their end, in seconds.
-ENOUGH_SECONDS = 400.0
+ENOUGH_SECONDS = 700.0
 
 
 @dataclass
@@ -462,10 +462,11 @@ class _Warnings(logging.Handler):
         text = record.getMessage()
         current = self._world.scheduler.current
         self._world.ledger.note(f"{current.process.name if current else '?'} logs: {text[:250]}")
-        if "can't be marked as ended" in text or "runs although nobody can say" in text:
-            for task_id in self._world.ledger.sent:
-                if task_id in text:
-                    self._world.ledger.unmarked.add(task_id)
+        for task_id in self._world.ledger.sent:
+            if task_id in text and ("can't be marked as ended" in text or "runs although nobody can say" in text):
+                self._world.ledger.unmarked.add(task_id)
+            if task_id in text and "runs WITHOUT its lock" in text:
+                self._world.ledger.unprotected.add(task_id)
         if record.exc_info and record.levelno >= logging.ERROR:
             error = record.exc_info[1]
             self._world.ledger.note(f"    {error!r}")
