@@ -99,7 +99,7 @@ def make_spec(chance: random.Random) -> TaskSpec:
         hold=chance.choice((0.0, 0.0, 0.0, 3.0)) if lock != "until_expired" and lock != "until_executing" else 0.0,
         late=late,
         requeue_lost=late and chance.random() < 0.5,
-        pending_ttl=chance.choice((20.0, 40.0)) if lock not in ("while_executing", "until_expired") else None,
+        pending_ttl=chance.choice((40.0, 200.0, 200.0)) if lock not in ("while_executing", "until_expired") else None,
         unique_for=chance.choice((10.0, 25.0)) if lock == "until_expired" else None,
         wait_timeout=chance.choice((8.0, 20.0)),
         on_lost=chance.choice(("raise", "raise", "flag")),
@@ -127,7 +127,7 @@ def make_plan(seed: int) -> Plan:
     offsets = [round(chance.choice((-1, 1)) * 600 * chance.random(), 1) if skewed else 0.0 for _ in range(8)]
     config = Config(
         broker=chance.choice(("redis", "amqp")),
-        visibility=chance.choice((6.0, 15.0, 120.0, 120.0)),
+        visibility=chance.choice((30.0, 120.0)),
         workers=workers,
         slots=chance.choice((1, 1, 2)),
         prefetch=chance.choice((1, 4)),
