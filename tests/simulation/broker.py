@@ -141,12 +141,14 @@ class Broker:
     def ack(self, tag: int) -> None:
         delivery = self.unacked.pop(tag, None)
         if delivery is not None:
+            self._wake()  # there is room in somebody's prefetch count
             self.on_gone(delivery.message, "acked")
 
     def reject(self, tag: int, requeue: bool) -> None:
         delivery = self.unacked.pop(tag, None)
         if delivery is None:
             return
+        self._wake()
         if requeue:
             self.put(delivery.message.again())
         else:

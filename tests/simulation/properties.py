@@ -22,6 +22,8 @@ __all__ = ["Properties", "Violation"]
 
 #: How long after the last trouble things must be in order again, besides two TTLs.
 SETTLE_SECONDS = 15.0
+#: A run that ended so leaves its lock to the next of its message.
+GOES_ON = ("runs", "retry", "replace", "killed")
 ENDS = ("ok", "fail", "retry", "replace")
 
 
@@ -114,7 +116,9 @@ class Properties:
         if spec.lock in ("until_executing", "until_and_while_executing"):
             began = [run.began for run in self.ledger.runs if run.task_id == task_id]
             return min([*began, *([ready] if ready is not None else [])], default=None)
-        return ready
+        # A run that ends otherwise than by a retry or replacement lets go, just before its result is stored.
+        ended = [run.ended for run in self.ledger.runs if run.task_id == task_id and run.how not in GOES_ON]
+        return min([each for each in (ready, *ended) if each is not None], default=None)
 
     def excused_now(self, at: float) -> bool:
         """Whether trouble that docs speak of is too recent."""
