@@ -17,6 +17,7 @@ from collections import Counter
 
 from tests.simulation.coverage import Coverage
 from tests.simulation.plan import make_plan
+from tests.simulation.properties import IGNORED
 from tests.simulation.shrink import shrink
 from tests.simulation.world import play
 
@@ -27,7 +28,9 @@ def main() -> int:
     parser.add_argument("--seeds", type=int, default=100)
     parser.add_argument("--start", type=int, default=0)
     parser.add_argument("--shrink", action="store_true")
+    parser.add_argument("--ignore", action="append", default=[])
     arguments = parser.parse_args()
+    IGNORED.update(arguments.ignore)
     warnings.simplefilter("ignore")
     coverage = Coverage()
     if arguments.seed is not None:

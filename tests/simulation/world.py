@@ -8,8 +8,10 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
+from celery.app import trace
 from celery.exceptions import Ignore, Retry
 
 from celery_etcdlock.errors import LockLost, NotLocked
@@ -527,6 +529,9 @@ def _in_place(world: World) -> Iterator[None]:
             *per_process,
         ):
             stack.enter_context(_patched(target, name, value))
+        # As in a worker, where Celery's own __call__ keeps the message's request.
+        trace._install_stack_protection()
+        stack.callback(trace.reset_worker_optimizations, SimpleNamespace())
         logger.addHandler(handler)
         stack.callback(logger.removeHandler, handler)
         stack.enter_context(_patched(logger, "propagate", False))
