@@ -29,7 +29,7 @@ from tests.simulation.scheduler import EPOCH, Scheduler, SimEvent, SimLock, SimQ
 
 __all__ = ["simulated"]
 
-PACKAGES = ("celery_etcdlock", "celery", "kombu.utils.uuid")
+PACKAGES = ("celery_etcdlock", "celery", "kombu.utils.uuid", "kombu.asynchronous.timer")
 RealDatetime = datetime
 
 

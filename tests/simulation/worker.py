@@ -38,7 +38,7 @@ class Entry:
 
 
 class Timer:
-    """What the hub runs when its time has come, by the host's wall clock."""
+    """What the hub runs when its time has come: by the monotonic clock, as kombu's."""
 
     def __init__(self, worker: Worker) -> None:
         self._worker = worker
@@ -53,7 +53,7 @@ class Timer:
         return entry
 
     def call_at(self, eta: float, call: Any, args: Any = (), kwargs: Any = (), priority: int = 0) -> Entry:
-        return self.call_after(eta - self._worker.world.wall_of(self._worker.process), call, args)
+        return self.call_after(eta - self._worker.world.scheduler.now, call, args)
 
     def cancel(self, entry: Entry) -> None:
         entry.cancel()
