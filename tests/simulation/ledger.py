@@ -72,6 +72,8 @@ class Ledger:
     #: Of whom nothing can be promised any more, and why.
     excused: dict[str, str] = field(default_factory=dict)
     unmarked: set[str] = field(default_factory=set)
+    #: When a child first took it to start it.
+    taken: dict[str, float] = field(default_factory=dict)
     unprotected: set[str] = field(default_factory=set)
     deaths: list[tuple[float, str]] = field(default_factory=list)
     disturbed_until: float = 0.0

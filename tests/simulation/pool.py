@@ -130,6 +130,7 @@ class Pool:
 
     def taken(self, job: Job, child: Child) -> None:
         scheduler = self.world.scheduler
+        self.world.ledger.taken.setdefault(job.task_id, scheduler.now)
         self._tell(job, job.options["accept_callback"], child.process.pid, scheduler.now)
         for soft, seconds in ((True, job.options["soft_timeout"]), (False, job.options["timeout"])):
             if seconds:

@@ -123,7 +123,10 @@ class Properties:
     def entitlement_ended(self, spec: Any, task_id: str) -> float | None:
         ready = self.ledger.ready_at.get(task_id)
         if spec.lock in ("until_executing", "until_and_while_executing"):
+            # Its start gives the lock back, a moment before the body is entered.
             began = [run.began for run in self.ledger.runs if run.task_id == task_id]
+            if task_id in self.ledger.taken:
+                began.append(self.ledger.taken[task_id])
             return min([*began, *([ready] if ready is not None else [])], default=None)
         # A run that ends otherwise than by a retry or replacement lets go, just before its result is stored.
         ended = [run.ended for run in self.ledger.runs if run.task_id == task_id and run.how not in GOES_ON]
@@ -143,6 +146,8 @@ class Properties:
         spec = self.world.spec_of(sent.message.headers["task"])
         if spec is None or not sent.claims:
             return
+        if "etcdlock_comebacks" in headers:
+            self.ledger.taken.pop(sent.message.task_id, None)
         first = not headers.get("retries") and "etcdlock_comebacks" not in headers
         for name, token, _ in sent.claims:
             entitled = self.entitled.setdefault(name, {})
@@ -217,7 +222,8 @@ class Properties:
         world = self.world
         if world.broker.queue or world.broker.unacked or world.broker.late or self.ledger.running:
             return False
-        return all(not worker.pool.jobs for worker in world.workers if worker.process.alive and hasattr(worker, "pool"))
+        workers = [worker for worker in world.workers if worker.process.alive and hasattr(worker, "pool")]
+        return not any(worker.pool.jobs or worker.waits_for_time() for worker in workers)
 
     def check_messages(self) -> None:
         for task_id, sent in self.ledger.sent.items():

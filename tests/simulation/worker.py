@@ -11,6 +11,7 @@ from celery.exceptions import TaskRevokedError
 from celery.worker import state as worker_state
 from celery.worker import strategy
 from celery.worker.control import Panel
+from celery.worker.request import Request
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 
 from celery_etcdlock.tasks.runtime import EtcdLocks
@@ -122,6 +123,11 @@ class Worker:
     def call(self, call: Callable[[], Any]) -> None:
         self.inbox.append(call)
         self.wake()
+
+    def waits_for_time(self) -> bool:
+        """Whether there are requests that wait here for their time, known to the broker or not."""
+        entries = [entry for _, _, entry in self.timer.due if not entry.canceled]
+        return any(isinstance(argument, Request) for entry in entries for argument in entry.args)
 
     def wake(self) -> None:
         if self._waiting is not None:
