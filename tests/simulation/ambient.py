@@ -25,7 +25,7 @@ from typing import Any
 from kombu.utils import uuid as kombu_uuid_module
 
 from celery_etcdlock.locking import clock as clock_module
-from tests.simulation.scheduler import EPOCH, Scheduler, SimEvent, SimLock, SimQueue
+from tests.simulation.scheduler import EPOCH, Scheduler, SimEvent, SimLock, SimQueue, SimRLock
 
 __all__ = ["simulated"]
 
@@ -118,6 +118,8 @@ class Ambient:
         def original(module: str, name: str) -> Any:
             if (module, name) == ("_thread", "allocate_lock"):
                 return lambda: SimLock(scheduler, switches=True)
+            if (module, name) == ("_thread", "RLock"):
+                return lambda: SimRLock(scheduler, switches=True)
             raise NotImplementedError(f"{module}.{name}")
 
         def start_thread(target: Callable[[], None], name: str) -> None:
@@ -128,6 +130,7 @@ class Ambient:
             threading: _Shim(
                 threading,
                 Lock=lambda: SimLock(scheduler),
+                RLock=lambda: SimRLock(scheduler),
                 Event=lambda: SimEvent(scheduler),
                 Thread=SimThread,
                 get_ident=get_ident,

@@ -70,7 +70,7 @@ class Properties:
         return (
             process is not None
             and process.alive
-            and session._held.get(lock.token) is lock
+            and lock in session.held()
             and lock._lost_reason is None
             and session._lost_reason is None
             and self.now < session.deadline

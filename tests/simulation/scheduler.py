@@ -15,7 +15,7 @@ from typing import Any
 
 import greenlet
 
-__all__ = ["EPOCH", "Process", "Scheduler", "SimEvent", "SimLock", "SimQueue", "Thread", "WorldIsOver", "as_thread"]
+__all__ = ["EPOCH", "Process", "Scheduler", "SimEvent", "SimLock", "SimQueue", "SimRLock", "Thread", "WorldIsOver", "as_thread"]
 
 #: The wall clock of a host without an offset when its boot clock shows 0.
 EPOCH = 1_800_000_000.0
@@ -270,6 +270,35 @@ class SimLock:
 
     def __exit__(self, *_: object) -> None:
         self.release()
+
+
+class SimRLock(SimLock):
+    """``threading.RLock`` for simulated threads."""
+
+    def __init__(self, scheduler: Scheduler, *, switches: bool = False) -> None:
+        super().__init__(scheduler, switches=switches)
+        self._owner: Thread | None = None
+        self._times = 0
+
+    def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
+        current = self._scheduler.current
+        if self._owner is None or self._owner is not current:
+            if not super().acquire(blocking, timeout):
+                return False
+            self._owner = current
+        self._times += 1
+        return True
+
+    def release(self) -> None:
+        if not self._is_owned():
+            raise RuntimeError("cannot release un-acquired lock")
+        self._times -= 1
+        if not self._times:
+            self._owner = None
+            super().release()
+
+    def _is_owned(self) -> bool:
+        return self._times > 0 and self._owner is self._scheduler.current
 
 
 class SimEvent:
