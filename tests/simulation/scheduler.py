@@ -37,8 +37,8 @@ class Process:
         self.frozen = False
         self.deferred: list[tuple[Thread, int]] = []
         self.threads: list[Thread] = []
-        #: Called when a thread of this process is about to run, after one of another process's did.
-        self.on_switch: Callable[[], None] | None = None
+        #: Called when a thread of this process is about to run.
+        self.on_switch: Callable[[Thread], None] | None = None
 
     def __repr__(self) -> str:
         return self.name
@@ -75,7 +75,6 @@ class Scheduler:
         self._heap: list[tuple[float, float, int, Thread, int]] = []
         self._number = 0
         self._hub = greenlet.getcurrent()
-        self._last_process: Process | None = None
         self._pids = 1000
         self.errors: list[tuple[Thread, BaseException]] = []
         self.processes: dict[int, Process] = {}
@@ -199,10 +198,8 @@ class Scheduler:
 
     def _resume(self, thread: Thread) -> None:
         process = thread.process
-        if process is not self._last_process:
-            self._last_process = process
-            if process.on_switch is not None:
-                process.on_switch()
+        if process.on_switch is not None:
+            process.on_switch(thread)
         self.current = thread
         try:
             thread.greenlet.switch()

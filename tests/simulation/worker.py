@@ -235,8 +235,8 @@ class Worker:
 
     # --- what Celery keeps in globals -----------------------------------------------------------------------------
 
-    def _bring_state(self) -> None:
-        if _State.present is not self._state:
+    def _bring_state(self, thread: Thread) -> None:
+        if _State.present is not self._state and not thread.name.startswith("celery-etcdlock"):
             if _State.present is not None:
                 _State.present.take_away()
             self._state.bring()

@@ -373,6 +373,7 @@ class World:
         if not properties.quiet():
             properties.fail("quiet", f"messages are still under way: {self._under_way()}")
             return
+        guardian.LOOK_SECONDS = 20.0  # little happens from here on
         scheduler.run_until(scheduler.now + 2 * self.plan.config.ttl + 20, stop)
         properties.check_messages()
         if not self.ledger.deaths:
