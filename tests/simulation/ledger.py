@@ -74,6 +74,10 @@ class Ledger:
     unmarked: set[str] = field(default_factory=set)
     #: When a child first took it to start it.
     taken: dict[str, float] = field(default_factory=dict)
+    #: Of whose message there is a copy with headers that nobody of us wrote.
+    forged: set[str] = field(default_factory=set)
+    #: Whose lock was given up early, and said so.
+    forfeited: set[str] = field(default_factory=set)
     unprotected: set[str] = field(default_factory=set)
     deaths: list[tuple[float, str]] = field(default_factory=list)
     disturbed_until: float = 0.0
@@ -91,6 +95,8 @@ class Ledger:
     def published(self, message: Message) -> None:
         current = self.world.scheduler.current
         claims = message.headers.get("etcdlock_claims") or []
+        if message.task_id in self.forged:
+            claims = []
         sent = Sent(self.world.scheduler.now, message, current.process.name if current else "?", claims)
         self.sent.setdefault(message.task_id, []).append(sent)
         shown = {key.removeprefix("etcdlock_"): value for key, value in message.headers.items() if "etcdlock" in key}

@@ -73,6 +73,38 @@ LIFETIMES = ("while_executing", "until_executing", "until_executed", "until_and_
 AT_ENQUEUE = ("skip", "raise", "join", "replace")
 AT_RUN = ("skip", "raise", "retry", "wait", "join", "replace")
 
+FAULTS = (
+    ("deaf", 3),
+    ("cut", 1),
+    ("refused", 1),
+    ("flaky", 2),
+    ("late", 1),
+    ("slow", 1),
+    ("freeze", 1),
+    ("kill child", 2),
+    ("kill worker", 1),
+    ("stop producer", 1),
+    ("leader", 1),
+    ("compact", 1),
+    ("broker down", 1),
+    ("connection lost", 1),
+)
+
+
+@dataclass(frozen=True)
+class Focus:
+    """Makes plans of one kind likelier: where a fault of one kind has to be found soon."""
+
+    spec: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any] = field(default_factory=dict)
+    faults: tuple[str, ...] = ()
+    copies: float = 0.2
+    revokes: float = 0.12
+    expires: float = 0.15
+    retries: float = 0.45
+    forged: float = 0.05
+    own_ids: float = 0.08
+
 
 def make_spec(chance: random.Random) -> TaskSpec:
     lock = chance.choice((*LIFETIMES, "until_executed", "until_executed"))
@@ -96,7 +128,7 @@ def make_spec(chance: random.Random) -> TaskSpec:
         enqueue=enqueue,
         run=run,
         limit=limit,
-        hold=chance.choice((0.0, 0.0, 0.0, 3.0)) if lock != "until_expired" and lock != "until_executing" else 0.0,
+        hold=chance.choice((0.0, 0.0, 0.0, 3.0)) if lock not in ("until_expired", "until_executing") else 0.0,
         late=late,
         requeue_lost=late and chance.random() < 0.5,
         pending_ttl=chance.choice((40.0, 200.0, 200.0)) if lock not in ("while_executing", "until_expired") else None,
@@ -108,9 +140,9 @@ def make_spec(chance: random.Random) -> TaskSpec:
     )
 
 
-def make_script(chance: random.Random) -> dict[str, Any]:
+def make_script(chance: random.Random, retries: float) -> dict[str, Any]:
     ends = [chance.choice(("ok", "ok", "ok", "fail"))]
-    if chance.random() < 0.45:
+    if chance.random() < retries:
         ends = [chance.choice(("retry", "retry", "replace", "retry_quietly"))] * chance.choice((1, 1, 2)) + ends
     return {
         "ends": ends,
@@ -120,18 +152,17 @@ def make_script(chance: random.Random) -> dict[str, Any]:
     }
 
 
-def make_plan(seed: int) -> Plan:
-    chance = random.Random(f"plan {seed}")
+def make_config(chance: random.Random) -> Config:
     skewed = chance.random() < 0.35
-    workers, producers = chance.choice((1, 2, 2)), chance.choice((1, 2, 3))
-    offsets = [round(chance.choice((-1, 1)) * 600 * chance.random(), 1) if skewed else 0.0 for _ in range(8)]
-    config = Config(
+    offsets = [round(chance.choice((-1, 1)) * 100 * chance.random(), 1) if skewed else 0.0 for _ in range(8)]
+    return Config(
         broker=chance.choice(("redis", "amqp")),
-        visibility=chance.choice((30.0, 120.0)),
-        workers=workers,
+        # Longer than anything waits in a worker for its time, by whatever clock: else Celery's messages multiply.
+        visibility=250.0 if skewed else chance.choice((30.0, 120.0)),
+        workers=chance.choice((1, 2, 2)),
         slots=chance.choice((1, 1, 2)),
         prefetch=chance.choice((1, 4)),
-        producers=producers,
+        producers=chance.choice((1, 2, 3)),
         gate=chance.random() < 0.5,
         on_unavailable=chance.choice(("retry", "retry", "retry", "raise", "run")),
         timeout=1.0,
@@ -143,60 +174,68 @@ def make_plan(seed: int) -> Plan:
         lose_reply=chance.choice((0.0, 0.0, 0.02, 0.1)),
         mutex_switches=chance.choice((0.0, 0.1)),
     )
-    specs = [make_spec(chance) for _ in range(chance.choice((1, 1, 2)))]
+
+
+def make_plan(seed: int, focus: Focus | None = None) -> Plan:
+    focus = focus or Focus()
+    chance = random.Random(f"plan {seed}")
+    config = replace(make_config(chance), **focus.config)
+    specs = [replace(make_spec(chance), **focus.spec) for _ in range(chance.choice((1, 1, 2)))]
     actions: list[Action] = []
-    calls = chance.randrange(3, 12)
     clumps = [BUSY_SECONDS * 0.8 * chance.random() for _ in range(chance.randrange(1, 5))]
-    for number in range(calls):
+    for number in range(chance.randrange(3, 12)):
         at = chance.choice(clumps) + chance.choice((0.0, 0.5, 5.0)) * chance.random()
         options: dict[str, Any] = {}
         if chance.random() < 0.15:
             options["countdown"] = chance.choice((1, 5))
-        if chance.random() < 0.15:
+        if chance.random() < focus.expires:
             options["expires"] = chance.choice((1, 6, 15))
-        if chance.random() < 0.08:
-            options["task_id"] = f"own-{number}"
-        name = chance.choice("AAAB")
-        actions.append(
-            Action(
-                at,
-                "call",
-                (number, chance.randrange(producers), chance.randrange(len(specs)), name, make_script(chance), options),
-            )
-        )
-        if chance.random() < 0.12:
+        if chance.random() < focus.own_ids:
+            options["task_id"] = f"own-{number}" + chance.choice(("", "", "-" + "long" * 200))
+        producer, spec, name = chance.randrange(config.producers), chance.randrange(len(specs)), chance.choice("AAAB")
+        actions.append(Action(at, "call", (number, producer, spec, name, make_script(chance, focus.retries), options)))
+        if chance.random() < focus.revokes:
             actions.append(Action(at + 8 * chance.random(), "revoke", (number, chance.random() < 0.3)))
-        if chance.random() < 0.2:
+        if chance.random() < focus.copies:
             actions.append(Action(at + chance.choice((0.2, 2.0, 10.0)) * chance.random(), "copy", (number,)))
+        if chance.random() < focus.forged:
+            forged = chance.choice(FORGED)
+            actions.append(Action(at + chance.choice((0.2, 2.0)) * chance.random(), "forged copy", (number, forged)))
     for _ in range(chance.choice((0, 1, 2, 3, 5))):
         at = BUSY_SECONDS * chance.random() if chance.random() < 0.3 else chance.choice(clumps) + 4 * chance.random()
-        actions.append(_fault(chance, at, workers, producers))
+        actions.append(_fault(chance, at, config, focus))
     return Plan(seed, config, specs, sorted(actions, key=lambda action: action.at))
 
 
-def _fault(chance: random.Random, at: float, workers: int, producers: int) -> Action:
-    who = chance.choice(
-        [f"worker{number}" for number in range(workers)] * 2
-        + [f"producer{number}" for number in range(producers)] * 2
-        + ["runner", "runner", "all"]
-    )
-    worker = f"worker{chance.randrange(workers)}"
+def _fault(chance: random.Random, at: float, config: Config, focus: Focus) -> Action:
+    kinds, weights = zip(*FAULTS, strict=True)
+    kind = chance.choice(focus.faults) if focus.faults else chance.choices(kinds, weights)[0]
+    workers = [f"worker{number}" for number in range(config.workers)]
+    producers = [f"producer{number}" for number in range(config.producers)]
+    who = chance.choice([*workers * 2, *producers * 2, "runner", "runner", "all"])
+    worker = chance.choice(workers)
     seconds = round(chance.choice((0.5, 1.6, 3.0, 10.0)) * (0.5 + chance.random()), 2)
-    kind = chance.choice(
-        ("deaf", "deaf", "deaf", "cut", "refused", "flaky", "flaky", "late", "freeze", "kill child", "kill child")
-        + ("kill worker", "stop producer", "leader", "compact", "broker down", "connection lost", "slow")
-    )
-    what: tuple[Any, ...]
+    what: tuple[Any, ...] = ()
     if kind in ("deaf", "cut", "refused", "flaky", "late", "slow"):
         what = (who, seconds)
     elif kind == "freeze":
         what = (chance.choice(("runner", "runner", worker)), seconds)
     elif kind == "stop producer":
-        what = (f"producer{chance.randrange(producers)}", chance.random() < 0.5)
+        what = (chance.choice(producers), chance.random() < 0.5)
     elif kind in ("kill worker", "connection lost"):
         what = (worker,)
     elif kind == "broker down":
         what = (seconds,)
-    else:
-        what = ()
     return Action(at, kind, what)
+
+
+#: Headers of ours as nobody of us writes them.
+FORGED: tuple[dict[str, Any], ...] = (
+    {"etcdlock_waiting_since": "soon", "etcdlock_comebacks": 3, "etcdlock_retries": 0, "etcdlock_waits_for": "0:A"},
+    {"etcdlock_waiting_since": 1e300, "etcdlock_comebacks": 1, "etcdlock_retries": 0, "etcdlock_waits_for": "0:A"},
+    {"etcdlock_waiting_since": 10**400, "etcdlock_comebacks": -1, "etcdlock_waits_for": "0:A"},
+    {"etcdlock_waiting_since": None, "etcdlock_comebacks": [], "etcdlock_retries": {}, "etcdlock_waits_for": ["0:A"]},
+    {"etcdlock_claims": [["0:A", "0" * 24, 2]], "etcdlock_line": ["0:A", 7, "x"]},
+    {"etcdlock_claims": "none", "etcdlock_line": {}, "etcdlock_duplicate": [1, 2, 3, 4], "etcdlock_joins": ["join"]},
+    {"etcdlock_call": ["somebody", "else"], "etcdlock_copy": "yes", "etcdlock_waited": ["x", -1]},
+)

@@ -168,7 +168,7 @@ class Properties:
         for token, (task_id, until) in self.entitled.get(name, {}).items():
             if task_id == but or token == but_token or until < self.now or task_id in self.ledger.excused:
                 continue
-            if task_id in self.ledger.revoked:
+            if task_id in self.ledger.revoked or task_id in self.ledger.forfeited:
                 continue
             ended = None if spec.lock == "until_expired" else self.entitlement_ended(spec, task_id)
             if ended is None:
@@ -185,7 +185,7 @@ class Properties:
         for earlier in ledger.runs:
             if earlier is run or (earlier.task_id, earlier.step) != (run.task_id, run.step):
                 continue
-            if earlier.how in ENDS and earlier.ended is not None and run.task_id not in ledger.unprotected:
+            if earlier.how in ENDS and earlier.ended is not None and run.task_id not in ledger.unprotected | ledger.forged:
                 late = run.spec.while_running or earlier.ended + 0.5 < run.taken_at
                 known = self.now - earlier.ended < config.done_ttl
                 if late and known and run.task_id not in ledger.unmarked:
@@ -195,7 +195,7 @@ class Properties:
             if len(others) >= run.spec.limit:
                 self.fail("lifetime", f"{run.task_id} runs though {run.name!r} was taken for {', '.join(sorted(others))}")
         for other in ledger.running:
-            if other is not run and other.task_id == run.task_id and run.spec.while_running:
+            if other is not run and other.task_id == run.task_id:
                 if self.trusts(other) and self.trusts(run):
                     self.fail("one id at once", f"{run.task_id} runs twice at once")
 

@@ -108,7 +108,13 @@ class World:
         return next((spec for spec in self.plan.specs if spec.name == task), None)
 
     def limit_of(self, name: str) -> int:
-        return self.plan.specs[int(name.partition(":")[0])].limit
+        number, _, _ = name.partition(":")
+        return self.plan.specs[int(number)].limit if number.isdigit() else 1  # else one message's own
+
+    def jobs_of(self, process: Process) -> list[str]:
+        """The task ids that the process works on."""
+        children = [child for worker in self.workers if hasattr(worker, "pool") for child in worker.pool.children]
+        return [child.job.task_id for child in children if child.process is process and child.job is not None]
 
     def dies(self, process: Process) -> None:
         """By ``kill -9``."""
@@ -221,6 +227,15 @@ class World:
         sent = self.ledger.sent.get(call.result_id or "") if call is not None and not call.conflict else None
         if sent:
             self.broker.put(self.chance.choice(sent).message.again())
+
+    def _forged_copy(self, number: int, headers: dict[str, Any]) -> None:
+        call = self.calls.get(number)
+        sent = self.ledger.sent.get(call.result_id or "") if call is not None and not call.conflict else None
+        if sent:
+            message = self.chance.choice(sent).message.again()
+            message.headers.update(headers)
+            self.ledger.forged.add(message.task_id)
+            self.broker.put(message)
 
     def _revoke(self, number: int, terminate: bool) -> None:
         call = self.calls.get(number)
@@ -470,6 +485,9 @@ class _Warnings(logging.Handler):
                 self._world.ledger.unmarked.add(task_id)
             if task_id in text and "runs WITHOUT its lock" in text:
                 self._world.ledger.unprotected.add(task_id)
+        if "couldn't be left to stand" in text and current is not None:
+            # What a run leaves to its retry is released where the store can't be asked, and it says so.
+            self._world.ledger.forfeited.update(self._world.jobs_of(current.process))
         if record.exc_info and record.levelno >= logging.ERROR:
             error = record.exc_info[1]
             self._world.ledger.note(f"    {error!r}")
