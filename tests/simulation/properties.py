@@ -144,10 +144,13 @@ class Properties:
     def published(self, sent: Sent) -> None:
         headers = sent.message.headers
         spec = self.world.spec_of(sent.message.headers["task"])
-        if spec is None or not sent.claims:
-            return
         if "etcdlock_comebacks" in headers:
             self.ledger.taken.pop(sent.message.task_id, None)
+            if "etcdlock_waits_for" not in headers and "etcdlock_joins" not in headers:
+                # Its worker got no answer: what it asked for then is made sure not to hold, the claim included.
+                self.ledger.forfeited.add(sent.message.task_id)
+        if spec is None:
+            return
         first = not headers.get("retries") and "etcdlock_comebacks" not in headers
         for name, token, _ in sent.claims:
             entitled = self.entitled.setdefault(name, {})
