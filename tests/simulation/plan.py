@@ -98,6 +98,9 @@ class Focus:
     spec: dict[str, Any] = field(default_factory=dict)
     config: dict[str, Any] = field(default_factory=dict)
     faults: tuple[str, ...] = ()
+    who: tuple[str, ...] = ()
+    least_faults: int = 0
+    least_work: float = 0.0
     copies: float = 0.2
     revokes: float = 0.12
     expires: float = 0.15
@@ -140,13 +143,15 @@ def make_spec(chance: random.Random) -> TaskSpec:
     )
 
 
-def make_script(chance: random.Random, retries: float) -> dict[str, Any]:
+def make_script(chance: random.Random, focus: Focus) -> dict[str, Any]:
     ends = [chance.choice(("ok", "ok", "ok", "fail"))]
-    if chance.random() < retries:
+    if chance.random() < focus.retries:
         ends = [chance.choice(("retry", "retry", "replace", "retry_quietly"))] * chance.choice((1, 1, 2)) + ends
     return {
         "ends": ends,
-        "work": [round(chance.choice((0.02, 0.3, 2.0, 6.0)) * chance.random(), 3) for _ in ends],
+        "work": [
+            round(focus.least_work + chance.choice((0.02, 0.3, 2.0, 6.0)) * chance.random(), 3) for _ in ends
+        ],
         "countdown": chance.choice((0, 0, 1, 4, 9)),
         "after": chance.choice((0.0, 0.0, 0.0, 0.7)),
     }
@@ -193,7 +198,7 @@ def make_plan(seed: int, focus: Focus | None = None) -> Plan:
         if chance.random() < focus.own_ids:
             options["task_id"] = f"own-{number}" + chance.choice(("", "", "-" + "long" * 200))
         producer, spec, name = chance.randrange(config.producers), chance.randrange(len(specs)), chance.choice("AAAB")
-        actions.append(Action(at, "call", (number, producer, spec, name, make_script(chance, focus.retries), options)))
+        actions.append(Action(at, "call", (number, producer, spec, name, make_script(chance, focus), options)))
         if chance.random() < focus.revokes:
             actions.append(Action(at + 8 * chance.random(), "revoke", (number, chance.random() < 0.3)))
         if chance.random() < focus.copies:
@@ -201,7 +206,7 @@ def make_plan(seed: int, focus: Focus | None = None) -> Plan:
         if chance.random() < focus.forged:
             forged = chance.choice(FORGED)
             actions.append(Action(at + chance.choice((0.2, 2.0)) * chance.random(), "forged copy", (number, forged)))
-    for _ in range(chance.choice((0, 1, 2, 3, 5))):
+    for _ in range(max(focus.least_faults, chance.choice((0, 1, 2, 3, 5)))):
         at = BUSY_SECONDS * chance.random() if chance.random() < 0.3 else chance.choice(clumps) + 4 * chance.random()
         actions.append(_fault(chance, at, config, focus))
     return Plan(seed, config, specs, sorted(actions, key=lambda action: action.at))
@@ -212,7 +217,7 @@ def _fault(chance: random.Random, at: float, config: Config, focus: Focus) -> Ac
     kind = chance.choice(focus.faults) if focus.faults else chance.choices(kinds, weights)[0]
     workers = [f"worker{number}" for number in range(config.workers)]
     producers = [f"producer{number}" for number in range(config.producers)]
-    who = chance.choice([*workers * 2, *producers * 2, "runner", "runner", "all"])
+    who = chance.choice(focus.who or [*workers * 2, *producers * 2, "runner", "runner", "all"])
     worker = chance.choice(workers)
     seconds = round(chance.choice((0.5, 1.6, 3.0, 10.0)) * (0.5 + chance.random()), 2)
     what: tuple[Any, ...] = ()

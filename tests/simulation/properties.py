@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from celery import states
 
-from celery_etcdlock.core.record import decode_record
+from celery_etcdlock.core.key_kinds import TRANSITIONS
+from celery_etcdlock.core.record import KeyKind, decode_record
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.session import Session
+from tests.model.model_etcd import EtcdState
 from tests.simulation.ledger import Call, Run, Sent
 from tests.simulation.scheduler import EPOCH
 
@@ -27,6 +29,9 @@ SETTLE_SECONDS = 15.0
 #: A run that ended so leaves its lock to the next of its message.
 GOES_ON = ("runs", "retry", "replace")
 ENDS = ("ok", "fail", "retry", "replace")
+
+
+LOCKS = b"/celery-etcdlock/sim/v1/"
 
 
 class Violation(Exception):
@@ -96,6 +101,23 @@ class Properties:
         if limit == 1 and lock.fencing_token <= before:
             self.fail("P3", f"fencing token {lock.fencing_token} of {name!r} after {before}")
         self.tokens[name] = max(before, lock.fencing_token)
+
+    # --- keys -----------------------------------------------------------------------------------------------------
+
+    def changed(self, before: EtcdState, after: EtcdState) -> None:
+        """What a key is may change only as the table says (``core.key_kinds``)."""
+        changed = {event.key for event in after.events if event.revision > before.revision}
+        was, is_now = _kinds(before, changed), _kinds(after, changed)
+        for key in sorted(changed):
+            if not key.startswith(LOCKS):
+                continue
+            old, new = was.get(key), is_now.get(key)
+            if old is None and new is None:
+                continue
+            self.world.coverage.hit("key", f"{_shown(old)} -> {_shown(new)}")
+            # The end of its time, and of its lease, come on top.
+            if new is not None and new not in TRANSITIONS[old]:
+                self.fail("table of keys", f"{key.decode()} became {_shown(new)} from {_shown(old)}")
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
@@ -244,7 +266,7 @@ class Properties:
     def left(self, *, prompt: bool) -> list[str]:
         """Keys under locks' names that shouldn't be there any more."""
         left = []
-        for kv in self.world.etcd.keys(b"/celery-etcdlock/sim/v1/"):
+        for kv in self.world.etcd.keys(LOCKS):
             record = decode_record(kv.value)
             name = kv.key.decode().split("/")[-2]
             spec = None if record is None else self.world.spec_of(record.task)
@@ -255,3 +277,12 @@ class Properties:
                     continue
             left.append(f"{name} {record}")
         return left
+
+
+def _kinds(state: EtcdState, keys: set[bytes]) -> dict[bytes, KeyKind]:
+    records = {kv.key: decode_record(kv.value) for kv in state.kvs if kv.key in keys and kv.key.startswith(LOCKS)}
+    return {key: record.kind for key, record in records.items() if record is not None}
+
+
+def _shown(kind: KeyKind | None) -> str:
+    return "gone" if kind is None else kind.value

@@ -67,6 +67,7 @@ class World:
         self.ledger = Ledger(self)
         self.etcd = Etcd(scheduler)
         self.properties = Properties(self)
+        self.etcd.on_change = self.properties.changed
         config = plan.config
         scheduler.mutex_switches = config.mutex_switches
         self.broker = Broker(scheduler, config.broker, config.visibility)
@@ -478,6 +479,8 @@ class _Warnings(logging.Handler):
 
     def emit(self, record: logging.LogRecord) -> None:
         text = record.getMessage()
+        if "wait_timeout is longer" in text:
+            return  # speaks of all tasks of an app, and so of earlier runs'
         current = self._world.scheduler.current
         self._world.ledger.note(f"{current.process.name if current else '?'} logs: {text[:250]}")
         for task_id in self._world.ledger.sent:
@@ -485,8 +488,9 @@ class _Warnings(logging.Handler):
                 self._world.ledger.unmarked.add(task_id)
             if task_id in text and "runs WITHOUT its lock" in text:
                 self._world.ledger.unprotected.add(task_id)
-        if "couldn't be left to stand" in text and current is not None:
-            # What a run leaves to its retry is released where the store can't be asked, and it says so.
+        if ("couldn't be left to stand" in text or "is lost:" in text) and current is not None:
+            # What a run leaves to its retry is released where the store can't be asked, and it says so; a lock that was
+            # lost, or that a newer call asked for, isn't left to anybody.
             self._world.ledger.forfeited.update(self._world.jobs_of(current.process))
         if record.exc_info and record.levelno >= logging.ERROR:
             error = record.exc_info[1]
