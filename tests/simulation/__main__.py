@@ -1,58 +1,76 @@
-"""``python -m tests.simulation``: many seeds, or one of them once more."""
+"""``python -m tests.simulation``: many seeds, or one of them once more, with its schedule, made as small as it gets."""
 
 from __future__ import annotations
 
 import argparse
-import os
+import random
 import sys
 import time
 import warnings
-
-if __name__ == "__main__" and os.environ.get("PYTHONHASHSEED") != "0":
-    # Sets of texts are walked in an order that depends on it.
-    os.environ["PYTHONHASHSEED"] = "0"
-    os.execv(sys.executable, [sys.executable, "-m", "tests.simulation", *sys.argv[1:]])
-
 from collections import Counter
 
 from tests.simulation.coverage import Coverage
 from tests.simulation.plan import make_plan
 from tests.simulation.properties import IGNORED
 from tests.simulation.shrink import shrink
-from tests.simulation.world import play
+from tests.simulation.world import Outcome, play
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--seed", type=int)
-    parser.add_argument("--seeds", type=int, default=100)
-    parser.add_argument("--start", type=int, default=0)
-    parser.add_argument("--shrink", action="store_true")
-    parser.add_argument("--ignore", action="append", default=[])
+    parser = argparse.ArgumentParser(prog="python -m tests.simulation", description=__doc__)
+    parser.add_argument("--seed", type=int, help="play this one and print its schedule, shrunk if it fails")
+    parser.add_argument("--whole", action="store_true", help="with --seed: as it is, not shrunk")
+    parser.add_argument("--seeds", type=int, default=200, help="how many (200)")
+    parser.add_argument("--start", type=int, help="the first of them; by chance unless given")
+    parser.add_argument("--minutes", type=float, help="for so long instead of so many")
+    parser.add_argument("--ignore", action="append", default=[], metavar="RULE", help="to see behind a known fault")
     arguments = parser.parse_args()
     IGNORED.update(arguments.ignore)
     warnings.simplefilter("ignore")
-    coverage = Coverage()
     if arguments.seed is not None:
-        outcome = play(make_plan(arguments.seed), coverage)
-        if arguments.shrink and outcome.violation is not None:
-            outcome = shrink(outcome, play)
-        print(outcome.plan)
-        print("\n".join(outcome.lines))
-        print(outcome.violation, outcome.digest)
-        return 1 if outcome.violation else 0
-    began = time.perf_counter()
-    found: Counter[str] = Counter()
-    for seed in range(arguments.start, arguments.start + arguments.seeds):
+        return _one(arguments.seed, whole=arguments.whole)
+    start = random.SystemRandom().randrange(10**9) if arguments.start is None else arguments.start
+    return _many(start, arguments.seeds, arguments.minutes)
+
+
+def _one(seed: int, *, whole: bool) -> int:
+    outcome = play(make_plan(seed))
+    if outcome.violation is not None and not whole:
+        outcome = shrink(outcome, play)
+    _explain(outcome)
+    return 1 if outcome.violation else 0
+
+
+def _many(start: int, seeds: int, minutes: float | None) -> int:
+    coverage, found = Coverage(), Counter[str]()
+    began = time.monotonic()
+    ends_at = None if minutes is None else began + 60 * minutes
+    print(f"seeds from {start} on", flush=True)
+    seed, steps, simulated = start, 0, 0.0
+    while seed < start + seeds if ends_at is None else time.monotonic() < ends_at:
         outcome = play(make_plan(seed), coverage)
+        steps, simulated = steps + outcome.steps, simulated + outcome.seconds
         if outcome.violation is not None:
             found[outcome.violation.rule] += 1
-            print(seed, str(outcome.violation)[:200], flush=True)
-    seconds = time.perf_counter() - began
-    print(f"{arguments.seeds} seeds in {seconds:.1f} s: {dict(found)}")
+            print(f"seed {seed}: {str(outcome.violation)[:250]}", flush=True)
+            if found.total() == 1:
+                _explain(shrink(outcome, play))
+        seed += 1
     print(coverage.report())
+    print(
+        f"{seed - start} seeds ({start} to {seed - 1}), {steps} steps, {simulated / 3600:.1f} simulated hours in "
+        f"{time.monotonic() - began:.0f} s: " + (f"FAILED {dict(found)}" if found else "all properties held")
+    )
+    if found:
+        print("again: python -m tests.simulation --seed SEED")
     return 1 if found else 0
 
 
+def _explain(outcome: Outcome) -> None:
+    print(outcome.plan)
+    print("\n".join(line[:300] for line in outcome.lines))
+    print(outcome.violation or "all properties held")
+
+
 if __name__ == "__main__":
-    raise SystemExit(main())
+    sys.exit(main())

@@ -20,7 +20,6 @@ from celery_etcdlock.core.key_kinds import Relation
 from celery_etcdlock.core.protocol import drop_ended
 from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.locking import pending
-from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.locking.session import Debt
 from celery_etcdlock.tasks import headers, message_claims
 from celery_etcdlock.tasks.held import HeldLocks
@@ -40,6 +39,7 @@ class Mutation:
     shows_as: frozenset[str]
     focus: Focus
     apply: Callable[[pytest.MonkeyPatch], None]
+    first_seed: int = 0
 
 
 def _relations(monkeypatch: pytest.MonkeyPatch, change: Callable[[Record, Delivery, Relation], Relation]) -> None:
@@ -167,26 +167,6 @@ def long_ids_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
     from celery_etcdlock.etcd import places
 
     monkeypatch.setattr(places, "encode_record", encode_record)
-
-
-def free_place_is_anybodys(monkeypatch: pytest.MonkeyPatch) -> None:
-    """With a limit above one, a copy or a retry takes a free place beside its own message's run."""
-    from celery_etcdlock.core.protocol import acquire
-
-    monkeypatch.setattr(acquire, "is_kin", lambda *_: False, raising=False)
-
-
-def release_forgets_the_owner(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A release without an answer is never repeated."""
-    real = LockManager.release
-
-    def release(self: LockManager, lock: Any, done: Any = None) -> bool:
-        result = real(self, lock, done)
-        for debt in list(lock.session._debts):
-            lock.session._debts.pop(debt, None)
-        return result
-
-    monkeypatch.setattr(LockManager, "release", release)
 
 
 EXECUTED = {"lock": "until_executed", "pending_ttl": 200.0, "limit": 1, "unique_for": None, "hold": 0.0}

@@ -472,6 +472,16 @@ def _patched(target: Any, name: str, value: Any) -> Iterator[None]:
         setattr(target, name, before)
 
 
+@contextmanager
+def _level(logger: logging.Logger, level: int) -> Iterator[None]:
+    before = logger.level
+    logger.setLevel(level)
+    try:
+        yield
+    finally:
+        logger.setLevel(before)
+
+
 class _Warnings(logging.Handler):
     def __init__(self, world: World) -> None:
         super().__init__(logging.WARNING)
@@ -558,6 +568,7 @@ def _in_place(world: World) -> Iterator[None]:
         logger.addHandler(handler)
         stack.callback(logger.removeHandler, handler)
         stack.enter_context(_patched(logger, "propagate", False))
+        stack.enter_context(_level(logging.getLogger("celery"), logging.CRITICAL + 1))
         for _, _, signal in per_process:
             stack.callback(signal.disconnect_all)
         yield
