@@ -241,6 +241,7 @@ MUTATIONS = (
             spec={**EXECUTED, "enqueue": "retry", "run": "retry", "soft": 1.0, "hard": None},
             config={**NO_SKEW, "lose_reply": 0.1, "mutex_switches": 0.1},
             faults=("slow", "deaf"),
+            retries=0.0,
         ),
         release_is_interrupted_for_good,
     ),

@@ -107,6 +107,7 @@ class Focus:
     retries: float = 0.45
     forged: float = 0.05
     own_ids: float = 0.08
+    standalone: bool = True
 
 
 def make_spec(chance: random.Random) -> TaskSpec:
@@ -206,6 +207,10 @@ def make_plan(seed: int, focus: Focus | None = None) -> Plan:
         if chance.random() < focus.forged:
             forged = chance.choice(FORGED)
             actions.append(Action(at + chance.choice((0.2, 2.0)) * chance.random(), "forged copy", (number, forged)))
+    for _ in range(chance.choice((0, 0, 0, 1, 3)) if focus.standalone else 0):
+        producer, name = chance.randrange(config.producers), f"{chance.randrange(len(specs))}:A"
+        held = (producer, name, chance.choice((0.0, 2.0, 8.0)), round(3 * chance.random(), 2))
+        actions.append(Action(chance.choice(clumps) + 2 * chance.random(), "with lock", held))
     for _ in range(max(focus.least_faults, chance.choice((0, 1, 2, 3, 5)))):
         at = BUSY_SECONDS * chance.random() if chance.random() < 0.3 else chance.choice(clumps) + 4 * chance.random()
         actions.append(_fault(chance, at, config, focus))

@@ -14,7 +14,7 @@ from typing import Any
 from celery.app import trace
 from celery.exceptions import Ignore, Retry
 
-from celery_etcdlock.errors import LockLost, NotLocked
+from celery_etcdlock.errors import EtcdLockError, LockLost, NotLocked
 from celery_etcdlock.etcd.history import History
 from celery_etcdlock.etcd.inspection import EtcdInspector
 from celery_etcdlock.etcd.store import EtcdStore
@@ -22,6 +22,7 @@ from celery_etcdlock.locking import guardian, lease_page, session
 from celery_etcdlock.locking.group_commit import GroupCommit
 from celery_etcdlock.tasks import interruption, runtime
 from celery_etcdlock.tasks.current import current_lock
+from celery_etcdlock.tasks.runtime import EtcdLocks
 from celery_etcdlock.worker import gate, never_started, revokes
 from tests.simulation.ambient import simulated
 from tests.simulation.apps import APPS, SimApp, TaskSpec
@@ -223,6 +224,21 @@ class World:
         self.coverage.hit("call", type(call.error).__name__ if call.error else "told" if call.conflict else "published")
         self.properties.called(call)
 
+    def _with_lock(self, producer: int, name: str, wait: float, seconds: float) -> None:
+        """A lock without a task, which competes with tasks for the same name."""
+        process = self.producers[producer]
+        locks = EtcdLocks.from_app(self.apps[process.pid].celery)
+
+        def hold() -> None:
+            try:
+                with locks.lock(name, wait_timeout=wait):
+                    self.scheduler.sleep(seconds)
+                self.coverage.hit("standalone lock", "held")
+            except EtcdLockError as error:
+                self.coverage.hit("standalone lock", type(error).__name__)
+
+        self.scheduler.spawn(process, "with lock", hold)
+
     def _copy(self, number: int) -> None:
         call = self.calls.get(number)
         sent = self.ledger.sent.get(call.result_id or "") if call is not None and not call.conflict else None
@@ -342,7 +358,7 @@ class World:
         if gently and all(call.ended is not None for call in self.ledger.calls if call.producer is process):
 
             def stop() -> None:
-                runtime.EtcdLocks.from_app(app.celery).close()
+                EtcdLocks.from_app(app.celery).close()
                 self.scheduler.kill(process)
 
             self.scheduler.spawn(process, "exit", stop)
