@@ -1,8 +1,8 @@
 """Puts the simulated clock, threads, ids and chance in the place of the real ones, for the time of a run.
 
 Modules of the package and of Celery find ``time``, ``threading``, ``queue``, ``random``, ``secrets`` as globals, took
-functions out of them (``from time import monotonic``), or keep some as defaults of arguments. All three are looked for and
-replaced by *identity*, in all loaded modules, so that a new use of one of them needs nothing here. ``os.getpid`` is
+functions out of them (``from time import monotonic``), or keep some as defaults of arguments. All three are looked for
+and replaced by *identity*, in all loaded modules, so that a new use of one of them needs nothing here. ``os.getpid`` is
 replaced where it lives. All of it is undone at the end.
 """
 
@@ -25,7 +25,8 @@ from typing import Any
 from kombu.utils import uuid as kombu_uuid_module
 
 from celery_etcdlock.locking import clock as clock_module
-from tests.simulation.scheduler import EPOCH, Scheduler, SimEvent, SimLock, SimQueue, SimRLock
+from tests.simulation.primitives import SimEvent, SimLock, SimQueue, SimRLock
+from tests.simulation.scheduler import EPOCH, Scheduler
 
 __all__ = ["simulated"]
 
@@ -143,9 +144,7 @@ class Ambient:
                 randrange=sim_chance.randrange,
                 choice=sim_chance.choice,
             ),
-            secrets: _Shim(
-                secrets, token_hex=token_hex, randbits=chance.getrandbits, token_bytes=chance.randbytes
-            ),
+            secrets: _Shim(secrets, token_hex=token_hex, randbits=chance.getrandbits, token_bytes=chance.randbytes),
         }
         native = sys.modules["celery_etcdlock.native"]
         self.replacements: dict[int, tuple[Any, Any]] = {}

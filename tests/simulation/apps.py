@@ -117,20 +117,20 @@ class SimApp:
             self.specs.add(spec)
 
             def body(self: Any, name: str, script: dict[str, Any]) -> Any:
-                return BODY(self, name, script)
+                return _BODIES[-1](self, name, script)
 
             task: Any = self.celery.task(**spec.options())(body)
             self.tracers[spec.name] = build_tracer(spec.name, self.celery.tasks[spec.name], app=self.celery)
             del task
-        global BODY
-        BODY = run
+        _BODIES[:] = [run]
 
     def end(self) -> None:
         for task in self.celery.tasks.values():
             task.request_stack.__release_local__()  # type: ignore[attr-defined]
 
 
-BODY: Callable[..., Any] = lambda *_: None
+#: What bodies do in the run that is under way.
+_BODIES: list[Callable[..., Any]] = []
 
 
 class Apps:

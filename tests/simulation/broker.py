@@ -1,7 +1,7 @@
 """A message broker that delivers at least once: late, twice, out of order, and again after a while.
 
-Two kinds, as real ones: ``redis`` delivers again what isn't acknowledged within a visibility time-out, though its worker
-lives, and puts what a lost worker had back after the same time; ``amqp`` puts it back as soon as the connection is lost. Only what is
+Two kinds, as real ones: ``redis`` delivers again what isn't acknowledged within a visibility time-out, though its
+worker lives, and so too what a lost worker had; ``amqp`` puts that back as soon as the connection is lost. Only what is
 delivered *again* is marked as redelivered, and only by its broker's own doing.
 """
 
@@ -45,9 +45,7 @@ class Message:
 
     def again(self, *, redelivered: bool = True) -> Message:
         info = {**self.delivery_info, "redelivered": redelivered}
-        return Message(
-            self.number, copy.deepcopy(self.headers), self.body, dict(self.properties), info, redelivered
-        )
+        return Message(self.number, copy.deepcopy(self.headers), self.body, dict(self.properties), info, redelivered)
 
 
 @dataclass(eq=False)
@@ -165,7 +163,7 @@ class Broker:
 
     def _restore_visible(self) -> None:
         while True:
-            self._scheduler.sleep(1.0)
+            self._scheduler.sleep(1.0 if self.unacked else 5.0)
             if self.kind != "redis":
                 continue
             before = self._scheduler.now - self.visibility_timeout

@@ -1,8 +1,8 @@
 """One etcd, as each process reaches it: through its own bad network.
 
 The server is the model checker's (``tests.model.model_etcd``): real bytes, one state, pure functions. Here it gets
-virtual time (leases that run out), watches that wait, and for each process a ``Link`` on which requests and replies take
-time, get lost, or arrive when nobody waits for them any more.
+virtual time (leases that run out), watches that wait, and for each process a ``Link`` on which requests and replies
+take time, get lost, or arrive when nobody waits for them any more.
 """
 
 from __future__ import annotations
@@ -209,9 +209,7 @@ class SimStream:
                 create = self._request.create_request
                 if create.start_revision and create.start_revision <= etcd.compacted:
                     return bytes(
-                        messages.WatchResponse(
-                            canceled=True, compact_revision=etcd.compacted + 1
-                        ).SerializeToString()
+                        messages.WatchResponse(canceled=True, compact_revision=etcd.compacted + 1).SerializeToString()
                     )
                 found = watch(etcd.state, self._request.SerializeToString())
                 if found is not None:

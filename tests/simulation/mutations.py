@@ -54,7 +54,7 @@ def _relations(monkeypatch: pytest.MonkeyPatch, change: Callable[[Record, Delive
 
 
 def position_is_taken_for_a_claim(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A message that finds its own place in line takes it for a key that its producer left, and runs beside the holder."""
+    """A message takes its own place in line for a key that its producer left, and runs beside the holder."""
 
     def change(record: Record, delivery: Delivery, found: Relation) -> Relation:
         return Relation.OURS if found is Relation.OUR_POSITION else found
@@ -275,7 +275,15 @@ MUTATIONS = (
         "the wall clock decides that a key is over",
         frozenset({"lifetime"}),
         Focus(
-            spec={"lock": "until_expired", "enqueue": "raise", "run": None, "unique_for": 25.0, "pending_ttl": None, "hold": 0.0, "limit": 1},
+            spec={
+                "lock": "until_expired",
+                "enqueue": "raise",
+                "run": None,
+                "unique_for": 25.0,
+                "pending_ttl": None,
+                "hold": 0.0,
+                "limit": 1,
+            },
             config={**SKEW, "producers": 3},
             faults=("compact",),
         ),

@@ -61,7 +61,9 @@ class Plan:
     def __str__(self) -> str:
         default = Config()
         config = {
-            name: value for name, value in vars(self.config).items() if value != getattr(default, name) or name == "broker"
+            name: value
+            for name, value in vars(self.config).items()
+            if value != getattr(default, name) or name == "broker"
         }
         lines = [f"seed {self.seed}: {config}"]
         lines += [f"  task {number}: {spec}" for number, spec in enumerate(self.specs)]
@@ -150,9 +152,7 @@ def make_script(chance: random.Random, focus: Focus) -> dict[str, Any]:
         ends = [chance.choice(("retry", "retry", "replace", "retry_quietly"))] * chance.choice((1, 1, 2)) + ends
     return {
         "ends": ends,
-        "work": [
-            round(focus.least_work + chance.choice((0.02, 0.3, 2.0, 6.0)) * chance.random(), 3) for _ in ends
-        ],
+        "work": [round(focus.least_work + chance.choice((0.02, 0.3, 2.0, 6.0)) * chance.random(), 3) for _ in ends],
         "countdown": chance.choice((0, 0, 1, 4, 9)),
         "after": chance.choice((0.0, 0.0, 0.0, 0.7)),
     }

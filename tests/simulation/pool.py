@@ -1,4 +1,4 @@
-"""A worker's pool: child processes that take jobs one at a time, run the real tracer, and may die in the midst of it."""
+"""A worker's pool: child processes that take jobs one at a time, run the real tracer, and may die in its midst."""
 
 from __future__ import annotations
 
@@ -84,7 +84,9 @@ class Child:
     def _trace(self, job: Job) -> tuple[int, Any, float]:
         name, task_id, request, body, _, _ = job.arguments
         args, kwargs, embed = json.loads(body)
-        carried = json.loads(json.dumps({key: value for key, value in request.items() if key not in ("args", "kwargs")}))
+        carried = json.loads(
+            json.dumps({key: value for key, value in request.items() if key not in ("args", "kwargs")})
+        )
         carried.update({"args": args, "kwargs": kwargs, "hostname": self.pool.worker.name, "is_eager": False})
         carried.update(embed or {})
         result, info, seconds, shown = self.app.tracers[name](task_id, args, kwargs, carried)
@@ -215,5 +217,3 @@ def _info(error: BaseException) -> ExceptionInfo:
         raise error
     except BaseException:
         return ExceptionInfo()
-
-

@@ -136,7 +136,11 @@ class Properties:
         if sent[0].message.headers["kwargsrepr"] and call.name not in sent[0].message.body:
             self.fail("told another's", f"call {call.number} for {call.name} was told of {other}, of another lock")
         ended = self.entitlement_ended(call.spec, other)
-        if ended is not None and ended + call.spec.hold + 1.0 + self.skew < call.began and call.spec.lock != "until_expired":
+        if (
+            ended is not None
+            and ended + call.spec.hold + 1.0 + self.skew < call.began
+            and call.spec.lock != "until_expired"
+        ):
             self.fail(
                 "told an old result",
                 f"call {call.number} was told of {other}, whose hold ended {call.began - ended:.1f} s before",
@@ -210,7 +214,11 @@ class Properties:
         for earlier in ledger.runs:
             if earlier is run or (earlier.task_id, earlier.step) != (run.task_id, run.step):
                 continue
-            if earlier.how in ENDS and earlier.ended is not None and run.task_id not in ledger.unprotected | ledger.forged:
+            if (
+                earlier.how in ENDS
+                and earlier.ended is not None
+                and run.task_id not in ledger.unprotected | ledger.forged
+            ):
                 late = run.spec.while_running or earlier.ended + 0.5 < run.taken_at
                 known = self.now - earlier.ended < config.done_ttl
                 if late and known and run.task_id not in ledger.unmarked:
@@ -218,11 +226,12 @@ class Properties:
         if run.spec.lock == "until_executed" and not {run.task_id, *self.taken_for(run.name)} & ledger.unprotected:
             others = self.still_entitled(run.spec, run.name, but=run.task_id)
             if len(others) >= run.spec.limit:
-                self.fail("lifetime", f"{run.task_id} runs though {run.name!r} was taken for {', '.join(sorted(others))}")
+                self.fail(
+                    "lifetime", f"{run.task_id} runs though {run.name!r} was taken for {', '.join(sorted(others))}"
+                )
         for other in ledger.running:
-            if other is not run and other.task_id == run.task_id:
-                if self.trusts(other) and self.trusts(run):
-                    self.fail("one id at once", f"{run.task_id} runs twice at once")
+            if other is not run and other.task_id == run.task_id and self.trusts(other) and self.trusts(run):
+                self.fail("one id at once", f"{run.task_id} runs twice at once")
 
     def trusts(self, run: Run) -> bool:
         lock = run.lock

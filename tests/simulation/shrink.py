@@ -1,4 +1,4 @@
-"""Makes a plan that fails smaller: fewer calls and faults, fewer retries, a plainer deployment, the same rule broken."""
+"""Makes a plan that fails smaller: fewer calls and faults, a plainer deployment, the same rule broken."""
 
 from __future__ import annotations
 
@@ -41,7 +41,17 @@ def _smaller(plan: Plan) -> Iterator[Plan]:
         yield plan.with_actions(actions[half:])
     for number in reversed(range(len(actions))):
         yield plan.with_actions(actions[:number] + actions[number + 1 :])
-    for name in ("workers", "slots", "gate", "duplicate", "delay", "lose_reply", "offsets", "mutex_switches", "prefetch"):
+    for name in (
+        "workers",
+        "slots",
+        "gate",
+        "duplicate",
+        "delay",
+        "lose_reply",
+        "offsets",
+        "mutex_switches",
+        "prefetch",
+    ):
         value = 1 if name in ("workers", "slots") else getattr(PLAIN, name)
         if getattr(plan.config, name) != value and not (name == "workers" and _names_worker(actions, "worker1")):
             yield replace(plan, config=replace(plan.config, **{name: value}))

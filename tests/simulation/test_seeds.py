@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 
 from celery_etcdlock.core.key_kinds import TRANSITIONS
@@ -13,14 +11,14 @@ from tests.simulation.coverage import Coverage
 from tests.simulation.plan import FAULTS, make_plan
 from tests.simulation.world import play
 
-SEEDS, CHUNK = 100, 20
+SEEDS, CHUNK = 160, 20
 CHUNKS = range(0, SEEDS, CHUNK)
 
 
 @pytest.fixture(scope="module")
-def reached() -> Iterator[tuple[Coverage, set[int]]]:
+def reached() -> tuple[Coverage, set[int]]:
     """What the chunks that ran have reached."""
-    yield Coverage(), set()
+    return Coverage(), set()
 
 
 @pytest.mark.parametrize("first", CHUNKS)
@@ -41,7 +39,13 @@ def test_everything_is_reached(reached: tuple[Coverage, set[int]]) -> None:
     assert set(coverage.of("ran")) == set(LIFETIMES)
     assert {pair.partition("/")[2] for pair in coverage.of("policy")} >= set(POLICIES), "at run"
     assert {pair.partition("/")[0] for pair in coverage.of("policy")} >= set(POLICIES), "at enqueue"
-    assert set(coverage.of("action")) >= {kind for kind, _ in FAULTS} | {"call", "copy", "forged copy", "revoke", "with lock"}
+    assert set(coverage.of("action")) >= {kind for kind, _ in FAULTS} | {
+        "call",
+        "copy",
+        "forged copy",
+        "revoke",
+        "with lock",
+    }
     assert set(coverage.of("fault")) >= {"hard time limit", "soft time limit"}
     table = {f"{_shown(old)} -> {_shown(new)}" for old, each in TRANSITIONS.items() for new in each}
     assert table - set(coverage.of("key")) <= RARE
