@@ -20,7 +20,8 @@ from celery_etcdlock.core.key_kinds import Relation
 from celery_etcdlock.core.protocol import drop_ended
 from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.locking import pending
-from celery_etcdlock.locking.session import Debt
+from celery_etcdlock.locking.renewal import SessionKeeper
+from celery_etcdlock.locking.session import Debt, Session
 from celery_etcdlock.tasks import headers, message_claims
 from celery_etcdlock.tasks.held import HeldLocks
 from celery_etcdlock.tasks.redelivery import Redelivery
@@ -107,6 +108,8 @@ def release_is_interrupted_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
             do(self._held.pop(0))
 
     monkeypatch.setattr(HeldLocks, "let_go", let_go)
+    monkeypatch.setattr(Session, "begin_release", lambda self, lock, debt, due: self.let_go(lock))
+    monkeypatch.setattr(SessionKeeper, "hurry", lambda *_: None)
 
 
 def only_copies_leave_marks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -138,7 +141,7 @@ def handover_is_anybodys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def wall_clock_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that is ahead frees others' windows and claims."""
-    monkeypatch.setattr(ends.Ends, "judged", lambda self, key, age, now: None)
+    monkeypatch.setattr(ends.Ends, "judged", lambda self, *_: None)
 
 
 def any_number_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -239,9 +242,13 @@ MUTATIONS = (
         frozenset({"left behind", "left for ever"}),
         Focus(
             spec={**EXECUTED, "enqueue": "retry", "run": "retry", "soft": 1.0, "hard": None},
-            config={**NO_SKEW, "lose_reply": 0.1, "mutex_switches": 0.1},
-            faults=("slow", "deaf"),
+            config={**NO_SKEW, "lose_reply": 0.1, "on_unavailable": "retry", "max_tasks_per_child": None},
+            faults=("slow",),
+            who=("worker0",),
+            least_faults=4,
+            least_work=0.6,
             retries=0.0,
+            revokes=0.0,
         ),
         release_is_interrupted_for_good,
     ),

@@ -181,8 +181,9 @@ class Pool:
         while frame is not None and frame.f_code.co_name != "run_locked":
             frame = frame.f_back  # type: ignore[assignment]
         if not any(run.task_id == job.task_id for run in self.world.ledger.running):
-            # After the body: whether its end is marked isn't known then, as its result isn't.
+            # After the body: whether its end is marked isn't known then, as its result isn't. Before it: it never runs.
             self.world.ledger.unmarked.add(job.task_id)
+            self.world.ledger.forfeited.add(job.task_id)
         if frame is None:
             self.world.ledger.excused[job.task_id] = "its soft time limit struck in Celery's own code"
         return SoftTimeLimitExceeded(seconds)

@@ -11,7 +11,7 @@ from tests.simulation.coverage import Coverage
 from tests.simulation.plan import FAULTS, make_plan
 from tests.simulation.world import play
 
-SEEDS, CHUNK = 160, 20
+SEEDS, CHUNK = 120, 20
 CHUNKS = range(0, SEEDS, CHUNK)
 
 
