@@ -200,6 +200,7 @@ MUTATIONS = (
             retries=0.0,
         ),
         debt_names_no_attempt,
+        first_seed=8,
     ),
     Mutation(
         "a producer's doubt is never paid",
@@ -210,6 +211,7 @@ MUTATIONS = (
             faults=("deaf", "flaky"),
         ),
         doubt_is_never_paid,
+        first_seed=11,
     ),
     Mutation(
         "what was left for a retry outlives it",
@@ -251,6 +253,7 @@ MUTATIONS = (
             revokes=0.0,
         ),
         release_is_interrupted_for_good,
+        first_seed=9,
     ),
     Mutation(
         "only copies leave marks",
@@ -277,6 +280,7 @@ MUTATIONS = (
             retries=1.0,
         ),
         handover_is_anybodys,
+        first_seed=21,
     ),
     Mutation(
         "the wall clock decides that a key is over",
