@@ -21,8 +21,8 @@ class SimLock:
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         scheduler = self._scheduler
-        if scheduler.over:
-            raise WorldIsOver
+        if scheduler.over and scheduler.current is not None:
+            raise WorldIsOver  # who waits for it is unwound; later it is but a lock that something global has kept
         if self._switches and scheduler.current is not None and scheduler.chance.random() < scheduler.mutex_switches:
             scheduler.switch()
         ends_at = None if timeout is None or timeout < 0 else scheduler.now + timeout
