@@ -35,6 +35,10 @@ matrix:  ## the tests on every Python, Celery and etcd that we support, by nox (
 	@$(SET_UP) test
 	$(BIN)/nox -t matrix
 
+simulate:  ## all of it in virtual time, SEEDS=n fresh seeds (200) or ARGS="--seed N" once more, with its schedule (a minute)
+	@$(SET_UP) test
+	$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
+
 chaos:  ## faults of all kinds on real workers and three etcd members, 20 seeds each (ARGS=--short: one minute)
 	@$(SET_UP) test
 	$(BIN)/python -m tests.chaos $(ARGS)

@@ -1,0 +1,297 @@
+"""What must hold: after every step, and once all is quiet.
+
+Where docs make an exception (a worker that died, a network that was cut), so does a property, and no wider.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import states
+
+from celery_etcdlock.core.key_kinds import TRANSITIONS
+from celery_etcdlock.core.record import KeyKind, decode_record
+from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.locking.session import Session
+from tests.model.model_etcd import EtcdState
+from tests.simulation.ledger import Call, Run, Sent
+from tests.simulation.scheduler import EPOCH
+
+if TYPE_CHECKING:
+    from tests.simulation.world import World
+
+__all__ = ["Properties", "Violation"]
+
+#: Rules that aren't looked at: to see behind a fault that is known.
+IGNORED: set[str] = set()
+#: How long after the last trouble things must be in order again, besides two TTLs.
+SETTLE_SECONDS = 15.0
+#: A run that ended so leaves its lock to the next of its message.
+GOES_ON = ("runs", "retry", "replace")
+ENDS = ("ok", "fail", "retry", "replace")
+
+
+LOCKS = b"/celery-etcdlock/sim/v1/"
+
+
+class Violation(Exception):
+    """``rule`` says which property."""
+
+    def __init__(self, rule: str, text: str) -> None:
+        super().__init__(f"{rule}: {text}")
+        self.rule = rule
+
+
+class Properties:
+    def __init__(self, world: World) -> None:
+        self.world = world
+        self.ledger = world.ledger
+        self.tokens: dict[str, int] = {}
+        #: By lock name: token of a claim -> (task id, until).
+        self.entitled: dict[str, dict[str, tuple[str, float]]] = {}
+
+    @property
+    def now(self) -> float:
+        return self.world.scheduler.now
+
+    @property
+    def skew(self) -> float:
+        """By how much wall clocks differ. A key may stand as much longer as a clock is behind, and no shorter."""
+        return max(self.world.plan.config.offsets) - min(self.world.plan.config.offsets)
+
+    def fail(self, rule: str, text: str) -> None:
+        if rule in IGNORED:
+            return
+        self.ledger.note(f"VIOLATION of {rule}: {text}")
+        if self.world.violation is None:
+            self.world.violation = Violation(rule, text)
+
+    # --- P1 to P3 -------------------------------------------------------------------------------------------------
+
+    def believes(self, lock: Lock) -> bool:
+        """Whether its holder would say that it holds it, without asking (which may change something)."""
+        process = self.world.scheduler.processes.get(lock.pid)
+        session: Session = lock.session
+        return (
+            process is not None
+            and process.alive
+            and lock in session.held()
+            and lock._lost_reason is None
+            and session._lost_reason is None
+            and self.now < session.deadline
+        )
+
+    def held(self, lock: Lock) -> None:
+        name = lock.name
+        locks = [each for each in self.ledger.locks.get(name, []) if self.believes(each)]
+        self.ledger.locks[name] = [*locks, lock]
+        self.ledger.note(
+            f"{self.world.scheduler.processes[lock.pid].name} holds {name} fence {lock.fencing_token} "
+            f"for {lock.record.delivery.task_id[:8]}"
+        )
+        believers = [each for each in self.ledger.locks[name] if self.believes(each)]
+        limit = self.world.limit_of(name)
+        if len(believers) > limit:
+            who = ", ".join(f"{each.record.delivery.task_id[:8]} (fence {each.fencing_token})" for each in believers)
+            self.fail("P1", f"{len(believers)} believe that they own {name!r}: {who}")
+        ids = [each.record.delivery.task_id for each in believers]
+        if len(set(ids)) < len(ids):
+            self.fail("one id at once", f"{name!r} is held twice for one task id: {ids}")
+        before = self.tokens.get(name, 0)
+        if limit == 1 and lock.fencing_token <= before:
+            self.fail("P3", f"fencing token {lock.fencing_token} of {name!r} after {before}")
+        self.tokens[name] = max(before, lock.fencing_token)
+
+    # --- keys -----------------------------------------------------------------------------------------------------
+
+    def changed(self, before: EtcdState, after: EtcdState) -> None:
+        """What a key is may change only as the table says (``core.key_kinds``)."""
+        changed = {event.key for event in after.events if event.revision > before.revision}
+        was, is_now = _kinds(before, changed), _kinds(after, changed)
+        for key in sorted(changed):
+            if not key.startswith(LOCKS):
+                continue
+            old, new = was.get(key), is_now.get(key)
+            if old is None and new is None:
+                continue
+            self.world.coverage.hit("key", f"{_shown(old)} -> {_shown(new)}")
+            # The end of its time, and of its lease, come on top.
+            if new is not None and new not in TRANSITIONS[old]:
+                self.fail("table of keys", f"{key.decode()} became {_shown(new)} from {_shown(old)}")
+
+    # --- calls ----------------------------------------------------------------------------------------------------
+
+    def called(self, call: Call) -> None:
+        """A call returned the result of another one."""
+        if not call.conflict or call.result_id is None:
+            return
+        other = call.result_id
+        if self.excused_now(call.began):
+            return
+        sent = self.ledger.sent.get(other)
+        if sent is None:
+            if not any(each.ended is None for each in self.ledger.calls if each is not call):
+                self.fail("told a ghost", f"call {call.number} was told of {other}, which nobody published")
+            return
+        if sent[0].message.headers["kwargsrepr"] and call.name not in sent[0].message.body:
+            self.fail("told another's", f"call {call.number} for {call.name} was told of {other}, of another lock")
+        ended = self.entitlement_ended(call.spec, other)
+        if (
+            ended is not None
+            and ended + call.spec.hold + 1.0 + self.skew < call.began
+            and call.spec.lock != "until_expired"
+        ):
+            self.fail(
+                "told an old result",
+                f"call {call.number} was told of {other}, whose hold ended {call.began - ended:.1f} s before",
+            )
+
+    def entitlement_ended(self, spec: Any, task_id: str) -> float | None:
+        ready = self.ledger.ready_at.get(task_id)
+        if spec.lock in ("until_executing", "until_and_while_executing"):
+            # Its start gives the lock back, a moment before the body is entered.
+            began = [run.began for run in self.ledger.runs if run.task_id == task_id]
+            if task_id in self.ledger.taken:
+                began.append(self.ledger.taken[task_id])
+            return min([*began, *([ready] if ready is not None else [])], default=None)
+        # A run that ends otherwise than by a retry or replacement lets go, just before its result is stored.
+        ended = [run.ended for run in self.ledger.runs if run.task_id == task_id and run.how not in GOES_ON]
+        ended += [run.began for run in self.ledger.running if run.task_id == task_id and not self.trusts(run)]
+        return min([each for each in (ready, *ended) if each is not None], default=None)
+
+    def excused_now(self, at: float) -> bool:
+        """Whether trouble that docs speak of is too recent."""
+        settle = 2 * self.world.plan.config.ttl + SETTLE_SECONDS
+        last = max([self.ledger.disturbed_until, self.world.etcd.disturbed_at, *(at for at, _ in self.ledger.deaths)])
+        return at < last + settle
+
+    # --- claims ---------------------------------------------------------------------------------------------------
+
+    def published(self, sent: Sent) -> None:
+        headers = sent.message.headers
+        spec = self.world.spec_of(sent.message.headers["task"])
+        if "etcdlock_comebacks" in headers:
+            self.ledger.taken.pop(sent.message.task_id, None)
+            if "etcdlock_waits_for" not in headers and "etcdlock_joins" not in headers:
+                # Its worker got no answer: what it asked for then is made sure not to hold, the claim included.
+                self.ledger.forfeited.add(sent.message.task_id)
+        if spec is None:
+            return
+        first = not headers.get("retries") and "etcdlock_comebacks" not in headers
+        for name, token, _ in sent.claims:
+            entitled = self.entitled.setdefault(name, {})
+            until = self.now + (spec.unique_for or spec.pending_ttl or 40.0) - 1.5
+            if first:
+                others = self.still_entitled(spec, name, but=sent.message.task_id, but_token=token)
+                if len(others) >= spec.limit:
+                    self.fail(
+                        "lifetime",
+                        f"{sent.message.task_id} got {name!r} though it was taken for {', '.join(sorted(others))}",
+                    )
+                if token in entitled and entitled[token][0] != sent.message.task_id:
+                    self.world.coverage.hit("policy", "replaced at enqueue")
+                entitled[token] = (sent.message.task_id, until)
+
+    def still_entitled(self, spec: Any, name: str, but: str, but_token: str = "") -> set[str]:
+        found = set()
+        for token, (task_id, until) in self.entitled.get(name, {}).items():
+            if task_id == but or token == but_token or until < self.now or task_id in self.ledger.excused:
+                continue
+            if task_id in self.ledger.revoked or task_id in self.ledger.forfeited:
+                continue
+            ended = None if spec.lock == "until_expired" else self.entitlement_ended(spec, task_id)
+            if ended is None:
+                found.add(task_id)
+        return found
+
+    def taken_for(self, name: str) -> set[str]:
+        return {task_id for task_id, _ in self.entitled.get(name, {}).values()}
+
+    # --- runs -----------------------------------------------------------------------------------------------------
+
+    def began(self, run: Run) -> None:
+        ledger, config = self.ledger, self.world.plan.config
+        for earlier in ledger.runs:
+            if earlier is run or (earlier.task_id, earlier.step) != (run.task_id, run.step):
+                continue
+            if (
+                earlier.how in ENDS
+                and earlier.ended is not None
+                and run.task_id not in ledger.unprotected | ledger.forged
+            ):
+                late = run.spec.while_running or earlier.ended + 0.5 < run.taken_at
+                known = self.now - earlier.ended < config.done_ttl
+                if late and known and run.task_id not in ledger.unmarked:
+                    self.fail("ran again", f"{run.task_id} step {run.step} ran to its end ({earlier.how}) before")
+        if run.spec.lock == "until_executed" and not {run.task_id, *self.taken_for(run.name)} & ledger.unprotected:
+            others = self.still_entitled(run.spec, run.name, but=run.task_id)
+            if len(others) >= run.spec.limit:
+                self.fail(
+                    "lifetime", f"{run.task_id} runs though {run.name!r} was taken for {', '.join(sorted(others))}"
+                )
+        for other in ledger.running:
+            if other is not run and other.task_id == run.task_id and self.trusts(other) and self.trusts(run):
+                self.fail("one id at once", f"{run.task_id} runs twice at once")
+
+    def trusts(self, run: Run) -> bool:
+        lock = run.lock
+        return run.process.alive and isinstance(lock, Lock) and self.believes(lock)
+
+    def stored(self, task_id: str, state: str, result: Any) -> None:
+        before = [each for _, each, _ in self.ledger.stores.get(task_id, [])[:-1]]
+        times = [at for at, each, _ in self.ledger.stores.get(task_id, [])[:-1] if each == states.SUCCESS]
+        # Celery reads before it writes: what comes between is its own race.
+        if before and before[-1] == states.SUCCESS and state != states.SUCCESS and self.now - times[-1] > 0.05:
+            self.fail("result overwritten", f"{task_id} was SUCCESS and is {state}")
+        if state == states.SUCCESS and isinstance(result, dict) and result.get("ran") != task_id:
+            other = str(result.get("ran"))
+            sent = self.ledger.sent.get(other)
+            spec = self.world.spec_of(sent[0].message.headers["task"]) if sent else None
+            if spec is None or "join" not in (spec.enqueue, spec.run):
+                self.fail("another's result", f"{task_id} got the result of {other}")
+
+    # --- the end --------------------------------------------------------------------------------------------------
+
+    def quiet(self) -> bool:
+        world = self.world
+        if world.broker.queue or world.broker.unacked or world.broker.late or self.ledger.running:
+            return False
+        workers = [worker for worker in world.workers if worker.process.alive and hasattr(worker, "pool")]
+        return not any(worker.pool.jobs or worker.waits_for_time() for worker in workers)
+
+    def check_messages(self) -> None:
+        for task_id, sent in self.ledger.sent.items():
+            # Celery's own RETRY may be stored after the REVOKED of the message that it published.
+            if task_id in self.ledger.ready_at or task_id in self.ledger.excused:
+                continue
+            state = self.ledger.state(task_id)
+            self.fail("lost", f"{task_id} was published {len(sent)} times and is {state}, and no message is left")
+
+    def check_errors(self) -> None:
+        for thread, error in self.world.scheduler.errors:
+            if thread.name in ("hub", "main", "reaper", "time limit") or "celery-etcdlock" in thread.name:
+                self.fail("a thread ends", f"{thread} ended with {error!r}")
+
+    def left(self, *, prompt: bool) -> list[str]:
+        """Keys under locks' names that shouldn't be there any more."""
+        left = []
+        for kv in self.world.etcd.keys(LOCKS):
+            record = decode_record(kv.value)
+            name = kv.key.decode().split("/")[-2]
+            spec = None if record is None else self.world.spec_of(record.task)
+            if prompt and spec is not None and record is not None:
+                # One whose time is over is nobody's: whoever meets it deletes it.
+                over = record.until is not None and record.until < EPOCH + self.now + self.skew
+                if over or spec.lock == "until_expired" or record.delivery.task_id in self.ledger.excused:
+                    continue
+            left.append(f"{name} {record}")
+        return left
+
+
+def _kinds(state: EtcdState, keys: set[bytes]) -> dict[bytes, KeyKind]:
+    records = {kv.key: decode_record(kv.value) for kv in state.kvs if kv.key in keys and kv.key.startswith(LOCKS)}
+    return {key: record.kind for key, record in records.items() if record is not None}
+
+
+def _shown(kind: KeyKind | None) -> str:
+    return "gone" if kind is None else kind.value
