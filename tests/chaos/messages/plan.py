@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 __all__ = [
@@ -165,9 +165,13 @@ def _history(chance: random.Random, name: str, pair: tuple[str, str], clocks_dif
     limit = 2 if policy != "replace" and chance.random() < 0.15 else 1
     doomed = lifetime in ("until_executing", "until_executed") and chance.random() < 0.1
     kind = Kind(lifetime, policy, chance.random() < 0.5, limit, doomed)
-    number = chance.randint(2, 4)
+    # Each of these waits out a whole window of each before it.
+    by_windows = lifetime == "until_expired" and policy in ("retry", "wait")
+    number = 2 if by_windows else chance.randint(2, 4)
     moments = [0.0, *sorted(round(chance.uniform(0.0, 2.5), 2) for _ in range(number - 1))]
     calls = [_call(chance, f"c{index}", at, clocks_differ) for index, at in enumerate(moments)]
+    if by_windows:
+        calls = [replace(call, retries=0, replaces=False) for call in calls]
     if doomed:
         calls[0] = Call("c0", 0.0, 0, 0.3, doomed=True)
     losses = []
