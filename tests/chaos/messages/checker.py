@@ -84,12 +84,17 @@ def _check_ends(record: HistoryRecord) -> Iterator[Finding]:
         if call.error is not None:
             yield Finding("ends", f"{call.call.label}: the call raised {call.error}")
     for call in _published(record):
+        if call.dropped and call.state == "PENDING":
+            continue
         if call.state not in ("SUCCESS", "FAILURE", "REVOKED"):
             yield Finding("ends", f"doesn't end: {_says(call)}")
         elif call.state == "SUCCESS" and not _ran(call) and not (kind.policy == "join" and _joined(record, call)):
             yield Finding("ends", f"success without a body of its own: {_says(call)}")
         elif call.state != "SUCCESS" and not _may_end_so(record, call):
             yield Finding("ends", f"no reason to end so: {_says(call)}")
+    published = _published(record)
+    if published and not any(_ran(call) or call.call.has_own_trouble for call in published):
+        yield Finding("ends", "nobody ran")
 
 
 def _ran(call: CallRecord) -> bool:
@@ -113,16 +118,22 @@ def _may_end_so(record: HistoryRecord, call: CallRecord) -> bool:
     others = [other for other in _published(record) if other is not call]
     if "not run:" in text and call.state == "REVOKED":
         if "newer call took its place" in text:
-            return kind.policy == "replace" and any(other.ended > call.ended for other in others)
+            return kind.policy == "replace" and any(_came_later(other, call) for other in others)
         return kind.policy in ("skip", "join") and not _held_from_its_call(record, call)
     if "LockConflict" in text and call.state == "FAILURE":
         return kind.policy == "raise" and not _held_from_its_call(record, call)
     if "LockLost" in text and call.state == "FAILURE":
-        return kind.policy == "replace" and any(other.ended > call.ended for other in others)
+        return kind.policy == "replace" and any(_came_later(other, call) for other in others)
     if kind.policy == "join":
         # The holder's end is its own.
         return any(other.state == call.state and other.call.has_own_trouble for other in others)
     return False
+
+
+def _came_later(other: CallRecord, call: CallRecord) -> bool:
+    """Whether it may count as newer: by its call, or by when a worker met it, which is the order of those that wait."""
+    met = [event["at"] for event in other.events if event["event"] == "start"]
+    return other.ended > call.ended or any(at > call.ended for at in met)
 
 
 def _held_from_its_call(record: HistoryRecord, call: CallRecord) -> bool:

@@ -40,6 +40,7 @@ class CallRecord:
     #: Times of what was done to it.
     revoked_at: float | None = None
     terminated: bool = False
+    dropped: bool = False
     events: list[Event] = field(default_factory=list)
 
 
@@ -59,8 +60,8 @@ class _Run:
         self._history = history
         self._record = HistoryRecord(history)
         self._mutex = threading.Lock()
-        self._threads: list[threading.Thread] = []
         self._stopped = False
+        self._broken: BaseException | None = None
 
     def run(self) -> HistoryRecord:
         self._arm()
@@ -74,6 +75,8 @@ class _Run:
         time.sleep(SETTLE_SECONDS)
         self._stopped = True
         watcher.join()
+        if self._broken is not None:
+            raise self._broken
         for proxy in self._proxies():
             proxy.disarm(self._history.name)
         return self._record
@@ -139,6 +142,12 @@ class _Run:
     # --- what is done to messages ---------------------------------------------------------------------------------
 
     def _watch(self) -> None:
+        try:
+            self._watch_all()
+        except BaseException as error:
+            self._broken = error
+
+    def _watch_all(self) -> None:
         done: set[tuple[str, int]] = set()
         while not self._stopped:
             self._lane.log.read()
@@ -170,14 +179,26 @@ class _Run:
 
     def _await_ends(self) -> None:
         ends_at = time.monotonic() + END_SECONDS
-        ids = [each.task_id for each in self._record.calls if each.task_id is not None and not each.call.doomed]
+        waits = [each for each in self._record.calls if each.task_id is not None and not each.call.doomed]
+        ids = [each.task_id for each in waits]
         states: dict[str, Any] = {}
         while time.monotonic() < ends_at:
             states = self._lane.producers[0].ask("states", ids=ids)["said"]
-            if all(states[each][0] in READY for each in ids):
+            if all(states[each.task_id][0] in READY or self._is_dropped(each) for each in waits):
                 break
             time.sleep(0.3)
         note_states(self._lane, self._record)
+
+
+    def _is_dropped(self, record: CallRecord) -> bool:
+        """Whether the broker dropped the message, since it expired in its queue."""
+        call, task_id = record.call, record.task_id or ""
+        if call.expires is None or not self._lane.drops_expired:
+            return False
+        record.dropped = self._lane.now() > record.ended + call.countdown + call.expires + 2 and not any(
+            event["event"] == "start" for event in self._lane.log.of(task_id)
+        )
+        return record.dropped
 
 
 def note_states(lane: MessageLane, record: HistoryRecord) -> None:

@@ -208,6 +208,8 @@ class MessageLane:
         self.broker_url = broker_url
         #: Whether a copy can say that it is one; RabbitMQ says so by itself.
         self.marks_copies = marks_copies
+        #: And it drops messages that expire in a queue, without a word: no worker meets them.
+        self.drops_expired = not marks_copies
         self.clocks_differ = any(clocks)
         directory.mkdir(parents=True)
         self.log = EventLog(directory / "events")
@@ -260,6 +262,8 @@ class MessageLane:
         )
         if marked and self.marks_copies:
             properties["delivery_info"] = {"redelivered": True}
+        if "expiration" in properties:
+            properties["expiration"] = int(properties["expiration"]) / 1000
         with Connection(self.broker_url(self.broker_port)) as connection:
             connection.Producer().publish(
                 body,
