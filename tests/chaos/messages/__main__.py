@@ -1,4 +1,4 @@
-"""``python -m tests.chaos.messages``: message-level faults alone; ``python -m tests.chaos`` runs them after the others."""
+"""``python -m tests.chaos.messages``: faults of messages alone; ``python -m tests.chaos`` runs them after the others."""
 
 from __future__ import annotations
 

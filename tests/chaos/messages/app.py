@@ -1,4 +1,4 @@
-"""The app of a lane of messages: a task for each lifetime and policy, early and late acks, and a record of all that happens.
+"""The app of a lane of messages: a task for each lifetime, policy and way of acks, and a record of all that happens.
 
 Bodies do as their ``script`` says. Each message that is published, by a producer or by a worker, is on record raw, so
 that it can be delivered once more.

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import combinations
 from typing import Any
 
 from tests.chaos.messages.history import CallRecord, HistoryRecord
@@ -156,7 +157,7 @@ def _check_once(record: HistoryRecord) -> Iterator[Finding]:
         for step, number in ends.items():
             if number > 1:
                 yield Finding("once", f"run {step} came to its end {number} times: {_says(call)}")
-        for earlier, later in zip(bodies, bodies[1:], strict=False):
+        for earlier, later in combinations(bodies, 2):
             if later.entered < earlier.left:
                 yield Finding("once", f"runs twice at once, {earlier.step} and {later.step}: {_says(call)}")
 
@@ -237,7 +238,9 @@ def _check_told(record: HistoryRecord) -> Iterator[Finding]:
             if other is None or other is call:
                 yield Finding("told", f"{call.call.label} was told of {call.told}, which is no call of this lock")
             elif call.began > _had_until(record, other):
-                yield Finding("told", f"{call.call.label}, at {call.began:.2f}, was told of one long over: {_says(other)}")
+                yield Finding(
+                    "told", f"{call.call.label}, at {call.began:.2f}, was told of one long over: {_says(other)}"
+                )
         if call.task_id is None or call.state != "SUCCESS" or not isinstance(call.result, dict):
             continue
         theirs: dict[str, Any] = call.result

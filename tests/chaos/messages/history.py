@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from tests.chaos.messages.lane import MessageLane
-from tests.chaos.messages.lossy import Rule
+from tests.chaos.messages.lossy import LossyProxy, Rule
 from tests.chaos.messages.plan import Call, History
 from tests.chaos.messages.record import Event
 
@@ -83,8 +83,9 @@ class _Run:
 
     # --- losses -------------------------------------------------------------------------------------------------
 
-    def _proxies(self) -> list[Any]:
-        return [each.etcd for each in (*self._lane.producers, *self._lane.workers)]
+    def _proxies(self) -> list[LossyProxy]:
+        lane = self._lane
+        return [*(each.etcd for each in lane.producers), *(each.etcd for each in lane.workers)]
 
     def _arm(self) -> None:
         for loss in self._history.losses:
@@ -189,7 +190,6 @@ class _Run:
             time.sleep(0.3)
         note_states(self._lane, self._record)
 
-
     def _is_dropped(self, record: CallRecord) -> bool:
         """Whether the broker dropped the message, since it expired in its queue."""
         call, task_id = record.call, record.task_id or ""
@@ -232,8 +232,7 @@ def _message_at(moment: str, events: list[Event]) -> Event | None:
         return _of_run(published, entered[-1]) if len(entered) > len(ended) else None
     if moment == "ran":
         return _of_run(published, ended[-1]) if ended else None
-    retry = next((event for event in published if event["retries"] or event["replaced"]), None)
-    return retry
+    return next((event for event in published if event["retries"] or event["replaced"]), None)
 
 
 def _of_run(published: list[Event], body: Event) -> Event:

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
@@ -74,7 +74,9 @@ def kinds() -> Iterator[Kind]:
     for lifetime, policy in _pairs():
         for acks_late in (False, True):
             for limit in (1,) if policy == "replace" else (1, 2):
-                for ghosts in (False, True) if lifetime.startswith("until_e") and lifetime != "until_expired" else (False,):
+                for ghosts in (
+                    (False, True) if lifetime.startswith("until_e") and lifetime != "until_expired" else (False,)
+                ):
                     yield Kind(lifetime, policy, acks_late, limit, ghosts)
 
 
@@ -165,13 +167,9 @@ def _history(chance: random.Random, name: str, pair: tuple[str, str], clocks_dif
     limit = 2 if policy != "replace" and chance.random() < 0.15 else 1
     doomed = lifetime in ("until_executing", "until_executed") and chance.random() < 0.1
     kind = Kind(lifetime, policy, chance.random() < 0.5, limit, doomed)
-    # Each of these waits out a whole window of each before it.
-    by_windows = lifetime == "until_expired" and policy in ("retry", "wait")
-    number = 2 if by_windows else chance.randint(2, 4)
+    number = chance.randint(2, 4)
     moments = [0.0, *sorted(round(chance.uniform(0.0, 2.5), 2) for _ in range(number - 1))]
     calls = [_call(chance, f"c{index}", at, clocks_differ) for index, at in enumerate(moments)]
-    if by_windows:
-        calls = [replace(call, retries=0, replaces=False) for call in calls]
     if doomed:
         calls[0] = Call("c0", 0.0, 0, 0.3, doomed=True)
     losses = []
@@ -185,9 +183,7 @@ def _history(chance: random.Random, name: str, pair: tuple[str, str], clocks_dif
 
 
 def _call(chance: random.Random, label: str, at: float, clocks_differ: bool) -> Call:
-    copies = tuple(
-        (chance.choice(MOMENTS), chance.random() < 0.5) for _ in range(chance.choice((0, 0, 1, 1, 2)))
-    )
+    copies = tuple((chance.choice(MOMENTS), chance.random() < 0.5) for _ in range(chance.choice((0, 0, 1, 1, 2))))
     trouble = chance.choice(("none", "none", "none", "revoked", "expires", "strike", "replaces"))
     retries = chance.choice((0, 0, 1, 2))
     # Wall clocks say when a message is due and when it expires: Celery's own, so left out where they differ.

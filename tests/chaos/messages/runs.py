@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -294,7 +293,10 @@ def report(totals: dict[str, Totals]) -> str:
         ("histories", lambda each: each.histories),
         ("calls", lambda each: each.calls),
         ("bodies", lambda each: each.bodies),
-        *[(state, lambda each, state=state: each.states[state]) for state in ("SUCCESS", "REVOKED", "FAILURE", "left out")],
+        *[
+            (state, lambda each, state=state: each.states[state])
+            for state in ("SUCCESS", "REVOKED", "FAILURE", "left out")
+        ],
         *[(what, lambda each, what=what: each.struck[what]) for what in sorted(_all(totals, "struck"))],
         *[(f"wrong: {what}", lambda each, what=what: each.wrong[what]) for what in sorted(_all(totals, "wrong"))],
     ]
