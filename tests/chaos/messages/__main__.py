@@ -1,4 +1,4 @@
-"""``python -m tests.chaos.messages``: faults of messages alone; ``python -m tests.chaos`` runs them after the others."""
+"""``python -m tests.chaos.messages``: messages alone, with choices; ``python -m tests.chaos`` runs them after locks."""
 
 from __future__ import annotations
 
@@ -6,14 +6,17 @@ import argparse
 import signal
 import sys
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from tests.chaos.messages.plan import LIFETIMES
 from tests.chaos.messages.runs import LANES, MessageRuns, report, why_left_out
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.chaos.messages", description=__doc__.splitlines()[0])
     parser.add_argument("--lanes", default=",".join(LANES), help="comma-separated; all by default")
+    parser.add_argument("--lifetimes", default=",".join(LIFETIMES), help="comma-separated; all by default")
     parser.add_argument("--seeds", type=int, default=10)
     parser.add_argument("--first-seed", type=int, default=1)
     parser.add_argument("--size", type=int, default=8, help="histories at once in each lane")
@@ -24,19 +27,33 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         seeds = list(range(chosen.first_seed, chosen.first_seed + chosen.seeds))
-        names = chosen.lanes.split(",")
-        return run(names, chosen.keep or Path(temporary), seeds, chosen.size, chosen.seconds, drain=chosen.drain)
+        return run(
+            chosen.lanes.split(","),
+            chosen.keep or Path(temporary),
+            seeds,
+            chosen.size,
+            chosen.seconds,
+            drain=chosen.drain,
+            lifetimes=chosen.lifetimes.split(","),
+        )
 
 
 def run(
-    names: list[str], directory: Path, seeds: list[int], size: int, seconds: float | None = None, *, drain: bool = False
+    names: list[str],
+    directory: Path,
+    seeds: list[int],
+    size: int,
+    seconds: float | None = None,
+    *,
+    drain: bool = False,
+    lifetimes: Sequence[str] = LIFETIMES,
 ) -> int:
     """Returns how many things were wrong."""
     for name in names:
         reason = why_left_out(name)
         if reason is not None:
             print(f"left out: messages on {name}: {reason}", flush=True)
-    runs = MessageRuns([name for name in names if why_left_out(name) is None], directory, size)
+    runs = MessageRuns([name for name in names if why_left_out(name) is None], directory, size, lifetimes)
     left: list[str] = []
     try:
         runs.start()

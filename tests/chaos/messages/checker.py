@@ -85,7 +85,7 @@ def _check_ends(record: HistoryRecord) -> Iterator[Finding]:
         if call.error is not None:
             yield Finding("ends", f"{call.call.label}: the call raised {call.error}")
     for call in _published(record):
-        if call.dropped and call.state == "PENDING":
+        if call.dropped and call.state in ("PENDING", "RETRY"):
             continue
         if call.state not in ("SUCCESS", "FAILURE", "REVOKED"):
             yield Finding("ends", f"doesn't end: {_says(call)}")

@@ -191,13 +191,20 @@ class _Run:
         note_states(self._lane, self._record)
 
     def _is_dropped(self, record: CallRecord) -> bool:
-        """Whether the broker dropped the message, since it expired in its queue."""
-        call, task_id = record.call, record.task_id or ""
-        if call.expires is None or not self._lane.drops_expired:
+        """Whether the message came to an end that its result doesn't say.
+
+        Because the broker dropped it, since it expired in its queue; or because its retry was revoked or expired before
+        Celery had stored, of the run that asked for it, that it is to be retried: that comes last then.
+        """
+        call, events = record.call, self._lane.log.of(record.task_id or "")
+        due = record.ended + call.countdown + (call.expires or 0)
+        last = max([due, record.revoked_at or 0, *(event["at"] for event in events)])
+        if (call.expires is None and record.revoked_at is None) or self._lane.now() < last + 3:
             return False
-        record.dropped = self._lane.now() > record.ended + call.countdown + call.expires + 2 and not any(
-            event["event"] == "start" for event in self._lane.log.of(task_id)
-        )
+        met = [event["retries"] for event in events if event["event"] == "start"]
+        asked_for = [event["retries"] for event in events if event["event"] == "published"]
+        retry_never_met = bool(met) and max(asked_for) > max(met)
+        record.dropped = retry_never_met or (self._lane.drops_expired and call.expires is not None and not met)
         return record.dropped
 
 

@@ -9,12 +9,13 @@ Nothing here knows a server; the same seed makes the same round.
 from __future__ import annotations
 
 import random
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
     "GHOST_PENDING_SECONDS",
+    "LIFETIMES",
     "MOMENTS",
     "TTL_SECONDS",
     "UNIQUE_SECONDS",
@@ -146,10 +147,12 @@ class Round:
     to_workers: list[tuple[float, str, int]]
 
 
-def make_round(seed: int, size: int, *, clocks_differ: bool, number: int = 0) -> Round:
+def make_round(
+    seed: int, size: int, *, clocks_differ: bool, number: int = 0, lifetimes: Sequence[str] = LIFETIMES
+) -> Round:
     """``number`` tells lanes apart: the same seed makes other histories there."""
     chance = random.Random(f"messages/{number}/{seed}")
-    pairs = _pairs()
+    pairs = [pair for pair in _pairs() if pair[0] in lifetimes]
     offset = (seed * 2 + number) * size
     histories = [
         _history(chance, f"s{seed}h{index}z", pairs[(offset + index) % len(pairs)], clocks_differ)

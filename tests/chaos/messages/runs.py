@@ -16,7 +16,7 @@ from celery_etcdlock.etcd.client import EtcdClient
 from tests.chaos.messages.checker import Finding, check
 from tests.chaos.messages.history import READY, CallRecord, HistoryRecord, note_states, run_history
 from tests.chaos.messages.lane import Clocks, MessageLane, faketime_library
-from tests.chaos.messages.plan import GHOST_PENDING_SECONDS, UNIQUE_SECONDS, Call, make_round
+from tests.chaos.messages.plan import GHOST_PENDING_SECONDS, LIFETIMES, UNIQUE_SECONDS, Call, make_round
 from tests.chaos.runs import _together
 from tests.etcd_server import EtcdServer
 from tests.rabbitmq_server import RabbitServer, rabbitmq_binary
@@ -65,7 +65,8 @@ class Totals:
 class MessageRuns:
     """The servers and the lanes. ``size``: histories at once in each lane."""
 
-    def __init__(self, lanes: Sequence[str], directory: Path, size: int) -> None:
+    def __init__(self, lanes: Sequence[str], directory: Path, size: int, lifetimes: Sequence[str] = LIFETIMES) -> None:
+        self._lifetimes = lifetimes
         self._names = list(lanes)
         self._directory = directory
         self._size = size
@@ -136,7 +137,9 @@ class MessageRuns:
     def _run_round(self, name: str, seed: int) -> None:
         lane, totals = self._lanes[name], self.totals[name]
         began = time.monotonic()
-        plan = make_round(seed, self._size, clocks_differ=lane.clocks_differ, number=lane.number)
+        plan = make_round(
+            seed, self._size, clocks_differ=lane.clocks_differ, number=lane.number, lifetimes=self._lifetimes
+        )
         records: list[HistoryRecord] = []
         jobs: list[Callable[[], object]] = [
             lambda history=history: records.append(run_history(lane, history))  # type: ignore[misc]
