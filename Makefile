@@ -35,7 +35,7 @@ matrix:  ## the tests on every Python, Celery and etcd that we support, by nox (
 	@$(SET_UP) test
 	$(BIN)/nox -t matrix
 
-chaos:  ## faults of all kinds on real workers and three etcd members, 20 seeds each (ARGS=--short: one minute)
+chaos:  ## faults of all kinds, of locks and of messages, on real workers and servers, 20 seeds each (ARGS=--short: 90 s)
 	@$(SET_UP) test
 	$(BIN)/python -m tests.chaos $(ARGS)
 

@@ -19,6 +19,8 @@ __all__ = ["CallRecord", "HistoryRecord", "note_states", "run_history"]
 END_SECONDS = 75.0
 #: After the last message has ended: copies that are still in a queue come to their end too.
 SETTLE_SECONDS = 2.0
+#: So long after whatever happened last, a message that nobody met has been dropped.
+DROPPED_SECONDS = 3.0
 READY = ("SUCCESS", "FAILURE", "REVOKED")
 
 
@@ -185,27 +187,27 @@ class _Run:
         states: dict[str, Any] = {}
         while time.monotonic() < ends_at:
             states = self._lane.producers[0].ask("states", ids=ids)["said"]
-            if all(states[each.task_id][0] in READY or self._is_dropped(each) for each in waits):
+            if all(states[each.task_id][0] in READY or _is_dropped(self._lane, each) for each in waits):
                 break
             time.sleep(0.3)
         note_states(self._lane, self._record)
 
-    def _is_dropped(self, record: CallRecord) -> bool:
-        """Whether the message came to an end that its result doesn't say.
 
-        Because the broker dropped it, since it expired in its queue; or because its retry was revoked or expired before
-        Celery had stored, of the run that asked for it, that it is to be retried: that comes last then.
-        """
-        call, events = record.call, self._lane.log.of(record.task_id or "")
-        due = record.ended + call.countdown + (call.expires or 0)
-        last = max([due, record.revoked_at or 0, *(event["at"] for event in events)])
-        if (call.expires is None and record.revoked_at is None) or self._lane.now() < last + 3:
-            return False
-        met = [event["retries"] for event in events if event["event"] == "start"]
-        asked_for = [event["retries"] for event in events if event["event"] == "published"]
-        retry_never_met = bool(met) and max(asked_for) > max(met)
-        record.dropped = retry_never_met or (self._lane.drops_expired and call.expires is not None and not met)
-        return record.dropped
+def _is_dropped(lane: MessageLane, record: CallRecord) -> bool:
+    """Whether the message came to an end that its result doesn't say.
+
+    Because the broker dropped it, since it expired in its queue; or because its retry was revoked or expired before
+    Celery had stored, of the run that asked for it, that it is to be retried: that comes last then.
+    """
+    call, events = record.call, lane.log.of(record.task_id or "")
+    due = record.ended + call.countdown + (call.expires or 0)
+    last = max([due, record.revoked_at or 0, *(event["at"] for event in events)])
+    if (call.expires is None and record.revoked_at is None) or lane.now() < last + DROPPED_SECONDS:
+        return False
+    met = [event["retries"] for event in events if event["event"] == "start"]
+    asked_for = [event["retries"] for event in events if event["event"] == "published"]
+    retry_never_met = bool(met) and max(asked_for) > max(met)
+    return retry_never_met or (lane.drops_expired and call.expires is not None and not met)
 
 
 def note_states(lane: MessageLane, record: HistoryRecord) -> None:
@@ -217,6 +219,7 @@ def note_states(lane: MessageLane, record: HistoryRecord) -> None:
         if each.task_id is not None:
             each.state, each.result = states[each.task_id]
             each.events = lane.log.of(each.task_id)
+            each.dropped = _is_dropped(lane, each)
 
 
 def run_history(lane: MessageLane, history: History) -> HistoryRecord:
