@@ -190,11 +190,10 @@ class MessageRuns:
             time.sleep(0.3)
         if kind.ghosts:
             time.sleep(GHOST_PENDING_SECONDS)
-        if kind.lifetime == "until_expired":
-            if lane.clocks_differ:
-                return  # to a clock that is behind, a window stands for longer, as is said in docs/reliability.md
-            time.sleep(UNIQUE_SECONDS)
-        self._probe(lane, record)
+        # To a clock that is behind, a window stands for longer, as is said in docs/reliability.md.
+        if kind.lifetime != "until_expired" or not lane.clocks_differ:
+            time.sleep(UNIQUE_SECONDS if kind.lifetime == "until_expired" else 0)
+            self._probe(lane, record)
         # Whatever came late is counted too.
         note_states(lane, record)
 
