@@ -85,6 +85,7 @@ def test_a_lock_that_stood_for_a_message() -> None:
     assert set(found(call("a", 0.0, *FIRST), call("b", 0.5, *body("b", 2.1, 3.0)))) == {"lifetime"}
     early = body("b", 0.6, 0.7)
     assert found(call("a", 0.0, *FIRST), call("b", 0.5, *early, claimed=False)) == ["lifetime"]
+    assert found(call("a", 0.0, *FIRST), call("b", 0.5, *early, claimed=False), troubles=[0.7]) == []
     window = call("a", 0.0, *FIRST), call("b", 2.5, *body("b", 3.0, 3.5))
     assert found(*window, lifetime="until_expired") == ["lifetime"]
 

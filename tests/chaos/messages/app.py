@@ -7,6 +7,7 @@ that it can be delivered once more.
 from __future__ import annotations
 
 import base64
+import logging
 import os
 import pickle
 import signal
@@ -82,6 +83,16 @@ def _record_published() -> None:
 
 
 _record_published()
+
+
+class _Troubles(logging.Handler):
+    """What our own code warns of: from then on, who can't be asked may have been let down, as the docs say."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        note(event="trouble", text=record.getMessage()[:200])
+
+
+logging.getLogger("celery_etcdlock").addHandler(_Troubles(logging.WARNING))
 
 
 def _strike_after(seconds: float) -> None:

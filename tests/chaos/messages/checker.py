@@ -28,6 +28,8 @@ PROPERTIES = ("ends", "once", "limit", "lifetime", "told", "left")
 #: After its end, for so long a lock may be there still: a reply that was lost, a machine that is busy.
 SLACK_SECONDS = 8.0
 FOREVER = float("inf")
+#: So long before a warning of an etcd that doesn't answer, its silence began, at most.
+TROUBLE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
@@ -203,6 +205,8 @@ def _stands(record: HistoryRecord, call: CallRecord) -> tuple[float, float]:
         bounds += failed
     else:
         bounds += [event["at"] for event in call.events if event["event"] == "start"]
+    # Where etcd doesn't answer when a lock changes hands, it is free; the warning may come a little later.
+    bounds += [at - TROUBLE_SECONDS for at in record.troubles if at > since][:1]
     return since, min(bounds, default=FOREVER)
 
 

@@ -53,6 +53,8 @@ class HistoryRecord:
     struck: Counter[str] = field(default_factory=Counter)
     #: Keys under the lock's names once all was quiet, and what a last call came to.
     left: list[str] = field(default_factory=list)
+    #: When anybody in its lane warned of etcd.
+    troubles: list[float] = field(default_factory=list)
     probe: str | None = None
 
 
@@ -215,6 +217,7 @@ def note_states(lane: MessageLane, record: HistoryRecord) -> None:
     ids = [each.task_id for each in record.calls if each.task_id is not None]
     states = lane.producers[0].ask("states", ids=ids)["said"]
     lane.log.read()
+    record.troubles = sorted(lane.log.troubles)
     for each in record.calls:
         if each.task_id is not None:
             each.state, each.result = states[each.task_id]

@@ -21,6 +21,8 @@ class EventLog:
         self._offset = 0
         self._mutex = threading.Lock()
         self._by_id: dict[str, list[Event]] = defaultdict(list)
+        #: When something of ours warned of etcd, or of a lock.
+        self.troubles: list[float] = []
 
     def read(self) -> None:
         with self._mutex:
@@ -37,6 +39,8 @@ class EventLog:
                 event = json.loads(line)
                 if "id" in event:
                     self._by_id[event["id"]].append(event)
+                elif event["event"] == "trouble" and "another broker" not in event["text"]:
+                    self.troubles.append(event["at"])
 
     def of(self, task_id: str) -> list[Event]:
         with self._mutex:
