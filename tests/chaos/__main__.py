@@ -29,7 +29,7 @@ from tests.chaos.faults import FAULTS, Fault
 from tests.chaos.messages import __main__ as of_messages
 from tests.chaos.messages.runs import LANES, why_left_out
 from tests.chaos.network import Network, why_none
-from tests.chaos.runs import Runs
+from tests.chaos.runs import Runs, together
 from tests.chaos.stores import EtcdStore, NetworkedEtcdStore, RedisStore, start_broker
 from tests.redis_server import RedisServer
 
@@ -62,8 +62,19 @@ def main() -> int:
     part = "locks" if chosen.peers or chosen.only or chosen.faults else chosen.part
     with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
         directory = chosen.keep or Path(temporary)
-        failed = run_locks(chosen, directory) if part != "messages" else 0
-        return run_messages(chosen, directory) or failed if part != "locks" else failed
+        parts = {"locks": run_locks, "messages": run_messages}
+        failed: list[int] = []
+        jobs = [
+            lambda run=run: failed.append(run(chosen, directory))
+            for name, run in parts.items()
+            if part in (name, "both")
+        ]
+        if chosen.short:
+            together(jobs)  # what they do most is wait
+        else:
+            for job in jobs:
+                job()
+        return max(failed)
 
 
 def run_messages(chosen: argparse.Namespace, directory: Path) -> int:
@@ -73,7 +84,7 @@ def run_messages(chosen: argparse.Namespace, directory: Path) -> int:
         return 1
     number = chosen.seeds or (1 if chosen.short else 20)
     seeds = list(range(chosen.first_seed, chosen.first_seed + number))
-    return 1 if of_messages.run(list(names), directory, seeds, 6 if chosen.short else 8, drain=not chosen.short) else 0
+    return 1 if of_messages.run(list(names), directory, seeds, 4 if chosen.short else 8, drain=not chosen.short) else 0
 
 
 def run_locks(chosen: argparse.Namespace, directory: Path) -> int:

@@ -17,7 +17,7 @@ from tests.chaos.messages.checker import Finding, check
 from tests.chaos.messages.history import READY, CallRecord, HistoryRecord, note_states, run_history
 from tests.chaos.messages.lane import Clocks, MessageLane, faketime_library
 from tests.chaos.messages.plan import GHOST_PENDING_SECONDS, LIFETIMES, UNIQUE_SECONDS, Call, make_round
-from tests.chaos.runs import _together
+from tests.chaos.runs import together
 from tests.etcd_server import EtcdServer
 from tests.rabbitmq_server import RabbitServer, rabbitmq_binary
 from tests.redis_server import RedisServer, redis_binary
@@ -90,7 +90,7 @@ class MessageRuns:
         self._client = EtcdClient([self._etcd.endpoint])
         for number, name in enumerate(self._names):
             self._lanes[name] = self._lane(name, number)
-        _together([lane.start for lane in self._lanes.values()])
+        together([lane.start for lane in self._lanes.values()])
 
     def _lane(self, name: str, number: int) -> MessageLane:
         broker, clocks = LANES[name]
@@ -130,7 +130,7 @@ class MessageRuns:
 
             return each
 
-        _together([on(name) for name in self._names])
+        together([on(name) for name in self._names])
 
     # --- one round ----------------------------------------------------------------------------------------------
 
@@ -148,8 +148,8 @@ class MessageRuns:
         for at, what, number in plan.to_workers:
             jobs.append(lambda at=at, what=what, number=number: _later(at, lane, what, number))  # type: ignore[misc]
             totals.struck[f"worker: {what}"] += 1
-        _together(jobs)
-        _together([lambda record=record: self._look_after(lane, record) for record in records])  # type: ignore[misc]
+        together(jobs)
+        together([lambda record=record: self._look_after(lane, record) for record in records])  # type: ignore[misc]
         found = 0
         for record in sorted(records, key=lambda each: each.history.name):
             found += self._count(name, seed, record)
@@ -242,7 +242,7 @@ class MessageRuns:
 
     def drain(self) -> list[str]:
         """Stop all workers; what is under the prefixes when all leases are over. To be called once, at the end."""
-        _together([worker.end for lane in self._lanes.values() for worker in lane.workers])
+        together([worker.end for lane in self._lanes.values() for worker in lane.workers])
         for lane in self._lanes.values():
             for producer in lane.producers:
                 producer.kill()
