@@ -21,7 +21,14 @@ from celery.signals import task_postrun, task_prerun
 
 from celery_etcdlock import SingletonTask, current_lock
 from tests.chaos.body import note
-from tests.chaos.messages.plan import GHOST_PENDING_SECONDS, TTL_SECONDS, UNIQUE_SECONDS, WAIT_SECONDS, kinds
+from tests.chaos.messages.plan import (
+    DONE_SECONDS,
+    GHOST_PENDING_SECONDS,
+    TTL_SECONDS,
+    UNIQUE_SECONDS,
+    WAIT_SECONDS,
+    kinds,
+)
 
 PAUSE_SECONDS = 0.02
 MOST_NESTED = 5
@@ -37,6 +44,7 @@ app.conf.update(
     etcdlock_endpoints=os.environ["CHAOS_STORE"],
     etcdlock_ttl=TTL_SECONDS,
     etcdlock_timeout=1.5,
+    etcdlock_done_ttl=DONE_SECONDS,
 )
 
 #: Set while a task runs in this process, so that nothing strikes between two tasks.

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 __all__ = [
+    "DONE_SECONDS",
     "GHOST_PENDING_SECONDS",
     "LIFETIMES",
     "MOMENTS",
@@ -33,6 +34,8 @@ TTL_SECONDS = 6
 UNIQUE_SECONDS = 4
 WAIT_SECONDS = 240
 GHOST_PENDING_SECONDS = 6
+#: Longer than any history, and short enough to see marks go.
+DONE_SECONDS = 100
 
 LIFETIMES = ("while_executing", "until_executing", "until_executed", "until_and_while_executing", "until_expired")
 POLICIES = ("skip", "raise", "retry", "wait", "join", "replace")
