@@ -198,18 +198,17 @@ class _Run:
 def _is_dropped(lane: MessageLane, record: CallRecord) -> bool:
     """Whether the message came to an end that its result doesn't say.
 
-    Because the broker dropped it, since it expired in its queue; or because its retry was revoked or expired before
-    Celery had stored, of the run that asked for it, that it is to be retried: that comes last then.
+    Because the broker dropped it, since it expired in its queue; or because what was published in its stead, a retry or
+    the message that came back, was revoked or expired before Celery had stored RETRY for the run before.
     """
     call, events = record.call, lane.log.of(record.task_id or "")
     due = record.ended + call.countdown + (call.expires or 0)
     last = max([due, record.revoked_at or 0, *(event["at"] for event in events)])
     if (call.expires is None and record.revoked_at is None) or lane.now() < last + DROPPED_SECONDS:
         return False
-    met = [event["retries"] for event in events if event["event"] == "start"]
-    asked_for = [event["retries"] for event in events if event["event"] == "published"]
-    retry_never_met = bool(met) and max(asked_for) > max(met)
-    return retry_never_met or (lane.drops_expired and call.expires is not None and not met)
+    last_was_never_met = bool(events) and events[-1]["event"] == "published"
+    was_met = any(event["event"] == "start" for event in events)
+    return last_was_never_met and (was_met or (lane.drops_expired and call.expires is not None))
 
 
 def note_states(lane: MessageLane, record: HistoryRecord) -> None:
