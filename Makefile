@@ -39,7 +39,7 @@ simulate:  ## all of it in virtual time, SEEDS=n fresh seeds (200) or ARGS="--se
 	@$(SET_UP) test
 	$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
-chaos:  ## faults of all kinds on real workers and three etcd members, 20 seeds each (ARGS=--short: one minute)
+chaos:  ## faults of all kinds, of locks and of messages, on real workers and servers, 20 seeds each (ARGS=--short: 90 s)
 	@$(SET_UP) test
 	$(BIN)/python -m tests.chaos $(ARGS)
 

@@ -1,10 +1,12 @@
-"""``make chaos`` and ``make chaos-peers``: real workers, a real etcd of three members, faults, and what they did.
+"""``make chaos`` and ``make chaos-peers``: real workers, real servers, faults, and what they did.
 
-    python -m tests.chaos                  # ours: all faults, 20 seeds each
-    python -m tests.chaos --short          # some faults, 2 seeds: for CI
-    python -m tests.chaos --peers          # the peers too, side by side
+    python -m tests.chaos                  # ours: all faults, 20 seeds each, on locks and on messages
+    python -m tests.chaos --short          # some faults, few seeds: for CI
+    python -m tests.chaos --peers          # the peers too, side by side; of the lock's faults
+    python -m tests.chaos --part messages  # or locks: only these
 
-Exits with 1 when ours did what it must not: an overlap but for a stopped holder's, a stale write accepted, a task lost.
+Exits with 1 when ours did what it must not: an overlap but for a stopped holder's, a stale write accepted, a task lost;
+or a message that didn't end as is promised (``tests.chaos.messages``).
 """
 
 from __future__ import annotations
@@ -24,12 +26,15 @@ from typing import Any
 from tests.chaos.checker import Counts
 from tests.chaos.contenders import OURS, PEERS, Contender
 from tests.chaos.faults import FAULTS, Fault
+from tests.chaos.messages import __main__ as of_messages
+from tests.chaos.messages.runs import LANES, why_left_out
 from tests.chaos.network import Network, why_none
-from tests.chaos.runs import Runs
+from tests.chaos.runs import Runs, together
 from tests.chaos.stores import EtcdStore, NetworkedEtcdStore, RedisStore, start_broker
 from tests.redis_server import RedisServer
 
 SHORT = ("kill -9: child", "stop: child", "leader killed", "network: worker from etcd", "delivered twice")
+SHORT_LANES = ("redis-clocks", "rabbitmq")
 #: Deletes by third parties are outside of what a lock can promise (P2); fencing holds all the same.
 OUTSIDE = ("admin deletes", "admin revokes")
 
@@ -41,6 +46,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--faults", help="comma-separated; all by default")
     parser.add_argument("--only", help="contenders, comma-separated: " + ", ".join(one.app for one in (OURS, *PEERS)))
     parser.add_argument("--peers", action="store_true", help="the peers, too")
+    parser.add_argument("--part", choices=("locks", "messages", "both"), default="both", help="locks with --peers")
     parser.add_argument("--short", action="store_true", help="a few faults and seeds, for CI")
     parser.add_argument("--lanes", type=int, default=4, help="how many runs go on at once")
     parser.add_argument("--ttl", type=int, default=3, help="seconds")
@@ -53,6 +59,35 @@ def main() -> int:
     chosen = arguments()
     # So that workers and servers are ended, whoever ends this.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    part = "locks" if chosen.peers or chosen.only or chosen.faults else chosen.part
+    with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
+        directory = chosen.keep or Path(temporary)
+        parts = {"locks": run_locks, "messages": run_messages}
+        failed: list[int] = []
+        jobs = [
+            lambda run=run: failed.append(run(chosen, directory))
+            for name, run in parts.items()
+            if part in (name, "both")
+        ]
+        if chosen.short:
+            together(jobs)  # what they do most is wait
+        else:
+            for job in jobs:
+                job()
+        return max(failed)
+
+
+def run_messages(chosen: argparse.Namespace, directory: Path) -> int:
+    names = SHORT_LANES if chosen.short else tuple(LANES)
+    if os.environ.get("CI") and any(why_left_out(name) for name in names):
+        print("In CI nothing is left out:", *filter(None, map(why_left_out, names)), file=sys.stderr)
+        return 1
+    number = chosen.seeds or (1 if chosen.short else 20)
+    seeds = list(range(chosen.first_seed, chosen.first_seed + number))
+    return 1 if of_messages.run(list(names), directory, seeds, 4 if chosen.short else 8, drain=not chosen.short) else 0
+
+
+def run_locks(chosen: argparse.Namespace, directory: Path) -> int:
     names = chosen.faults.split(",") if chosen.faults else SHORT if chosen.short else [fault.name for fault in FAULTS]
     faults = [fault for fault in FAULTS if fault.name in names]
     no_network = why_none() if any(fault.in_network for fault in faults) else None
@@ -71,13 +106,11 @@ def main() -> int:
         contenders = [one for one in contenders if one.app in chosen.only.split(",")]
     results: dict[str, dict[str, Counts]] = {}
     versions: dict[str, str] = {}
-    with tempfile.TemporaryDirectory(prefix="chaos-") as temporary:
-        directory = chosen.keep or Path(temporary)
-        for contender in contenders:
-            versions[contender.name] = contender.versions()
-            results[contender.name] = run(contender, faults, seeds, directory, chosen)
-            if chosen.json:
-                write_json(chosen.json, chosen, seeds, versions, results)
+    for contender in contenders:
+        versions[contender.name] = contender.versions()
+        results[contender.name] = run(contender, faults, seeds, directory, chosen)
+        if chosen.json:
+            write_json(chosen.json, chosen, seeds, versions, results)
     print()
     print(table(results, faults))
     print()

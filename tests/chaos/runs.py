@@ -54,7 +54,7 @@ class Runs:
         self._barrier = threading.Barrier(lanes)
 
     def start(self) -> None:
-        _together([lane.start for lane in self._lanes])
+        together([lane.start for lane in self._lanes])
 
     def stop(self) -> None:
         for lane in self._lanes:
@@ -70,7 +70,7 @@ class Runs:
             return lambda: results.append(self._run_lane(number, fault, seeds[number::lanes]))
 
         try:
-            _together([on(number) for number in range(lanes)])
+            together([on(number) for number in range(lanes)])
         finally:
             self._barrier.reset()
         for result in results:
@@ -138,7 +138,7 @@ def _until(probe: Callable[[], object], seconds: float) -> None:
         time.sleep(0.05)
 
 
-def _together(jobs: Sequence[Callable[[], object]]) -> None:
+def together(jobs: Sequence[Callable[[], object]]) -> None:
     errors: list[BaseException] = []
 
     def guarded(job: Callable[[], object]) -> None:
