@@ -23,10 +23,11 @@ DEBTS_AT_A_TIME = 20
 
 @dataclass(frozen=True, slots=True)
 class EndedRun:
-    """What stood under ``name`` for this run of a message, which has ended, must go."""
+    """What stood under ``name`` for this run of a message, which has ended, must go; or only its queue position."""
 
     name: str
     delivery: Delivery
+    position_only: bool = False
 
 
 class Debtor(Protocol):
@@ -85,7 +86,7 @@ def pay(
 
 def _machine(debt: Debt | EndedRun, lease: int, answer_by: float) -> Machine[object]:
     if isinstance(debt, EndedRun):
-        return DropEnded(name=debt.name, delivery=debt.delivery, deadline=answer_by)
+        return DropEnded(name=debt.name, delivery=debt.delivery, deadline=answer_by, position_only=debt.position_only)
     if debt.mod_revision is not None:
         return ReleaseKey(name=debt.name, token=debt.token, mod_revision=debt.mod_revision, deadline=answer_by)
     return Resolve(lease=lease, name=debt.name, token=debt.token, deadline=answer_by, attempt=debt.attempt)

@@ -400,15 +400,26 @@ class LockManager:
         """Delete what stands under ``name`` for a run of a message that has ended: now, or when the store answers
         again.
 
-        Never raises for the store's sake.
+        As long as an earlier run of the message holds the lock, what that leaves for this one is deleted, too. Never
+        raises for the store's sake.
         """
+        self._drop_ended(EndedRun(name, delivery))
+
+    def drop_position(self, name: str, delivery: Delivery) -> None:
+        """Delete the queue position under ``name`` of a run that goes on without it. Never raises as above."""
+        self._drop_ended(EndedRun(name, delivery, position_only=True))
+
+    def _drop_ended(self, ended: EndedRun) -> None:
         try:
-            self.pending.drop_ended(name, delivery)
+            outcome = self.pending.drop_ended(ended.name, ended.delivery, position_only=ended.position_only)
         except BaseException as error:
-            self._keeper.owe_release(EndedRun(name, delivery))
+            self._keeper.owe_release(ended)
             if not isinstance(error, LockUnavailable):
                 raise
-            logger.warning("lock %r of a message that ended is released as soon as the store answers: %s", name, error)
+            logger.warning("lock %r of a message is given up as soon as the store answers: %s", ended.name, error)
+        else:
+            if outcome.look_again:
+                self._keeper.owe_release(ended)
 
     def drop_in_the_end(self, claim: Claim) -> None:
         """Delete a key that this process put: now, or when the store answers again.

@@ -239,9 +239,10 @@ class PendingLocks:
         [outcome] = self._on_lease(seconds, attempt, debts, claims, on_claimed)
         return outcome
 
-    def drop_ended(self, name: str, delivery: Delivery) -> Ended:
+    def drop_ended(self, name: str, delivery: Delivery, *, position_only: bool = False) -> Ended:
         """Delete what stands under ``name`` for a run of a message that has ended (``core.protocol.drop_ended``)."""
-        machine = DropEnded(name=name, delivery=delivery, deadline=self._clock() + self._timeout_seconds)
+        deadline = self._clock() + self._timeout_seconds
+        machine = DropEnded(name=name, delivery=delivery, deadline=deadline, position_only=position_only)
         outcome = drive(machine, self._store, self._clock)
         if isinstance(outcome, Unavailable):
             raise outcome.error

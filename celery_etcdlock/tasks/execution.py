@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import replace
 from typing import Any, TypeVar
 
@@ -20,7 +21,7 @@ from celery.exceptions import Reject, Retry
 from celery_etcdlock.core.conflict import Place
 from celery_etcdlock.core.key_kinds import Relation, find
 from celery_etcdlock.core.record import KeyKind, Kinship
-from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.errors import EtcdLockError, LockUnavailable
 from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.tasks.call import entrance
 from celery_etcdlock.tasks.conflicts import Conflicts
@@ -255,5 +256,10 @@ class _Execution:
             return  # it comes again, and with it what it holds
         run, place = self._run, self._line.place
         leftovers = () if run.lifetime.name == "until_expired" else self._claims.claims
-        for name in dict.fromkeys(claim.name for claim in (*leftovers, *([] if place is None else [place]))):
+        names = {claim.name for claim in (*leftovers, *([] if place is None else [place]))}
+        if run.lifetime.hand_over and not self.redelivery.entered and run.call.place is Place.WORKER:
+            # It ended before it had its lock: what its predecessor left for it, or will, nobody takes over.
+            with suppress(EtcdLockError):
+                names.update(run.names())
+        for name in sorted(names):
             run.manager.drop_ended(name, run.call.delivery)

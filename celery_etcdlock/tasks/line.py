@@ -132,7 +132,7 @@ class Line:
     def leave(self) -> None:
         """Give the position up. Never raises for the store's sake."""
         if self.place is not None:
-            self._run.manager.drop_ended(self.place.name, self._run.call.delivery)
+            self._run.manager.drop_position(self.place.name, self._run.call.delivery)
             self.place = None
 
     def _stand(self, place: Claim) -> None:

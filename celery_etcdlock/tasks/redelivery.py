@@ -51,7 +51,8 @@ class Redelivery:
         self._task = task
         self._call = call
         self._marks = marks
-        self._entered = False
+        #: Whether the body was.
+        self.entered = False
         self._owes_mark = False
         self._mark_is_put = False
 
@@ -74,11 +75,11 @@ class Redelivery:
         ``has_run`` is what the store said already, if it did: here and in the next.
         """
         self.check_has_run(has_run)
-        self._entered = True
+        self.entered = True
 
     def goes_on(self) -> None:
         """The body is entered although that couldn't be asked."""
-        self._entered = True
+        self.entered = True
 
     def check_has_run(self, has_run: bool | None) -> None:
         """The same where the lock can't be had."""
@@ -113,7 +114,7 @@ class Redelivery:
             self.mark_is_put()
 
     def _is_end(self, error: BaseException | None) -> bool:
-        if not self._entered or isinstance(error, Reject | LockLost):
+        if not self.entered or isinstance(error, Reject | LockLost):
             return False
         if error is None or isinstance(error, Ignore | Retry):
             return True

@@ -184,7 +184,7 @@ class Lookout:
                     self.look_at(self._all_names())
                 continue
             if isinstance(name, Waiter):
-                self._manager().drop_ended(name.name, name.delivery)
+                self._manager().drop_position(name.name, name.delivery)
                 continue
             with self._mutex:
                 self._queued.discard(name)

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from celery_etcdlock.core.key_kinds import ends_with
+from celery_etcdlock.core.key_kinds import Relation, ends_with, relation
 from celery_etcdlock.core.operations import Look, Operation, Release
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.protocol.machine import Machine, Unavailable, pause_before_try
@@ -33,9 +33,13 @@ class Ended:
 
 
 class DropEnded(Machine["Ended | Unavailable"]):
-    """Delete the keys under ``name`` that stand for this run of a message. Outcomes: ``Ended``, or ``Unavailable``."""
+    """Delete the keys under ``name`` that stand for this run of a message. Outcomes: ``Ended``, or ``Unavailable``.
 
-    def __init__(self, *, name: str, delivery: Delivery, deadline: float) -> None:
+    With ``position_only``, no more than its queue position: the run goes on without it.
+    """
+
+    def __init__(self, *, name: str, delivery: Delivery, deadline: float, position_only: bool = False) -> None:
+        self._position_only = position_only
         self._name = name
         self._delivery = delivery
         self.answer_by = deadline
@@ -53,8 +57,8 @@ class DropEnded(Machine["Ended | Unavailable"]):
     def on(self, reply: Reply, now: float) -> Operation | Ended | Unavailable:
         match reply:
             case Present(keys=keys):
-                self._ended = tuple(key for key in keys if ends_with(key.record, self._delivery))
-                self._look_again = any(self._may_leave_one(key) for key in keys)
+                self._ended = tuple(key for key in keys if self._is_to_go(key))
+                self._look_again = not self._position_only and any(self._may_leave_one(key) for key in keys)
             case Released():
                 self._ended = self._ended[1:]
                 self._dropped += 1
@@ -70,6 +74,11 @@ class DropEnded(Machine["Ended | Unavailable"]):
             case _:  # a Pause is over
                 return self.start(now)
         return self.start(now) if self._ended else Ended(self._dropped, self._look_again)
+
+    def _is_to_go(self, key: Key) -> bool:
+        if self._position_only:
+            return relation(key.record, self._delivery) is Relation.OUR_POSITION
+        return ends_with(key.record, self._delivery)
 
     def _may_leave_one(self, key: Key) -> bool:
         record = key.record

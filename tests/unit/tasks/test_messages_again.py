@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 from celery import current_task
+from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_etcdlock.core.key_kinds import Relation, find
 from celery_etcdlock.core.operations import Enqueue, FenceSession, GrantLease, Release, TryAcquire, TryAll, TryEach
@@ -457,3 +458,50 @@ def test_who_joins_a_task_that_never_was_runs_itself(worker: Worker, lifetime: s
     assert worker.ran == [None]
     assert result.state == "SUCCESS"
     assert worker.messages() == []
+
+
+def test_a_retry_that_ends_before_it_has_its_lock_frees_what_was_left_for_it(worker: Worker) -> None:
+    """By a soft time limit while it waits, or an outage that its task fails for."""
+    worker.app.conf.etcdlock_on_unavailable = "raise"
+
+    def retry_once() -> None:
+        if current_task.request.retries == 0:
+            raise current_task.retry(countdown=0)
+
+    task = worker.task(retry_once, lock="until_executed", lock_key="name", max_retries=1)
+    task.delay()
+    worker.run(*worker.messages())
+    [retry] = worker.messages()
+    del retry.headers[CLAIMS_HEADER]
+    store = worker.locks.manager._store
+    perform, struck = store.perform, []
+
+    def strike(operation: Any, timeout_seconds: float) -> Any:
+        if isinstance(operation, TryAcquire) and not struck:
+            struck.append(operation)
+            raise SoftTimeLimitExceeded
+        return perform(operation, timeout_seconds)
+
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr(store, "perform", strike)
+        worker.run(retry)
+    assert struck
+    wait_for(lambda: worker.holders("name") == 0, "what was left for it is gone")
+
+
+@pytest.mark.parametrize("policy", ["wait", "replace"])
+def test_a_position_that_is_given_up_takes_nothing_else_along(worker: Worker, policy: str) -> None:
+    """Headers that lie about it delete nothing either."""
+    task = worker.task(lock="until_executed", unique_on=["n"], arguments=["n"], on_conflict=policy)
+    task.delay(1)
+    [other] = worker.messages()
+    theirs = other.headers[CLAIMS_HEADER][0]
+    task.apply_async((2,), headers={LINE_HEADER: theirs})
+    [liar] = worker.messages()
+    worker.run(liar)
+    assert worker.holders(theirs[0]) == 1
+    manager = worker.locks.manager
+    manager.drop_position(theirs[0], delivery_of(other.headers))
+    assert worker.holders(theirs[0]) == 1
+    manager.drop_ended(theirs[0], delivery_of(other.headers))
+    assert worker.holders(theirs[0]) == 0
