@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -114,8 +115,9 @@ class MessageRuns:
         return lane
 
     def stop(self) -> None:
-        for stop in reversed(self._stops):
-            stop()
+        with ExitStack() as stack:  # each of them, whatever another raises
+            for stop in self._stops:
+                stack.callback(stop)
         self._stops.clear()
 
     def run(self, seeds: Sequence[int], seconds: float | None = None) -> None:
