@@ -24,6 +24,7 @@ from tests.chaos.body import note
 from tests.chaos.messages.plan import (
     DONE_SECONDS,
     GHOST_PENDING_SECONDS,
+    HELD_WHILE_RUNNING,
     TTL_SECONDS,
     UNIQUE_SECONDS,
     WAIT_SECONDS,
@@ -126,7 +127,7 @@ def _work(self: Any, name: str, label: str, script: dict[str, Any]) -> dict[str,
         "replaced": nesting,
         "run": os.urandom(6).hex(),
     }
-    lock = current_lock() if self.holds_while_running else None
+    lock = current_lock() if self.lock in HELD_WHILE_RUNNING else None
     note(event="enter", pid=os.getpid(), token=lock.fencing_token if lock is not None else None, **who)
     completed = False
     try:
@@ -166,6 +167,5 @@ for kind in kinds():
         wait_timeout=WAIT_SECONDS,
         acks_late=kind.acks_late,
         reject_on_worker_lost=kind.acks_late,
-        holds_while_running=kind.holds_while_running,
         **options,
     )(_work)

@@ -22,7 +22,7 @@ from typing import Any
 from tests.chaos.messages.history import CallRecord, HistoryRecord
 from tests.chaos.messages.plan import GHOST_PENDING_SECONDS, UNIQUE_SECONDS
 
-__all__ = ["PROPERTIES", "Finding", "check"]
+__all__ = ["PROPERTIES", "Finding", "check", "is_expiry"]
 
 PROPERTIES = ("ends", "once", "limit", "lifetime", "told", "left")
 #: After its end, for so long a lock may be there still: a reply that was lost, a machine that is busy.
@@ -114,7 +114,7 @@ def _may_end_so(record: HistoryRecord, call: CallRecord) -> bool:
     own = call.call
     if call.revoked_at is not None and call.state == "REVOKED" and ("revoked" in text or "terminated" in text):
         return True
-    if own.expires is not None and call.state == "REVOKED" and "expired" in text:
+    if own.expires is not None and call.state == "REVOKED" and is_expiry(text):
         return True
     if own.strike is not None and call.state == "FAILURE" and "SoftTimeLimit" in text:
         return True
@@ -131,6 +131,11 @@ def _may_end_so(record: HistoryRecord, call: CallRecord) -> bool:
         # The holder's end is its own.
         return any(other.state == call.state and other.call.has_own_trouble for other in others)
     return False
+
+
+def is_expiry(text: str) -> bool:
+    """Whether these are the words of a message that has expired; a lifetime is called so, too."""
+    return "expired" in text.replace("until_expired", "")
 
 
 def _came_later(other: CallRecord, call: CallRecord) -> bool:

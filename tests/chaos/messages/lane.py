@@ -71,11 +71,15 @@ class Worker:
             "CHAOS_BROKER": lane.broker_url(self.broker.port),
         }
         self._starts = 0
+        #: So that nobody restarts it while all is stopped.
+        self._ended = False
         # The second one's children end after a few tasks.
         self._options = ["--max-tasks-per-child", "7"] if number else []
         self.process: subprocess.Popen[bytes] | None = None
 
     def start(self) -> None:
+        if self._ended:
+            return
         self._starts += 1
         offset = self.log.stat().st_size if self.log.exists() else 0
         command = [sys.executable, "-m", "celery", "-A", "tests.chaos.messages.app", "worker", "-c", "4", "-l", "INFO"]
@@ -109,6 +113,7 @@ class Worker:
             self.process.wait(STOP_SECONDS)
 
     def kill(self) -> None:
+        self._ended = True
         if self.process is not None:
             with suppress(ProcessLookupError):
                 os.killpg(self.process.pid, signal.SIGKILL)

@@ -16,6 +16,7 @@ from typing import Any
 __all__ = [
     "DONE_SECONDS",
     "GHOST_PENDING_SECONDS",
+    "HELD_WHILE_RUNNING",
     "LIFETIMES",
     "MOMENTS",
     "TTL_SECONDS",
@@ -38,6 +39,7 @@ GHOST_PENDING_SECONDS = 6
 DONE_SECONDS = 100
 
 LIFETIMES = ("while_executing", "until_executing", "until_executed", "until_and_while_executing", "until_expired")
+HELD_WHILE_RUNNING = ("while_executing", "until_executed", "until_and_while_executing")
 POLICIES = ("skip", "raise", "retry", "wait", "join", "replace")
 #: Refused when the task is defined, or the same as another: docs/semantics.md has no row for them.
 NONE = {("until_executing", "retry"), ("until_executing", "wait"), ("until_expired", "replace")}
@@ -67,7 +69,7 @@ class Kind:
 
     @property
     def holds_while_running(self) -> bool:
-        return self.lifetime in ("while_executing", "until_executed", "until_and_while_executing")
+        return self.lifetime in HELD_WHILE_RUNNING
 
 
 def _pairs() -> list[tuple[str, str]]:

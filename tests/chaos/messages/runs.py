@@ -6,6 +6,7 @@ import json
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 from celery_etcdlock.core.names import escape_name
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient
-from tests.chaos.messages.checker import Finding, check
+from tests.chaos.messages.checker import Finding, check, is_expiry
 from tests.chaos.messages.history import READY, CallRecord, HistoryRecord, note_states, run_history
 from tests.chaos.messages.lane import Clocks, MessageLane, faketime_library
 from tests.chaos.messages.plan import GHOST_PENDING_SECONDS, LIFETIMES, UNIQUE_SECONDS, Call, make_round
@@ -114,8 +115,9 @@ class MessageRuns:
         return lane
 
     def stop(self) -> None:
-        for stop in reversed(self._stops):
-            stop()
+        with ExitStack() as stack:  # each of them, whatever another raises
+            for stop in self._stops:
+                stack.callback(stop)
         self._stops.clear()
 
     def run(self, seeds: Sequence[int], seconds: float | None = None) -> None:
@@ -167,7 +169,7 @@ class MessageRuns:
             totals.bodies += sum(event["event"] == "enter" for event in call.events)
             if call.call.strike is not None and "SoftTimeLimit" in str(call.result):
                 totals.struck["soft time limit in the release"] += 1
-            if call.state == "REVOKED" and "expired" in str(call.result):
+            if call.state == "REVOKED" and is_expiry(str(call.result)):
                 totals.struck["expired"] += 1
         found = check(record)
         for finding in found:
