@@ -24,8 +24,10 @@ debian() {
     if [ ! -s "$archive" ]; then
         command -v mmdebstrap >/dev/null ||
             { echo "no image registry answers, and to make images here mmdebstrap is missing: apt-get install mmdebstrap" >&2; exit 1; }
-        mirror=$(cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null |
-            sed -nE 's#^(deb|URIs:) *(\[[^]]*\] *)?(https?:[^ ]*/debian)/?( .*)?$#\3#p' | head -1)
+        # Any of these may be missing.
+        mirror=$({ cat /etc/apt/sources.list /etc/apt/sources.list.d/*.list /etc/apt/sources.list.d/*.sources 2>/dev/null || :; } |
+            sed -nE 's#^(deb|URIs:) *(\[[^]]*\] *)?(https?:[^ ]*/debian)/?( .*)?$#\3#p' | sed -n 1p)
+        [ -n "$mirror" ] || { echo "no Debian mirror is named under /etc/apt: images can't be made here" >&2; exit 1; }
         # What CPython's modules link to, and the CA store.
         LC_ALL=C mmdebstrap --quiet --mode=root --variant=minbase \
             --include=ca-certificates,netbase,tzdata,libssl3,libffi8,libsqlite3-0,libbz2-1.0,liblzma5,libreadline8,libncursesw6,zlib1g,libuuid1,libnsl2,libcrypt1,libexpat1,libgdbm6 \
