@@ -29,7 +29,7 @@ debian() {
             sed -nE 's#^(deb|URIs:) *(\[[^]]*\] *)?(https?:[^ ]*/debian)/?( .*)?$#\3#p' | sed -n 1p)
         [ -n "$mirror" ] || { echo "no Debian mirror is named under /etc/apt: images can't be made here" >&2; exit 1; }
         # What CPython's modules link to, and the CA store.
-        LC_ALL=C mmdebstrap --quiet --mode=root --variant=minbase \
+        LC_ALL=C mmdebstrap --quiet --format=tar --mode=root --variant=minbase \
             --include=ca-certificates,netbase,tzdata,libssl3,libffi8,libsqlite3-0,libbz2-1.0,liblzma5,libreadline8,libncursesw6,zlib1g,libuuid1,libnsl2,libcrypt1,libexpat1,libgdbm6 \
             --aptopt='Acquire::Languages "none"' \
             --dpkgopt='path-exclude=/usr/share/doc/*' --dpkgopt='path-exclude=/usr/share/man/*' \
