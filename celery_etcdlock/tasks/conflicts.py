@@ -22,7 +22,7 @@ from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claim import Conflict
 from celery_etcdlock.tasks.choice import policy_of
 from celery_etcdlock.tasks.headers import Duplicate
-from celery_etcdlock.tasks.joining import await_result, take_result
+from celery_etcdlock.tasks.joining import GONE_SECONDS, await_result, take_result
 from celery_etcdlock.tasks.line import Line
 from celery_etcdlock.tasks.message_claims import MessageClaims
 from celery_etcdlock.tasks.redelivery import Redelivery
@@ -115,7 +115,7 @@ class Conflicts:
         state = take_result(run.task, call, duplicate)
         if state != states.RETRY and not self._goes_on(duplicate):
             # Its process may have died, or its message never have been published.
-            await_result(run.task, call, duplicate)
+            await_result(run.task, call, duplicate, GONE_SECONDS)
             return
         decision = on_conflict(
             Situation(

@@ -18,12 +18,15 @@ from celery_etcdlock.tasks.headers import Duplicate
 from celery_etcdlock.tasks.runtime import EtcdLocks
 from celery_etcdlock.tasks.turned_away import skip
 
-__all__ = ["Joined", "await_result", "take_result"]
+__all__ = ["GONE_SECONDS", "Joined", "await_result", "take_result"]
 
 logger = logging.getLogger("celery_etcdlock")
 
 #: Seconds that a task stays in its slot for a result whose lock is free already: it is stored just after the release.
 RESULT_SECONDS = 1.0
+#: The same for one that doesn't ask for the lock, which tells that the other has ended: a killed child's error may be
+#: late.
+GONE_SECONDS = 5.0
 
 
 class Joined(BaseException):
@@ -55,9 +58,9 @@ def take_result(task: Task[Any, Any], call: Call, joins: Duplicate) -> str:
     raise Joined(result)
 
 
-def await_result(task: Task[Any, Any], call: Call, joins: Duplicate) -> None:
+def await_result(task: Task[Any, Any], call: Call, joins: Duplicate, seconds: float = RESULT_SECONDS) -> None:
     """As ``take_result``, for as long as a result may still be under way. Returns when there is none."""
-    ends_at = time.monotonic() + RESULT_SECONDS
+    ends_at = time.monotonic() + seconds
     while take_result(task, call, joins) != states.RETRY and time.monotonic() < ends_at:
         time.sleep(0.05)
     logger.warning(

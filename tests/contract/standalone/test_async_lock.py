@@ -129,9 +129,10 @@ def test_many_wait_for_many_names_in_few_threads(locks: EtcdLocks, others: EtcdL
             async with locks.alock(name, wait_timeout=None):
                 return name
 
+        before = threading.active_count()  # other tests may have left some
         tasks = [asyncio.create_task(one(name)) for name in names]
         await soon(lambda: all(waiters(locks, name) for name in names), "all wait in line")
-        assert threading.active_count() < len(names)
+        assert threading.active_count() - before < len(names) / 2
         for holder in holders:
             holder.release()
         assert await asyncio.gather(*tasks) == names

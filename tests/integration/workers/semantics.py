@@ -41,7 +41,8 @@ def documented() -> dict[str, dict[str, list[str]]]:
     tables: dict[str, dict[str, list[str]]] = {}
     for section in re.split(r"^### ", DOCUMENT.read_text(), flags=re.M)[1:]:
         heading = section.splitlines()[0].replace("`", "")
-        rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", section, flags=re.M)
+        # Up to the next heading of any depth: other sections have tables of other things.
+        rows = re.findall(r"^\| `(\w+)` \| (.*) \|$", re.split(r"^#+ ", section, flags=re.M)[0], flags=re.M)
         tables[heading] = {policy: cells.split(" | ") for policy, cells in rows}
     return tables
 
