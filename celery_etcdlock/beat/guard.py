@@ -10,6 +10,7 @@ without us).
 
 from __future__ import annotations
 
+import heapq
 import logging
 import time
 import uuid
@@ -18,7 +19,7 @@ from datetime import datetime
 from functools import cache, cached_property
 from typing import Any, cast
 
-from celery.beat import ScheduleEntry, Scheduler, SchedulingError
+from celery.beat import ScheduleEntry, Scheduler, SchedulingError, event_t
 from celery.utils.functional import is_numeric_value
 from kombu.exceptions import OperationalError
 
@@ -53,6 +54,8 @@ class Guard(Scheduler):
 
     term: Term
     _compare_at = 0.0
+    #: What the last tick found not to be due now, and for how many seconds.
+    _put_off: tuple[ScheduleEntry, float] | None = None
     _heap: Any
     _dirty: Any
 
@@ -66,8 +69,11 @@ class Guard(Scheduler):
         self._send_what_waits()
         if self.term.broker_away:
             return RETRY_SECONDS
+        self._put_off = None
         seconds = super().tick(*args, **kwargs)
         self.term.check()
+        if self._put_off is not None and self._heap:
+            seconds = self._pass_over(*self._put_off, seconds)
         if self._heap is None:
             return 0.0
         if seconds and seconds > 0:
@@ -78,6 +84,14 @@ class Guard(Scheduler):
                 return min(seconds, RETRY_SECONDS)
         waits = [tick.not_before - time.monotonic() for tick in self.term.unsent.values()]
         return max(0.0, min([seconds, *waits])) if seconds else 0.0
+
+    def _pass_over(self, entry: ScheduleEntry, put_off_seconds: float, seconds: float) -> float:
+        """Celery before 5.7 leaves an entry that is put off on top of its heap: those behind it never get a turn."""
+        event = self._heap[0]
+        if event[2] is not entry or event[0] > self._when(entry, 0):
+            return seconds
+        heapq.heapreplace(self._heap, event_t(self._when(entry, put_off_seconds), event[1], entry))
+        return 0.0 if self._heap[0][2] is not entry else min(put_off_seconds, seconds)
 
     def populate_heap(self, *args: Any, **kwargs: Any) -> None:
         entries = list(self.schedule.values())
@@ -104,6 +118,12 @@ class Guard(Scheduler):
 
     def is_due(self, entry: ScheduleEntry) -> tuple[bool, float]:
         """Due is what is due and claimed. What can't be claimed now is asked for again soon."""
+        due, next_seconds = self._is_due(entry)
+        if not due:
+            self._put_off = entry, next_seconds if is_numeric_value(next_seconds) else float(self.max_interval or 0)
+        return due, next_seconds
+
+    def _is_due(self, entry: ScheduleEntry) -> tuple[bool, float]:
         segment = segment_of(entry.name)
         claimed = self.term.claimed.get(segment)
         if claimed is not None:  # somebody asked twice

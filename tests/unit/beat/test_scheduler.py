@@ -309,7 +309,7 @@ class TestWork:
             "zoned": zone,
             "subclass": type("Mine", (schedule,), {})(60.0),
         }
-        with suppress(ImproperlyConfigured):  # without ephem
+        with suppress(ImproperlyConfigured, ModuleNotFoundError):  # without ephem
             kinds["solar"] = solar("sunrise", 0.0, 0.0)
         world.leave_behind(*(state(name, ago=200000.0) for name in kinds))
         scheduler = world.new({**kinds, "clock": 0.05}, timezone="Europe/Berlin")
