@@ -88,10 +88,15 @@ class Guard(Scheduler):
     def _pass_over(self, entry: ScheduleEntry, put_off_seconds: float, seconds: float) -> float:
         """Celery before 5.7 leaves an entry that is put off on top of its heap: those behind it never get a turn."""
         event = self._heap[0]
-        if event[2] is not entry or event[0] > self._when(entry, 0):
+        if event[2] is not entry or event[0] > self._at(entry, 0):
             return seconds
-        heapq.heapreplace(self._heap, event_t(self._when(entry, put_off_seconds), event[1], entry))
+        heapq.heapreplace(self._heap, event_t(self._at(entry, put_off_seconds), event[1], entry))
         return 0.0 if self._heap[0][2] is not entry else min(put_off_seconds, seconds)
+
+    def _at(self, entry: ScheduleEntry, seconds: float) -> float:
+        when: Any = getattr(self, "_when")  # noqa: B009 - celery-types doesn't know it
+        at: float = when(entry, seconds)
+        return at
 
     def populate_heap(self, *args: Any, **kwargs: Any) -> None:
         entries = list(self.schedule.values())
