@@ -11,7 +11,7 @@ SET_UP := $(PYTHON) scripts/setup_env.py --venv $(VENV) $(if $(filter file,$(ori
 JOBS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test e2e chaos chaos-peers chaos-beats fuzz matrix lint bench setup clean
+.PHONY: help demo test strikes e2e chaos chaos-peers chaos-beats fuzz matrix lint bench setup clean
 
 help:  ## list the targets
 	@echo "make TARGET, with TARGET one of"
@@ -38,6 +38,10 @@ matrix:  ## the tests on every Python, Celery and etcd that we support, by nox (
 simulate:  ## all of it in virtual time, SEEDS=n fresh seeds (200) or ARGS="--seed N" once more, with its schedule (a minute)
 	@$(SET_UP) test
 	$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
+
+strikes:  ## an exception thrown in at every line of all that takes, holds and releases a lock (minutes)
+	@$(SET_UP) test
+	$(BIN)/python -m pytest tests/strikes --timeout 600 $(ARGS)
 
 chaos:  ## faults of all kinds, of locks and of messages, on real workers and servers, 20 seeds each (ARGS=--short: 90 s)
 	@$(SET_UP) test

@@ -159,7 +159,9 @@ def companions(session: nox.Session, group: str) -> None:
     """The packages that Celery is used with, as they are today, each with the tests that need it."""
     together, alone = COMPANIONS[group]
     names = ("celery", "kombu", *TOOLS)
-    session.install("-c", constraints(session, *names), "pytest", "pytest-timeout", "celery[redis]", "h2", "protobuf")
+    session.install(
+        "-c", constraints(session, *names), "pytest", "pytest-timeout", "hypothesis", "celery[redis]", "h2", "protobuf"
+    )
     session.install("-c", constraints(session, *names), *together)
     if alone:  # they ask for an older Celery than they run on
         session.install("--no-deps", *alone)
