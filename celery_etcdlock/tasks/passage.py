@@ -30,6 +30,8 @@ class Passage:
         self.refusal: Exception | None = None
         #: Whether it came as far as being let through.
         self.began = False
+        #: Whether the call has come to its end, even if a signal kept this context from being told.
+        self.is_over = False
         self._bodies = 0
         self._around: Passage | None = None
 
@@ -41,7 +43,7 @@ class Passage:
     def open(self) -> Iterator[None]:
         """Let the call through, in this context."""
         self.began = True
-        self._around = _innermost.get()
+        self._around = innermost()
         token = _innermost.set(self)
         try:
             yield
@@ -74,4 +76,7 @@ _innermost: ContextVar[Passage | None] = ContextVar("celery_etcdlock_passage", d
 
 def innermost() -> Passage | None:
     """The call that runs here, of several within each other the last."""
-    return _innermost.get()
+    passage = _innermost.get()
+    while passage is not None and passage.is_over:
+        passage = passage._around
+    return passage

@@ -99,13 +99,17 @@ def _lock(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], go_on: Calla
             return go_on()
 
     try:
-        return task._etcdlock_run(names, through)
-    except (LockConflict, LockUnavailable) as error:
-        if passage.began or "_orig_run" not in vars(task):
-            raise
-        passage.refusal = error
-        with passage.open():
-            return task.run(*args, **kwargs)
+        try:
+            return task._etcdlock_run(names, through)
+        except (LockConflict, LockUnavailable) as error:
+            if passage.began or "_orig_run" not in vars(task):
+                raise
+            passage.refusal = error
+            with passage.open():
+                return task.run(*args, **kwargs)
+    finally:
+        # Once more: a signal may have struck where it is closed, and nobody else may go through it.
+        passage.is_over = True
 
 
 def _in_body(body: Callable[[], Any]) -> Callable[[], Any]:

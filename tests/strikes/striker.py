@@ -7,7 +7,6 @@ calls, at jumps back, at the entrance of a function); whatever holds here holds 
 
 from __future__ import annotations
 
-import inspect
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,8 +55,6 @@ class Striker:
         self._begun = self._begun or frame.f_code.co_name == self._since
         frame.f_trace_lines = not self._opcodes
         frame.f_trace_opcodes = self._opcodes
-        if not frame.f_code.co_flags & inspect.CO_GENERATOR:  # one that is closed is entered, too, and runs nothing
-            self._look_at(frame)
         return self._step
 
     def _step(self, frame: FrameType, event: str, arg: object) -> Callable[..., Any]:
