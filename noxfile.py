@@ -188,10 +188,8 @@ def test(session: nox.Session, *tests: str, **environment: str) -> None:
     show = "import celery, kombu, google.protobuf as p; print('celery', celery.__version__, 'kombu', kombu.__version__,"
     session.run("python", "-c", f"{show} 'protobuf', p.__version__)")
     # This checkout, not an installed copy: pytest.ini's pythonpath, and the workers' directory.
-    # Fails now and then beside all other unit tests on Celery before 5.7, never alone: not understood yet.
-    known = ["--deselect", "tests/unit/worker/test_never_started.py::test_a_retry_that_expires"]
     session.run(
-        "python", "-m", "pytest", "-p", "no:cacheprovider", *PARALLEL, *tests, *known, *session.posargs, env=environment
+        "python", "-m", "pytest", "-p", "no:cacheprovider", *PARALLEL, *tests, *session.posargs, env=environment
     )
 
 

@@ -47,6 +47,7 @@ from celery_etcdlock.tasks.task import SingletonTask
 from celery_etcdlock.wiring import MEMORY_ENDPOINT, open_inspector
 from celery_etcdlock.worker.broker_limit import broker_limit, waits_that_do_not_fit
 from celery_etcdlock.worker.lookout import Lookout, Waiter
+from celery_etcdlock.worker.receivers import connect
 from celery_etcdlock.worker.revokes import revoked, tell_of_revokes
 from celery_etcdlock.worker.timer_entries import HUB_IS_WOKEN, cancel, timer_entry
 
@@ -100,9 +101,9 @@ class Gate(bootsteps.StartStopStep):
         if self._is_of_use(consumer.app):
             consumer.on_task_request = self.admit
             # Celery itself parks those that came back with a delay; they are woken too.
-            task_received.connect(self._on_received, weak=False)
+            connect(task_received, self._on_received)
             tell_of_revokes()
-            revoked.connect(self._discard_revoked, weak=False)
+            connect(revoked, self._discard_revoked)
             limit = broker_limit(consumer.app)
             self._longest_seconds = limit.longest_wait_seconds
             warning = waits_that_do_not_fit(consumer.app.tasks.values(), settings, limit)

@@ -26,6 +26,7 @@ from celery_etcdlock.errors import EtcdLockError, LockUnavailable
 from celery_etcdlock.tasks.call import delivery_of
 from celery_etcdlock.tasks.headers import claims_in, header, line_in
 from celery_etcdlock.tasks.runtime import EtcdLocks
+from celery_etcdlock.worker.receivers import connect
 from celery_etcdlock.worker.revokes import revoked, tell_of_revokes
 from celery_etcdlock.worker.timer_entries import waiting_requests
 
@@ -62,11 +63,11 @@ class FreeNeverStarted(bootsteps.Step):
         self._starting = threading.Lock()
         self._runs = False
         worker.etcdlock_never_started = self
-        task_revoked.connect(self._on_revoked, weak=False)
-        task_rejected.connect(self._on_message, weak=False)
-        task_unknown.connect(self._on_message, weak=False)
+        connect(task_revoked, self._on_revoked)
+        connect(task_rejected, self._on_message)
+        connect(task_unknown, self._on_message)
         tell_of_revokes()
-        revoked.connect(self._on_revokes, weak=False)
+        connect(revoked, self._on_revokes)
 
     def _on_revokes(self, task_ids: Iterable[str] = (), **_: Any) -> None:
         """A message that waits here for its time is discarded only then: its lock is freed as soon as it is revoked."""

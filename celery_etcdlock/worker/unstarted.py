@@ -18,6 +18,7 @@ from celery import bootsteps
 from celery.signals import task_failure, task_received
 
 from celery_etcdlock.tasks.headers import CALL_HEADER
+from celery_etcdlock.worker.receivers import connect
 
 __all__ = ["WatchUnstarted"]
 
@@ -34,8 +35,8 @@ class WatchUnstarted(bootsteps.Step):
         self._create = consumer.create_task_handler
         self._requests: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
         consumer.create_task_handler = self._create_task_handler
-        task_received.connect(self._on_received, weak=False)
-        task_failure.connect(self._on_failure, weak=False)
+        connect(task_received, self._on_received)
+        connect(task_failure, self._on_failure)
 
     def _create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
         handle = self._create(*args, **options)

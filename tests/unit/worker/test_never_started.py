@@ -11,11 +11,13 @@ import pytest
 from celery import current_task
 from celery.app.task import Context
 from celery.signals import task_rejected, task_revoked, task_unknown
+from celery.utils.dispatch import Signal
 
 from celery_etcdlock.core.record import Delivery, KeyKind
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.tasks.headers import CLAIMS_HEADER
 from celery_etcdlock.worker.never_started import FreeNeverStarted
+from celery_etcdlock.worker.receivers import connect, disconnect
 from celery_etcdlock.worker.revokes import revoked
 from tests.unit.tasks.worker_in_memory import Worker
 from tests.waiting import wait_for
@@ -29,7 +31,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     yield worker
     for signal in (task_revoked, task_rejected, task_unknown, revoked):
         for handler in (step._on_revoked, step._on_message, step._on_revokes):
-            signal.disconnect(handler)
+            disconnect(signal, handler)
 
 
 def retried(worker: Worker, **options: Any) -> tuple[Any, Any]:
@@ -69,6 +71,23 @@ def test_a_message_that_is_refused(worker: Worker) -> None:
     [message] = worker.messages()
     task_rejected.send(sender=None, message=message, exc=None)
     wait_for(lambda: worker.holders("name") == 0, "the lock is free")
+
+
+def test_two_workers_in_one_process_both_hear_of_it() -> None:
+    """Celery before 5.7 takes their methods for one receiver."""
+    signal, heard = Signal(), []
+
+    class Step:
+        def on_message(self, **_: Any) -> None:
+            heard.append(self)
+
+    steps = [Step(), Step()]
+    for step in steps:
+        connect(signal, step.on_message)
+    signal.send(sender=None)
+    disconnect(signal, steps[0].on_message)
+    signal.send(sender=None)
+    assert heard == [*steps, steps[1]]
 
 
 def test_a_copy_that_expires_leaves_the_retrys_lock(worker: Worker) -> None:
