@@ -20,15 +20,15 @@ from celery_etcdlock.errors import (
 )
 
 if TYPE_CHECKING:
-    from celery_etcdlock.locking.holders import LockHolder
-    from celery_etcdlock.standalone.blocking import EtcdLock
-    from celery_etcdlock.standalone.held import HeldLock
-    from celery_etcdlock.standalone.loop import AsyncEtcdLock
-    from celery_etcdlock.tasks.current import CurrentLock, current_lock
+    from celery_etcdlock.app.etcd_locks import EtcdLocks
+    from celery_etcdlock.locking.lock_holder import LockHolder
+    from celery_etcdlock.standalone.async_etcd_lock import AsyncEtcdLock
+    from celery_etcdlock.standalone.etcd_lock import EtcdLock
+    from celery_etcdlock.standalone.held_lock import HeldLock
     from celery_etcdlock.tasks.decorator import singleton_task
+    from celery_etcdlock.tasks.execution.current_lock import CurrentLock, current_lock
     from celery_etcdlock.tasks.lock_for import lock_for
-    from celery_etcdlock.tasks.runtime import EtcdLocks
-    from celery_etcdlock.tasks.task import SingletonTask
+    from celery_etcdlock.tasks.singleton_task import SingletonTask
     from celery_etcdlock.tasks.task_lock import TaskLock
 
 __all__ = [
@@ -55,15 +55,15 @@ __all__ = [
 
 #: Imported when they are first asked for: every ``celery`` command imports this package, for its own commands.
 _HOMES = {
-    "AsyncEtcdLock": "standalone.loop",
-    "CurrentLock": "tasks.current",
-    "EtcdLock": "standalone.blocking",
-    "EtcdLocks": "tasks.runtime",
-    "HeldLock": "standalone.held",
-    "LockHolder": "locking.holders",
-    "SingletonTask": "tasks.task",
+    "AsyncEtcdLock": "standalone.async_etcd_lock",
+    "CurrentLock": "tasks.execution.current_lock",
+    "EtcdLock": "standalone.etcd_lock",
+    "EtcdLocks": "app.etcd_locks",
+    "HeldLock": "standalone.held_lock",
+    "LockHolder": "locking.lock_holder",
+    "SingletonTask": "tasks.singleton_task",
     "TaskLock": "tasks.task_lock",
-    "current_lock": "tasks.current",
+    "current_lock": "tasks.execution.current_lock",
     "lock_for": "tasks.lock_for",
     "singleton_task": "tasks.decorator",
 }

@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Any
 from celery_etcdlock.core.setting_checks import REDIS_SCHEMES
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import EtcdLockError, InvalidSetting
-from celery_etcdlock.locking.changes import Deletions
+from celery_etcdlock.locking.deletion_watch import Deletions
 from celery_etcdlock.locking.group_commit import GroupCommit
-from celery_etcdlock.locking.inspection import Inspector
-from celery_etcdlock.locking.memory import MemoryStore
-from celery_etcdlock.locking.store import LockStore
+from celery_etcdlock.locking.inspector import Inspector
+from celery_etcdlock.locking.lock_store import LockStore
+from celery_etcdlock.locking.memory_store import MemoryStore
 
 if TYPE_CHECKING:
     from celery_etcdlock.etcd.client import EtcdClient
@@ -43,27 +43,27 @@ def open_stores(settings: Settings) -> tuple[LockStore, LockStore]:
     if settings.endpoints[0].lower().startswith(REDIS_SCHEMES):
         return _open_redis(settings), _open_redis(settings)
     # Imported here, since protobuf and hpack cost more than all the rest and memory:// needs neither.
-    from celery_etcdlock.etcd.history import History
+    from celery_etcdlock.etcd.cluster_identity import ClusterIdentity
+    from celery_etcdlock.etcd.etcd_store import EtcdStore
     from celery_etcdlock.etcd.sockets import native, patched
-    from celery_etcdlock.etcd.store import EtcdStore
 
-    history = History()
+    identity = ClusterIdentity()
     if settings.channel is not None:
-        from celery_etcdlock.etcd.grpcio import GrpcTransport
+        from celery_etcdlock.etcd.grpcio_transport import GrpcTransport
 
         transport = GrpcTransport(settings.channel)
-        tasks, renewal = (EtcdStore(transport, settings.prefix, history=history) for _ in range(2))
+        tasks, renewal = (EtcdStore(transport, settings.prefix, identity=identity) for _ in range(2))
         return GroupCommit(tasks), renewal
 
     def open_store(sockets: Sockets) -> EtcdStore:
-        return EtcdStore(open_client(settings, sockets=sockets), settings.prefix, history=history)
+        return EtcdStore(open_client(settings, sockets=sockets), settings.prefix, identity=identity)
 
     # The renewal's thread is a real one, also under gevent, and so are its sockets.
     return GroupCommit(open_store(patched())), open_store(native())
 
 
 def _open_redis(settings: Settings) -> LockStore:
-    from celery_etcdlock.locking.redis import RedisStore
+    from celery_etcdlock.locking.redis_store import RedisStore
 
     try:
         import redis
@@ -109,7 +109,7 @@ def open_deletions(settings: Settings) -> Deletions | None:
         check_inspectable(settings)
     except InvalidSetting:
         return None
-    from celery_etcdlock.etcd.deletions import EtcdDeletions
+    from celery_etcdlock.etcd.etcd_deletions import EtcdDeletions
     from celery_etcdlock.etcd.sockets import native
 
     return EtcdDeletions(open_client(settings, sockets=native()), settings.prefix, settings.timeout)
@@ -119,7 +119,7 @@ def etcd_key(settings: Settings, name: str, token: str) -> bytes:
     """Where a place under a lock's name lies. Raises ``EtcdLockError`` where the locks aren't in an etcd."""
     if any("://" in endpoint and not endpoint.startswith(("http://", "https://")) for endpoint in settings.endpoints):
         raise EtcdLockError(f"locks at {settings.endpoints[0]} have no key in an etcd")
-    from celery_etcdlock.etcd.layout import Layout
+    from celery_etcdlock.etcd.key_layout import Layout
 
     return Layout(settings.prefix).key(name, token)
 
@@ -127,7 +127,7 @@ def etcd_key(settings: Settings, name: str, token: str) -> bytes:
 def open_inspector(settings: Settings) -> Inspector:
     """The operator's view of the locks. Connects to nothing yet. Raises ``InvalidSetting`` where there is none."""
     check_inspectable(settings)
-    from celery_etcdlock.etcd.inspection import EtcdInspector
+    from celery_etcdlock.etcd.etcd_inspector import EtcdInspector
 
     return EtcdInspector(open_client(settings), settings.prefix, settings.timeout)
 

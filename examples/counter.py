@@ -49,9 +49,9 @@ def count(with_lock: bool) -> int:
 
 
 def main() -> None:
-    contenders = PROCESSES * THREADS
-    say(f"Without the lock, {contenders} contenders counted to {count(with_lock=False)}.")
+    local_waiters = PROCESSES * THREADS
+    say(f"Without the lock, {local_waiters} contenders counted to {count(with_lock=False)}.")
     started = time.monotonic()
     counted = count(with_lock=True)
     say(f"With the lock they counted to {counted}, in {time.monotonic() - started:.1f} s.")
-    expect(counted == contenders, f"the counter is at {contenders}")
+    expect(counted == local_waiters, f"the counter is at {local_waiters}")

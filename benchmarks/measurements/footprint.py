@@ -36,7 +36,7 @@ COMMANDS = "import celery_etcdlock and its commands, by its own clock: each cele
 PACKAGE = "from celery_etcdlock import singleton_task, after that: each app with locked tasks"
 CLIENT = "its etcd client (hpack, protobuf), by its own clock"
 
-ETCD_CLIENT = "import celery_etcdlock.etcd.client, celery_etcdlock.etcd.sockets, celery_etcdlock.etcd.store"
+ETCD_CLIENT = "import celery_etcdlock.etcd.client, celery_etcdlock.etcd.sockets, celery_etcdlock.etcd.etcd_store"
 
 # What `celery worker` with Redis imports anyway, so that a module that both need isn't counted as ours.
 CELERY_IMPORTS = """

@@ -127,7 +127,7 @@ def _threads(locks: EtcdLocks, turns: int, *, shared: bool) -> Turns:
     with locks.lock("shared"):
         for thread in threads:
             thread.start()
-        _wait_until(lambda: locks.access().contenders.queued(["shared"]) >= THREADS)
+        _wait_until(lambda: locks.access().local_waiters.queued(["shared"]) >= THREADS)
         most = threading.active_count()
         sockets = _sockets()
         started, cpu_started = time.perf_counter(), time.process_time()
@@ -156,7 +156,7 @@ async def _our_turns(locks: EtcdLocks) -> AsyncIterator[Any]:
         async with lock:
             pass
 
-    yield lock, turn, lambda: locks.access().contenders.queued(["tasks"])
+    yield lock, turn, lambda: locks.access().local_waiters.queued(["tasks"])
 
 
 @contextlib.asynccontextmanager

@@ -23,7 +23,7 @@ from celery_etcdlock.core.operations import (
     KeepAlive,
 )
 from celery_etcdlock.etcd.client import EtcdClient
-from celery_etcdlock.etcd.store import EtcdStore
+from celery_etcdlock.etcd.etcd_store import EtcdStore
 
 __all__ = ["run"]
 

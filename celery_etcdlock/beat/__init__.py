@@ -14,10 +14,11 @@ States of a process::
          |                `-----------> STANDING BY                what the last one left can't be read or had
          `---------------------------------------> ENDED           the lock, or the place in line, goes at once
 
-*Standing by* is a place in line for the lock, woken by a watch (``locking.candidacy``). *Taking over* reads what the
-last one left (``core.beat_state``) and makes the scheduler. *At work*, each due entry goes through three steps
-(``beat.guard``): its tick is claimed in etcd, in a transaction that compares the lock's fencing token and the entry's
-state; it is sent, if the lock can be trusted still; it is confirmed, with the next claim or before going to sleep.
+*Standing by* is a place in line for the lock, woken by a watch (``locking.leader_election``). *Taking over* reads what
+the last one left (``core.beat_state``) and makes the scheduler. *At work*, each due entry goes through three steps
+(``beat.scheduler_guard``): its tick is claimed in etcd, in a transaction that compares the lock's fencing token and the
+entry's state; it is sent, if the lock can be trusted still; it is confirmed, with the next claim or before going to
+sleep.
 
 *Trust.* What a process believes of its lock ends at the trust deadline, like any holder's. It is asked before each
 sending, and a sending that hangs then is interrupted. A process that was paused between that question and its sending

@@ -14,9 +14,11 @@ from celery.beat import Scheduler
 from celery.exceptions import ImproperlyConfigured
 from celery.utils.imports import qualname, symbol_by_name
 
-from celery_etcdlock.beat.guard import Guard, guarded
+from celery_etcdlock.app.celery_settings import host_name
+from celery_etcdlock.app.etcd_locks import EtcdLocks
+from celery_etcdlock.beat.leader_term import StateTooNew, Term, mark_of, segment_of
 from celery_etcdlock.beat.safe_points import SafePoints
-from celery_etcdlock.beat.term import StateTooNew, Term, mark_of, segment_of
+from celery_etcdlock.beat.scheduler_guard import Guard, guarded
 from celery_etcdlock.core.beat_state import EntryState, WorkState
 from celery_etcdlock.core.beat_view import BEAT_PREFIX
 from celery_etcdlock.core.events import BeatTookOver, LockEvent, LockWaiting, TickSent
@@ -24,13 +26,11 @@ from celery_etcdlock.core.record import STANDALONE_PREFIX, Delivery, Record
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import InvalidSetting, LockLost, LockUnavailable
 from celery_etcdlock.listeners import Listeners, find_listener
-from celery_etcdlock.locking.candidacy import Candidacy
+from celery_etcdlock.locking.leader_election import LeaderElection
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.native import Alarm
 from celery_etcdlock.signals import send_signal
-from celery_etcdlock.tasks.conf import host_name
-from celery_etcdlock.tasks.runtime import EtcdLocks
 from celery_etcdlock.wiring import open_stores
 
 __all__ = ["TASK", "EtcdScheduler", "lock_name_of"]
@@ -64,7 +64,7 @@ class EtcdScheduler(Scheduler):
         self._name = lock_name_of(self._settings, app)
         self._alarm = Alarm()
         self._safe_points = SafePoints()
-        self._candidacy: Candidacy | None = None
+        self._election: LeaderElection | None = None
         self._manager: LockManager | None = None
         self._inner: Guard | None = None
         self._next_at = 0.0
@@ -87,10 +87,10 @@ class EtcdScheduler(Scheduler):
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """Stand by, take over or work; returns within a second or a tick, and sleeps by itself."""
-        if self._candidacy is None:
+        if self._election is None:
             self._stand()
-        assert self._candidacy is not None
-        lock = self._candidacy.lock
+        assert self._election is not None
+        lock = self._election.lock
         if lock is None:
             self._mark_what_was_sent()
             self._alarm.wait(LONGEST_WAIT_SECONDS)
@@ -129,14 +129,14 @@ class EtcdScheduler(Scheduler):
         if self._safe_points.is_held:
             return  # in a signal's handler, amid a tick: Celery closes again when that is over
         inner, self._inner = self._inner, None
-        candidacy, self._candidacy = self._candidacy, None
+        election, self._election = self._election, None
         manager, self._manager = self._manager, None
         try:
             if inner is not None:
                 self._close_inner(inner)
         finally:
-            if candidacy is not None:
-                candidacy.stop()
+            if election is not None:
+                election.stop()
             if manager is not None and manager.pid == os.getpid():
                 logger.info("celery-etcdlock: this beat has ended")
 
@@ -163,7 +163,7 @@ class EtcdScheduler(Scheduler):
             raise ImproperlyConfigured(str(error)) from None
         listener = Listeners([send_signal, *listeners, self._hear])
         self._manager = LockManager(store, renewal_store, timeout_seconds=timeout, listener=listener)
-        self._candidacy = Candidacy(
+        self._election = LeaderElection(
             self._manager,
             self._name,
             self._record,
@@ -172,7 +172,7 @@ class EtcdScheduler(Scheduler):
             on_lost=self._on_lost,
             on_away=self._on_away,
         )
-        self._candidacy.start()
+        self._election.start()
 
     def _record(self) -> Record:
         return self._locks.record(Delivery(f"{STANDALONE_PREFIX}beat of {self.app.main or 'an app'}"), TASK)
@@ -244,8 +244,8 @@ class EtcdScheduler(Scheduler):
         return inner
 
     def _leave(self, pause_seconds: float = 0.0) -> None:
-        if self._candidacy is not None:
-            self._candidacy.leave(pause_seconds)
+        if self._election is not None:
+            self._election.leave(pause_seconds)
 
     def _lose(self, error: LockLost) -> None:
         inner, self._inner = self._inner, None

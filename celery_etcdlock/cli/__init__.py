@@ -18,7 +18,7 @@ from celery_etcdlock.cli.worker_options import extend_worker_command
 __all__ = ["etcdlock"]
 
 #: So that ``celery inspect`` knows ``locks``.
-importlib.import_module("celery_etcdlock.worker.control")
+importlib.import_module("celery_etcdlock.worker.inspect_commands")
 extend_worker_command()
 
 COMMANDS = ("ls", "show", "release", "watch", "top", "doctor", "web")

@@ -9,7 +9,7 @@ from typing import Any
 from celery_etcdlock.cli.table import duration, printable, text_table
 from celery_etcdlock.core.beat_state import EntryState
 from celery_etcdlock.core.beat_view import BeatView, beat_as_json
-from celery_etcdlock.core.survey import Place
+from celery_etcdlock.core.lock_table import KeyEntry
 
 __all__ = ["beat_text", "shows_beat", "with_beats"]
 
@@ -56,13 +56,13 @@ def _at_work(view: BeatView, now: float) -> str:
 def _standing_by(view: BeatView) -> str:
     if not view.standbys:
         return "nobody stands by"
-    first = ", ".join(_where(place) for place in view.standbys[:MOST_STANDBYS])
+    first = ", ".join(_where(entry) for entry in view.standbys[:MOST_STANDBYS])
     more = len(view.standbys) - MOST_STANDBYS
     return f"standing by: {first}" + (f" and {more} more" if more > 0 else "")
 
 
-def _where(place: Place) -> str:
-    record = place.key.record
+def _where(entry: KeyEntry) -> str:
+    record = entry.key.record
     return "somebody unreadable" if record is None else f"{printable(record.host)}:{record.pid}"
 
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import click
 
-from celery_etcdlock.cli.session import NOT_DONE, WRONG_USAGE, app_of, fail, json_option, print_json, settings_for
+from celery_etcdlock.app.celery_settings import broker_fingerprint
+from celery_etcdlock.cli.common import NOT_DONE, WRONG_USAGE, app_of, fail, json_option, print_json, settings_for
 from celery_etcdlock.cli.table import printable
-from celery_etcdlock.core.beat_view import beat_findings, beats_of
-from celery_etcdlock.core.findings import Finding, Level
+from celery_etcdlock.core.beat_view import beat_check_results, beats_of
+from celery_etcdlock.core.check_results import CheckResult, Level
+from celery_etcdlock.core.lock_table import KeyEntry, LockTable
 from celery_etcdlock.core.settings import Settings
-from celery_etcdlock.core.survey import Board, Place
 from celery_etcdlock.errors import InvalidSetting, LockUnavailable
 from celery_etcdlock.locking.clock_check import check_clock
-from celery_etcdlock.tasks.conf import broker_fingerprint
 from celery_etcdlock.wiring import check_inspectable, open_client, open_inspector
 
 __all__ = ["command"]
@@ -37,8 +37,8 @@ def command(context: click.Context, as_json: bool) -> None:
         check_inspectable(settings)
     except InvalidSetting as error:
         fail(str(error), WRONG_USAGE)
-    found: list[Finding] = []
-    for finding in _findings(context, settings):
+    found: list[CheckResult] = []
+    for finding in _check_results(context, settings):
         found.append(finding)
         if not as_json:
             _say(finding)
@@ -52,15 +52,15 @@ def command(context: click.Context, as_json: bool) -> None:
         raise SystemExit(NOT_DONE)
 
 
-def _findings(context: click.Context, settings: Settings) -> Iterator[Finding]:
+def _check_results(context: click.Context, settings: Settings) -> Iterator[CheckResult]:
     # Only here, since it brings protobuf and hpack.
     from celery_etcdlock.etcd.diagnosis import diagnose
 
     where = f"{', '.join(settings.endpoints)}, prefix {settings.prefix}, TTL {settings.ttl} s"
-    yield Finding(Level.OK, "settings", f"{where}, timeout {settings.timeout:g} s")
+    yield CheckResult(Level.OK, "settings", f"{where}, timeout {settings.timeout:g} s")
     if settings.prefix == "/celery-etcdlock/default/":
         remedy = "name the app (Celery('proj')) or set etcdlock_prefix"
-        yield Finding(Level.WARNING, "settings", "the app has no name, so all such apps share their locks", remedy)
+        yield CheckResult(Level.WARNING, "settings", "the app has no name, so all such apps share their locks", remedy)
     yield from diagnose(
         lambda endpoints: open_client(settings, endpoints),
         settings.endpoints,
@@ -73,47 +73,49 @@ def _findings(context: click.Context, settings: Settings) -> Iterator[Finding]:
     yield from check_clock()
 
 
-def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[Finding]:
+def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[CheckResult]:
     inspector = open_inspector(settings)
     try:
-        places, _ = inspector.survey()
+        entries, _ = inspector.snapshot()
         books = inspector.books()
     except LockUnavailable:
         return  # said already
     finally:
         inspector.close()
-    locks = Board(places).locks()
+    locks = LockTable(entries).locks()
     for beat in beats_of(books, locks):
-        yield from beat_findings(beat, time.time())
+        yield from beat_check_results(beat, time.time())
     waiting = sum(len(lock.waiters) for lock in locks)
-    yield Finding(Level.OK, "locks", f"{len(locks)} held, {waiting} tasks waiting")
+    yield CheckResult(Level.OK, "locks", f"{len(locks)} held, {waiting} tasks waiting")
     own = broker_fingerprint(app_of(context))
-    foreign = [place for place in places if _broker(place) not in (None, own)]
+    foreign = [entry for entry in entries if _broker(entry) not in (None, own)]
     if foreign:
         text = f"{len(foreign)} of them belong to tasks of another broker, such as {printable(foreign[0].name)}"
         remedy = "if these are two deployments, give each its own etcdlock_prefix; else they skip each other's tasks"
-        yield Finding(Level.WARNING, "locks", text, remedy)
-    unreadable = [place for place in places if place.key.record is None]
+        yield CheckResult(Level.WARNING, "locks", text, remedy)
+    unreadable = [entry for entry in entries if entry.key.record is None]
     if unreadable:
         text = f"{len(unreadable)} can't be read, such as {printable(unreadable[0].name)}: they count as held"
-        yield Finding(Level.WARNING, "locks", text, "a newer version wrote them, or somebody else: see `etcdlock show`")
-    leaseless = [place for place in places if not place.lease]
+        yield CheckResult(
+            Level.WARNING, "locks", text, "a newer version wrote them, or somebody else: see `etcdlock show`"
+        )
+    leaseless = [entry for entry in entries if not entry.lease]
     if leaseless:
         text = f"{len(leaseless)} stand for ever, without a lease, such as {printable(leaseless[0].name)}"
-        yield Finding(Level.BROKEN, "locks", text, "`celery etcdlock release --force` frees them")
+        yield CheckResult(Level.BROKEN, "locks", text, "`celery etcdlock release --force` frees them")
 
 
-def _broker(place: Place) -> str | None:
-    return None if place.key.record is None else place.key.record.broker
+def _broker(entry: KeyEntry) -> str | None:
+    return None if entry.key.record is None else entry.key.record.broker
 
 
-def _say(finding: Finding) -> None:
+def _say(finding: CheckResult) -> None:
     mark, colour = _MARKS[finding.level]
     click.echo(f"{click.style(f'{mark:<8}', fg=colour)} {finding.subject}: {finding.text}")
     if finding.remedy:
         click.echo(f"{'':<8} -> {finding.remedy}")
 
 
-def _as_json(finding: Finding) -> dict[str, Any]:
+def _as_json(finding: CheckResult) -> dict[str, Any]:
     level, subject = finding.level.value, finding.subject
     return {"level": level, "subject": subject, "text": finding.text, "remedy": finding.remedy}

@@ -8,10 +8,10 @@ from typing import Any
 import click
 
 from celery_etcdlock.cli.beat import beat_text, shows_beat, with_beats
-from celery_etcdlock.cli.session import board_of, inspecting, json_option, print_json
+from celery_etcdlock.cli.common import inspecting, json_option, lock_table_of, print_json
 from celery_etcdlock.cli.table import HEADINGS, rows_of, text_table
 from celery_etcdlock.core.beat_view import beats_of
-from celery_etcdlock.core.survey import HeldLock, described
+from celery_etcdlock.core.lock_table import LockEntry, described
 
 __all__ = ["command", "lock_as_json"]
 
@@ -26,10 +26,10 @@ def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
     PATTERN filters by lock or task name: 'reports.*', 'beat:*'. Nothing held is an empty list, and no error.
     """
     with inspecting(context) as inspector:
-        board = board_of(inspector)
-        locks = board.locks(pattern)
-        beats = [beat for beat in beats_of(inspector.books(), board.locks()) if shows_beat(beat, pattern)]
-        ttls = inspector.ttls(place.lease for lock in locks for place in lock.owners)
+        table = lock_table_of(inspector)
+        locks = table.locks(pattern)
+        beats = [beat for beat in beats_of(inspector.books(), table.locks()) if shows_beat(beat, pattern)]
+        ttls = inspector.ttls(entry.lease for lock in locks for entry in lock.owners)
         if as_json:
             print_json(with_beats([lock_as_json(lock, ttls) for lock in locks], beats))
         elif locks:
@@ -41,9 +41,9 @@ def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
                 click.echo("\n" + beat_text(beat, time.time()))
 
 
-def lock_as_json(lock: HeldLock, ttls: dict[int, float]) -> dict[str, Any]:
+def lock_as_json(lock: LockEntry, ttls: dict[int, float]) -> dict[str, Any]:
     return {
         "lock": lock.name,
-        "owners": [described(place, ttls.get(place.lease)) for place in lock.owners],
-        "waiters": [described(place, ttls.get(place.lease)) for place in lock.waiters],
+        "owners": [described(entry, ttls.get(entry.lease)) for entry in lock.owners],
+        "waiters": [described(entry, ttls.get(entry.lease)) for entry in lock.waiters],
     }

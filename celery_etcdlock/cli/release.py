@@ -14,11 +14,11 @@ import time
 
 import click
 
-from celery_etcdlock.cli.session import NOT_DONE, board_of, fail, inspecting
+from celery_etcdlock.cli.common import NOT_DONE, fail, inspecting, lock_table_of
 from celery_etcdlock.cli.show import described_owner
 from celery_etcdlock.cli.table import printable
-from celery_etcdlock.core.survey import HeldLock, Place
-from celery_etcdlock.locking.inspection import Inspector
+from celery_etcdlock.core.lock_table import KeyEntry, LockEntry
+from celery_etcdlock.locking.inspector import Inspector
 
 __all__ = ["command", "wait_until_gone", "who_asks"]
 
@@ -40,12 +40,12 @@ def command(context: click.Context, name_or_task_id: str, force: bool, yes: bool
     with on_lock_lost="flag"), and the lock is free when it has let go. --force doesn't wait for that.
     """
     with inspecting(context) as inspector:
-        places = _places(board_of(inspector).find(name_or_task_id), name_or_task_id)
-        if not places:
+        entries = _places(lock_table_of(inspector).find(name_or_task_id), name_or_task_id)
+        if not entries:
             fail(f"no lock of this name is held, and no task of this id holds one: {name_or_task_id}", NOT_DONE)
         if not yes:
-            for place in places:
-                click.echo(f"lock {printable(place.name)} is held by {described_owner(place)}")
+            for entry in entries:
+                click.echo(f"lock {printable(entry.name)} is held by {described_owner(entry)}")
             what = (
                 "Delete it at once? If that task still runs, it runs on BESIDE the next holder until it finds out."
                 if force
@@ -53,32 +53,32 @@ def command(context: click.Context, name_or_task_id: str, force: bool, yes: bool
             )
             if not click.confirm(what):
                 fail("nothing was done", NOT_DONE)
-        done = [_free(inspector, place, timeout_seconds, force=force) for place in places]
+        done = [_free(inspector, entry, timeout_seconds, force=force) for entry in entries]
     if not all(done):
         raise SystemExit(NOT_DONE)
 
 
-def _places(locks: list[HeldLock], name_or_task_id: str) -> list[Place]:
+def _places(locks: list[LockEntry], name_or_task_id: str) -> list[KeyEntry]:
     owners = [owner for lock in locks for owner in lock.owners]
     if any(lock.name == name_or_task_id for lock in locks):
         return owners
     return [o for o in owners if o.key.record is not None and o.key.record.delivery.task_id == name_or_task_id]
 
 
-def _free(inspector: Inspector, place: Place, timeout_seconds: float, *, force: bool) -> bool:
-    name = printable(place.name)
+def _free(inspector: Inspector, entry: KeyEntry, timeout_seconds: float, *, force: bool) -> bool:
+    name = printable(entry.name)
     if force:
-        deleted = inspector.delete(place)
+        deleted = inspector.delete(entry)
         click.echo(f"{name}: deleted" if deleted else f"{name}: its holder let go before it was deleted")
         return True
-    if not inspector.ask_to_let_go(place, who_asks()):
-        if inspector.is_there(place):
+    if not inspector.ask_to_release(entry, who_asks()):
+        if inspector.is_there(entry):
             click.echo(f"{name}: nobody renews it, so nobody can be asked: use --force", err=True)
             return False
         click.echo(f"{name}: its holder let go by itself")
         return True
     click.echo(f"{name}: asked its holder to let go; waiting up to {timeout_seconds:g} s")
-    if wait_until_gone(inspector, place, timeout_seconds):
+    if wait_until_gone(inspector, entry, timeout_seconds):
         click.echo(f"{name}: released")
         return True
     click.echo(
@@ -89,9 +89,9 @@ def _free(inspector: Inspector, place: Place, timeout_seconds: float, *, force: 
     return False
 
 
-def wait_until_gone(inspector: Inspector, place: Place, timeout_seconds: float) -> bool:
+def wait_until_gone(inspector: Inspector, entry: KeyEntry, timeout_seconds: float) -> bool:
     deadline = time.monotonic() + timeout_seconds
-    while inspector.is_there(place):
+    while inspector.is_there(entry):
         if time.monotonic() >= deadline:
             return False
         time.sleep(POLL_SECONDS)

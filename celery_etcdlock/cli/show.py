@@ -6,10 +6,10 @@ import time
 
 import click
 
+from celery_etcdlock.cli.common import NOT_DONE, fail, inspecting, json_option, lock_table_of, print_json
 from celery_etcdlock.cli.ls import lock_as_json
-from celery_etcdlock.cli.session import NOT_DONE, board_of, fail, inspecting, json_option, print_json
 from celery_etcdlock.cli.table import duration, printable
-from celery_etcdlock.core.survey import HeldLock, Place
+from celery_etcdlock.core.lock_table import KeyEntry, LockEntry
 
 __all__ = ["command", "described_owner"]
 
@@ -21,12 +21,12 @@ __all__ = ["command", "described_owner"]
 def command(context: click.Context, name_or_task_id: str, as_json: bool) -> None:
     """Show a lock with its owners and all that wait, by the lock's name or the id of a task that holds or awaits it."""
     with inspecting(context) as inspector:
-        locks = board_of(inspector).find(name_or_task_id)
+        locks = lock_table_of(inspector).find(name_or_task_id)
         if not locks:
             fail(
                 f"no lock of this name is held, and no task of this id holds or awaits one: {name_or_task_id}", NOT_DONE
             )
-        ttls = inspector.ttls(place.lease for lock in locks for place in lock.owners + lock.waiters)
+        ttls = inspector.ttls(entry.lease for lock in locks for entry in lock.owners + lock.waiters)
         if as_json:
             print_json([lock_as_json(lock, ttls) for lock in locks])
             return
@@ -34,7 +34,7 @@ def command(context: click.Context, name_or_task_id: str, as_json: bool) -> None
             click.echo("\n".join(_lines(lock, ttls)))
 
 
-def _lines(lock: HeldLock, ttls: dict[int, float]) -> list[str]:
+def _lines(lock: LockEntry, ttls: dict[int, float]) -> list[str]:
     lines = [printable(lock.name)]
     for owner in lock.owners:
         lines.append(f"  held by     {described_owner(owner)}")
@@ -47,8 +47,8 @@ def _lines(lock: HeldLock, ttls: dict[int, float]) -> list[str]:
     return lines
 
 
-def described_owner(place: Place) -> str:
-    record = place.key.record
+def described_owner(entry: KeyEntry) -> str:
+    record = entry.key.record
     if record is None:
         return "something that this version can't read"
     attempt = f", retry {record.delivery.retries}" if record.delivery.retries else ""

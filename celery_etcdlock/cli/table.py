@@ -5,20 +5,20 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Mapping, Sequence
 
-from celery_etcdlock.core.survey import HeldLock, Place
+from celery_etcdlock.core.lock_table import KeyEntry, LockEntry
 
 __all__ = ["HEADINGS", "duration", "printable", "rows_of", "text_table"]
 
 HEADINGS = ("LOCK", "OWNER", "TASK", "WHERE", "FOR", "TTL", "WAITING")
 
 
-def rows_of(locks: Iterable[HeldLock], ttls: Mapping[int, float], now: float | None = None) -> list[tuple[str, ...]]:
+def rows_of(locks: Iterable[LockEntry], ttls: Mapping[int, float], now: float | None = None) -> list[tuple[str, ...]]:
     """A row for each owner. ``now`` is Unix time in seconds."""
     now = time.time() if now is None else now
     return [_row(lock, owner, ttls.get(owner.lease), now) for lock in locks for owner in lock.owners]
 
 
-def _row(lock: HeldLock, owner: Place, ttl_seconds: float | None, now: float) -> tuple[str, ...]:
+def _row(lock: LockEntry, owner: KeyEntry, ttl_seconds: float | None, now: float) -> tuple[str, ...]:
     record = owner.key.record
     waiting = str(len(lock.waiters)) if lock.waiters else "-"
     if record is None:

@@ -8,10 +8,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from celery_etcdlock.cli.session import WRONG_USAGE, fail, inspecting
+from celery_etcdlock.cli.common import WRONG_USAGE, fail, inspecting
 from celery_etcdlock.cli.table import HEADINGS, rows_of
-from celery_etcdlock.core.survey import Board, HeldLock, SurveyOutdated
-from celery_etcdlock.locking.inspection import Inspector
+from celery_etcdlock.core.lock_table import LockEntry, LockTable, SnapshotOutdated
+from celery_etcdlock.locking.inspector import Inspector
 
 if TYPE_CHECKING:
     from rich.console import Group
@@ -41,34 +41,34 @@ def command(context: click.Context, pattern: str | None) -> None:
         while True:
             try:
                 _follow(inspector, live, pattern)
-            except SurveyOutdated:
+            except SnapshotOutdated:
                 continue
 
 
 def _follow(inspector: Inspector, live: Live, pattern: str | None) -> None:
-    places, revision = inspector.survey()
-    board = Board(places)
+    entries, revision = inspector.snapshot()
+    table = LockTable(entries)
     ttls: dict[int, float] = {}
     ttls_at = 0.0
     seen = 0
     for changes in inspector.changes(revision):
         for change in changes or ():
-            board.apply(change)
+            table.apply(change)
             seen += 1
-        board.forget_those_over(time.time())
-        locks = sorted(board.locks(pattern), key=_age_order)
+        table.forget_those_over(time.time())
+        locks = sorted(table.locks(pattern), key=_age_order)
         if time.monotonic() - ttls_at > TTL_SECONDS:
             ttls = inspector.ttls(owner.lease for lock in locks[: live.console.height] for owner in lock.owners)
             ttls_at = time.monotonic()
         live.update(_screen(locks, ttls, live.console.height, seen), refresh=True)
 
 
-def _age_order(lock: HeldLock) -> float:
+def _age_order(lock: LockEntry) -> float:
     record = lock.owners[0].key.record
     return record.since if record is not None else 0.0
 
 
-def _screen(locks: list[HeldLock], ttls: dict[int, float], height: int, seen: int) -> Group:
+def _screen(locks: list[LockEntry], ttls: dict[int, float], height: int, seen: int) -> Group:
     from rich.console import Group
     from rich.table import Table
     from rich.text import Text

@@ -7,10 +7,10 @@ import time
 
 import click
 
-from celery_etcdlock.cli.session import inspecting, json_option
+from celery_etcdlock.cli.common import inspecting, json_option
 from celery_etcdlock.cli.show import described_owner
 from celery_etcdlock.cli.table import printable
-from celery_etcdlock.core.survey import Board, Happening, HeldLock, SurveyOutdated, described, matching
+from celery_etcdlock.core.lock_table import LockEntry, LockTable, SnapshotOutdated, Transition, described, matching
 
 __all__ = ["command"]
 
@@ -27,23 +27,23 @@ def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
     """
     with inspecting(context) as inspector:
         while True:
-            places, revision = inspector.survey()
-            board = Board(places)
+            entries, revision = inspector.snapshot()
+            table = LockTable(entries)
             try:
                 for changes in inspector.changes(revision):
                     for change in changes or ():
-                        for happening in board.apply(change):
-                            lock = HeldLock(happening.place.name, (happening.place,), ())
+                        for happening in table.apply(change):
+                            lock = LockEntry(happening.entry.name, (happening.entry,), ())
                             if pattern is None or matching(lock, pattern):
                                 click.echo(_line(happening, as_json=as_json))
-            except SurveyOutdated:
+            except SnapshotOutdated:
                 click.echo("some changes were missed: etcd had compacted them", err=True)
 
 
-def _line(happening: Happening, *, as_json: bool) -> str:
-    place = happening.place
+def _line(happening: Transition, *, as_json: bool) -> str:
+    entry = happening.entry
     if as_json:
-        facts = described(place) | {"at": round(time.time(), 3), "event": happening.kind.value, "lock": place.name}
+        facts = described(entry) | {"at": round(time.time(), 3), "event": happening.kind.value, "lock": entry.name}
         return json.dumps(facts, sort_keys=True)
     at = time.strftime("%H:%M:%S")
-    return f"{at}  {happening.kind.value:<15} {printable(place.name)}  {described_owner(place)}"
+    return f"{at}  {happening.kind.value:<15} {printable(entry.name)}  {described_owner(entry)}"

@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from celery_etcdlock.cli.session import WRONG_USAGE, app_of, fail, inspecting
+from celery_etcdlock.cli.common import WRONG_USAGE, app_of, fail, inspecting
 
 __all__ = ["command"]
 

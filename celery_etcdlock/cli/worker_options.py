@@ -42,7 +42,7 @@ def _set_dedup(context: click.Context, _option: click.Parameter, value: str | No
     if value is None or context.resilient_parsing:
         return
     # Not before, since every ``celery`` command imports this module.
-    from celery_etcdlock.core.dedup import rules_from_words
+    from celery_etcdlock.core.dedup_rules import rules_from_words
 
     words = [word.strip() for word in value.split(",")]
     if not all(words):
@@ -59,7 +59,7 @@ def _add_steps(sender: Any, **_: Any) -> None:
     app = sender.app
     if any(isinstance(key, str) and key.lower().endswith("etcdlock_dedup") for key in app.conf):
         # Not before, since it costs what a worker without locks needn't pay.
-        from celery_etcdlock.tasks.task import CONSUMER_STEPS, WORKER_STEPS
+        from celery_etcdlock.tasks.singleton_task import CONSUMER_STEPS, WORKER_STEPS
 
         app.steps["worker"].update(WORKER_STEPS)
         app.steps["consumer"].update(CONSUMER_STEPS)

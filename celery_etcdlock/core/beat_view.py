@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery_etcdlock.core.beat_state import EntryState, Phase, Unreadable, WorkState, decode_state
-from celery_etcdlock.core.findings import Finding, Level
-from celery_etcdlock.core.survey import HeldLock, Place, described
+from celery_etcdlock.core.check_results import CheckResult, Level
+from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, described
 
-__all__ = ["BEAT_PREFIX", "BeatView", "beat_as_json", "beat_findings", "beats_of"]
+__all__ = ["BEAT_PREFIX", "BeatView", "beat_as_json", "beat_check_results", "beats_of"]
 
 #: What the names of all beats' locks begin with.
 BEAT_PREFIX = "beat:"
@@ -26,14 +26,14 @@ class BeatView:
     work: WorkState | None = None
     entries: list[EntryState] = field(default_factory=list)
     unreadable: int = 0
-    owner: Place | None = None
-    standbys: tuple[Place, ...] = ()
+    owner: KeyEntry | None = None
+    standbys: tuple[KeyEntry, ...] = ()
 
     def overdue(self, now: float) -> list[EntryState]:
         return [one for one in self.entries if one.next_at is not None and now - one.next_at > OVERDUE_SECONDS]
 
 
-def beats_of(books: Mapping[str, Mapping[str, bytes]], locks: Iterable[HeldLock]) -> list[BeatView]:
+def beats_of(books: Mapping[str, Mapping[str, bytes]], locks: Iterable[LockEntry]) -> list[BeatView]:
     """``books`` are the states of each beat by the name of its lock."""
     views: dict[str, BeatView] = {}
     for name, states in books.items():
@@ -64,7 +64,7 @@ def beat_as_json(view: BeatView, most_entries: int | None = None) -> dict[str, A
         "at_work": None if view.owner is None else described(view.owner),
         "since": work.since if work is not None and view.owner is not None else None,
         "takeovers": 0 if work is None else work.takeovers,
-        "standing_by": [described(place) for place in view.standbys],
+        "standing_by": [described(entry) for entry in view.standbys],
         "unreadable": view.unreadable,
         "entries": [
             {
@@ -83,34 +83,34 @@ def beat_as_json(view: BeatView, most_entries: int | None = None) -> dict[str, A
     }
 
 
-def beat_findings(view: BeatView, now: float) -> Iterable[Finding]:
+def beat_check_results(view: BeatView, now: float) -> Iterable[CheckResult]:
     """What ``doctor`` says of it. ``now`` is Unix time."""
     subject = f"beat {view.name.removeprefix(BEAT_PREFIX)}"
     if view.unreadable:
         text = f"{view.unreadable} states are of a newer version of celery-etcdlock: older beats don't schedule"
-        yield Finding(Level.BROKEN, subject, text, "upgrade all beats")
+        yield CheckResult(Level.BROKEN, subject, text, "upgrade all beats")
     if view.owner is None:
         text = "none is at work: nothing is scheduled"
         remedy = "start one: celery -A proj beat -S celery_etcdlock.beat:EtcdScheduler"
-        yield Finding(Level.BROKEN, subject, text, remedy)
+        yield CheckResult(Level.BROKEN, subject, text, remedy)
         return
     record = view.owner.key.record
     who = "somebody" if record is None else f"{record.host}, pid {record.pid}"
     if view.standbys:
         text = f"at work on {who}, {len(view.standbys)} standing by, {len(view.entries)} entries"
-        yield Finding(Level.OK, subject, text)
+        yield CheckResult(Level.OK, subject, text)
     else:
         text = f"at work on {who}, and nobody stands by"
-        yield Finding(Level.WARNING, subject, text, "start a second one, on another host")
+        yield CheckResult(Level.WARNING, subject, text, "start a second one, on another host")
     overdue = view.overdue(now)
     if overdue:
         text = f"{len(overdue)} entries are overdue by more than {OVERDUE_SECONDS:.0f} s, such as {overdue[0].name!r}"
-        yield Finding(Level.WARNING, subject, text, "see the log of the beat at work: is the broker away?")
+        yield CheckResult(Level.WARNING, subject, text, "see the log of the beat at work: is the broker away?")
     ahead = [one for one in view.entries if one.last_run_at > now + OVERDUE_SECONDS]
     if ahead:
         text = f"{len(ahead)} entries ran last in the future, such as {ahead[0].name!r}"
-        yield Finding(Level.WARNING, subject, text, "the clock of a host that was at work is wrong: run NTP there")
+        yield CheckResult(Level.WARNING, subject, text, "the clock of a host that was at work is wrong: run NTP there")
     doubtful = [one for one in view.entries if one.phase is Phase.CLAIMED and now - one.last_run_at > OVERDUE_SECONDS]
     if doubtful:
         text = f"{len(doubtful)} ticks are claimed and not confirmed, such as one of {doubtful[0].name!r}"
-        yield Finding(Level.WARNING, subject, text, "they wait for the broker: see the log of the beat at work")
+        yield CheckResult(Level.WARNING, subject, text, "they wait for the broker: see the log of the beat at work")

@@ -182,7 +182,7 @@ class Look:
 
 
 class StopsWaiting(Protocol):
-    """Ends a wait from elsewhere (``locking.stop``)."""
+    """Ends a wait from elsewhere (``locking.cancel_wait``)."""
 
     stopped: bool
 
@@ -217,7 +217,7 @@ class Release:
 
 
 @dataclass(frozen=True, slots=True)
-class AskToLetGo:
+class AskToRelease:
     """Ask whoever has this key as of ``mod_revision`` to let go of it: told with its next ``CheckKeys``.
 
     The key itself stays as it is, for its holder's guards depend on it. ``by`` says who asks. -> Asked | NotHeld
@@ -286,7 +286,7 @@ StoreOperation = (
     | Look
     | AwaitChange
     | Release
-    | AskToLetGo
+    | AskToRelease
     | SaveStates
     | LoadStates
 )

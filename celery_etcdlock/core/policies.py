@@ -11,8 +11,8 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from celery_etcdlock.core.checks import choice, did_you_mean, shown
 from celery_etcdlock.core.lifetimes import Lifetime
+from celery_etcdlock.core.value_checks import choice, did_you_mean, shown
 
 __all__ = ["POLICIES", "Policies", "Policy", "check_on_conflict", "check_policy_name"]
 

@@ -27,7 +27,7 @@ __all__ = [
     "Delivery",
     "EndByLease",
     "KeyKind",
-    "Kinship",
+    "MessageRelation",
     "Record",
     "Step",
     "decode_record",
@@ -51,7 +51,7 @@ DIRECT_PREFIX = "direct-"
 STANDALONE_PREFIX = "no task, "
 
 
-class Kinship(Enum):
+class MessageRelation(Enum):
     """How a delivery that asks for a lock is related to the one that holds it."""
 
     STRANGER = "stranger"
@@ -125,11 +125,11 @@ class Delivery:
         """Whether this is a later run of the message than ``step``: a replacement counts its retries anew."""
         return (self.replacements, self.retries) > (step[1], step[0])
 
-    def kinship(self, holder: Delivery | None) -> Kinship:
+    def message_relation(self, holder: Delivery | None) -> MessageRelation:
         """What this delivery is to ``holder``: its copy, its successor, or a stranger."""
         if holder is None or holder.task_id != self.task_id:
-            return Kinship.STRANGER
-        return Kinship.COPY if holder == self else Kinship.SUCCESSOR
+            return MessageRelation.STRANGER
+        return MessageRelation.COPY if holder == self else MessageRelation.SUCCESSOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,7 +137,7 @@ class EndByLease:
     """When a key's time is over by the store's own clock: once its lease is ``age_seconds`` old.
 
     ``term`` is the leader's as it was known when the lease was granted. A later leader counts the age from when it
-    began to lead (``core.ends``).
+    began to lead (``core.expiry``).
     """
 
     age_seconds: int

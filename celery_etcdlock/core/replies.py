@@ -33,8 +33,8 @@ class KeptAlive:
 
 
 @dataclass(frozen=True, slots=True)
-class LetGoAsked:
-    """Somebody asked us to let go of a key of our session (``AskToLetGo``).
+class ReleaseAsked:
+    """Somebody asked us to let go of a key of our session (``AskToRelease``).
 
     ``revision`` is the store's when it was asked: a later holding under the same token isn't meant.
     """
@@ -50,7 +50,7 @@ class KeysSeen:
 
     term: int
     missing: frozenset[HeldKey]
-    asked: tuple[LetGoAsked, ...] = ()
+    asked: tuple[ReleaseAsked, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""The checks of single settings, beside those that they share with task options (``core.checks``).
+"""The checks of single settings, beside those that they share with task options (``core.value_checks``).
 
 As those they raise ``ValueError`` with the end of a sentence. What may hold a credential is told by its type alone.
 """
@@ -9,7 +9,7 @@ import os
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from celery_etcdlock.core.checks import kind_of, shown
+from celery_etcdlock.core.value_checks import kind_of, shown
 
 __all__ = [
     "LEAST_HASH_KEY_BYTES",

@@ -11,16 +11,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
 
-from celery_etcdlock.core.checks import (
-    check_count,
-    check_flag,
-    check_whole_seconds,
-    choice,
-    did_you_mean,
-    number_of_seconds,
-)
-from celery_etcdlock.core.dedup import DedupRule, check_dedup
-from celery_etcdlock.core.names import escape_name
+from celery_etcdlock.core.dedup_rules import DedupRule, check_dedup
+from celery_etcdlock.core.name_escaping import escape_name
 from celery_etcdlock.core.policies import check_policy_name
 from celery_etcdlock.core.setting_checks import (
     LEAST_HASH_KEY_BYTES,
@@ -33,6 +25,14 @@ from celery_etcdlock.core.setting_checks import (
     check_scheduler,
     check_scope,
     check_text,
+)
+from celery_etcdlock.core.value_checks import (
+    check_count,
+    check_flag,
+    check_whole_seconds,
+    choice,
+    did_you_mean,
+    number_of_seconds,
 )
 from celery_etcdlock.errors import InvalidSetting
 

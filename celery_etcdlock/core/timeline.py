@@ -6,14 +6,14 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from celery_etcdlock.core.survey import Happening, Kind, Place
+from celery_etcdlock.core.lock_table import KeyEntry, Kind, Transition
 
 __all__ = ["Timeline"]
 
 
 @dataclass
 class _Hold:
-    place: Place
+    entry: KeyEntry
     began: float
     ended: float | None = None
 
@@ -26,33 +26,33 @@ class Timeline:
         self._going_on: dict[tuple[str, str], _Hold] = {}
         self._ended: deque[_Hold] = deque(maxlen=most)
 
-    def begin(self, place: Place, now: float) -> None:
+    def begin(self, entry: KeyEntry, now: float) -> None:
         """A hold that goes on: since when the record says, unless its clock is ahead of ours."""
-        record = place.key.record
+        record = entry.key.record
         began = now if record is None else min(record.since, now)
-        self._going_on[place.name, place.key.token] = _Hold(place, began)
+        self._going_on[entry.name, entry.key.token] = _Hold(entry, began)
 
-    def apply(self, happening: Happening, now: float) -> None:
+    def apply(self, happening: Transition, now: float) -> None:
         if happening.kind is Kind.ACQUIRED:
             # One that waited is owner only from now on, whatever its record says of when it came.
-            self.begin(happening.place, now)
-            self._going_on[happening.place.name, happening.place.key.token].began = now
+            self.begin(happening.entry, now)
+            self._going_on[happening.entry.name, happening.entry.key.token].began = now
         elif happening.kind is Kind.RELEASED:
-            hold = self._going_on.pop((happening.place.name, happening.place.key.token), None)
+            hold = self._going_on.pop((happening.entry.name, happening.entry.key.token), None)
             if hold is not None:
                 hold.ended = now
                 self._ended.append(hold)
 
-    def restart(self, owners: list[Place], now: float) -> None:
+    def restart(self, owners: list[KeyEntry], now: float) -> None:
         """Changes were missed: these own their locks now, and those that aren't among them ended at some time."""
-        there = {(place.name, place.key.token) for place in owners}
+        there = {(entry.name, entry.key.token) for entry in owners}
         for key in [key for key in self._going_on if key not in there]:
             hold = self._going_on.pop(key)
             hold.ended = now
             self._ended.append(hold)
-        for place in owners:
-            if (place.name, place.key.token) not in self._going_on:
-                self.begin(place, now)
+        for entry in owners:
+            if (entry.name, entry.key.token) not in self._going_on:
+                self.begin(entry, now)
 
     def bars(self, now: float) -> list[dict[str, Any]]:
         """Every hold that reaches into the last ``seconds``, for JSON."""
@@ -63,9 +63,9 @@ class Timeline:
 
 
 def _bar(hold: _Hold) -> dict[str, Any]:
-    record = hold.place.key.record
+    record = hold.entry.key.record
     return {
-        "lock": hold.place.name,
+        "lock": hold.entry.name,
         "task": None if record is None else record.task,
         "task_id": None if record is None else record.delivery.task_id,
         "host": None if record is None else record.host,

@@ -12,16 +12,15 @@ from collections.abc import Iterable
 from typing import Any
 
 from celery_etcdlock.errors import InvalidSetting
-
-from .endpoints import parse_endpoints
-from .errors import DeadlinePassed, EtcdError, EtcdStatusError, StatusCode
-from .login import MOST_LOGINS_PER_CALL, NO_LOGIN_NEEDED, Login
-from .messages import KEEP_ALIVE
-from .pool import Pool
-from .request_headers import RequestHeaders
-from .sockets import Sockets, patched
-from .stream import EtcdStream
-from .tls import TlsFiles
+from celery_etcdlock.etcd.connection_pool import Pool
+from celery_etcdlock.etcd.endpoints import parse_endpoints
+from celery_etcdlock.etcd.errors import DeadlinePassed, EtcdError, EtcdStatusError, StatusCode
+from celery_etcdlock.etcd.login import MOST_LOGINS_PER_CALL, NO_LOGIN_NEEDED, Login
+from celery_etcdlock.etcd.messages import KEEP_ALIVE
+from celery_etcdlock.etcd.request_headers import RequestHeaders
+from celery_etcdlock.etcd.sockets import Sockets, patched
+from celery_etcdlock.etcd.streaming_call import EtcdStream
+from celery_etcdlock.etcd.tls import TlsFiles
 
 __all__ = ["EtcdClient"]
 

@@ -9,7 +9,7 @@ import secrets
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from celery_etcdlock.core.findings import Finding, Level, version_finding
+from celery_etcdlock.core.check_results import CheckResult, Level, version_check_result
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient
@@ -34,20 +34,20 @@ def diagnose(
     username: str | None,
     ttl_seconds: int,
     timeout_seconds: float,
-) -> Iterator[Finding]:
+) -> Iterator[CheckResult]:
     """Findings, one by one as they are made. Doesn't raise for what it can report."""
     statuses: dict[str, Any] = {}
     for endpoint in endpoints:
         yield from _endpoint(open_client, endpoint, timeout_seconds, statuses)
     if not statuses:
         remedy = "check etcdlock_endpoints, the network, and the certificates"
-        yield Finding(Level.BROKEN, "etcd", "no endpoint answered, so nothing more can be checked", remedy)
+        yield CheckResult(Level.BROKEN, "etcd", "no endpoint answered, so nothing more can be checked", remedy)
         return
     yield from _one_cluster(statuses)
     client = open_client(tuple(statuses))
     try:
         check = _Cluster(client, prefix, timeout_seconds)
-        for findings in (
+        for check_results in (
             check.members(len(endpoints)),
             check.alarms(),
             check.login(username),
@@ -56,21 +56,21 @@ def diagnose(
             check.room(statuses),
             check.compaction(),
         ):
-            yield from _reported(findings)
+            yield from _reported(check_results)
     finally:
         client.close()
 
 
-def _reported(findings: Iterator[Finding]) -> Iterator[Finding]:
+def _reported(check_results: Iterator[CheckResult]) -> Iterator[CheckResult]:
     try:
-        yield from findings
+        yield from check_results
     except LockUnavailable as error:
-        yield Finding(Level.BROKEN, "etcd", str(error))
+        yield CheckResult(Level.BROKEN, "etcd", str(error))
 
 
 def _endpoint(
     open_client: OpenClient, endpoint: str, timeout_seconds: float, statuses: dict[str, Any]
-) -> Iterator[Finding]:
+) -> Iterator[CheckResult]:
     client = open_client((endpoint,))
     shown = str(client.endpoints[0])
     tls = client.endpoints[0].tls
@@ -78,35 +78,35 @@ def _endpoint(
         request = messages.StatusRequest().SerializeToString()
         answer = client.call("/etcdserverpb.Maintenance/Status", request, timeout_seconds, repeatable=True)
     except AuthenticationFailed as error:
-        yield Finding(Level.BROKEN, f"endpoint {shown}", str(error))
+        yield CheckResult(Level.BROKEN, f"endpoint {shown}", str(error))
         return
     except LockUnavailable as error:
         remedy = "" if len(str(error)) > 120 else "is it running, and is the address that of its client port?"
-        yield Finding(Level.BROKEN, f"endpoint {shown}", str(error), remedy)
+        yield CheckResult(Level.BROKEN, f"endpoint {shown}", str(error), remedy)
         return
     finally:
         client.close()
     status = statuses[endpoint] = messages.decoded(messages.StatusResponse, answer)
-    yield Finding(Level.OK, f"endpoint {shown}", f"answers, {'TLS' if tls else 'no TLS'}")
+    yield CheckResult(Level.OK, f"endpoint {shown}", f"answers, {'TLS' if tls else 'no TLS'}")
     if not tls and not shown.split("//")[-1].startswith(("127.", "localhost", "[::1]")):
         remedy = "use https:// endpoints, with etcdlock_ca_cert"
-        yield Finding(Level.WARNING, f"endpoint {shown}", "no TLS: passwords and locks travel in the clear", remedy)
-    yield version_finding(shown, status.version)
+        yield CheckResult(Level.WARNING, f"endpoint {shown}", "no TLS: passwords and locks travel in the clear", remedy)
+    yield version_check_result(shown, status.version)
     if not status.leader:
         remedy = "bring back a majority of the members"
-        yield Finding(Level.BROKEN, f"endpoint {shown}", "this member sees no leader", remedy)
+        yield CheckResult(Level.BROKEN, f"endpoint {shown}", "this member sees no leader", remedy)
     if status.isLearner:
         remedy = "leave it out of etcdlock_endpoints until it is promoted"
-        yield Finding(Level.WARNING, f"endpoint {shown}", "is a learner, which serves no locks", remedy)
+        yield CheckResult(Level.WARNING, f"endpoint {shown}", "is a learner, which serves no locks", remedy)
     for error_text in status.errors:
-        yield Finding(Level.BROKEN, f"endpoint {shown}", f"reports: {error_text}")
+        yield CheckResult(Level.BROKEN, f"endpoint {shown}", f"reports: {error_text}")
 
 
-def _one_cluster(statuses: Mapping[str, Any]) -> Iterator[Finding]:
+def _one_cluster(statuses: Mapping[str, Any]) -> Iterator[CheckResult]:
     clusters = {status.header.cluster_id for status in statuses.values()}
     if len(clusters) > 1:
         text = f"the endpoints belong to {len(clusters)} different clusters: each would give the same lock away"
-        yield Finding(Level.BROKEN, "endpoints", text, "name the members of one cluster in etcdlock_endpoints")
+        yield CheckResult(Level.BROKEN, "endpoints", text, "name the members of one cluster in etcdlock_endpoints")
 
 
 class _Cluster:
@@ -123,20 +123,22 @@ class _Cluster:
         answer = self._client.call(path, request.SerializeToString(), self._timeout_seconds, repeatable=True)
         return messages.decoded(reply, answer)
 
-    def members(self, named: int) -> Iterator[Finding]:
+    def members(self, named: int) -> Iterator[CheckResult]:
         reply = self._call("Cluster/MemberList", messages.MemberListRequest(), messages.MemberListResponse)
         voters = [member for member in reply.members if not member.isLearner]
         text = f"{len(voters)} {_members(len(voters))}, {named} named in etcdlock_endpoints"
         if len(voters) == 1:
-            yield Finding(Level.WARNING, "cluster", f"{text}: when this one is down, no lock can be had", "run three")
+            yield CheckResult(
+                Level.WARNING, "cluster", f"{text}: when this one is down, no lock can be had", "run three"
+            )
         elif named < len(voters):
-            yield Finding(Level.WARNING, "cluster", text, "name all of them, so that any may fail")
+            yield CheckResult(Level.WARNING, "cluster", text, "name all of them, so that any may fail")
         elif len(voters) % 2 == 0:
-            yield Finding(Level.WARNING, "cluster", f"{text}: an even number survives no more failures", "add one")
+            yield CheckResult(Level.WARNING, "cluster", f"{text}: an even number survives no more failures", "add one")
         else:
-            yield Finding(Level.OK, "cluster", text)
+            yield CheckResult(Level.OK, "cluster", text)
 
-    def alarms(self) -> Iterator[Finding]:
+    def alarms(self) -> Iterator[CheckResult]:
         request = messages.AlarmRequest(action=messages.AlarmRequest.GET)
         try:
             reply = self._call("Maintenance/Alarm", request, messages.AlarmResponse)
@@ -149,9 +151,9 @@ class _Cluster:
                 if name == "NOSPACE"
                 else "see etcd's documentation on data corruption before you do anything else"
             )
-            yield Finding(Level.BROKEN, "alarm", f"{name} at member {alarm.memberID:x}", remedy)
+            yield CheckResult(Level.BROKEN, "alarm", f"{name} at member {alarm.memberID:x}", remedy)
 
-    def login(self, username: str | None) -> Iterator[Finding]:
+    def login(self, username: str | None) -> Iterator[CheckResult]:
         try:
             reply = self._call("Auth/AuthStatus", messages.AuthStatusRequest(), messages.AuthStatusResponse)
         except EtcdStatusError as error:
@@ -160,13 +162,15 @@ class _Cluster:
             raise
         if not reply.enabled:
             remedy = "enable authentication (etcdctl auth enable), or keep the port where only workers reach it"
-            yield Finding(Level.WARNING, "login", "authentication is off: whoever reaches etcd may take locks", remedy)
+            yield CheckResult(
+                Level.WARNING, "login", "authentication is off: whoever reaches etcd may take locks", remedy
+            )
         elif username is None:
-            yield Finding(Level.OK, "login", "authentication is on, we come in by certificate")
+            yield CheckResult(Level.OK, "login", "authentication is on, we come in by certificate")
         else:
-            yield Finding(Level.OK, "login", f"authentication is on, user {username}")
+            yield CheckResult(Level.OK, "login", f"authentication is on, user {username}")
 
-    def permissions(self, username: str | None) -> Iterator[Finding]:
+    def permissions(self, username: str | None) -> Iterator[CheckResult]:
         if username is None:
             return
         try:
@@ -183,7 +187,7 @@ class _Cluster:
             return  # switched off, or not for us to see: the probe tells what counts
         if "root" in roles:
             remedy = "make a user with a role that has readwrite on the prefix alone"
-            yield Finding(Level.WARNING, "permissions", f"user {username} is root", remedy)
+            yield CheckResult(Level.WARNING, "permissions", f"user {username} is root", remedy)
             return
         start, end = self._prefix.encode(), self._prefix.encode()[:-1] + b"0"
         whole = [
@@ -195,13 +199,13 @@ class _Cluster:
         ]
         listed = f"user {username}, role{'s' if len(roles) != 1 else ''} {', '.join(roles) or 'none at all'}"
         if whole:
-            yield Finding(Level.OK, "permissions", f"{listed}: readwrite on {self._prefix}")
+            yield CheckResult(Level.OK, "permissions", f"{listed}: readwrite on {self._prefix}")
         else:
             role = roles[0] if roles else "ROLE"
             remedy = f"etcdctl role grant-permission {role} --prefix=true readwrite {self._prefix}"
-            yield Finding(Level.BROKEN, "permissions", f"{listed}: no readwrite on {self._prefix}", remedy)
+            yield CheckResult(Level.BROKEN, "permissions", f"{listed}: no readwrite on {self._prefix}", remedy)
 
-    def probe(self, ttl_seconds: int) -> Iterator[Finding]:
+    def probe(self, ttl_seconds: int) -> Iterator[CheckResult]:
         """Does what a lock does: read, grant, write, delete."""
         key = f"{self._prefix}doctor/{secrets.token_hex(8)}".encode()
         doing = "read"
@@ -217,14 +221,14 @@ class _Cluster:
             self._call("KV/DeleteRange", messages.DeleteRangeRequest(key=key), messages.DeleteRangeResponse)
             self._call("Lease/LeaseRevoke", messages.LeaseRevokeRequest(ID=lease.ID), messages.LeaseRevokeResponse)
         except LockUnavailable as error:
-            yield Finding(Level.BROKEN, "probe", f"can't {doing} under {self._prefix}: {error}")
+            yield CheckResult(Level.BROKEN, "probe", f"can't {doing} under {self._prefix}: {error}")
             return
-        yield Finding(Level.OK, "probe", f"reading, writing and leases work under {self._prefix}")
+        yield CheckResult(Level.OK, "probe", f"reading, writing and leases work under {self._prefix}")
         if max(PROBE_TTL_SECONDS, ttl_seconds) < lease.TTL:
             text = f"etcd's least TTL is {lease.TTL} s, more than etcdlock_ttl ({ttl_seconds} s)"
-            yield Finding(Level.WARNING, "TTL", text, "raise etcdlock_ttl, or lower etcd's --election-timeout")
+            yield CheckResult(Level.WARNING, "TTL", text, "raise etcdlock_ttl, or lower etcd's --election-timeout")
 
-    def room(self, statuses: Mapping[str, Any]) -> Iterator[Finding]:
+    def room(self, statuses: Mapping[str, Any]) -> Iterator[CheckResult]:
         largest = max(statuses.values(), key=lambda status: status.dbSize)
         quota = largest.dbSizeQuota or DEFAULT_QUOTA_BYTES
         whose = "its quota" if largest.dbSizeQuota else "etcd's default quota (this version doesn't tell its own)"
@@ -232,26 +236,26 @@ class _Cluster:
         text = f"{_megabytes(largest.dbSize)} of {_megabytes(quota)}, {whose}; in use {_megabytes(largest.dbSizeInUse)}"
         remedy = "switch auto-compaction on and run etcdctl defrag, member by member; or raise --quota-backend-bytes"
         if used >= 0.9:
-            yield Finding(Level.BROKEN, "database", f"{text}: nearly full, and a full one refuses locks", remedy)
+            yield CheckResult(Level.BROKEN, "database", f"{text}: nearly full, and a full one refuses locks", remedy)
         elif used >= 0.6:
-            yield Finding(Level.WARNING, "database", text, remedy)
+            yield CheckResult(Level.WARNING, "database", text, remedy)
         else:
-            yield Finding(Level.OK, "database", text)
+            yield CheckResult(Level.OK, "database", text)
 
-    def compaction(self) -> Iterator[Finding]:
+    def compaction(self) -> Iterator[CheckResult]:
         """No call tells whether it is on; but an old revision that can still be read tells that it isn't."""
         if self._revision < MANY_REVISIONS:
-            yield Finding(Level.OK, "compaction", f"too early to tell, at revision {self._revision}")
+            yield CheckResult(Level.OK, "compaction", f"too early to tell, at revision {self._revision}")
             return
         old = messages.RangeRequest(key=self._prefix.encode(), revision=self._revision - MANY_REVISIONS + 1)
         try:
             self._call("KV/Range", old, messages.RangeResponse)
         except Compacted:
-            yield Finding(Level.OK, "compaction", "old revisions are gone, so it is on")
+            yield CheckResult(Level.OK, "compaction", "old revisions are gone, so it is on")
             return
         text = f"the last {MANY_REVISIONS:,} revisions are all kept; at 500 bytes for each lock that fills the quota"
         remedy = "start etcd with --auto-compaction-mode=periodic --auto-compaction-retention=5m"
-        yield Finding(Level.WARNING, "compaction", text, remedy)
+        yield CheckResult(Level.WARNING, "compaction", text, remedy)
 
 
 def _megabytes(number: int) -> str:

@@ -7,7 +7,7 @@ connection's. We have one stream at a time.
 
 from __future__ import annotations
 
-from .frames import LEAST_FRAME_SIZE, NUMBER, WINDOW_UPDATE, Http2Error, frame
+from celery_etcdlock.etcd.frames import LEAST_FRAME_SIZE, NUMBER, WINDOW_UPDATE, Http2Error, frame
 
 __all__ = ["Incoming", "Outgoing"]
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from struct import Struct
 
-from .errors import NotEtcd
+from celery_etcdlock.etcd.errors import NotEtcd
 
 __all__ = ["Http2Error", "error_name", "frame", "header_frames", "not_http2", "unpadded"]
 

@@ -15,7 +15,7 @@ from typing import NamedTuple
 
 from hpack import Decoder
 
-from .frames import Http2Error
+from celery_etcdlock.etcd.frames import Http2Error
 
 __all__ = ["NO_TABLE", "Fields", "RememberingDecoder", "header_block"]
 

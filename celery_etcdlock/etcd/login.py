@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from . import messages
-from .errors import AuthenticationFailed, EtcdError, EtcdStatusError, StatusCode, TokenRejected
+from celery_etcdlock.etcd import messages
+from celery_etcdlock.etcd.errors import AuthenticationFailed, EtcdError, EtcdStatusError, StatusCode, TokenRejected
 
 __all__ = ["NO_LOGIN_NEEDED", "Login", "check_watch"]
 

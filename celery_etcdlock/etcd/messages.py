@@ -20,7 +20,7 @@ from typing import Any
 from google.protobuf import descriptor_pb2, descriptor_pool, message_factory
 from google.protobuf.message import DecodeError
 
-from .errors import EtcdError
+from celery_etcdlock.etcd.errors import EtcdError
 
 __all__ = ["CORRUPT", "KEEP_ALIVE", "NONE", "NOSPACE", "WATCH", "decoded"]
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from .header_blocks import header_block
+from celery_etcdlock.etcd.header_blocks import header_block
 
 __all__ = ["RequestHeaders"]
 

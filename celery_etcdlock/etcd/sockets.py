@@ -22,9 +22,8 @@ from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from celery_etcdlock.etcd.errors import ConnectFailed
 from celery_etcdlock.native import original
-
-from .errors import ConnectFailed
 
 __all__ = ["Channel", "PlainChannel", "Sockets", "connect_tcp", "native", "patched"]
 

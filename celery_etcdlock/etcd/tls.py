@@ -10,8 +10,8 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 
-from .errors import ConnectionLost, EtcdError, NotEtcd, TlsFailed
-from .sockets import RECEIVE_BYTES, Channel
+from celery_etcdlock.etcd.errors import ConnectionLost, EtcdError, NotEtcd, TlsFailed
+from celery_etcdlock.etcd.sockets import RECEIVE_BYTES, Channel
 
 __all__ = ["TlsChannel", "TlsFiles", "client_context", "explain_tls_error"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 
-from celery_etcdlock.core.findings import Finding, Level
+from celery_etcdlock.core.check_results import CheckResult, Level
 from celery_etcdlock.core.ownership import DRIFT
 
 __all__ = ["check_clock"]
@@ -17,24 +17,26 @@ __all__ = ["check_clock"]
 SAMPLE_SECONDS = 0.5
 
 
-def check_clock() -> list[Finding]:
+def check_clock() -> list[CheckResult]:
     """Takes half a second."""
-    findings = []
+    check_results = []
     if hasattr(time, "CLOCK_BOOTTIME"):
-        findings.append(Finding(Level.OK, "clock", "CLOCK_BOOTTIME is there, so a suspend of this machine is counted"))
+        check_results.append(
+            CheckResult(Level.OK, "clock", "CLOCK_BOOTTIME is there, so a suspend of this machine is counted")
+        )
     else:
         text = "there is no CLOCK_BOOTTIME: after a suspend of this machine a lock may be believed for too long"
-        findings.append(Finding(Level.WARNING, "clock", text, "don't suspend machines that run workers"))
+        check_results.append(CheckResult(Level.WARNING, "clock", text, "don't suspend machines that run workers"))
     raw = getattr(time, "CLOCK_MONOTONIC_RAW", None)
     if raw is None:
-        return findings
+        return check_results
     began = time.clock_gettime(raw), time.monotonic()
     time.sleep(SAMPLE_SECONDS)
     elapsed_raw, elapsed = time.clock_gettime(raw) - began[0], time.monotonic() - began[1]
     rate = abs(elapsed / elapsed_raw - 1)
     text = f"runs within {rate * 1e6:,.0f} ppm of its hardware; {DRIFT * 1e6:,.0f} ppm are allowed for"
     if rate > DRIFT / 2:
-        findings.append(Finding(Level.BROKEN, "clock", text, "mend this machine's clock (chronyc tracking)"))
+        check_results.append(CheckResult(Level.BROKEN, "clock", text, "mend this machine's clock (chronyc tracking)"))
     else:
-        findings.append(Finding(Level.OK, "clock", text))
-    return findings
+        check_results.append(CheckResult(Level.OK, "clock", text))
+    return check_results

@@ -21,10 +21,10 @@ from celery_etcdlock.core.replies import (
     StoreReply,
 )
 from celery_etcdlock.errors import LockUnavailable
-from celery_etcdlock.locking.asking import Asking, Blocking, run_at_once
+from celery_etcdlock.locking.cancel_wait import WaitCancellation
 from celery_etcdlock.locking.clock import Clock
-from celery_etcdlock.locking.stop import Stop
-from celery_etcdlock.locking.store import LockStore
+from celery_etcdlock.locking.lock_store import LockStore
+from celery_etcdlock.locking.store_access import BlockingStoreAccess, StoreAccess, run_at_once
 
 __all__ = ["drive", "steer"]
 
@@ -43,16 +43,16 @@ def drive(
     sleep: Callable[[float], object] = time.sleep,
 ) -> Outcome:
     """Run ``machine`` to its outcome, in this thread. Otherwise as ``steer``."""
-    return run_at_once(steer(machine, Blocking(store, sleep), clock, observe=observe))
+    return run_at_once(steer(machine, BlockingStoreAccess(store, sleep), clock, observe=observe))
 
 
 async def steer(
     machine: Machine[Outcome],
-    asking: Asking,
+    asking: StoreAccess,
     clock: Clock,
     *,
     observe: Callable[[StoreReply], None] | None = None,
-    stop: Stop | None = None,
+    stop: WaitCancellation | None = None,
 ) -> Outcome:
     """Run ``machine`` to its outcome. ``observe`` sees each of the store's replies before the machine does.
 

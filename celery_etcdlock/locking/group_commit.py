@@ -45,7 +45,7 @@ from celery_etcdlock.core.operations import (
 )
 from celery_etcdlock.core.replies import StoreReply
 from celery_etcdlock.errors import LockUnavailable
-from celery_etcdlock.locking.store import GroupingStore
+from celery_etcdlock.locking.lock_store import GroupingStore
 from celery_etcdlock.native import allocate_owned_mutex, unlock
 
 __all__ = ["GroupCommit"]

@@ -24,7 +24,7 @@ from celery_etcdlock.core.events import (
     LockWasLost,
 )
 from celery_etcdlock.core.operations import (
-    AskToLetGo,
+    AskToRelease,
     Look,
     MarkDone,
     TryAcquire,
@@ -45,23 +45,23 @@ from celery_etcdlock.core.protocol import (
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.replies import Present
 from celery_etcdlock.errors import LockUnavailable
-from celery_etcdlock.locking.asking import Asking, Blocking, run_at_once
-from celery_etcdlock.locking.book import Book
-from celery_etcdlock.locking.claim import Claim, Conflict
+from celery_etcdlock.locking.acquisition import TRYING, Acquirer
+from celery_etcdlock.locking.cancel_wait import WaitCancellation
+from celery_etcdlock.locking.claims import Claims
 from celery_etcdlock.locking.clock import Clock, boot_time
-from celery_etcdlock.locking.debts import EndedRun
-from celery_etcdlock.locking.done import DONE_SECONDS, DoneMarks
+from celery_etcdlock.locking.done_marks import DONE_SECONDS, DoneMarks
 from celery_etcdlock.locking.driver import drive
+from celery_etcdlock.locking.event_log import log_event
+from celery_etcdlock.locking.key_tokens import KeyTokenPool
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
-from celery_etcdlock.locking.log import log_event
-from celery_etcdlock.locking.owning import TRYING, Owner
-from celery_etcdlock.locking.pending import PendingLocks
+from celery_etcdlock.locking.lock_store import LockStore
+from celery_etcdlock.locking.outcomes import Claim, Conflict
+from celery_etcdlock.locking.pending_deletes import EndedRun
 from celery_etcdlock.locking.renewal import SessionKeeper
-from celery_etcdlock.locking.session import Debt, Session
-from celery_etcdlock.locking.stop import Stop
-from celery_etcdlock.locking.store import LockStore
-from celery_etcdlock.locking.tokens import TokenPool
+from celery_etcdlock.locking.saved_states import SavedStates
+from celery_etcdlock.locking.session import PendingDelete, Session
+from celery_etcdlock.locking.store_access import BlockingStoreAccess, StoreAccess, run_at_once
 
 __all__ = ["Conflict", "LockManager"]
 
@@ -94,15 +94,17 @@ class LockManager:
         self.timeout_seconds = timeout_seconds
         self._clock = clock
         self._listener = listener
-        self._tokens = TokenPool()
+        self._tokens = KeyTokenPool()
         marks = DoneMarks(self._renewal_store, clock, timeout_seconds, done_seconds)
         self._keeper = SessionKeeper(store, self._renewal_store, clock, marks, on_lost=self._on_lost, page=page)
-        self._blocking = Blocking(store)
-        self._owner = Owner(self._keeper, clock, timeout_seconds, self.tell)
+        self._blocking = BlockingStoreAccess(store)
+        self._acquirer = Acquirer(self._keeper, clock, timeout_seconds, self.tell)
         #: Locks that stand without renewal.
-        self.pending = PendingLocks(store, clock, timeout_seconds, wall_clock, owe=self._keeper.owe_on_shared)
+        self.pending = Claims(
+            store, clock, timeout_seconds, wall_clock, schedule_delete=self._keeper.schedule_delete_on_shared
+        )
         #: Which deliveries have come to their end.
-        self.done = DoneMarks(store, clock, timeout_seconds, done_seconds, owe=self._keeper.owe_mark)
+        self.done = DoneMarks(store, clock, timeout_seconds, done_seconds, schedule_delete=self._keeper.schedule_mark)
         self.pid = os.getpid()
 
     def acquire(
@@ -135,7 +137,7 @@ class LockManager:
 
     async def acquiring(
         self,
-        asking: Asking,
+        asking: StoreAccess,
         name: str,
         record: Record,
         *,
@@ -143,7 +145,7 @@ class LockManager:
         wait_seconds: float = 0.0,
         on_held: Callable[[Lock], None] | None = None,
         on_lost: Callable[[Lock], None] | None = None,
-        stop: Stop | None = None,
+        stop: WaitCancellation | None = None,
     ) -> Lock | Conflict:
         """As ``acquire``, wherever ``asking`` waits. ``stop`` ends the wait in line, as if its time were over."""
         started_at = self._clock()
@@ -164,15 +166,15 @@ class LockManager:
                 answer_seconds=self.timeout_seconds,
                 wall_offset=self.pending.wall_offset,
             )
-            debt = Debt(name, token)
-            owned = await self._owner.own(asking, session, machine, debt, record, on_held, on_lost, wait_until, stop)
+            debt = PendingDelete(name, token)
+            owned = await self._acquirer.own(asking, session, machine, debt, record, on_held, on_lost, wait_until, stop)
             if isinstance(owned, Lock):
                 owned.token_is_ours = True
             elif isinstance(owned, Conflict):
                 self._tokens.give_back(name, token)
             return owned
 
-        outcome = cast("Lock | Conflict", await self._owner.on_session(asking, ttl_seconds, wait_until, attempt))
+        outcome = cast("Lock | Conflict", await self._acquirer.on_session(asking, ttl_seconds, wait_until, attempt))
         if isinstance(outcome, Lock):
             self._tell_acquired(outcome, started_at)
         else:
@@ -206,11 +208,11 @@ class LockManager:
                 give_up_at=now + (deadline - now) * TRYING,
                 deadline=deadline,
             )
-            debt = Debt(claim.name, claim.token, attempt=ours.attempt)
-            return await self._owner.own(self._blocking, session, machine, debt, ours, on_held, on_lost)
+            debt = PendingDelete(claim.name, claim.token, attempt=ours.attempt)
+            return await self._acquirer.own(self._blocking, session, machine, debt, ours, on_held, on_lost)
 
         started_at = self._clock()
-        owning = self._owner.on_session(self._blocking, ttl_seconds, None, attempt)
+        owning = self._acquirer.on_session(self._blocking, ttl_seconds, None, attempt)
         outcome = cast("Lock | Conflict", run_at_once(owning))
         if isinstance(outcome, Lock):
             self._tell_acquired(outcome, started_at)
@@ -235,7 +237,7 @@ class LockManager:
 
     async def acquiring_all(
         self,
-        asking: Asking,
+        asking: StoreAccess,
         names: Sequence[str],
         record: Record,
         *,
@@ -247,18 +249,22 @@ class LockManager:
 
         async def attempt(session: Session, deadline: float) -> list[Lock] | Conflict | SessionLost:
             now = self._clock()
-            debts = [Debt(name, self._tokens.take(name)) for name in names]
+            pending_deletes = [PendingDelete(name, self._tokens.take(name)) for name in names]
             machine = AcquireAll(
-                tuple(TryAcquire(session.lease, session.epoch, debt.name, debt.token, record) for debt in debts),
+                tuple(
+                    TryAcquire(session.lease, session.epoch, debt.name, debt.token, record) for debt in pending_deletes
+                ),
                 epoch=session.epoch,
                 give_up_at=now + (deadline - now) * TRYING,
                 deadline=deadline,
                 wall_offset=self.pending.wall_offset,
             )
-            return await self._owner.own_all(asking, session, machine, debts, record, on_held, on_lost)
+            return await self._acquirer.acquire_several(
+                asking, session, machine, pending_deletes, record, on_held, on_lost
+            )
 
         started_at = self._clock()
-        outcome = cast("list[Lock] | Conflict", await self._owner.on_session(asking, ttl_seconds, None, attempt))
+        outcome = cast("list[Lock] | Conflict", await self._acquirer.on_session(asking, ttl_seconds, None, attempt))
         if isinstance(outcome, Conflict):
             self.tell(LockConflicted(outcome.name, record, outcome.holder))
         else:
@@ -271,12 +277,12 @@ class LockManager:
         """For requests that aren't the renewal's."""
         return self._store
 
-    def ask_to_let_go(self, name: str, key: Key, by: str) -> None:
+    def ask_to_release(self, name: str, key: Key, by: str) -> None:
         """Ask whoever has ``key`` to let go of the lock: it is told with its next renewal.
 
         Raises ``LockUnavailable``.
         """
-        self._store.perform(AskToLetGo(name, key.token, key.mod_revision, by), self.timeout_seconds)
+        self._store.perform(AskToRelease(name, key.token, key.mod_revision, by), self.timeout_seconds)
 
     def keys(self, name: str) -> tuple[Key, ...]:
         """All keys under the lock's name now, those of its owners first. Raises ``LockUnavailable``."""
@@ -285,9 +291,9 @@ class LockManager:
             raise TypeError(f"a look was answered with {reply!r}")
         return reply.keys
 
-    def book(self, name: str, lock: Lock) -> Book:
+    def book(self, name: str, lock: Lock) -> SavedStates:
         """The states that the holder of ``lock`` keeps under ``name`` for the next one."""
-        return Book(self._store, self._clock, self.timeout_seconds, name, lock.key)
+        return SavedStates(self._store, self._clock, self.timeout_seconds, name, lock.key)
 
     def keep(self, lock: Lock, record: Record, seconds: float) -> Claim | None:
         """Instead of releasing the lock: let it stand for ``seconds`` without renewal, with this record.
@@ -299,10 +305,10 @@ class LockManager:
             return None
         claim = Claim(lock.name, lock.token, lock.fencing_token)
         session = lock.session
-        debt = Debt(lock.name, lock.token, lock.fencing_token)
+        debt = PendingDelete(lock.name, lock.token, lock.fencing_token)
         lock.end()
         try:
-            if session.owes(debt):  # an earlier try was interrupted
+            if session.has_pending_deletes(debt):  # an earlier try was interrupted
                 self.release(lock)
                 return None
             # Not held any more first, for the renewal must not take the new record for somebody else's.
@@ -311,7 +317,7 @@ class LockManager:
             try:
                 outcome = self.pending.keep(claim, record, seconds)
             except LockUnavailable as error:
-                self._keeper.owe(session, debt)
+                self._keeper.schedule_delete(session, debt)
                 logger.warning("lock %r couldn't be left to stand; it is released: %s", lock.name, error)
                 return None
             session.settle(debt)
@@ -339,9 +345,9 @@ class LockManager:
         session = lock.session
         told_as_lost = lock.lost  # its holder was asked to let go
         lock.end()
-        debt = Debt(lock.name, lock.token, None if lock.doubtful else lock.fencing_token)
+        debt = PendingDelete(lock.name, lock.token, None if lock.doubtful else lock.fencing_token)
         try:
-            interrupted = session.owes(debt)
+            interrupted = session.has_pending_deletes(debt)
             deadline = self._clock() + self.timeout_seconds
             mark = None if done is None else self.done.mark(done, deadline)
             if not session.begin_release(lock, debt, deadline + self.timeout_seconds):
@@ -356,13 +362,13 @@ class LockManager:
                 outcome = drive(releasing, self._store, self._clock, observe=session.observe)
             if isinstance(outcome, Unavailable):
                 if done is not None:
-                    self._keeper.owe_mark(done)
-                self._keeper.owe(session, debt)
+                    self._keeper.schedule_mark(done)
+                self._keeper.schedule_delete(session, debt)
             else:
                 session.settle(debt)
         except BaseException:
             if done is not None:
-                self._keeper.owe_mark(done)
+                self._keeper.schedule_mark(done)
             self._keeper.hurry(session, lock, debt)
             raise
         if session_lost is not None:
@@ -393,7 +399,7 @@ class LockManager:
         """Have a lock released in the background: for a caller that was interrupted, or must not wait."""
         lock.end()
         if os.getpid() == lock.pid:
-            debt = Debt(lock.name, lock.token, None if lock.doubtful else lock.fencing_token)
+            debt = PendingDelete(lock.name, lock.token, None if lock.doubtful else lock.fencing_token)
             self._keeper.hurry(lock.session, lock, debt)
 
     def drop_ended(self, name: str, delivery: Delivery) -> None:
@@ -413,13 +419,13 @@ class LockManager:
         try:
             outcome = self.pending.drop_ended(ended.name, ended.delivery, position_only=ended.position_only)
         except BaseException as error:
-            self._keeper.owe_release(ended)
+            self._keeper.schedule_release(ended)
             if not isinstance(error, LockUnavailable):
                 raise
             logger.warning("lock %r of a message is given up as soon as the store answers: %s", ended.name, error)
         else:
             if outcome.look_again:
-                self._keeper.owe_release(ended)
+                self._keeper.schedule_release(ended)
 
     def drop_in_the_end(self, claim: Claim) -> None:
         """Delete a key that this process put: now, or when the store answers again.
@@ -429,7 +435,7 @@ class LockManager:
         try:
             self.pending.drop(claim)
         except BaseException as error:
-            self._keeper.owe_release(Debt(claim.name, claim.token, claim.revision))
+            self._keeper.schedule_release(PendingDelete(claim.name, claim.token, claim.revision))
             if not isinstance(error, LockUnavailable):
                 raise
             logger.warning("the release of lock %r got no answer and is repeated until it does", claim.name)

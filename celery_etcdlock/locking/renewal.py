@@ -12,11 +12,11 @@ A lock that its holder forgot (``drop``) is let go by the thread, too: nobody el
 long as the process lives.
 
 After each renewal that worked the thread pays the session's *debts*: releases that got no answer, and doubtful tokens
-(``session.Debt``). It also pays what is owed on leases that aren't renewed (claims and queue positions), and releases
-of keys that a message brought along: once a second until the store answers, and for a moment at the end of the process.
-Marks that a run has ended come first (``done``), for whoever gets a lock that is released must find them. A session
-that is lost owes nothing any more once its lease is gone, so the thread revokes the lease, or leaves it to run out when
-the store is away. A session that nobody has used for a while is closed.
+(``session.PendingDelete``). It also pays what is owed on leases that aren't renewed (claims and queue positions), and
+releases of keys that a message brought along: once a second until the store answers, and for a moment at the end of the
+process. Marks that a run has ended come first (``done``), for whoever gets a lock that is released must find them. A
+session that is lost owes nothing any more once its lease is gone, so the thread revokes the lease, or leaves it to run
+out when the store is away. A session that nobody has used for a while is closed.
 
 The thread uses a store of its own, so that no other request can queue in front of a renewal.
 """
@@ -41,14 +41,14 @@ from celery_etcdlock.core.protocol import (
 from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
-from celery_etcdlock.locking.debts import Debtor, EndedRun, Releases, pay
-from celery_etcdlock.locking.done import DoneMarks
+from celery_etcdlock.locking.done_marks import DoneMarks
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
-from celery_etcdlock.locking.opening import open_session
-from celery_etcdlock.locking.session import Debt, Session, Use
-from celery_etcdlock.locking.store import LockStore
+from celery_etcdlock.locking.lock_store import LockStore
+from celery_etcdlock.locking.open_session import open_session
+from celery_etcdlock.locking.pending_deletes import EndedRun, HasPendingDeletes, Releases, flush
+from celery_etcdlock.locking.session import PendingDelete, Session, Use
 from celery_etcdlock.native import Alarm, allocate_mutex, start_thread, unlock
 
 __all__ = ["SessionKeeper"]
@@ -183,28 +183,28 @@ class SessionKeeper:
         """Renew now, in the caller's thread. Returns whether the session may be trusted for longer."""
         return self._renew(session, self._store)
 
-    def owe(self, session: Session, debt: Debt, lock: Lock | None = None) -> None:
+    def schedule_delete(self, session: Session, debt: PendingDelete, lock: Lock | None = None) -> None:
         """Have ``debt`` paid in the background as soon as the store answers, and no longer hold ``lock``."""
         session.abandon(debt, lock)
         self._alarm.ring()
 
-    def hurry(self, session: Session, lock: Lock, debt: Debt) -> None:
+    def hurry(self, session: Session, lock: Lock, debt: PendingDelete) -> None:
         """The same, if the lock is held, or its release is under way."""
         session.hurry(lock, debt)
         self._alarm.ring()
 
-    def owe_on_shared(self, session: Session, debt: Debt) -> None:
+    def schedule_delete_on_shared(self, session: Session, debt: PendingDelete) -> None:
         """The same on a lease that isn't renewed."""
         session.abandon(debt)
         self._owing[session.lease] = session
         self._wake()
 
-    def owe_release(self, debt: Debt | EndedRun) -> None:
+    def schedule_release(self, debt: PendingDelete | EndedRun) -> None:
         """The same for keys on anybody's lease: one as of ``debt.mod_revision``, or those of a run that has ended."""
-        self._releases.owe(debt)
+        self._releases.schedule_delete(debt)
         self._wake()
 
-    def owe_mark(self, delivery: Delivery) -> None:
+    def schedule_mark(self, delivery: Delivery) -> None:
         """Have this run marked as ended, before anything that is owed is released."""
         self._unmarked[delivery, delivery.call] = None
         self._wake()
@@ -226,17 +226,17 @@ class SessionKeeper:
         self._newest.clear()
         self._sessions.clear()
         for session in sessions:
-            if session.close_if_idle(0) or session.close_if_only_owing():
+            if session.close_if_idle(0) or session.close_if_only_pending_deletes():
                 self._revoke(session, self._store)
-        self._pay_at_the_end()
+        self._flush_at_the_end()
 
-    def _pay_at_the_end(self) -> None:
+    def _flush_at_the_end(self) -> None:
         deadline = self._clock() + LAST_SECONDS
         while self._clock() < deadline:
             owing = self._debtors()
-            if not owing or not all(pay(each, self._store, self._clock, deadline) for each in owing):
+            if not owing or not all(flush(each, self._store, self._clock, deadline) for each in owing):
                 break
-        left = sum(len(each.debts()) for each in self._debtors())
+        left = sum(len(each.pending_deletes()) for each in self._debtors())
         if left:
             logger.warning("celery-etcdlock: %d keys of this process stay in etcd until their time is over", left)
 
@@ -266,7 +266,7 @@ class SessionKeeper:
 
     def _round(self) -> float | None:
         """Do what is due. Returns the seconds until something is due again."""
-        self._let_go_of_dropped()
+        self._release_dropped()
         sessions = self._all()
         lost = [session for session in sessions if session.lost_reason() is not None]
         # All holders are told before any request that may take long: by now their time is over.
@@ -283,12 +283,12 @@ class SessionKeeper:
             elif self._clock() >= session.renew_at:
                 if self._renew(session, self._renewal_store):
                     self._schedule(session, session.ttl_seconds * RENEW_AFTER)
-                    self._pay(session)
+                    self._flush(session)
                 else:
                     self._schedule(session, min(RETRY_SECONDS, session.ttl_seconds / 10))
-            elif session.debts():
-                self._pay(session)
-        self._pay_others()
+            elif session.pending_deletes():
+                self._flush(session)
+        self._flush_others()
         return self._seconds_to_next()
 
     def _put_marks(self, timeout_seconds: float) -> bool:
@@ -307,25 +307,25 @@ class SessionKeeper:
             self._unmarked.pop((delivery, call), None)
         return True
 
-    def _may_pay(self) -> bool:
+    def _may_flush(self) -> bool:
         return not self._unmarked or self._put_marks(min(RETRY_SECONDS, max(0.0, self._next_renewal() - self._clock())))
 
-    def _pay_others(self) -> None:
-        if not self._may_pay():
+    def _flush_others(self) -> None:
+        if not self._may_flush():
             return
         for each in self._debtors():
             answer_by = min(self._clock() + RETRY_SECONDS, self._next_renewal())
-            pay(each, self._renewal_store, self._clock, answer_by, self._pause)
+            flush(each, self._renewal_store, self._clock, answer_by, self._pause)
 
-    def _debtors(self) -> list[Debtor]:
+    def _debtors(self) -> list[HasPendingDeletes]:
         """Who owes something, beside the sessions that are renewed."""
         for lease, session in self._owing.copy().items():
-            if session.next_debt_due() is None:
+            if session.next_delete_due() is None:
                 self._owing.pop(lease, None)
-                if session.next_debt_due() is not None:  # since a moment
+                if session.next_delete_due() is not None:  # since a moment
                     self._owing[lease] = session
-        debtors: list[Debtor] = [*self._owing.copy().values(), self._releases]
-        return [each for each in debtors if each.debts()]
+        debtors: list[HasPendingDeletes] = [*self._owing.copy().values(), self._releases]
+        return [each for each in debtors if each.pending_deletes()]
 
     def _all(self) -> list[Session]:
         return list(self._sessions.copy().values())
@@ -339,7 +339,7 @@ class SessionKeeper:
             return 0.0
         due = [min(session.renew_at, session.deadline) for session in sessions]
         now = self._clock()
-        debts_due = [session.next_debt_due() for session in sessions]
+        debts_due = [session.next_delete_due() for session in sessions]
         due += [max(now + RETRY_SECONDS, debt_due) for debt_due in debts_due if debt_due is not None]
         if self._unmarked or self._debtors():
             due.append(now + RETRY_SECONDS)
@@ -398,11 +398,11 @@ class SessionKeeper:
         while self._untold:
             self._tell(self._untold.popleft())
 
-    def _let_go_of_dropped(self) -> None:
+    def _release_dropped(self) -> None:
         while self._dropped:
             lock, why = self._dropped.popleft()
             logger.error("celery-etcdlock: lock %r is released now: %s", lock.name, why)
-            debt = Debt(lock.name, lock.token, None if lock.doubtful else lock.fencing_token)
+            debt = PendingDelete(lock.name, lock.token, None if lock.doubtful else lock.fencing_token)
             lock.session.hurry(lock, debt)
 
     def _tell_all(self, session: Session) -> None:
@@ -433,17 +433,17 @@ class SessionKeeper:
         if self._page is not None:
             self._page.leave(lease)
 
-    def _pay(self, session: Session) -> None:
-        if not self._may_pay():
+    def _flush(self, session: Session) -> None:
+        if not self._may_flush():
             return
         answer_by = min(session.deadline, session.renew_at, self._clock() + RETRY_SECONDS)
-        if pay(session, self._renewal_store, self._clock, answer_by, self._pause):
-            if session.debts():  # more than are paid at a time: a turn for the others, and go on
+        if flush(session, self._renewal_store, self._clock, answer_by, self._pause):
+            if session.pending_deletes():  # more than are paid at a time: a turn for the others, and go on
                 self._alarm.ring()
             return
         # A store that is full refuses even a guarded delete, but ends a lease. Nothing else hangs on this one;
         # if it can't be ended either, it isn't renewed any more.
-        if session.close_if_only_owing():
+        if session.close_if_only_pending_deletes():
             self._bury(session)
 
     def _pause(self, seconds: float) -> None:

@@ -4,8 +4,8 @@ States: *open* until its deadline passes or the store says that it is gone; then
 The deadline is checked wherever somebody asks, so no thread has to wake up for the loss to be known. A session that
 nobody uses is *closed*: nobody gets it any more, and its lease is revoked.
 
-*The books.* Whatever key this process may have on the lease is on one of two lists: held, or owed (``Debt``). It is
-owed from before the first request that may put it until it is held, and again from before the first request that
+*The books.* Whatever key this process may have on the lease is on one of two lists: held, or owed (``PendingDelete``).
+It is owed from before the first request that may put it until it is held, and again from before the first request that
 deletes it until an answer says that it is gone; so what strikes between two steps (a time limit's signal) leaves no key
 that nobody knows of. A debt that somebody has in hand is due later, when he must have come to an end; the renewal's
 thread pays those that are due (``debts``).
@@ -32,13 +32,13 @@ from celery_etcdlock.locking.forked_copies import NOT_HELD, share_with_copies
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
 
-__all__ = ["Debt", "Session", "Use"]
+__all__ = ["PendingDelete", "Session", "Use"]
 
 #: When a debt is due that nobody has in hand.
 AT_ONCE = 0.0
 
 
-class Debt(NamedTuple):
+class PendingDelete(NamedTuple):
     """A key that must be made to go before it may be forgotten.
 
     With ``mod_revision`` it is a release that got no answer; without, a token in doubt that must be resolved. With
@@ -82,7 +82,7 @@ class Session:
         self._numbers = count(1)
         self._checked = 0
         #: By when each is due, on the clock.
-        self._debts: dict[Debt, float] = {}
+        self._pending_deletes: dict[PendingDelete, float] = {}
         self._uses: dict[Use, None] = {}
         self._idle_since = clock()
         share_with_copies(self)
@@ -169,14 +169,19 @@ class Session:
             return False
         # First, then look: whoever enters says so first, then looks whether it is closed.
         self.closed = True
-        if self._uses or self._held or self._debts:
+        if self._uses or self._held or self._pending_deletes:
             self.closed = False
         return self.closed
 
-    def close_if_only_owing(self) -> bool:
+    def close_if_only_pending_deletes(self) -> bool:
         """Close the session if only debts hang on it, and nobody has one in hand. The end of its lease pays them."""
         self.closed = True
-        if self._uses or self._held or not self._debts or len(self.debts()) < len(self._debts):
+        if (
+            self._uses
+            or self._held
+            or not self._pending_deletes
+            or len(self.pending_deletes()) < len(self._pending_deletes)
+        ):
             self.closed = False
         return self.closed
 
@@ -204,43 +209,43 @@ class Session:
 
     # --- what it owes ---------------------------------------------------------------------------------------
 
-    def intend(self, debt: Debt, due: float) -> None:
+    def intend(self, debt: PendingDelete, due: float) -> None:
         """Owe what is about to be done: to be settled, or to be paid from ``due`` on."""
-        self._debts[debt] = due
+        self._pending_deletes[debt] = due
 
-    def abandon(self, debt: Debt, lock: Lock | None = None) -> None:
+    def abandon(self, debt: PendingDelete, lock: Lock | None = None) -> None:
         """Owe the debt at once, and no longer hold ``lock``."""
-        self._debts[debt] = AT_ONCE
+        self._pending_deletes[debt] = AT_ONCE
         if lock is not None:
             self.let_go(lock)
 
-    def begin_release(self, lock: Lock, debt: Debt, due: float) -> bool:
+    def begin_release(self, lock: Lock, debt: PendingDelete, due: float) -> bool:
         """Owe the lock instead of holding it. False if it is neither held nor owed any more."""
         if lock in self._held:
-            self._debts[debt] = due
+            self._pending_deletes[debt] = due
             if not self.let_go(lock):  # the renewal has found, just now, that it is gone
-                self._debts.pop(debt, None)
-        return debt in self._debts
+                self._pending_deletes.pop(debt, None)
+        return debt in self._pending_deletes
 
-    def hurry(self, lock: Lock, debt: Debt) -> None:
+    def hurry(self, lock: Lock, debt: PendingDelete) -> None:
         """What is still held or owed of the lock is due at once."""
-        if lock in self._held or debt in self._debts:
+        if lock in self._held or debt in self._pending_deletes:
             self.abandon(debt, lock)
 
-    def owes(self, debt: Debt) -> bool:
-        return debt in self._debts
+    def has_pending_deletes(self, debt: PendingDelete) -> bool:
+        return debt in self._pending_deletes
 
-    def settle(self, debt: Debt) -> bool:
+    def settle(self, debt: PendingDelete) -> bool:
         """Owe it no longer. False if it wasn't owed, or is due: then somebody may be paying it."""
-        due = self._debts.pop(debt, None)
+        due = self._pending_deletes.pop(debt, None)
         now = self._idle_since = self._clock()
         return due is not None and now < due
 
-    def debts(self) -> list[Debt]:
+    def pending_deletes(self) -> list[PendingDelete]:
         """Those that are due."""
         now = self._clock()
-        return [debt for debt, due in self._debts.copy().items() if due <= now]
+        return [debt for debt, due in self._pending_deletes.copy().items() if due <= now]
 
-    def next_debt_due(self) -> float | None:
+    def next_delete_due(self) -> float | None:
         """When a debt is due next; ``None`` if there is none at all."""
-        return min(self._debts.copy().values(), default=None)
+        return min(self._pending_deletes.copy().values(), default=None)

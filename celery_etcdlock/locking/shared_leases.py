@@ -1,12 +1,12 @@
 """Leases that collect garbage: shared by many keys that say themselves until when they stand (rule 11).
 
 A lease outlives its keys, takes up to `KEYS_PER_LEASE` of them, and is never renewed, so a producer may end at once,
-and the age of the lease tells whoever asks whether a key's time is over (``core.ends``). Leases come in sizes of powers
-of two. One of size S lives for twice S and takes keys that stand for at most S seconds, for as long as it is itself no
-older than S. Where keys aren't to outlive their time by as much, ``spread`` is lower: a lease takes keys for that part
-of the time for which they stand, and all its keys stand for about as long. Each carries a session of its own, whose
-epoch fences the producer's late requests as a worker's does (rule 3). What stays in doubt is a debt of that session,
-which a thread pays (``renewal``).
+and the age of the lease tells whoever asks whether a key's time is over (``core.expiry``). Leases come in sizes of
+powers of two. One of size S lives for twice S and takes keys that stand for at most S seconds, for as long as it is
+itself no older than S. Where keys aren't to outlive their time by as much, ``spread`` is lower: a lease takes keys for
+that part of the time for which they stand, and all its keys stand for about as long. Each carries a session of its own,
+whose epoch fences the producer's late requests as a worker's does (rule 3). What stays in doubt is a debt of that
+session, which a thread pays (``renewal``).
 """
 
 from __future__ import annotations
@@ -17,9 +17,9 @@ from typing import Any
 
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
-from celery_etcdlock.locking.opening import open_session
+from celery_etcdlock.locking.lock_store import LockStore
+from celery_etcdlock.locking.open_session import open_session
 from celery_etcdlock.locking.session import Session
-from celery_etcdlock.locking.store import LockStore
 from celery_etcdlock.native import unlock
 
 __all__ = ["KEYS_PER_LEASE", "SharedLeases"]

@@ -6,9 +6,9 @@ from typing import Any
 
 from celery import Task
 
-from celery_etcdlock.tasks.plan import LockPlan, plan_of
-from celery_etcdlock.tasks.runtime import EtcdLocks
-from celery_etcdlock.tasks.task import SingletonTask
+from celery_etcdlock.app.etcd_locks import EtcdLocks
+from celery_etcdlock.tasks.definition.lock_plan import LockPlan, plan_of
+from celery_etcdlock.tasks.singleton_task import SingletonTask
 from celery_etcdlock.tasks.task_lock import TaskLock, rule_of
 
 __all__ = ["lock_for"]
@@ -32,7 +32,7 @@ def lock_for(task: Task[Any, Any], /, *args: Any, **kwargs: Any) -> TaskLock:
 
 
 def _plan_by_setting(task: Task[Any, Any]) -> LockPlan:
-    """As a worker makes it (``worker.dedup``), without changing the task. Raises ``InvalidOption``."""
+    """As a worker makes it (``worker.apply_dedup``), without changing the task. Raises ``InvalidOption``."""
     own = type(task)
     attributes = {"abstract": True, "__module__": own.__module__} | rule_of(task)
     locked: Any = type(str(own.__name__), (SingletonTask, own), attributes)

@@ -9,16 +9,16 @@ from typing import Any
 
 from celery import Task
 
-from celery_etcdlock.core.dedup import rule_for
+from celery_etcdlock.app.celery_settings import host_name
+from celery_etcdlock.app.etcd_locks import EtcdLocks
+from celery_etcdlock.core.dedup_rules import rule_for
 from celery_etcdlock.core.operations import AwaitChange
-from celery_etcdlock.core.options import TaskOptions
 from celery_etcdlock.core.ownership import Key, owners
-from celery_etcdlock.locking.claim import Claim
-from celery_etcdlock.locking.holders import LockHolder
-from celery_etcdlock.standalone import arguments
-from celery_etcdlock.standalone.blocking import EtcdLock
-from celery_etcdlock.tasks.conf import host_name
-from celery_etcdlock.tasks.runtime import EtcdLocks
+from celery_etcdlock.core.task_options import TaskOptions
+from celery_etcdlock.locking.lock_holder import LockHolder
+from celery_etcdlock.locking.outcomes import Claim
+from celery_etcdlock.standalone import argument_checks
+from celery_etcdlock.standalone.etcd_lock import EtcdLock
 
 __all__ = ["TaskLock", "by_message", "rule_of"]
 
@@ -67,7 +67,7 @@ class TaskLock:
         ``force`` the lock is free at once, and if its holder still runs, it runs beside the next one until it finds
         out. One that nobody renews, such as that of a message that hasn't started, can only be freed by ``force``.
         """
-        ends_at = time.monotonic() + arguments.wait_seconds(timeout, "timeout")
+        ends_at = time.monotonic() + argument_checks.wait_seconds(timeout, "timeout")
         manager = self._locks.manager
         held = [(name, key) for name in self.names for key in owners(manager.pending.look(name))]
         by = f"pid {os.getpid()} on {host_name()}"
@@ -75,7 +75,7 @@ class TaskLock:
             if force:
                 manager.pending.drop(Claim(name, key.token, key.mod_revision))
             else:
-                manager.ask_to_let_go(name, key, by)
+                manager.ask_to_release(name, key, by)
         return all(self._is_gone(name, key, ends_at) for name, key in held)
 
     def _is_gone(self, name: str, key: Key, ends_at: float) -> bool:

@@ -13,10 +13,10 @@ from collections.abc import Callable
 from typing import Any
 
 from celery_etcdlock.core.beat_view import beat_as_json, beats_of
-from celery_etcdlock.core.survey import Board, HeldLock, Place, SurveyOutdated, described
+from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, LockTable, SnapshotOutdated, described
 from celery_etcdlock.core.timeline import Timeline
 from celery_etcdlock.errors import LockUnavailable
-from celery_etcdlock.locking.inspection import Inspector
+from celery_etcdlock.locking.inspector import Inspector
 
 __all__ = ["Follower"]
 
@@ -44,7 +44,7 @@ class Follower:
         self._figures = figures
         self._changed = threading.Condition()
         self._version = 0
-        self._board = Board()
+        self._board = LockTable()
         self._timeline = Timeline()
         self._ttls: dict[int, float] = {}
         self._beats: list[dict[str, Any]] = []
@@ -86,18 +86,18 @@ class Follower:
                 "timeline": self._timeline.bars(now)[-MOST_BARS:],
             }
 
-    def place(self, name: str, token: str, fencing_token: object) -> Place | None:
+    def entry(self, name: str, token: str, fencing_token: object) -> KeyEntry | None:
         """The owner's place that the page named: that holding, not a later one."""
         with self._changed:
             owners = [owner for lock in self._board.find(name) for owner in lock.owners if owner.name == name]
         wanted = (token, fencing_token)
         return next((owner for owner in owners if (owner.key.token, owner.key.mod_revision) == wanted), None)
 
-    def _lock_as_json(self, lock: HeldLock) -> dict[str, Any]:
+    def _lock_as_json(self, lock: LockEntry) -> dict[str, Any]:
         return {
             "lock": lock.name,
-            "owners": [described(place, self._ttls.get(place.lease)) for place in lock.owners],
-            "waiters": [described(place) for place in lock.waiters[:50]],
+            "owners": [described(entry, self._ttls.get(entry.lease)) for entry in lock.owners],
+            "waiters": [described(entry) for entry in lock.waiters[:50]],
             "waiting": len(lock.waiters),
         }
 
@@ -107,7 +107,7 @@ class Follower:
         while not self._stopped:
             try:
                 self._follow_from_now()
-            except SurveyOutdated:
+            except SnapshotOutdated:
                 continue
             except LockUnavailable as error:
                 self._say(str(error))
@@ -118,9 +118,9 @@ class Follower:
                 time.sleep(RETRY_SECONDS)
 
     def _follow_from_now(self) -> None:
-        places, revision = self._inspector.survey()
+        entries, revision = self._inspector.snapshot()
         with self._changed:
-            self._board = Board(places)
+            self._board = LockTable(entries)
             owners = [owner for lock in self._board.locks() for owner in lock.owners]
             self._timeline.restart(owners, time.time())
         self._say(None)

@@ -23,7 +23,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 import bottle
 
 from celery_etcdlock.errors import LockUnavailable
-from celery_etcdlock.locking.inspection import Inspector
+from celery_etcdlock.locking.inspector import Inspector
 from celery_etcdlock.web.follower import Follower
 
 __all__ = ["is_loopback", "make_app", "new_token", "serve"]
@@ -91,13 +91,13 @@ def make_app(follower: Follower, inspector: Inspector, token: str | None) -> bot
         wanted = bottle.request.json
         if not isinstance(wanted, dict):
             raise _refused(400, "no JSON object")
-        place = follower.place(str(wanted.get("lock")), str(wanted.get("token")), wanted.get("fencing_token"))
-        if place is None:
+        entry = follower.entry(str(wanted.get("lock")), str(wanted.get("token")), wanted.get("fencing_token"))
+        if entry is None:
             return {"outcome": "gone"}
         try:
             if wanted.get("force") is True:
-                return {"outcome": "deleted" if inspector.delete(place) else "gone"}
-            return {"outcome": "asked" if inspector.ask_to_let_go(place, _who()) else "gone"}
+                return {"outcome": "deleted" if inspector.delete(entry) else "gone"}
+            return {"outcome": "asked" if inspector.ask_to_release(entry, _who()) else "gone"}
         except LockUnavailable as error:
             raise _refused(503, str(error)) from None
 

@@ -13,8 +13,8 @@ from typing import Any
 from celery import Celery
 
 from celery_etcdlock.core.settings import Settings
-from celery_etcdlock.tasks.task import SingletonTask
-from celery_etcdlock.worker.policies import policy_names
+from celery_etcdlock.tasks.singleton_task import SingletonTask
+from celery_etcdlock.worker.policy_checks import policy_names
 
 __all__ = ["BrokerLimit", "broker_limit", "waits_that_do_not_fit"]
 

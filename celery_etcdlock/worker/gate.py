@@ -27,28 +27,28 @@ from celery import bootsteps
 from celery.signals import task_received
 from celery.worker import state as worker_state
 
-from celery_etcdlock.tasks.broker_delay import has_quorum_queues
-from celery_etcdlock.tasks.call import delivery_of
-from celery_etcdlock.tasks.headers import (
+from celery_etcdlock.app.etcd_locks import EtcdLocks
+from celery_etcdlock.tasks.entry.caller import delivery_of
+from celery_etcdlock.tasks.message.broker_delay import has_quorum_queues
+from celery_etcdlock.tasks.message.headers import (
     JOIN_HEADER,
-    LINE_HEADER,
+    POSITION_HEADER,
     WAITED_HEADER,
     WAITING_SINCE_HEADER,
     WAITS_FOR_HEADER,
     claims_in,
     duplicate_in,
-    line_in,
     number_in,
+    position_in,
     text_in,
     waited_in,
 )
-from celery_etcdlock.tasks.runtime import EtcdLocks
-from celery_etcdlock.tasks.task import SingletonTask
+from celery_etcdlock.tasks.singleton_task import SingletonTask
 from celery_etcdlock.wiring import MEMORY_ENDPOINT, open_inspector
 from celery_etcdlock.worker.broker_limit import broker_limit, waits_that_do_not_fit
-from celery_etcdlock.worker.lookout import Lookout, Waiter
-from celery_etcdlock.worker.receivers import connect
-from celery_etcdlock.worker.revokes import revoked, tell_of_revokes
+from celery_etcdlock.worker.lock_watcher import LockWatcher, Waiter
+from celery_etcdlock.worker.revoke_signal import revoked, tell_of_revokes
+from celery_etcdlock.worker.signal_receivers import connect
 from celery_etcdlock.worker.timer_entries import HUB_IS_WOKEN, cancel, timer_entry
 
 __all__ = ["Gate"]
@@ -96,7 +96,9 @@ class Gate(bootsteps.StartStopStep):
         self._going: set[str] = set()
         self._slot_timer: Any = None
         self._wake_timer: Any = None
-        self._lookout = Lookout(functools.partial(open_inspector, settings), lambda: self._locks.manager, self._on_turn)
+        self._watcher = LockWatcher(
+            functools.partial(open_inspector, settings), lambda: self._locks.manager, self._on_turn
+        )
         self._pass_on = consumer.on_task_request
         if self._is_of_use(consumer.app):
             consumer.on_task_request = self.admit
@@ -124,7 +126,7 @@ class Gate(bootsteps.StartStopStep):
     def stop(self, consumer: Any) -> None:
         """The connection is lost or the worker stops: what is parked goes back to the broker."""
         parked, self._parked = self._parked, {}
-        self._lookout.clear()
+        self._watcher.clear()
         self._going.clear()
         self._slot_timer = self._wake_timer = None
         for each in parked.values():
@@ -198,11 +200,11 @@ class Gate(bootsteps.StartStopStep):
             name,
             delivery_of(carrier),
             plan.options.lock_limit,
-            line_in(carrier),
+            position_in(carrier),
             None if joins is None else joins.task_id,
         )
         parked = self._parked[request.id] = _Parked(request, waiter, time.monotonic() + seconds, waited)
-        self._lookout.add(waiter)
+        self._watcher.add(waiter)
         if self._wake_timer is None and not HUB_IS_WOKEN:
             self._turn_hub()
         return parked
@@ -219,7 +221,7 @@ class Gate(bootsteps.StartStopStep):
         if parked.no_slot_since is not None:
             self._wait_for_slot()
         else:
-            self._lookout.look_at([parked.waiter.name])
+            self._watcher.look_at([parked.waiter.name])
 
     def _discard_revoked(self, **_: Any) -> None:
         """What was revoked leaves at once: its result says so, and its place in line and in here is free."""
@@ -274,7 +276,7 @@ class Gate(bootsteps.StartStopStep):
     def _forget(self, request: Any) -> None:
         parked = self._parked.pop(request.id, None)
         if parked is not None:
-            self._lookout.remove(parked.waiter)
+            self._watcher.remove(parked.waiter)
             _set_headers(request, parked)
 
     def _wait_for_slot(self) -> None:
@@ -290,12 +292,12 @@ class Gate(bootsteps.StartStopStep):
         for parked in waiting[:free]:
             parked.no_slot_since = None
         # Their turn may be over by now.
-        self._lookout.look_at({parked.waiter.name for parked in waiting[:free]})
+        self._watcher.look_at({parked.waiter.name for parked in waiting[:free]})
         if len(waiting) > free:
             self._wait_for_slot()
             before = time.monotonic() - PATIENCE_SECONDS
             late = [parked for parked in waiting[free:] if (parked.no_slot_since or 0.0) < before]
-            self._lookout.give_up_places(parked.waiter for parked in late)
+            self._watcher.give_up_places(parked.waiter for parked in late)
 
     def _free_slots(self) -> int:
         semaphore = self._consumer.controller.semaphore
@@ -310,15 +312,15 @@ def _set_headers(request: Any, parked: _Parked) -> None:
     headers = request.request_dict
     for each in (headers, headers.get("headers")):
         if isinstance(each, dict):
-            each.pop(LINE_HEADER, None)
+            each.pop(POSITION_HEADER, None)
             if place is not None:
-                each[LINE_HEADER] = [place.name, place.token, place.revision]
+                each[POSITION_HEADER] = [place.name, place.token, place.revision]
             if waited is not None:
                 each[WAITED_HEADER] = [round(waited, 3), 0.0]
 
 
 def _waited(carrier: Any, measured: float | None) -> float:
-    """As ``tasks.call.Call.waited``: by the wall clock, but no more than was measured."""
+    """As ``tasks.entry.caller.Call.waited``: by the wall clock, but no more than was measured."""
     since = number_in(carrier, WAITING_SINCE_HEADER)
     elapsed = 0.0 if since is None else max(0.0, time.time() - since)
     return elapsed if measured is None else min(elapsed, measured)

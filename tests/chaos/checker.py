@@ -36,7 +36,7 @@ class Counts:
 
 @dataclass
 class _Body:
-    entrance: int
+    current_call: int
     task: str
     pids: tuple[int, ...]
     entered: float

@@ -8,8 +8,8 @@ import pytest
 from celery.exceptions import ImproperlyConfigured
 
 from celery_etcdlock import InvalidOption, SingletonTask, singleton_task
-from celery_etcdlock.core.dedup import check_dedup
-from celery_etcdlock.worker.dedup import deduplicate
+from celery_etcdlock.core.dedup_rules import check_dedup
+from celery_etcdlock.worker.apply_dedup import deduplicate
 from tests.companions.packages import package
 from tests.unit.tasks.lab import Lab
 

@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from celery_etcdlock.etcd.client import EtcdClient
-from celery_etcdlock.etcd.store import EtcdStore
+from celery_etcdlock.etcd.etcd_store import EtcdStore
 from celery_etcdlock.locking.group_commit import GroupCommit
-from celery_etcdlock.locking.memory import MemoryStore
-from celery_etcdlock.locking.redis import RedisStore
-from celery_etcdlock.locking.store import LockStore
+from celery_etcdlock.locking.lock_store import LockStore
+from celery_etcdlock.locking.memory_store import MemoryStore
+from celery_etcdlock.locking.redis_store import RedisStore
 
 _prefixes = itertools.count()
 

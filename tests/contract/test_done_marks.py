@@ -30,10 +30,10 @@ from celery_etcdlock.core.replies import (
     StoreReply,
 )
 from celery_etcdlock.locking.clock import boot_time
-from celery_etcdlock.locking.done import DoneMarks
+from celery_etcdlock.locking.done_marks import DoneMarks
 from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.manager import LockManager
-from celery_etcdlock.locking.store import LockStore
 
 SECONDS = 5.0
 DELIVERY = Delivery("id", 1, 0, 2)

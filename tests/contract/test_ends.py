@@ -29,11 +29,11 @@ from celery_etcdlock.core.replies import (
     Present,
     SessionFenced,
 )
-from celery_etcdlock.locking.claim import Claim, Conflict
 from celery_etcdlock.locking.clock import boot_time
 from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.manager import LockManager
-from celery_etcdlock.locking.store import LockStore
+from celery_etcdlock.locking.outcomes import Claim, Conflict
 from tests.waiting import wait_for
 
 SECONDS = 5.0
@@ -133,7 +133,7 @@ class TestClocksThatDiffer:
     def test_a_place_in_line_and_a_least_hold(self, host: NewManager) -> None:
         lock = host().acquire("a", record("first"), ttl_seconds=30)
         assert isinstance(lock, Lock)
-        place, _ = host().pending.take_place("a", record("next"), 60.0)
+        place, _ = host().pending.take_position("a", record("next"), 60.0)
         manager = host()
         held = manager.acquire("b", record("first"), ttl_seconds=30)
         assert isinstance(held, Lock)

@@ -12,7 +12,7 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_etcdlock.core.events import LockAcquired, LockEvent, LockReleased, LockWasLost
 from celery_etcdlock.core.operations import (
-    AskToLetGo,
+    AskToRelease,
     AwaitChange,
     FenceSession,
     KeepAlive,
@@ -36,8 +36,8 @@ from celery_etcdlock.listeners import Listeners
 from celery_etcdlock.locking import renewal
 from celery_etcdlock.locking.clock import boot_time
 from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.manager import Conflict, LockManager
-from celery_etcdlock.locking.store import LockStore
 from tests.waiting import wait_for
 
 NewStore = Callable[[], LockStore]
@@ -502,7 +502,7 @@ def test_a_holder_that_is_asked_to_let_go_is_told_and_keeps_the_lock_until_then(
     told: list[Lock] = []
     lock = manager.acquire("a", record(), ttl_seconds=2, on_lost=told.append)
     assert isinstance(lock, Lock)
-    assert store.perform(AskToLetGo("a", lock.token, lock.fencing_token, "admin@host"), 5.0) == Asked()
+    assert store.perform(AskToRelease("a", lock.token, lock.fencing_token, "admin@host"), 5.0) == Asked()
     wait_for(lambda: told, "the holder is told", 10)
     with pytest.raises(LockLost, match="admin@host asked its holder to let go"):
         lock.check()

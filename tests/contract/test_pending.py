@@ -27,14 +27,14 @@ from celery_etcdlock.core.replies import (
     SessionGone,
 )
 from celery_etcdlock.errors import LockUnavailable
-from celery_etcdlock.locking.claim import Claim, Conflict
+from celery_etcdlock.locking.claims import Claims
 from celery_etcdlock.locking.clock import boot_time
 from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.manager import LockManager
-from celery_etcdlock.locking.pending import PendingLocks
+from celery_etcdlock.locking.outcomes import Claim, Conflict
 from celery_etcdlock.locking.session import Session as LockSession
 from celery_etcdlock.locking.shared_leases import KEYS_PER_LEASE
-from celery_etcdlock.locking.store import LockStore
 from tests.contract.test_store import SECONDS, Session
 
 
@@ -58,8 +58,8 @@ def wall() -> Wall:
 
 
 @pytest.fixture
-def pending(store: LockStore, wall: Wall) -> PendingLocks:
-    return PendingLocks(store, boot_time, SECONDS, wall, owe=LockSession.abandon)
+def pending(store: LockStore, wall: Wall) -> Claims:
+    return Claims(store, boot_time, SECONDS, wall, schedule_delete=LockSession.abandon)
 
 
 @pytest.fixture
@@ -69,7 +69,7 @@ def manager(new_store: Callable[[], LockStore], wall: Wall) -> Iterator[LockMana
     manager.close()
 
 
-def claim(pending: PendingLocks, name: str = "a", seconds: float = 60.0, by: Record | None = None) -> Claim:
+def claim(pending: Claims, name: str = "a", seconds: float = 60.0, by: Record | None = None) -> Claim:
     [outcome] = pending.claim_each([(name, by or record())], seconds)
     assert isinstance(outcome, Claim)
     return outcome
@@ -124,7 +124,7 @@ class TestOperations:
 
 
 class TestClaims:
-    def test_a_claim_stands_and_is_dropped_by_who_knows_it(self, pending: PendingLocks, store: LockStore) -> None:
+    def test_a_claim_stands_and_is_dropped_by_who_knows_it(self, pending: Claims, store: LockStore) -> None:
         mine = claim(pending)
         [other] = pending.claim_each([("a", record("other"))], 60)
         assert isinstance(other, Conflict)
@@ -135,29 +135,27 @@ class TestClaims:
 
     def test_hundreds_take_few_round_trips(self, store: LockStore, wall: Wall) -> None:
         counted = _Counting(store)
-        pending = PendingLocks(counted, boot_time, SECONDS, wall, owe=LockSession.abandon)
+        pending = Claims(counted, boot_time, SECONDS, wall, schedule_delete=LockSession.abandon)
         outcomes = pending.claim_each([(f"n{number}", record()) for number in range(250)], 60)
         assert all(isinstance(outcome, Claim) for outcome in outcomes)
         assert counted.operations <= 2 + 3
 
     def test_leases_are_shared_and_bounded(self, store: LockStore, wall: Wall) -> None:
         """Rule 11."""
-        pending = PendingLocks(store, boot_time, SECONDS, wall, owe=LockSession.abandon)
+        pending = Claims(store, boot_time, SECONDS, wall, schedule_delete=LockSession.abandon)
         leases, deadline = pending._leases, boot_time() + SECONDS
         first = leases.take(60, 1, deadline)
         assert leases.take(60, KEYS_PER_LEASE - 1, deadline) is first
         assert leases.take(60, 1, deadline) is not first
         assert leases.take(65, 1, deadline) is not leases.take(60, 1, deadline)
 
-    def test_limits(self, pending: PendingLocks) -> None:
+    def test_limits(self, pending: Claims) -> None:
         first, second = (claim(pending, by=record(f"t{number}", limit=2)) for number in range(2))
         [third] = pending.claim_each([("a", record("t2", limit=2))], 60)
         assert isinstance(third, Conflict)
         assert [key.token for key in third.keys] == [first.token, second.token]
 
-    def test_a_free_place_is_not_for_a_second_run_of_one_message(
-        self, pending: PendingLocks, manager: LockManager
-    ) -> None:
+    def test_a_free_place_is_not_for_a_second_run_of_one_message(self, pending: Claims, manager: LockManager) -> None:
         """A copy of it, or a retry whose predecessor hasn't released: with a limit above one, too."""
         lock = manager.acquire("a", record(limit=3), ttl_seconds=30)
         assert isinstance(lock, Lock)
@@ -171,7 +169,7 @@ class TestClaims:
         manager.release(lock)
         assert isinstance(manager.acquire("a", retry, ttl_seconds=30), Lock)
 
-    def test_a_waiter_wakes_when_the_time_is_over(self, pending: PendingLocks, manager: LockManager) -> None:
+    def test_a_waiter_wakes_when_the_time_is_over(self, pending: Claims, manager: LockManager) -> None:
         claim(pending, seconds=0.5)
         started = time.monotonic()
         lock = manager.acquire("a", record("b"), ttl_seconds=30, wait_seconds=10)
@@ -179,7 +177,7 @@ class TestClaims:
         assert 1.0 < time.monotonic() - started < 5
         manager.release(lock)
 
-    def test_all_or_none(self, pending: PendingLocks, store: LockStore) -> None:
+    def test_all_or_none(self, pending: Claims, store: LockStore) -> None:
         taken = claim(pending, "b")
         outcomes = pending.claim_all([("a", record()), ("b", record())], 60)
         assert [type(outcome) for outcome in outcomes] == [Conflict, Conflict]
@@ -189,7 +187,7 @@ class TestClaims:
 
 
 class TestChangingHands:
-    def test_to_the_worker_and_away(self, pending: PendingLocks, manager: LockManager, store: LockStore) -> None:
+    def test_to_the_worker_and_away(self, pending: Claims, manager: LockManager, store: LockStore) -> None:
         mine = claim(pending)
         lock = manager.take_over(mine, record(), ttl_seconds=30)
         assert isinstance(lock, Lock)
@@ -199,11 +197,11 @@ class TestChangingHands:
         manager.release(lock)
         assert keys(store) == ()
 
-    def test_a_place_in_line_is_one_until_a_worker_has_it(self, pending: PendingLocks, manager: LockManager) -> None:
+    def test_a_place_in_line_is_one_until_a_worker_has_it(self, pending: Claims, manager: LockManager) -> None:
         def kinds() -> list[KeyKind]:
             return [key.record.kind for key in pending.look("a") if key.record is not None]
 
-        place, _ = pending.take_place("a", record(), 60)
+        place, _ = pending.take_position("a", record(), 60)
         assert kinds() == [KeyKind.POSITION]
         lock = manager.take_over(place, record(), ttl_seconds=30)
         assert isinstance(lock, Lock)
@@ -211,7 +209,7 @@ class TestChangingHands:
         manager.keep(lock, replace(lock.record, kind=KeyKind.LEAST_HOLD), 60)
         assert kinds() == [KeyKind.LEAST_HOLD]
 
-    def test_only_one_of_two_copies_takes_over(self, pending: PendingLocks, manager: LockManager) -> None:
+    def test_only_one_of_two_copies_takes_over(self, pending: Claims, manager: LockManager) -> None:
         mine = claim(pending)
         lock = manager.take_over(mine, record(), ttl_seconds=30)
         assert isinstance(lock, Lock)
@@ -221,7 +219,7 @@ class TestChangingHands:
         lock.check()
         manager.release(lock)
 
-    def test_a_lock_taken_over_is_renewed_and_not_lost(self, pending: PendingLocks, manager: LockManager) -> None:
+    def test_a_lock_taken_over_is_renewed_and_not_lost(self, pending: Claims, manager: LockManager) -> None:
         lock = manager.take_over(claim(pending), record(), ttl_seconds=2)
         assert isinstance(lock, Lock)
         manager._keeper.renew(lock.session)
@@ -238,7 +236,7 @@ class TestChangingHands:
         assert keys(store) == (lock.token,), "it isn't the holder's any more"
         assert isinstance(manager.take_over(left, record(), ttl_seconds=30), Lock)
 
-    def test_the_newer_replaces_the_queued(self, pending: PendingLocks, manager: LockManager, store: LockStore) -> None:
+    def test_the_newer_replaces_the_queued(self, pending: Claims, manager: LockManager, store: LockStore) -> None:
         """Rule 17."""
         older = claim(pending, by=record("older"))
         assert store.perform(LookForMark("older"), SECONDS) == MarkSeen(False)
@@ -260,7 +258,7 @@ class TestDoubt:
     @pytest.mark.parametrize("applied", [True, False])
     def test_a_claim_without_an_answer_is_found_or_made(self, store: LockStore, wall: Wall, applied: bool) -> None:
         losing = _Losing(store, applied=applied)
-        pending = PendingLocks(losing, boot_time, SECONDS, wall, owe=LockSession.abandon)
+        pending = Claims(losing, boot_time, SECONDS, wall, schedule_delete=LockSession.abandon)
         mine = claim(pending)
         assert keys(store) == (mine.token,)
         assert pending.drop(mine)
@@ -270,7 +268,7 @@ class TestDoubt:
 
     @pytest.mark.parametrize("applied", [True, False])
     def test_a_take_over_without_an_answer(
-        self, pending: PendingLocks, new_store: Callable[[], LockStore], store: LockStore, applied: bool
+        self, pending: Claims, new_store: Callable[[], LockStore], store: LockStore, applied: bool
     ) -> None:
         mine = claim(pending)
         losing = _Losing(new_store(), applied=applied)

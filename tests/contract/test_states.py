@@ -31,7 +31,7 @@ from celery_etcdlock.core.replies import (
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import boot_time
 from celery_etcdlock.locking.driver import drive
-from celery_etcdlock.locking.store import LockStore
+from celery_etcdlock.locking.lock_store import LockStore
 
 SECONDS = 5.0
 NAME = "beat: a/b"

@@ -10,7 +10,7 @@ from dataclasses import replace
 import pytest
 
 from celery_etcdlock.core.operations import (
-    AskToLetGo,
+    AskToRelease,
     AwaitChange,
     CheckKeys,
     Enqueue,
@@ -41,7 +41,7 @@ from celery_etcdlock.core.replies import (
     SessionFenced,
     SessionGone,
 )
-from celery_etcdlock.locking.store import LockStore
+from celery_etcdlock.locking.lock_store import LockStore
 from tests.waiting import wait_for
 
 SECONDS = 5.0
@@ -265,7 +265,7 @@ class TestCheck:
     def test_who_asks_to_let_go_is_seen_by_the_session_that_holds_the_key(self, session: Session) -> None:
         key = HeldKey("a", "t", session.own("a", "t"))
         other = Session(session.store)
-        ask = AskToLetGo("a", "t", key.mod_revision, "somebody")
+        ask = AskToRelease("a", "t", key.mod_revision, "somebody")
         assert session.store.perform(ask, SECONDS) == Asked()
         reply, others = session.check(key), other.check()
         assert isinstance(reply, KeysSeen)

@@ -21,11 +21,11 @@ from celery_etcdlock.core.replies import (
     StoreReply,
 )
 from celery_etcdlock.errors import LockUnavailable
-from celery_etcdlock.locking.claim import Claim, Conflict
+from celery_etcdlock.locking.key_tokens import KeyTokenPool
 from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.manager import LockManager
-from celery_etcdlock.locking.store import LockStore
-from celery_etcdlock.locking.tokens import TokenPool
+from celery_etcdlock.locking.outcomes import Claim, Conflict
 
 RECORD = Record(Delivery("task-id"), "proj.task", "host", os.getpid(), 0.0)
 
@@ -147,19 +147,19 @@ def test_an_ask_for_the_last_holding_is_not_told_to_this_one(manager: LockManage
     first = own(manager)
     seen = store.perform(Look("a"), 5.0)
     assert isinstance(seen, Present)
-    manager.ask_to_let_go("a", seen.keys[0], "a newer call")
+    manager.ask_to_release("a", seen.keys[0], "a newer call")
     manager.release(first)
     lock = own(manager)
     assert lock.token == first.token
     assert manager._keeper.renew(lock.session)
     assert not lock.lost
-    manager.ask_to_let_go("a", seen.keys[0], "a newer call, late")
+    manager.ask_to_release("a", seen.keys[0], "a newer call, late")
     assert manager._keeper.renew(lock.session)
     assert not lock.lost
 
 
 def test_the_pool_keeps_the_names_used_last() -> None:
-    pool = TokenPool(most_names=2)
+    pool = KeyTokenPool(most_names=2)
     tokens = {name: pool.take(name) for name in "abc"}
     for name in "ab":
         pool.give_back(name, tokens[name])

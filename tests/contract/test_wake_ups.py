@@ -14,8 +14,8 @@ from celery_etcdlock.core.operations import (
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.replies import StoreReply
 from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.manager import LockManager
-from celery_etcdlock.locking.store import LockStore
 from tests.waiting import wait_for
 
 WAITERS = 30

@@ -12,7 +12,7 @@ from collections.abc import Callable
 
 from celery_etcdlock.etcd.endpoints import Endpoint, EndpointHealth
 from celery_etcdlock.etcd.errors import EtcdError
-from celery_etcdlock.etcd.http2 import Http2Connection
+from celery_etcdlock.etcd.grpc_connection import GrpcConnection
 from tests.unit.etcd.recorded import BEGINNING, DATA, Played, odd_reply, plain_reply, settings
 
 GREETING = settings(window=65535)
@@ -34,7 +34,7 @@ def play(data: bytes) -> bool:
     if not how & 0x30:
         pieces.insert(0, GREETING)
     channel = Played(pieces, then_end=bool(how & 8))
-    connection = Http2Connection(channel, EndpointHealth(Endpoint("fuzzed", 1)), clock())
+    connection = GrpcConnection(channel, EndpointHealth(Endpoint("fuzzed", 1)), clock())
     try:
         connection.open(1000.0)
         if how & 0x40:
@@ -47,7 +47,7 @@ def play(data: bytes) -> bool:
     return True
 
 
-def _stream(connection: Http2Connection) -> bool:
+def _stream(connection: GrpcConnection) -> bool:
     connection.start_stream(b"\x83", b"request", 1000.0, half_close=False)
     messages = 0
     try:

@@ -1,8 +1,8 @@
 """Every interleaving of schedulers that take over from one another: which ticks are sent, how often, under which ids.
 
-Production's own code is explored: the machine that saves a state (``core.protocol.save``), its transactions
-(``etcd.states``), and the states (``core.beat_state``), on the model of etcd. A scheduler here does what a term does
-(``beat.term``, ``beat.guard``) for one entry whose ticks are numbered, one step at a time:
+Production's own code is explored: the machine that saves a state (``core.protocol.save_states``), its transactions
+(``etcd.state_transactions``), and the states (``core.beat_state``), on the model of etcd. A scheduler here does what a
+term does (``beat.leader_term``, ``beat.scheduler_guard``) for one entry whose ticks are numbered, one step at a time:
 
     load -> (send what the last one left) -> claim -> ask the lock -> send -> confirm -> claim ...
 
@@ -31,8 +31,8 @@ from celery_etcdlock.core.protocol import GuardLost, Overtaken, Save, Saved, Una
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.replies import Changed, Failed, Owned, SessionFenced, StatesSeen
 from celery_etcdlock.errors import LockUnavailable
-from celery_etcdlock.etcd.states import States
-from celery_etcdlock.etcd.store import EtcdStore
+from celery_etcdlock.etcd.etcd_store import EtcdStore
+from celery_etcdlock.etcd.state_transactions import States
 from tests.model.codec import Codec
 from tests.model.model_etcd import INITIAL, EtcdState, answer, expire
 from tests.model.world import Frozen

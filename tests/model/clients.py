@@ -3,8 +3,8 @@
 Those block, so the explorer can't run them; what they decide is repeated here as far as it bears on the properties:
 belief begins with ``Acquired`` and ends with the release, the session's deadline or its loss; a doubtful lock is
 released by ``Resolve``; what got no answer becomes a debt, which the keeper pays; an attempt on a lost session opens
-another. A parent that renews for its child (``locking.guardian``) knows of it only its lease and until when that is
-trusted.
+another. A parent that renews for its child (``locking.child_lease_guardian``) knows of it only its lease and until when
+that is trusted.
 """
 
 from __future__ import annotations
@@ -40,17 +40,17 @@ from celery_etcdlock.core.replies import (
     SessionFenced,
 )
 from celery_etcdlock.errors import LockUnavailable
-from celery_etcdlock.locking.guardian import LATE
+from celery_etcdlock.locking.child_lease_guardian import LATE
 from tests.model.codec import Codec
 from tests.model.without_renewal import WithoutRenewal
 from tests.model.world import (
     CLAIM,
     NAME,
     Client,
-    Debt,
     Frozen,
     Held,
     Lane,
+    PendingDelete,
     Plan,
     Scenario,
     Session,
@@ -230,8 +230,10 @@ class Clients(WithoutRenewal):
         client = world.clients[index]
         lease = 16 * (index + 1) + client.sessions
         session = Session(lease, 0, -1.0, lost=True)
-        debts = on_shared(client)
-        client = client._replace(sessions=client.sessions + 1, session=session, debts=debts, token="", held=None)
+        pending_deletes = on_shared(client)
+        client = client._replace(
+            sessions=client.sessions + 1, session=session, pending_deletes=pending_deletes, token="", held=None
+        )
         machine = protocol.Open(
             lease=lease,
             ttl_seconds=self.scenario.ttl_seconds,
@@ -254,7 +256,7 @@ class Clients(WithoutRenewal):
             held = Held(client.token, outcome.fencing_token, outcome.doubtful)
             if session_stands(world, client, plan):
                 return self._believe(world, index, held)
-            machine = self._resolve(world, index, Debt(client.token, attempt=client.mark))
+            machine = self._resolve(world, index, PendingDelete(client.token, attempt=client.mark))
             return self.launch(world, index, "main", "settle", machine)
         if isinstance(outcome, Conflicted):
             if any(key.token == client.token for key in outcome.keys):
@@ -265,12 +267,12 @@ class Clients(WithoutRenewal):
             attempt = plan.attempts[client.attempt - 1]
             if attempt.wait_seconds is None and self._now(world, index) < client.give_up_at:
                 raise Violation("token check", f"{client.token} gave up on a lock before its time was over")
-        debts = client.debts
+        pending_deletes = client.pending_deletes
         if isinstance(outcome, Unavailable) and outcome.doubtful:
-            debts = (*debts, Debt(client.token, attempt=client.mark))
+            pending_deletes = (*pending_deletes, PendingDelete(client.token, attempt=client.mark))
         lost = client.session.lost or isinstance(outcome, SessionLost)
         client = _spared(client, outcome)
-        client = client._replace(session=client.session._replace(lost=lost), debts=debts, token="")
+        client = client._replace(session=client.session._replace(lost=lost), pending_deletes=pending_deletes, token="")
         return self.begin(world.with_client(index, client), index)
 
     def _believe(self, world: World, index: int, held: Held) -> World:
@@ -299,7 +301,7 @@ class Clients(WithoutRenewal):
             return self.begin(world.with_client(index, lost), index)
         world = world.with_client(index, client)
         if held.doubtful:
-            machine = self._resolve(world, index, Debt(held.token, attempt=client.mark))
+            machine = self._resolve(world, index, PendingDelete(held.token, attempt=client.mark))
             return self.launch(world, index, "main", "release", machine)
         answer_by = self._now(world, index) + self.scenario.answer_seconds
         release = protocol.ReleaseKey(name=NAME, token=held.token, mod_revision=held.fencing_token, deadline=answer_by)
@@ -310,8 +312,8 @@ class Clients(WithoutRenewal):
         if isinstance(outcome, Unavailable):
             doubtful = isinstance(lane.machine.machine, protocol.Resolve)
             guard = None if doubtful or not isinstance(lane.operation, Release) else lane.operation.mod_revision
-            debt = Debt(client.token, guard, client.mark if guard is None else None)
-            client = client._replace(debts=(*client.debts, debt))
+            debt = PendingDelete(client.token, guard, client.mark if guard is None else None)
+            client = client._replace(pending_deletes=(*client.pending_deletes, debt))
         client = _spared(client, outcome)
         return self.begin(world.with_client(index, client._replace(token="")), index)
 
@@ -321,7 +323,7 @@ class Clients(WithoutRenewal):
         session = client.session._replace(lost=True)
         return self.begin(world.with_client(index, client._replace(token="", session=session)), index)
 
-    def _resolve(self, world: World, index: int, debt: Debt) -> protocol.Resolve:
+    def _resolve(self, world: World, index: int, debt: PendingDelete) -> protocol.Resolve:
         client = world.clients[index]
         session = client.shared if debt.shared else client.session
         assert session is not None
@@ -391,9 +393,9 @@ class Clients(WithoutRenewal):
 
     # --- what is owed -----------------------------------------------------------------------------------------------
 
-    def pay(self, world: World, index: int) -> World:
+    def flush(self, world: World, index: int) -> World:
         client = world.clients[index]
-        debt = client.debts[0]
+        debt = client.pending_deletes[0]
         answer_by = self._now(world, index) + 1.0
         machine: Machine[Any]
         if debt.guard is None:
@@ -405,12 +407,12 @@ class Clients(WithoutRenewal):
     def _after_pay(self, world: World, index: int, outcome: Any, lane: Lane) -> World:
         client = world.clients[index]
         if isinstance(outcome, Resolved | protocol.Released):
-            return world.with_client(index, client._replace(debts=client.debts[1:]))
+            return world.with_client(index, client._replace(pending_deletes=client.pending_deletes[1:]))
         return world
 
 
 def ended_without_doubt(outcome: object) -> bool:
-    """Whether the token has no key, and none can come: then the next attempt may have it (``locking.tokens``)."""
+    """Whether the token has no key, and none can come: then the next attempt may have it (``locking.key_tokens``)."""
     return isinstance(outcome, Conflicted) or (isinstance(outcome, protocol.Released) and outcome.was_held)
 
 

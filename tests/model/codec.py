@@ -14,8 +14,8 @@ from typing import Any
 from celery_etcdlock.core.operations import StoreOperation
 from celery_etcdlock.core.replies import StoreReply
 from celery_etcdlock.etcd.errors import status_error
-from celery_etcdlock.etcd.places import Places
-from celery_etcdlock.etcd.store import EtcdStore
+from celery_etcdlock.etcd.etcd_store import EtcdStore
+from celery_etcdlock.etcd.lock_transactions import LockTransactions
 from tests.model.world import PREFIX
 
 __all__ = ["Codec"]
@@ -56,7 +56,7 @@ class _Answering(_Sending):
 class Codec:
     """Encodes and decodes by ``places_class``, which a mutation may have weakened."""
 
-    def __init__(self, places_class: type[Places] = Places) -> None:
+    def __init__(self, places_class: type[LockTransactions] = LockTransactions) -> None:
         self._encoder = EtcdStore(_Sending(), PREFIX, places_class, asks_first=False)
         self._answering = _Answering()
         self._decoder = EtcdStore(self._answering, PREFIX, places_class, asks_first=False)

@@ -9,9 +9,9 @@ import pytest
 
 from tests.model.explorer import Report
 
-Line = tuple[str, int, float]  # a report's text, states, seconds
+QueuePosition = tuple[str, int, float]  # a report's text, states, seconds
 
-_REPORTS = pytest.StashKey[list[Line]]()
+_REPORTS = pytest.StashKey[list[QueuePosition]]()
 
 
 @pytest.fixture

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 
-from celery_etcdlock.core.ends import ending
+from celery_etcdlock.core.expiry import ending
 from celery_etcdlock.core.operations import (
     AskAge,
     AwaitChange,
@@ -36,7 +36,7 @@ from celery_etcdlock.core.replies import (
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.errors import EtcdStatusError
-from celery_etcdlock.etcd.places import Places
+from celery_etcdlock.etcd.lock_transactions import LockTransactions
 from tests.model.clients import Clients, local, session_stands
 from tests.model.codec import Codec
 from tests.model.model_etcd import INITIAL, answer, expire, lead_anew, stale_keep_alive, watch
@@ -96,7 +96,7 @@ class Explorer:
         self,
         scenario: Scenario,
         *,
-        places_class: type[Places] = Places,
+        places_class: type[LockTransactions] = LockTransactions,
         most_states: int = 2_000_000,
         one_per_name: bool = True,
         deep: bool = False,
@@ -340,9 +340,9 @@ class Explorer:
                     yield self.failing, begun
         if client.main is None and client.position is not None and client.returns > 0:
             self.failing = f"{self._who(index)} comes back"
-            yield self.failing, self.clients.come_back(world, index)
-        if client.keeper is None and client.debts and (stands or client.debts[0].shared):
-            yield f"{self._who(index)} pays", self.clients.pay(world, index)
+            yield self.failing, self.clients.reschedule(world, index)
+        if client.keeper is None and client.pending_deletes and (stands or client.pending_deletes[0].shared):
+            yield f"{self._who(index)} pays", self.clients.flush(world, index)
         if client.keeper is None and stands and client.renewals > 0:
             yield f"{self._who(index)} renews", self.clients.renew(world, index)
         if self.clients.may_guard(world, index):
@@ -350,10 +350,10 @@ class Explorer:
         if client.session is not None and client.sessions and not stands and client.main is None:
             if any(lease.ident == client.session.lease for lease in world.etcd.leases):
                 etcd = expire(world.etcd, client.session.lease)
-                lost = client._replace(session=client.session._replace(lost=True), debts=on_shared(client))
+                lost = client._replace(session=client.session._replace(lost=True), pending_deletes=on_shared(client))
                 yield f"{self._who(index)} revokes", world.with_client(index, lost)._replace(etcd=etcd)
-            elif client.debts != on_shared(client):
-                lost = client._replace(session=client.session._replace(lost=True), debts=on_shared(client))
+            elif client.pending_deletes != on_shared(client):
+                lost = client._replace(session=client.session._replace(lost=True), pending_deletes=on_shared(client))
                 yield f"{self._who(index)} forgets its debts", world.with_client(index, lost)
 
     def _crash(self, world: World, index: int) -> World:

@@ -39,7 +39,7 @@ from celery_etcdlock.core.replies import (
     StoreReply,
 )
 from celery_etcdlock.etcd import messages
-from celery_etcdlock.etcd.places import Places, Transaction
+from celery_etcdlock.etcd.lock_transactions import LockTransactions, Transaction
 from tests.model import clients
 
 __all__ = [
@@ -64,7 +64,7 @@ class Mutant:
     rule: str
     scenario: str
     shows_as: frozenset[str]
-    places_class: type[Places] = Places
+    places_class: type[LockTransactions] = LockTransactions
     apply: Callable[[pytest.MonkeyPatch], None] = _nothing
     one_per_name: bool = True
 
@@ -72,7 +72,7 @@ class Mutant:
 # --- the store's transactions ---------------------------------------------------------------------------------------
 
 
-class PlacesWithoutTokenCheck(Places):
+class PlacesWithoutTokenCheck(LockTransactions):
     """A repeated try-lock that is refused because of its own key says that somebody holds the lock."""
 
     def _tried(self, operation: TryAcquire, response: Any, revision: int) -> StoreReply:
@@ -81,7 +81,7 @@ class PlacesWithoutTokenCheck(Places):
         return self._why_refused(operation, response, revision)
 
 
-class PlacesWithoutReleaseGuard(Places):
+class PlacesWithoutReleaseGuard(LockTransactions):
     """Deletes the key as long as it is there, whoever wrote it last."""
 
     def _release(self, operation: Release) -> Any:
@@ -92,7 +92,7 @@ class PlacesWithoutReleaseGuard(Places):
         return request
 
 
-class PlacesWithoutHandOverGuard(Places):
+class PlacesWithoutHandOverGuard(LockTransactions):
     """Takes over a message's lock as long as the key is there, whoever has it by now."""
 
     def _promote(self, operation: Promote) -> Any:
@@ -104,14 +104,14 @@ class PlacesWithoutHandOverGuard(Places):
         return request
 
 
-class PlacesWithoutLookAtAllThatPrecede(Places):
+class PlacesWithoutLookAtAllThatPrecede(LockTransactions):
     """A woken waiter is promoted if its own key is as it wrote it."""
 
     def _promote(self, operation: Promote) -> Any:
         return super()._promote(replace(operation, alone=False))
 
 
-class PlacesWithoutEpoch(Places):
+class PlacesWithoutEpoch(LockTransactions):
     """Takes a place whatever the session's epoch."""
 
     def request(self, operation: Transaction) -> Any:
@@ -120,7 +120,7 @@ class PlacesWithoutEpoch(Places):
         return messages.TxnRequest(compare=kept, success=request.success, failure=request.failure)
 
 
-class PlacesWithoutSeenRevision(Places):
+class PlacesWithoutSeenRevision(LockTransactions):
     """A try-lock with a limit above one puts its key although others came since it looked."""
 
     def _try_acquire(self, operation: TryAcquire) -> Any:

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from celery_etcdlock.core import ends
-from celery_etcdlock.core.ends import Ends
+from celery_etcdlock.core import expiry
+from celery_etcdlock.core.expiry import Expiry
 from celery_etcdlock.core.operations import AwaitChange
 from celery_etcdlock.core.ownership import Standing
 from celery_etcdlock.core.protocol import Acquire, AcquireEach, Open
@@ -18,7 +18,7 @@ from celery_etcdlock.core.replies import (
     LeaseGranted,
     LeaseUnknown,
 )
-from celery_etcdlock.etcd.store import EtcdStore
+from celery_etcdlock.etcd.etcd_store import EtcdStore
 from tests.model import without_renewal
 from tests.model.mutants import (
     EXCLUSION,
@@ -32,30 +32,30 @@ __all__ = ["ENDS_MUTANTS"]
 
 
 def by_wall_clock_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(Ends, "judged", lambda self, key, age, asked_at, now: None)
+    monkeypatch.setattr(Expiry, "judged", lambda self, key, age, asked_at, now: None)
 
 
 def frees_what_is_unknown(monkeypatch: pytest.MonkeyPatch) -> None:
-    judged = Ends.judged
+    judged = Expiry.judged
 
     def gone(self: Any, key: Any, age: Any, asked_at: float, now: float) -> Any:
         return None if isinstance(age, LeaseUnknown) else judged(self, key, age, asked_at, now)
 
-    monkeypatch.setattr(Ends, "judged", gone)
+    monkeypatch.setattr(Expiry, "judged", gone)
 
 
 def whatever_the_term(monkeypatch: pytest.MonkeyPatch) -> None:
-    judged = Ends.judged
+    judged = Expiry.judged
 
     def after_an_election(self: Any, key: Any, age: Any, asked_at: float, now: float) -> Any:
         age = replace(age, term=age.term + 1) if isinstance(age, LeaseAge) else age
         return judged(self, key, age, asked_at, now)
 
-    monkeypatch.setattr(Ends, "judged", after_an_election)
+    monkeypatch.setattr(Expiry, "judged", after_an_election)
 
 
 def by_the_lease_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(ends, "LONGEST_SKEW_SECONDS", inf)
+    monkeypatch.setattr(expiry, "LONGEST_SKEW_SECONDS", inf)
 
 
 def rounds_up(monkeypatch: pytest.MonkeyPatch) -> None:

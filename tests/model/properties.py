@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from celery_etcdlock.core.ends import LONGEST_SKEW_SECONDS
+from celery_etcdlock.core.expiry import LONGEST_SKEW_SECONDS
 from celery_etcdlock.core.operations import AwaitChange
 from celery_etcdlock.core.record import decode_record
 from tests.model.clients import session_stands, trust_ends, trusts
@@ -80,7 +80,7 @@ def _check_ghosts(world: World, scenario: Scenario) -> None:
     for client, plan in zip(world.clients, scenario.plans, strict=True):
         if not client.alive or client.session is None or not session_stands(world, client, plan):
             continue
-        known = {client.token, *(debt.token for debt in client.debts)}
+        known = {client.token, *(debt.token for debt in client.pending_deletes)}
         for kv in places(world):
             if kv.lease == client.session.lease and token_of(kv) not in known:
                 raise Violation("rule 3", f"ghost: nobody knows the key of {token_of(kv)}, and its lease is renewed")
@@ -136,8 +136,8 @@ def check_rest(world: World, scenario: Scenario) -> None:
             if client.token in first:
                 raise Violation("rule 2", f"{client.token} is next in line and nobody wakes it")
             _check_wait(world, scenario, client)
-        elif client.debts:
-            raise Violation("progress", f"nobody pays {client.debts}")
+        elif client.pending_deletes:
+            raise Violation("progress", f"nobody pays {client.pending_deletes}")
     for kv in keys:
         owner = next((client for client in world.clients if client.alive and client.token == token_of(kv)), None)
         if owner is None and kv.lease in leases:

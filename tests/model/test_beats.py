@@ -8,7 +8,7 @@ import pytest
 
 from celery_etcdlock.core.operations import SaveStates
 from celery_etcdlock.core.protocol import Save
-from celery_etcdlock.etcd.states import States
+from celery_etcdlock.etcd.state_transactions import States
 from tests.model.beats import Exploration, Rules
 
 SCENARIOS = {

@@ -1,9 +1,10 @@
-"""What a client does with keys that stand without renewal: the part of ``locking.pending`` and ``tasks.line``.
+"""What a client does with keys that stand without renewal: the part of ``locking.claims`` and
+``tasks.execution.queue_position``.
 
-A *window* is put by ``AcquireEach`` and left to its end. A *queue position* is put by ``TakePlace``; its message comes
-back now and then, looks (``LookAt``), and takes the position over when few enough precede, or keeps it for longer. A
-*copy* of that message comes back with the same position. Their ends are written as production writes them, by the
-client's own wall clock and by the age of its lease that isn't renewed.
+A *window* is put by ``AcquireEach`` and left to its end. A *queue position* is put by ``TakePosition``; its message
+comes back now and then, looks (``LookAt``), and takes the position over when few enough precede, or keeps it for
+longer. A *copy* of that message comes back with the same position. Their ends are written as production writes them, by
+the client's own wall clock and by the age of its lease that isn't renewed.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from celery_etcdlock.core import protocol
-from celery_etcdlock.core.ends import ending
+from celery_etcdlock.core.expiry import ending
 from celery_etcdlock.core.key_kinds import Relation, find
 from celery_etcdlock.core.operations import TryAcquire
 from celery_etcdlock.core.ownership import Standing as Place
@@ -22,7 +23,7 @@ from celery_etcdlock.core.protocol import (
     EachAcquired,
     Machine,
     Opened,
-    Placed,
+    PositionTaken,
     Refused,
     Seen,
     SessionLost,
@@ -33,8 +34,8 @@ from tests.model.world import (
     CLAIM,
     NAME,
     Client,
-    Debt,
     Lane,
+    PendingDelete,
     Scenario,
     Session,
     Standing,
@@ -103,7 +104,7 @@ class WithoutRenewal:
                 return world
             position = Standing(CLAIM, world.claim, 0.0)
             client = client._replace(attempt=client.attempt + 1, position=position, returns=1, token=CLAIM)
-            return self.come_back(world.with_client(index, client), index)
+            return self.reschedule(world.with_client(index, client), index)
         if client.shared is None or client.shared.lost:
             return self.share(world, index)
         now = self._now(world, index)
@@ -125,7 +126,7 @@ class WithoutRenewal:
         assert client.shared is not None
         lease, epoch = client.shared.lease, client.shared.epoch
         if attempt.comes_back:
-            place = protocol.TakePlace(lease=lease, epoch=epoch, name=NAME, token=token, record=record, **times)
+            place = protocol.TakePosition(lease=lease, epoch=epoch, name=NAME, token=token, record=record, **times)
             return self.launch(world, index, "main", "place", place)
         tries = (TryAcquire(lease, epoch, NAME, token, record),)
         claim = protocol.AcquireEach(tries, epoch=epoch, wall_offset=plan.wall or 0.0, **times)
@@ -154,7 +155,7 @@ class WithoutRenewal:
 
     def _after_place(self, world: World, index: int, outcome: Any, lane: Lane) -> World:
         client = self._owing(world.clients[index], outcome)
-        if not isinstance(outcome, Placed):
+        if not isinstance(outcome, PositionTaken):
             return self.begin(world.with_client(index, client._replace(token="")), index)
         return self._has_position(world.with_client(index, client), index, outcome.mod_revision, lane)
 
@@ -172,14 +173,18 @@ class WithoutRenewal:
     @staticmethod
     def _owing(client: Client, outcome: Any) -> Client:
         if isinstance(outcome, SessionLost):
-            return client._replace(shared=None, debts=tuple(debt for debt in client.debts if not debt.shared))
+            return client._replace(
+                shared=None, pending_deletes=tuple(debt for debt in client.pending_deletes if not debt.shared)
+            )
         if isinstance(outcome, Unavailable) and outcome.doubtful:
-            return client._replace(debts=(*client.debts, Debt(client.token, None, client.mark, True)))
+            return client._replace(
+                pending_deletes=(*client.pending_deletes, PendingDelete(client.token, None, client.mark, True))
+            )
         return client
 
     # --- coming back for it -----------------------------------------------------------------------------------------
 
-    def come_back(self, world: World, index: int) -> World:
+    def reschedule(self, world: World, index: int) -> World:
         client, plan = world.clients[index], self.scenario.plans[index]
         assert client.position is not None
         world = world.with_client(index, client._replace(returns=client.returns - 1, token=client.position.token))

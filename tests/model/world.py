@@ -24,11 +24,11 @@ __all__ = [
     "NAME",
     "Attempt",
     "Client",
-    "Debt",
     "Faults",
     "Frozen",
     "Held",
     "Lane",
+    "PendingDelete",
     "Plan",
     "Scenario",
     "Session",
@@ -211,7 +211,7 @@ class Session(NamedTuple):
     term: int = 0
 
 
-class Debt(NamedTuple):
+class PendingDelete(NamedTuple):
     """As in ``locking.session``. ``shared``: it hangs on the lease that isn't renewed."""
 
     token: str
@@ -243,7 +243,7 @@ class Client(NamedTuple):
     attempt: int = 0
     #: The token of the attempt under way.
     token: str = ""
-    #: A token whose last holding ended without a doubt: the next attempt's (``locking.tokens``).
+    #: A token whose last holding ended without a doubt: the next attempt's (``locking.key_tokens``).
     spare: str = ""
     #: The highest fencing token of an ownership that had ended when this attempt began.
     floor: int = 0
@@ -251,7 +251,7 @@ class Client(NamedTuple):
     held: Held | None = None
     main: Lane | None = None
     keeper: Lane | None = None
-    debts: tuple[Debt, ...] = ()
+    pending_deletes: tuple[PendingDelete, ...] = ()
     #: Its session on a lease that isn't renewed, and what it has there: a window, or a queue position.
     shared: Session | None = None
     window: Standing | None = None
@@ -293,9 +293,9 @@ def lease_of(operation: Operation) -> int:
     return int(getattr(operation if tries is None else tries[0], "lease", 0))
 
 
-def on_shared(client: Client) -> tuple[Debt, ...]:
+def on_shared(client: Client) -> tuple[PendingDelete, ...]:
     """The debts that the end of its renewed session doesn't pay."""
-    return tuple(debt for debt in client.debts if debt.shared)
+    return tuple(debt for debt in client.pending_deletes if debt.shared)
 
 
 def mark_of(index: int, client: Client) -> str:

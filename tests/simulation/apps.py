@@ -14,7 +14,7 @@ from celery import Celery
 from celery.app.trace import build_tracer
 
 from celery_etcdlock import SingletonTask
-from celery_etcdlock.tasks import runtime
+from celery_etcdlock.app import etcd_locks
 from tests.simulation.backend import Results, SimBackend
 from tests.simulation.broker import Producer
 
@@ -104,7 +104,7 @@ class SimApp:
 
     def begin(self, settings: dict[str, Any], producer: Producer, results: Results) -> None:
         app: Any = self.celery
-        runtime._locks_of_apps.pop(app, None)
+        etcd_locks._locks_of_apps.pop(app, None)
         app.conf.update(settings)
         app.backend.results = results
         app.producer_or_acquire = producer.acquired

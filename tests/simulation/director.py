@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.errors import EtcdLockError
-from celery_etcdlock.tasks.runtime import EtcdLocks
 from tests.simulation.etcd import Link
 from tests.simulation.ledger import Call
 from tests.simulation.plan import Action

@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any
 
 from celery.app import trace
 
-from celery_etcdlock.etcd.history import History
-from celery_etcdlock.etcd.inspection import EtcdInspector
-from celery_etcdlock.etcd.store import EtcdStore
-from celery_etcdlock.locking import guardian, lease_page, session
+from celery_etcdlock.app import etcd_locks
+from celery_etcdlock.etcd.cluster_identity import ClusterIdentity
+from celery_etcdlock.etcd.etcd_inspector import EtcdInspector
+from celery_etcdlock.etcd.etcd_store import EtcdStore
+from celery_etcdlock.locking import child_lease_guardian, lease_page, session
 from celery_etcdlock.locking.group_commit import GroupCommit
-from celery_etcdlock.tasks import interruption, runtime
-from celery_etcdlock.worker import gate, never_started
+from celery_etcdlock.tasks.execution import interruption
+from celery_etcdlock.worker import free_never_started, gate
 from tests.simulation.etcd import SimTransport
 from tests.simulation.scheduler import Scheduler, Thread
 
@@ -136,7 +137,7 @@ def in_place(world: World) -> Iterator[None]:
         return SimTransport(world.etcd, scheduler.current.process, scheduler, world.chance)
 
     def open_stores(settings: Any) -> Any:
-        history = History()
+        history = ClusterIdentity()
         tasks, renewal = (EtcdStore(transport(), settings.prefix, history=history) for _ in range(2))
         return GroupCommit(tasks), renewal
 
@@ -146,8 +147,8 @@ def in_place(world: World) -> Iterator[None]:
     def state_of(pid: int) -> Any:
         process = scheduler.processes.get(pid)
         if process is None or not process.alive:
-            return guardian._State.GONE
-        return guardian._State.STOPPED if process.frozen else guardian._State.RUNS
+            return child_lease_guardian._State.GONE
+        return child_lease_guardian._State.STOPPED if process.frozen else child_lease_guardian._State.RUNS
 
     real_hold = session.Session.hold
 
@@ -158,10 +159,10 @@ def in_place(world: World) -> Iterator[None]:
     per_process = [
         (module, name, _ProcessSignal(getattr(module, name), world))
         for module, name in (
-            (never_started, "task_revoked"),
-            (never_started, "task_rejected"),
-            (never_started, "task_unknown"),
-            (never_started, "revoked"),
+            (free_never_started, "task_revoked"),
+            (free_never_started, "task_rejected"),
+            (free_never_started, "task_unknown"),
+            (free_never_started, "revoked"),
             (gate, "task_received"),
             (gate, "revoked"),
         )
@@ -170,11 +171,11 @@ def in_place(world: World) -> Iterator[None]:
     handler = _Warnings(world)
     with ExitStack() as stack:
         for target, name, value in (
-            (runtime, "open_stores", open_stores),
-            (runtime, "host_name", lambda: scheduler.current.process.host if scheduler.current else "?"),
+            (etcd_locks, "open_stores", open_stores),
+            (etcd_locks, "host_name", lambda: scheduler.current.process.host if scheduler.current else "?"),
             (gate, "open_inspector", open_inspector),
-            (guardian, "_state", state_of),
-            (guardian, "LOOK_SECONDS", 0.5),
+            (child_lease_guardian, "_state", state_of),
+            (child_lease_guardian, "LOOK_SECONDS", 0.5),
             (lease_page, "PAGE_BYTES", 1 << 11),
             (interruption, "_means_here", lambda: _Means(scheduler)),
             (session.Session, "hold", hold),

@@ -14,18 +14,19 @@ from typing import Any
 
 import pytest
 
-from celery_etcdlock.core import ends, key_kinds
-from celery_etcdlock.core.conflict import Place
+from celery_etcdlock.core import expiry, key_kinds
+from celery_etcdlock.core.conflict_decision import Place
 from celery_etcdlock.core.key_kinds import Relation
 from celery_etcdlock.core.protocol import drop_ended
 from celery_etcdlock.core.record import Delivery, KeyKind, Record
-from celery_etcdlock.locking import pending
+from celery_etcdlock.locking import claims
 from celery_etcdlock.locking.renewal import SessionKeeper
-from celery_etcdlock.locking.session import Debt, Session
-from celery_etcdlock.tasks import headers, message_claims
-from celery_etcdlock.tasks.held import HeldLocks
-from celery_etcdlock.tasks.redelivery import Redelivery
-from celery_etcdlock.worker import gate, never_started
+from celery_etcdlock.locking.session import PendingDelete, Session
+from celery_etcdlock.tasks.execution import message_claims
+from celery_etcdlock.tasks.execution.held_locks import HeldLocks
+from celery_etcdlock.tasks.execution.redelivery import Redelivery
+from celery_etcdlock.tasks.message import headers
+from celery_etcdlock.worker import free_never_started, gate
 from tests.simulation.plan import Focus
 
 __all__ = ["MUTATIONS", "Mutation"]
@@ -66,18 +67,18 @@ def position_is_taken_for_a_claim(monkeypatch: pytest.MonkeyPatch) -> None:
 def debt_names_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     """A producer that settles its doubt deletes the key as it is now: the running holder's."""
 
-    def forgetful(name: str, token: str, mod_revision: int | None = None, attempt: str | None = None) -> Debt:
-        return Debt(name, token, mod_revision)
+    def forgetful(name: str, token: str, mod_revision: int | None = None, attempt: str | None = None) -> PendingDelete:
+        return PendingDelete(name, token, mod_revision)
 
-    monkeypatch.setattr(pending, "Debt", forgetful)
+    monkeypatch.setattr(claims, "PendingDelete", forgetful)
 
 
 def doubt_is_never_paid(monkeypatch: pytest.MonkeyPatch) -> None:
     """A producer's claim without an answer stays until its time is over, unless the process claims again."""
-    monkeypatch.setattr(pending.PendingLocks, "_owe_all", lambda self, session, debts: None)
+    monkeypatch.setattr(claims.Claims, "_schedule_all", lambda self, session, pending_deletes: None)
     for name in ("owe", "abandon"):
-        if hasattr(pending.PendingLocks, name):
-            monkeypatch.setattr(pending.PendingLocks, name, lambda *_: None)
+        if hasattr(claims.Claims, name):
+            monkeypatch.setattr(claims.Claims, name, lambda *_: None)
 
 
 def handover_outlives_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -92,12 +93,12 @@ def handover_outlives_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def revoked_task_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the message's headers say what it held, and those of a retry know nothing of what was left for it."""
-    real = never_started.FreeNeverStarted._ended
+    real = free_never_started.FreeNeverStarted._ended
 
     def ended(self: Any, carrier: Any, call: Any) -> None:
         real(self, carrier, None)
 
-    monkeypatch.setattr(never_started.FreeNeverStarted, "_ended", ended)
+    monkeypatch.setattr(free_never_started.FreeNeverStarted, "_ended", ended)
 
 
 def release_is_interrupted_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -141,7 +142,7 @@ def handover_is_anybodys(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def wall_clock_decides(monkeypatch: pytest.MonkeyPatch) -> None:
     """A clock that is ahead frees others' windows and claims."""
-    monkeypatch.setattr(ends.Ends, "judged", lambda self, *_: None)
+    monkeypatch.setattr(expiry.Expiry, "judged", lambda self, *_: None)
 
 
 def any_number_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -167,9 +168,9 @@ def long_ids_are_cut(monkeypatch: pytest.MonkeyPatch) -> None:
         delivery = dataclasses.replace(record.delivery, task_id=record.delivery.task_id[:512])
         return real(dataclasses.replace(record, delivery=delivery))
 
-    from celery_etcdlock.etcd import places
+    from celery_etcdlock.etcd import lock_transactions
 
-    monkeypatch.setattr(places, "encode_record", encode_record)
+    monkeypatch.setattr(lock_transactions, "encode_record", encode_record)
 
 
 EXECUTED = {"lock": "until_executed", "pending_ttl": 200.0, "limit": 1, "unique_for": None, "hold": 0.0}

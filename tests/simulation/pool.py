@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from billiard.einfo import ExceptionInfo
 from billiard.exceptions import SoftTimeLimitExceeded, TimeLimitExceeded, WorkerLostError
 
-from celery_etcdlock.tasks.runtime import EtcdLocks
+from celery_etcdlock.app.etcd_locks import EtcdLocks
 from tests.simulation.scheduler import Process, Thread
 
 if TYPE_CHECKING:
@@ -178,7 +178,7 @@ class Pool:
         if child.job is not job:
             return None
         frame = sys._getframe()
-        while frame is not None and frame.f_code.co_name != "run_locked":
+        while frame is not None and frame.f_code.co_name != "run_under_lock":
             frame = frame.f_back  # type: ignore[assignment]
         if not any(run.task_id == job.task_id for run in self.world.ledger.running):
             # After the body: whether its end is marked isn't known then, as its result isn't. Before it: it never runs.

@@ -14,9 +14,9 @@ from celery.worker.control import Panel
 from celery.worker.request import Request
 from kombu.asynchronous.semaphore import LaxBoundedSemaphore
 
-from celery_etcdlock.tasks.runtime import EtcdLocks
+from celery_etcdlock.app.etcd_locks import EtcdLocks
+from celery_etcdlock.worker.free_never_started import FreeNeverStarted
 from celery_etcdlock.worker.gate import Gate
-from celery_etcdlock.worker.never_started import FreeNeverStarted
 from tests.simulation.pool import Pool
 from tests.simulation.scheduler import Thread
 

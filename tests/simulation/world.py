@@ -10,8 +10,8 @@ from typing import Any
 from celery.exceptions import Ignore, Retry
 
 from celery_etcdlock.errors import LockLost, NotLocked
-from celery_etcdlock.locking import guardian
-from celery_etcdlock.tasks.current import current_lock
+from celery_etcdlock.locking import child_lease_guardian
+from celery_etcdlock.tasks.execution.current_lock import current_lock
 from tests.simulation.ambient import simulated
 from tests.simulation.apps import APPS, SimApp, TaskSpec
 from tests.simulation.backend import Results
@@ -186,7 +186,7 @@ class World:
         if not properties.quiet():
             properties.fail("quiet", f"messages are still under way: {self._under_way()}")
             return
-        guardian.LOOK_SECONDS = 20.0  # little happens from here on
+        child_lease_guardian.LOOK_SECONDS = 20.0  # little happens from here on
         scheduler.run_until(scheduler.now + 2 * self.plan.config.ttl + 20, stop)
         properties.check_messages()
         if not self.ledger.deaths:

@@ -12,7 +12,7 @@ from celery.app import trace
 
 from celery_etcdlock import EtcdLocks, SingletonTask
 from celery_etcdlock.core.record import Delivery, Record
-from celery_etcdlock.etcd.store import EtcdStore
+from celery_etcdlock.etcd.etcd_store import EtcdStore
 from celery_etcdlock.locking.group_commit import GroupCommit
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
@@ -101,7 +101,7 @@ class Process:
     def write_leases_down(self) -> None:
         """As a prefork child does, for its parent."""
         self.page = LeasePage()
-        self.page._owner = 0
+        self.page._acquirer = 0
         self.keeper._page = self.page
 
     def acquire(self, name: str) -> Lock:
@@ -143,5 +143,5 @@ class Process:
         """Nothing is renewed that nobody holds."""
         leases = [lease.session for lease in self.manager.pending._leases._leases.values()]
         for session in [*self.keeper._sessions.values(), *leases]:
-            assert not session._debts
+            assert not session._pending_deletes
             assert [lock for lock in session.held() if lock not in but] == []

@@ -14,7 +14,7 @@ to the operation just emitted is worth waiting for; a driver that got none by th
 * ``TakeOver``: a key changes hands, from a message to its worker and on (``take_over``).
 * ``AcquireEach`` and ``AcquireAll``: many try-locks in one round trip, each for itself, or all or none (``several``).
 * ``LookAt``: who is there, less those whose time is over (``look``).
-* ``TakePlace``: a place in line for a message that comes back for it (``line``).
+* ``TakePosition``: a place in line for a message that comes back for it (``line``).
 * ``Resolve``: make sure that an unanswered request never takes effect (``resolve``).
 * ``Release``: the guarded delete (``release``).
 * ``DropEnded``: delete what stood for a message that has ended (``drop_ended``).
@@ -23,16 +23,16 @@ to the operation just emitted is worth waiting for; a driver that got none by th
 """
 
 from celery_etcdlock.core.protocol.acquire import Acquire, Acquired, AcquireOutcome, Conflicted
+from celery_etcdlock.core.protocol.acquire_several import AcquireAll, AcquireEach, EachAcquired
 from celery_etcdlock.core.protocol.drop_ended import DropEnded, Ended
-from celery_etcdlock.core.protocol.line import Placed, TakePlace
-from celery_etcdlock.core.protocol.look import LookAt, Seen
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable
+from celery_etcdlock.core.protocol.open_and_renew import Open, Opened, Renew, Renewed
+from celery_etcdlock.core.protocol.read_keys import LookAt, Seen
 from celery_etcdlock.core.protocol.release import Released, ReleaseKey, ReleaseOutcome
-from celery_etcdlock.core.protocol.resolve import Resolve, Resolved
-from celery_etcdlock.core.protocol.save import GuardLost, Overtaken, Save, Saved
-from celery_etcdlock.core.protocol.session import Open, Opened, Renew, Renewed
-from celery_etcdlock.core.protocol.several import AcquireAll, AcquireEach, EachAcquired
+from celery_etcdlock.core.protocol.resolve_doubt import Resolve, Resolved
+from celery_etcdlock.core.protocol.save_states import GuardLost, Overtaken, Save, Saved
 from celery_etcdlock.core.protocol.take_over import Refused, TakeOver, TakeOverOutcome
+from celery_etcdlock.core.protocol.take_position import PositionTaken, TakePosition
 
 __all__ = [
     "Acquire",
@@ -50,7 +50,7 @@ __all__ = [
     "Open",
     "Opened",
     "Overtaken",
-    "Placed",
+    "PositionTaken",
     "Refused",
     "ReleaseKey",
     "ReleaseOutcome",
@@ -65,6 +65,6 @@ __all__ = [
     "SessionLost",
     "TakeOver",
     "TakeOverOutcome",
-    "TakePlace",
+    "TakePosition",
     "Unavailable",
 ]

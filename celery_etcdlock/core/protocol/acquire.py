@@ -20,7 +20,7 @@ answer, the outcome says that the token stays doubtful, and the session goes on 
 unanswered try is doubtful too: the late one may put our key again when we have released it (rule 3).
 
 *Keys whose time is over.* A key that nobody renews says until when it stands. Whoever is kept out by one that seems
-over has the store say so (``core.ends``), deletes it as it was read, and goes on; a waiter wakes up for it.
+over has the store say so (``core.expiry``), deletes it as it was read, and goes on; a waiter wakes up for it.
 
 *Limits above one.* A place is free for others, not for a second run of one message: a copy of it, or a retry whose
 predecessor hasn't let go, is refused as if none were free. A try-lock first assumes that nobody is there; if fewer than
@@ -34,7 +34,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
-from celery_etcdlock.core.ends import Ends
+from celery_etcdlock.core.expiry import Expiry
 from celery_etcdlock.core.key_kinds import is_kept_out
 from celery_etcdlock.core.operations import (
     AwaitChange,
@@ -53,7 +53,7 @@ from celery_etcdlock.core.ownership import (
     standing,
 )
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
-from celery_etcdlock.core.protocol.resolve import Resolve, Resolved
+from celery_etcdlock.core.protocol.resolve_doubt import Resolve, Resolved
 from celery_etcdlock.core.record import Record
 from celery_etcdlock.core.replies import (
     Changed,
@@ -140,7 +140,7 @@ class Acquire(Machine[AcquireOutcome]):
         self._deadline = deadline
         self._wait_until = wait_until
         self._answer_seconds = answer_seconds
-        self._ends = Ends(wall_offset)
+        self._ends = Expiry(wall_offset)
         #: The key whose end is in question, and the reply that is dealt with once it isn't.
         self._judged: Key | None = None
         self._asked_at = 0.0

@@ -4,7 +4,7 @@ The guard makes the request safe to repeat and harmless when late: nobody else's
 revision. So no doubt has to be resolved; a release that can't be confirmed is only *unfinished* and must be
 repeated for as long as the session is renewed, for the renewed lease would keep the key.
 
-A mark that the task has run may be put in the same moment (``locking.done``). Where its lease is gone the key is
+A mark that the task has run may be put in the same moment (``locking.done_marks``). Where its lease is gone the key is
 deleted without it, and the outcome says so.
 """
 

@@ -27,7 +27,7 @@ from celery_etcdlock.core.operations import (
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.protocol.acquire import Acquired
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
-from celery_etcdlock.core.protocol.resolve import Resolve, Resolved
+from celery_etcdlock.core.protocol.resolve_doubt import Resolve, Resolved
 from celery_etcdlock.core.record import Record
 from celery_etcdlock.core.replies import (
     EpochMoved,

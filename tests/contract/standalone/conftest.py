@@ -10,7 +10,7 @@ from celery import Celery
 
 from celery_etcdlock import EtcdLocks
 from celery_etcdlock.core.operations import Release
-from celery_etcdlock.standalone.held import HeldLock
+from celery_etcdlock.standalone.held_lock import HeldLock
 
 _names = itertools.count()
 

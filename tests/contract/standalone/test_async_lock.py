@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from celery_etcdlock import EtcdLockError, EtcdLocks, LockConflict, LockLost, NotLocked
-from celery_etcdlock.locking.loop_asking import THREADS
-from celery_etcdlock.locking.store import LockStore
+from celery_etcdlock.locking.lock_store import LockStore
+from celery_etcdlock.locking.loop_store_access import THREADS
 from tests.contract.standalone.conftest import lose
 from tests.waiting import wait_for
 

@@ -202,7 +202,7 @@ class TestTrust:
     def test_one_that_an_operator_asked_for_was_ours_to_the_end(self, locks: EtcdLocks, others: EtcdLocks) -> None:
         lock = locks.lock("a")
         with lock as held:
-            others.manager.ask_to_let_go("a", others.holders("a")[0], "an operator")
+            others.manager.ask_to_release("a", others.holders("a")[0], "an operator")
             locks.manager._keeper.renew(held._holding.locks[0].session)
             with pytest.raises(LockLost, match="an operator asked its holder"):
                 lock.check()
@@ -259,7 +259,7 @@ class TestTrust:
 
 
 def claim_of(held: HeldLock, revision: int) -> Any:
-    from celery_etcdlock.locking.claim import Claim
+    from celery_etcdlock.locking.outcomes import Claim
 
     (lock,) = held._holding.locks
     return Claim(lock.name, lock.token, revision)
@@ -339,17 +339,17 @@ class TestSharing:
 
 def interrupted_wait(lock: EtcdLock) -> None:
     """Its wait ends as a time limit ends it: by an exception out of whatever it waits for."""
-    contenders = lock._home.access().contenders
-    before = contenders._is_first
+    local_waiters = lock._home.access().local_waiters
+    before = local_waiters._is_first
 
     def struck(*_: Any) -> bool:
         raise Stopped
 
-    contenders._is_first = struck  # type: ignore[method-assign]
+    local_waiters._is_first = struck  # type: ignore[method-assign]
     try:
         lock.acquire()
     finally:
-        contenders._is_first = before  # type: ignore[method-assign]
+        local_waiters._is_first = before  # type: ignore[method-assign]
 
 
 def test_an_interrupted_wait_leaves_no_place_in_line(locks: EtcdLocks, others: EtcdLocks) -> None:

@@ -11,8 +11,8 @@ import pytest
 from celery import Celery
 
 from celery_etcdlock import EtcdLocks, InvalidKey, LockConflict, LockLost, current_lock, lock_for, singleton_task
-from celery_etcdlock.tasks.once import OncePerMessage
-from celery_etcdlock.worker.dedup import deduplicate
+from celery_etcdlock.tasks.once_per_message import OncePerMessage
+from celery_etcdlock.worker.apply_dedup import deduplicate
 
 _names = itertools.count()
 

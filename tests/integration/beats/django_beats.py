@@ -30,7 +30,7 @@ from django_celery_beat.schedulers import DatabaseScheduler  # noqa: E402
 
 from celery_etcdlock.beat import EtcdScheduler  # noqa: E402
 from celery_etcdlock.beat import scheduler as scheduler_module  # noqa: E402
-from celery_etcdlock.locking.memory import MemoryStore  # noqa: E402
+from celery_etcdlock.locking.memory_store import MemoryStore  # noqa: E402
 
 call_command("migrate", verbosity=0)
 store = MemoryStore()

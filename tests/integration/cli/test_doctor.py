@@ -16,7 +16,7 @@ from tests.etcd_server import EtcdServer, free_ports, running_etcd
 from tests.integration.cli.conftest import Ran, run_on
 
 
-def findings(ran: Ran, level: str) -> dict[str, dict[str, Any]]:
+def check_results(ran: Ran, level: str) -> dict[str, dict[str, Any]]:
     return {finding["subject"].split()[0]: finding for finding in ran.json if finding["level"] == level}
 
 
@@ -24,8 +24,8 @@ def test_a_working_etcd_is_fine_but_for_what_this_one_is(app: Celery) -> None:
     """Rule 21."""
     ran = run_on(app, "doctor", "--json")
     assert ran.code == 0
-    assert {"settings", "endpoint", "probe", "database", "locks", "clock"} <= findings(ran, "ok").keys()
-    warnings = findings(ran, "warning")
+    assert {"settings", "endpoint", "probe", "database", "locks", "clock"} <= check_results(ran, "ok").keys()
+    warnings = check_results(ran, "warning")
     assert "run three" in warnings["cluster"]["remedy"]
     assert "authentication is off" in warnings["login"]["text"]
     assert "0 broken" in run_on(app, "doctor").out
@@ -35,8 +35,8 @@ def test_an_endpoint_that_is_away_is_named(new_app: Callable[..., Celery], etcd:
     away = f"127.0.0.1:{free_ports(1)[0]}"
     ran = run_on(new_app(etcdlock_endpoints=[away, etcd.endpoint], etcdlock_timeout=1), "doctor", "--json")
     assert ran.code == 1
-    assert away in findings(ran, "broken")["endpoint"]["subject"]
-    assert "probe" in findings(ran, "ok")
+    assert away in check_results(ran, "broken")["endpoint"]["subject"]
+    assert "probe" in check_results(ran, "ok")
     alone = run_on(new_app(etcdlock_endpoints=[away], etcdlock_timeout=1), "doctor", "--json")
     assert (alone.code, "nothing more can be checked" in alone.out) == (1, True)
 
@@ -44,7 +44,7 @@ def test_an_endpoint_that_is_away_is_named(new_app: Callable[..., Celery], etcd:
 def test_endpoints_of_two_clusters_are_broken(new_app: Callable[..., Celery], etcd: EtcdServer) -> None:
     with running_etcd(fsync=False) as other:
         ran = run_on(new_app(etcdlock_endpoints=[etcd.endpoint, other.endpoint]), "doctor", "--json")
-    assert "2 different clusters" in findings(ran, "broken")["endpoints"]["text"]
+    assert "2 different clusters" in check_results(ran, "broken")["endpoints"]["text"]
 
 
 def test_locks_of_another_broker_and_keys_without_a_lease_are_named(app: Celery, etcd: EtcdServer) -> None:
@@ -69,7 +69,7 @@ def test_a_user_without_permission_is_told_which_is_missing(new_app: Callable[..
         _add_users(server)
         app = new_app(etcdlock_endpoints=server.endpoint, etcdlock_username="poor", etcdlock_password="poor-secret")
         ran = run_on(app, "doctor", "--json")
-        broken = findings(ran, "broken")
+        broken = check_results(ran, "broken")
         prefix = f"/celery-etcdlock/{app.main}/"
         assert ran.code == 1
         assert broken["permissions"]["remedy"] == (

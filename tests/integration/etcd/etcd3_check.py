@@ -27,7 +27,7 @@ from celery_etcdlock.etcd.errors import (  # noqa: E402
     LeaseNotFound,
     StatusCode,
 )
-from celery_etcdlock.etcd.grpcio import GrpcTransport  # noqa: E402
+from celery_etcdlock.etcd.grpcio_transport import GrpcTransport  # noqa: E402
 
 host, port = sys.argv[1].split(":")
 login_host, login_port = sys.argv[2].split(":")

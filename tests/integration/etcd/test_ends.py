@@ -12,10 +12,10 @@ from celery_etcdlock.core.operations import AskAge
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.replies import LeaseAge
 from celery_etcdlock.etcd.client import EtcdClient
-from celery_etcdlock.etcd.store import EtcdStore
-from celery_etcdlock.locking.claim import Claim
+from celery_etcdlock.etcd.etcd_store import EtcdStore
 from celery_etcdlock.locking.clock import boot_time
 from celery_etcdlock.locking.manager import LockManager
+from celery_etcdlock.locking.outcomes import Claim
 from tests.etcd_server import running_etcd
 from tests.waiting import wait_for
 

@@ -8,8 +8,8 @@ from collections.abc import Callable, Iterator
 import pytest
 
 from celery_etcdlock.etcd.client import EtcdClient
-from celery_etcdlock.etcd.store import EtcdStore
-from celery_etcdlock.locking.store import LockStore
+from celery_etcdlock.etcd.etcd_store import EtcdStore
+from celery_etcdlock.locking.lock_store import LockStore
 from tests.conftest import missing
 from tests.etcd_server import EtcdServer, ServerTls
 from tests.integration.etcd.conftest import Authority

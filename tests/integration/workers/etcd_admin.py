@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from celery_etcdlock.core.names import escape_name
+from celery_etcdlock.core.name_escaping import escape_name
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient
 from tests.integration.workers.conftest import Project

@@ -253,7 +253,7 @@ def test_a_child_for_each_task(project: Project) -> None:
 
 
 def _claim(task: Any, key: Any) -> Any:
-    from celery_etcdlock.locking.claim import Claim
+    from celery_etcdlock.locking.outcomes import Claim
 
     return Claim(key_of(task), key.token, key.mod_revision)
 

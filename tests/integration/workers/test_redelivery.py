@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from celery.result import AsyncResult
 
-from celery_etcdlock.tasks.headers import CALL_HEADER
+from celery_etcdlock.tasks.message.headers import CALL_HEADER
 from tests.fault_proxy import FaultProxy
 from tests.integration.workers.conftest import Project
 from tests.rabbitmq_server import RabbitServer

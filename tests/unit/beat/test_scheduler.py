@@ -24,10 +24,10 @@ from kombu.exceptions import EncodeError, OperationalError
 
 from celery_etcdlock import EtcdLocks
 from celery_etcdlock.beat import EtcdScheduler
-from celery_etcdlock.beat import guard as guard_module
+from celery_etcdlock.beat import leader_term as term_module
 from celery_etcdlock.beat import scheduler as scheduler_module
-from celery_etcdlock.beat import term as term_module
-from celery_etcdlock.beat.term import WORK, segment_of
+from celery_etcdlock.beat import scheduler_guard as guard_module
+from celery_etcdlock.beat.leader_term import WORK, segment_of
 from celery_etcdlock.core.beat_state import ABSENT_SECONDS, EntryState, Phase, decode_state, encode_state
 from celery_etcdlock.core.operations import (
     FenceSession,
@@ -53,7 +53,7 @@ from celery_etcdlock.core.replies import (
     StoreReply,
 )
 from celery_etcdlock.errors import LockUnavailable
-from celery_etcdlock.locking.memory import MemoryStore
+from celery_etcdlock.locking.memory_store import MemoryStore
 from tests.waiting import wait_for
 
 _numbers = itertools.count()
@@ -607,13 +607,13 @@ class TestTrouble:
 
     def test_who_is_asked_to_let_go_does(self, world: World) -> None:
         """``etcdlock release beat:...``: the work goes to another."""
-        from celery_etcdlock.core.operations import AskToLetGo
+        from celery_etcdlock.core.operations import AskToRelease
 
         first, second = world.new({"a": 0.05}, etcdlock_ttl=5), world.new({"a": 0.05}, etcdlock_ttl=5)
         work(lambda: world.sent, first)
         work(lambda: len(world.holder()) == 2, second)
         owner, waiter = world.holder()
-        ask = AskToLetGo(f"beat:{world.name}", owner.token, owner.mod_revision, "admin")
+        ask = AskToRelease(f"beat:{world.name}", owner.token, owner.mod_revision, "admin")
         world.store.memory.perform(ask, SECONDS)
         work(lambda: world.holder()[0].token == waiter.token, first, second)
         work(lambda: len(world.holder()) == 2, first, second)

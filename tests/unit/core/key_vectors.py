@@ -21,7 +21,7 @@ if __name__ == "__main__":  # the package's own __init__ may import Celery, whic
     package.__path__ = [str(Path(__file__).parents[3] / "celery_etcdlock")]
     sys.modules["celery_etcdlock"] = package
 
-from celery_etcdlock.core.keys import KeySpec
+from celery_etcdlock.core.lock_names import LockNaming
 
 Point = namedtuple("Point", "x y")
 
@@ -163,7 +163,7 @@ VECTORS = [
 
 
 def spec_of(function, options):
-    return KeySpec(f"app.{function.__name__}", inspect.signature(function), **options)
+    return LockNaming(f"app.{function.__name__}", inspect.signature(function), **options)
 
 
 def differing():

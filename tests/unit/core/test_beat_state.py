@@ -21,11 +21,11 @@ from celery_etcdlock.core.beat_state import (
     later_run,
     not_from_the_future,
 )
-from celery_etcdlock.core.beat_view import beat_as_json, beat_findings, beats_of
-from celery_etcdlock.core.findings import Level
+from celery_etcdlock.core.beat_view import beat_as_json, beat_check_results, beats_of
+from celery_etcdlock.core.check_results import Level
+from celery_etcdlock.core.lock_table import KeyEntry, LockEntry
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, Record
-from celery_etcdlock.core.survey import HeldLock, Place
 
 NOW = 1_800_000_000.0
 times = st.floats(0, 1e11, allow_nan=False)
@@ -98,21 +98,21 @@ def test_a_clock_that_went_wrong_is_not_believed() -> None:
 class TestWhatOperatorsSee:
     RECORD = Record(Delivery("no task, beat"), "celery beat", "here", 12, NOW - 60)
 
-    def place(self, token: str) -> Place:
-        return Place("beat:app", "beat:app", Key(token, 1, 1, self.RECORD), 5)
+    def place(self, token: str) -> KeyEntry:
+        return KeyEntry("beat:app", "beat:app", Key(token, 1, 1, self.RECORD), 5)
 
     def book(self, *states: EntryState | WorkState) -> dict[str, dict[str, bytes]]:
         return {"beat:app": {str(number): encode_state(state) for number, state in enumerate(states)}}
 
-    def lock(self, waiters: int) -> list[HeldLock]:
+    def lock(self, waiters: int) -> list[LockEntry]:
         return [
-            HeldLock("beat:app", (self.place("a"),), tuple(self.place(str(number)) for number in range(waiters))),
-            HeldLock("tasks.work", (self.place("b"),), ()),
+            LockEntry("beat:app", (self.place("a"),), tuple(self.place(str(number)) for number in range(waiters))),
+            LockEntry("tasks.work", (self.place("b"),), ()),
         ]
 
-    def levels(self, books: dict[str, dict[str, bytes]], locks: list[HeldLock]) -> list[tuple[Level, str]]:
+    def levels(self, books: dict[str, dict[str, bytes]], locks: list[LockEntry]) -> list[tuple[Level, str]]:
         [view] = beats_of(books, locks)
-        return [(finding.level, finding.text) for finding in beat_findings(view, NOW)]
+        return [(finding.level, finding.text) for finding in beat_check_results(view, NOW)]
 
     def test_a_beat_at_work(self) -> None:
         gone = replace(STATE, name="gone", absent_since=NOW)

@@ -9,7 +9,7 @@ from hpack import Encoder
 
 from celery_etcdlock.etcd.endpoints import Endpoint, EndpointHealth
 from celery_etcdlock.etcd.frames import frame
-from celery_etcdlock.etcd.http2 import Http2Connection
+from celery_etcdlock.etcd.grpc_connection import GrpcConnection
 
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 MESSAGE = bytes(range(200))
@@ -104,6 +104,6 @@ class Played:
 
 def call(channel: Played, request: bytes = REQUEST) -> bytes:
     """One whole call on a new connection; raises EtcdError."""
-    connection = Http2Connection(channel, EndpointHealth(Endpoint("played", 1)), lambda: 0.0)
+    connection = GrpcConnection(channel, EndpointHealth(Endpoint("played", 1)), lambda: 0.0)
     connection.open(1.0)
     return connection.call(b"\x83", request, 1.0)

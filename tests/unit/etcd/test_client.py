@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from celery_etcdlock.etcd import pool
+from celery_etcdlock.etcd import connection_pool
 from celery_etcdlock.etcd.client import EtcdClient
 from celery_etcdlock.etcd.errors import ConnectFailed, EtcdStatusError, TokenRejected
 from tests.unit.etcd.scripted_server import ScriptedServer, Session, echo, unused_port
@@ -148,7 +148,7 @@ def test_idle_connections_are_dropped_in_time() -> None:
 
 
 def test_idle_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pool, "MOST_IDLE_CONNECTIONS", 2)
+    monkeypatch.setattr(connection_pool, "MOST_IDLE_CONNECTIONS", 2)
     with ScriptedServer(echo) as server:
         client = EtcdClient(server.endpoint)
         borrowed = [client._pool.connector.connect(time.monotonic() + 5) for _ in range(4)]

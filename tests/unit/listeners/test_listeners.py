@@ -19,7 +19,7 @@ from celery_etcdlock import EtcdLocks
 from celery_etcdlock.core.events import LockEvent
 from celery_etcdlock.errors import LockLost
 from celery_etcdlock.listeners import Listeners, find_listener
-from celery_etcdlock.locking.log import log_event
+from celery_etcdlock.locking.event_log import log_event
 from celery_etcdlock.signals import lock_acquired, lock_conflict, lock_lost, lock_released, send_signal
 from tests.unit.listeners.events_of_a_lock import ACQUIRED, CONFLICTED, DEDUPLICATED, LOST, RELEASED, WAITING
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from celery_etcdlock.tasks.headers import OUR_HEADERS
+from celery_etcdlock.tasks.message.headers import OUR_HEADERS
 
 __all__ = ["HEADERS", "VALUES"]
 

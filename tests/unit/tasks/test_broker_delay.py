@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 from kombu import Exchange, Queue
 
-from celery_etcdlock.tasks.broker_delay import with_delay
+from celery_etcdlock.tasks.message.broker_delay import with_delay
 
 pytest.importorskip("kombu.transport.native_delayed_delivery", reason="Celery 5.4 has no delays on quorum queues")
 

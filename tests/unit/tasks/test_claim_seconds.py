@@ -9,7 +9,7 @@ import pytest
 from celery import Celery
 
 from celery_etcdlock import SingletonTask
-from celery_etcdlock.tasks.enqueue import claim_seconds
+from celery_etcdlock.tasks.producer.publish import claim_seconds
 
 HOUR = 3600.0
 

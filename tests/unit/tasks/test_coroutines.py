@@ -14,14 +14,14 @@ import pytest
 from celery import Task
 
 from celery_etcdlock import LockConflict, LockLost, SingletonTask, current_lock, singleton_task
-from celery_etcdlock.tasks import interruption
+from celery_etcdlock.tasks.execution import interruption
 from tests.unit.tasks.lab import Lab, run_message
 
 
 @pytest.fixture
 def lab(monkeypatch: pytest.MonkeyPatch) -> Iterator[Lab]:
     monkeypatch.delenv("ETCDLOCK_ENDPOINTS", raising=False)
-    monkeypatch.setattr("celery_etcdlock.tasks.definition.may_be_awaited", lambda: True)
+    monkeypatch.setattr("celery_etcdlock.tasks.definition.checks.may_be_awaited", lambda: True)
     lab = Lab()
     yield lab
     lab.close()
@@ -107,7 +107,7 @@ def test_where_nobody_awaits_it_it_isnt_begun(lab: Lab, way: str) -> None:
 
 @pytest.mark.parametrize("base", [Task, SingletonTask])
 def test_a_base_class_that_runs_an_event_loop(lab: Lab, base: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("celery_etcdlock.tasks.definition.may_be_awaited", lambda: False)
+    monkeypatch.setattr("celery_etcdlock.tasks.definition.checks.may_be_awaited", lambda: False)
 
     class Loop(base):  # type: ignore[misc]
         abstract = True

@@ -10,36 +10,36 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from celery_etcdlock.locking.claim import Claim
-from celery_etcdlock.tasks import headers
-from celery_etcdlock.tasks.call import delivery_of
-from celery_etcdlock.tasks.enqueue import with_call
-from celery_etcdlock.tasks.headers import (
+from celery_etcdlock.locking.outcomes import Claim
+from celery_etcdlock.tasks.entry.caller import delivery_of
+from celery_etcdlock.tasks.message import headers
+from celery_etcdlock.tasks.message.headers import (
     CALL_HEADER,
     CLAIMS_HEADER,
-    COMEBACKS_HEADER,
     DUPLICATE_HEADER,
     JOIN_HEADER,
-    LINE_HEADER,
     OUR_HEADERS,
+    POSITION_HEADER,
+    RESCHEDULES_HEADER,
     WAITED_HEADER,
     WAITING_SINCE_HEADER,
     WAITS_FOR_HEADER,
 )
+from celery_etcdlock.tasks.producer.publish import with_call
 from tests.unit.tasks.any_headers import HEADERS, VALUES
 from tests.unit.tasks.worker_in_memory import Worker
 
 READERS: list[Callable[[Any], object]] = [
     headers.call_in,
     headers.claims_in,
-    headers.line_in,
+    headers.position_in,
     headers.waited_in,
     delivery_of,
     lambda carrier: headers.duplicate_in(carrier, DUPLICATE_HEADER),
     lambda carrier: headers.duplicate_in(carrier, JOIN_HEADER),
     lambda carrier: headers.text_in(carrier, WAITS_FOR_HEADER),
     lambda carrier: headers.number_in(carrier, WAITING_SINCE_HEADER),
-    lambda carrier: headers.count_in(carrier, COMEBACKS_HEADER),
+    lambda carrier: headers.count_in(carrier, RESCHEDULES_HEADER),
 ]
 
 
@@ -55,7 +55,7 @@ def test_no_reader_raises_and_what_it_reads_has_its_type(of: dict[str, Any]) -> 
     for carrier in carriers(of):
         for read in READERS:
             read(carrier)
-        for claim in (*headers.claims_in(carrier), headers.line_in(carrier)):
+        for claim in (*headers.claims_in(carrier), headers.position_in(carrier)):
             assert claim is None or (type(claim.revision) is int and 0 <= claim.revision < 2**63 and claim.name)
         since = headers.number_in(carrier, WAITING_SINCE_HEADER)
         assert since is None or abs(since) < 1e13
@@ -106,7 +106,7 @@ def test_headers_that_lie_release_and_take_nobodys_lock(worker: Worker, lifetime
     task.delay(2)
     [mine] = worker.messages()
     del mine.headers[CALL_HEADER]
-    for header, value in ((CLAIMS_HEADER, [[*_parts(theirs)]]), (LINE_HEADER, _parts(theirs))):
+    for header, value in ((CLAIMS_HEADER, [[*_parts(theirs)]]), (POSITION_HEADER, _parts(theirs))):
         mine.headers[header] = value
     worker.run(mine)
     assert len(worker.ran) == 1

@@ -17,7 +17,7 @@ import pytest
 
 from celery_etcdlock.errors import LockLost
 from celery_etcdlock.interruptions import interrupts
-from celery_etcdlock.tasks.interruption import Interruption, running_here
+from celery_etcdlock.tasks.execution.interruption import Interruption, running_here
 
 LOST = LockLost("name", "a reason")
 
@@ -257,7 +257,7 @@ def test_a_signal_of_somebody_else_reaches_its_own_handler() -> None:
 HANDLERS = """
 import faulthandler, os, signal, sys, threading, time
 from celery_etcdlock.errors import LockLost
-from celery_etcdlock.tasks.interruption import Interruption
+from celery_etcdlock.tasks.execution.interruption import Interruption
 
 where, how, number = sys.argv[1], sys.argv[2], getattr(signal, sys.argv[3])
 seen = []

@@ -13,7 +13,7 @@ from celery_etcdlock import current_lock
 from celery_etcdlock.core.operations import LookForDone, Release
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.errors import LockUnavailable
-from celery_etcdlock.locking.claim import Claim
+from celery_etcdlock.locking.outcomes import Claim
 from tests.unit.tasks.worker_in_memory import Worker
 from tests.waiting import wait_for
 

@@ -16,16 +16,16 @@ from celery_etcdlock.core.key_kinds import Relation, find
 from celery_etcdlock.core.operations import Enqueue, FenceSession, GrantLease, Release, TryAcquire, TryAll, TryEach
 from celery_etcdlock.core.record import Delivery, KeyKind, Record, encode_record
 from celery_etcdlock.errors import LockUnavailable
-from celery_etcdlock.locking import memory
-from celery_etcdlock.locking.claim import Claim
+from celery_etcdlock.locking import memory_store
 from celery_etcdlock.locking.clock import boot_time
+from celery_etcdlock.locking.outcomes import Claim
 from celery_etcdlock.locking.session import Use
-from celery_etcdlock.tasks.call import delivery_of
-from celery_etcdlock.tasks.headers import (
+from celery_etcdlock.tasks.entry.caller import delivery_of
+from celery_etcdlock.tasks.message.headers import (
     CALL_HEADER,
     CLAIMS_HEADER,
-    COMEBACKS_HEADER,
-    LINE_HEADER,
+    POSITION_HEADER,
+    RESCHEDULES_HEADER,
     WAITED_HEADER,
     WAITING_SINCE_HEADER,
     WAITS_FOR_HEADER,
@@ -119,7 +119,7 @@ def test_a_queue_position_is_waited_with_and_not_run_with(
         [waiting] = worker.messages()
         assert kinds(worker, "name") == [KeyKind.HELD, KeyKind.POSITION]
         if not has_headers:
-            waiting.headers = {name: value for name, value in waiting.headers.items() if name != LINE_HEADER}
+            waiting.headers = {name: value for name, value in waiting.headers.items() if name != POSITION_HEADER}
         for comes in (waiting, again):
             worker.run(comes)
             assert worker.ran == []
@@ -192,7 +192,7 @@ def _held_names(worker: Worker) -> Any:
     """A body during which the producer pays what it owes: it must not take the lock from under it."""
 
     def body() -> None:
-        worker.locks.manager._keeper._pay_others()
+        worker.locks.manager._keeper._flush_others()
         held = [key for name in ("name",) for key in worker.locks.holders(name)]
         assert all(key.record is not None and key.record.kind is KeyKind.HELD for key in held)
 
@@ -272,7 +272,7 @@ def test_a_retry_doesnt_inherit_what_the_run_before_came_back_for(worker: Worker
     assert header(back.headers, WAITS_FOR_HEADER) == "name"
     worker.run(back)
     [retry] = worker.messages()
-    for name in (WAITS_FOR_HEADER, COMEBACKS_HEADER, WAITING_SINCE_HEADER, WAITED_HEADER):
+    for name in (WAITS_FOR_HEADER, RESCHEDULES_HEADER, WAITING_SINCE_HEADER, WAITED_HEADER):
         assert name in retry.headers
         assert header(retry.headers, name) is None
     worker.run(retry)
@@ -309,12 +309,12 @@ def as_an_older_version_writes(monkeypatch: pytest.MonkeyPatch) -> Callable[[boo
         ).encode()
 
     def switch(older: bool) -> None:
-        monkeypatch.setattr(memory, "encode_record", encoded if older else encode_record)
+        monkeypatch.setattr(memory_store, "encode_record", encoded if older else encode_record)
 
     return switch
 
 
-OURS_TO_DROP = (CLAIMS_HEADER, LINE_HEADER, CALL_HEADER)
+OURS_TO_DROP = (CLAIMS_HEADER, POSITION_HEADER, CALL_HEADER)
 
 
 @pytest.mark.parametrize("lifetime", ["until_executed", "until_executing", "until_and_while_executing"])
@@ -496,7 +496,7 @@ def test_a_position_that_is_given_up_takes_nothing_else_along(worker: Worker, po
     task.delay(1)
     [other] = worker.messages()
     theirs = other.headers[CLAIMS_HEADER][0]
-    task.apply_async((2,), headers={LINE_HEADER: theirs})
+    task.apply_async((2,), headers={POSITION_HEADER: theirs})
     [liar] = worker.messages()
     worker.run(liar)
     assert worker.holders(theirs[0]) == 1

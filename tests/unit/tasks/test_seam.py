@@ -19,9 +19,9 @@ from celery_etcdlock import (
     current_lock,
     singleton_task,
 )
-from celery_etcdlock.core.dedup import check_dedup
+from celery_etcdlock.core.dedup_rules import check_dedup
 from celery_etcdlock.testing import hold
-from celery_etcdlock.worker.dedup import deduplicate
+from celery_etcdlock.worker.apply_dedup import deduplicate
 from tests.unit.tasks.lab import Lab, messages, run_message
 
 _numbers = itertools.count()
@@ -359,10 +359,10 @@ class TestAutoretry:
         )(lab.body)
         result, message = lab.publish(task)
         if named is LockUnavailable:
-            monkeypatch.setattr(lab.locks.outage, "check", _away)
+            monkeypatch.setattr(lab.locks.circuit_breaker, "check", _away)
             run_message(lab.app, message)
             monkeypatch.undo()
-            lab.locks.outage.over()
+            lab.locks.circuit_breaker.over()
         else:
             with lab.locks.lock("name"):
                 run_message(lab.app, message)
@@ -522,7 +522,7 @@ class ByName(Task):  # type: ignore[type-arg]
 
 class TestWhatRunsLater:
     def test_bodies_that_only_begin_are_refused(self, lab: Lab, monkeypatch: pytest.MonkeyPatch) -> None:
-        monkeypatch.setattr("celery_etcdlock.tasks.definition.may_be_awaited", lambda: False)
+        monkeypatch.setattr("celery_etcdlock.tasks.definition.checks.may_be_awaited", lambda: False)
 
         async def coroutine() -> None: ...
 

@@ -14,9 +14,9 @@ from hypothesis import HealthCheck, example, given, settings
 from kombu import Queue
 
 from celery_etcdlock import EtcdLocks, SingletonTask
-from celery_etcdlock.tasks.headers import WAITED_HEADER, WAITING_SINCE_HEADER, WAITS_FOR_HEADER
+from celery_etcdlock.tasks.message.headers import WAITED_HEADER, WAITING_SINCE_HEADER, WAITS_FOR_HEADER
 from celery_etcdlock.worker.gate import Gate
-from celery_etcdlock.worker.lookout import Waiter
+from celery_etcdlock.worker.lock_watcher import Waiter
 from tests.unit.tasks.any_headers import HEADERS
 
 
@@ -95,7 +95,7 @@ def new_gate() -> Iterator[Callable[..., Any]]:
         app.finalize()
         apps.append(app)
         made: Any = Gate(Consumer(app))
-        made._lookout = Watched()
+        made._watcher = Watched()
         return made
 
     yield make
@@ -120,10 +120,10 @@ def message(gate: Any) -> Any:
 def test_a_turn_that_comes_before_celery_has_set_its_timer_waits_for_that(gate: Any) -> None:
     request = message(gate)
     gate._on_received(request=request)
-    gate._let_go(gate._lookout.waiters[:])
+    gate._let_go(gate._watcher.waiters[:])
     assert gate._consumer.passed == []
     request._eta_timer_entry = gate._consumer.timer.call_after(9, gate._consumer.apply_eta_task, (request,))
-    gate._let_go(gate._lookout.waiters[:])
+    gate._let_go(gate._watcher.waiters[:])
     assert gate._consumer.passed == [request]
     gate._consumer.timer.fire()
     assert gate._consumer.passed == [request], "Celery's own timer must not bring it a second time"
@@ -133,14 +133,14 @@ def test_a_message_in_the_bucket_of_a_rate_limit_is_not_looked_out_for(gate: Any
     gate._consumer.task_buckets["task"] = []
     request = message(gate)
     gate._on_received(request=request)
-    assert gate._lookout.waiters == []
+    assert gate._watcher.waiters == []
 
 
 def test_a_message_leaves_the_gate_through_the_bucket_of_its_rate_limit(gate: Any) -> None:
     bucket = gate._consumer.task_buckets["task"] = []
     request = message(gate)
     gate.admit(request)
-    gate._let_go(gate._lookout.waiters[:])
+    gate._let_go(gate._watcher.waiters[:])
     assert gate._consumer.passed == []
     assert bucket == [request]
     gate.admit(request)

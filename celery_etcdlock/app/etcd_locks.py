@@ -1,0 +1,291 @@
+"""The locks of one app: settings read once, one lock manager for each process.
+
+A manager belongs to the process that made it: its connections, its lease and its thread don't survive a fork, and a
+child that touched its parent's would break both. So each process finds its manager by its pid and makes one at need.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+from weakref import WeakKeyDictionary
+
+from celery import Celery
+from celery.exceptions import ImproperlyConfigured
+from celery.signals import worker_process_shutdown
+
+from celery_etcdlock.app.celery_settings import broker_fingerprint, host_name, settings_of
+from celery_etcdlock.app.circuit_breaker import CircuitBreaker
+from celery_etcdlock.core.events import Listener, LockEvent
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.settings import Settings
+from celery_etcdlock.errors import InvalidSetting
+from celery_etcdlock.listeners import Listeners, find_listener
+from celery_etcdlock.listeners.celery_events import CeleryEvents
+from celery_etcdlock.locking.child_lease_guardian import Guardian
+from celery_etcdlock.locking.lease_page import LeasePage
+from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.locking.lock_holder import conflict_error, describe_holder
+from celery_etcdlock.locking.manager import LockManager
+from celery_etcdlock.locking.outcomes import Claim, Conflict
+from celery_etcdlock.signals import send_signal
+from celery_etcdlock.standalone.etcd_lock import EtcdLock
+from celery_etcdlock.standalone.held_lock import HeldLock
+from celery_etcdlock.standalone.process_access import ProcessAccess
+from celery_etcdlock.wiring import MEMORY_ENDPOINT, etcd_key, open_deletions, open_stores
+
+if TYPE_CHECKING:
+    from celery_etcdlock.standalone.async_etcd_lock import AsyncEtcdLock
+
+__all__ = ["EtcdLocks", "conflict_error", "describe_holder", "locks_at", "warn_of_another_broker"]
+
+logger = logging.getLogger("celery_etcdlock")
+
+_locks_of_apps: WeakKeyDictionary[Celery, EtcdLocks] = WeakKeyDictionary()
+#: Where all locks of this process are while tests say so (``locks_at``).
+_elsewhere: tuple[str, ...] | None = None
+
+
+class EtcdLocks:
+    """All locks of an app, for its tasks and for use without a task. Get it by ``EtcdLocks.from_app(app)``."""
+
+    def __init__(self, app: Celery) -> None:
+        self._app = app
+        self._settings: Settings | None = None
+        self._broker: str | None = None
+        self._managers: dict[int, LockManager] = {}
+        self._accesses: dict[LockManager, ProcessAccess] = {}
+        self._page: LeasePage | None = None
+        self._celery_events: CeleryEvents | None = None
+        self._more_listeners: list[Listener] = []
+        #: Whether the lock store is away, as far as tasks of this process know.
+        self.circuit_breaker = CircuitBreaker()
+
+    @classmethod
+    def from_app(cls, app: Celery) -> EtcdLocks:
+        """The app's locks, always the same object."""
+        app = getattr(app, "_get_current_object", lambda: app)()
+        locks = _locks_of_apps.get(app)
+        if locks is None:
+            locks = _locks_of_apps.setdefault(app, cls(app))
+        return locks
+
+    @property
+    def settings(self) -> Settings:
+        """The app's ``etcdlock_*`` settings, read at first use. Raises ``ImproperlyConfigured``."""
+        if self._settings is None:
+            settings = settings_of(self._app)
+            self._settings = settings if _elsewhere is None else settings.at(_elsewhere)
+        return self._settings
+
+    @property
+    def manager(self) -> LockManager:
+        """This process's lock manager. Connects to nothing yet. Raises ``ImproperlyConfigured``."""
+        pid = os.getpid()
+        manager = self._managers.get(pid)
+        return manager if manager is not None else self._open(pid)
+
+    def _open(self, pid: int) -> LockManager:
+        try:
+            configured = [find_listener(entry) for entry in self.settings.listeners or ()]
+            store, renewal_store = open_stores(self.settings)
+        except InvalidSetting as error:
+            raise ImproperlyConfigured(str(error)) from None
+        listeners = [send_signal, *configured, *self._more_listeners]
+        timeout_seconds = self.settings.timeout
+        manager = LockManager(
+            store,
+            renewal_store,
+            timeout_seconds=timeout_seconds,
+            listener=Listeners(listeners),
+            done_seconds=self.settings.done_ttl,
+            page=self._page,
+        )
+        manager = self._managers.setdefault(pid, manager)
+        for other in [other for other in self._managers if other != pid]:
+            self._managers.pop(other, None)  # the parent's, before the fork
+        return manager
+
+    def look_after_children(self) -> Guardian | None:
+        """Free the locks of processes that this one will fork and that die; to be called before it forks.
+
+        Returns the guardian, to be started once; ``None`` where locks aren't shared among processes.
+        """
+        if self.settings.endpoints == (MEMORY_ENDPOINT,):
+            return None
+        self._page = LeasePage()
+        self.close()  # what there is of a manager doesn't know the page
+        _, store = open_stores(self.settings)
+        return Guardian(self._page, store)
+
+    def lock(
+        self,
+        name: str | Sequence[str],
+        *,
+        wait_timeout: float | None = 0.0,
+        lock_ttl: int | None = None,
+        limit: int = 1,
+        note: str | None = None,
+        on_lost: Callable[[HeldLock], object] | None = None,
+    ) -> EtcdLock:
+        """A lock without a task, for threads and greenlets: a context manager, with ``acquire`` and ``release``.
+
+        ``name`` is the whole name: a task with ``lock_key=name`` competes for the same lock. A list of names is one
+        lock on all of them, or none. ``wait_timeout`` is how many seconds to wait in line, in order of arrival; 0 tries
+        once, ``None`` waits for ever. ``lock_ttl`` is after how many seconds a dead holder's lock is free; ``limit``
+        how many may hold it at once, as a task's ``lock_limit``; ``note`` what operators read as its purpose.
+        ``on_lost`` is called with the ``HeldLock`` when it is lost, in the thread that renews (a real one, also under
+        gevent): let it return soon. Raises ``ValueError``.
+        """
+        return EtcdLock(
+            self, name, wait_timeout=wait_timeout, lock_ttl=lock_ttl, limit=limit, note=note, on_lost=on_lost
+        )
+
+    def alock(
+        self,
+        name: str | Sequence[str],
+        *,
+        wait_timeout: float | None = 0.0,
+        lock_ttl: int | None = None,
+        limit: int = 1,
+        note: str | None = None,
+        on_lost: Callable[[HeldLock], object] | None = None,
+    ) -> AsyncEtcdLock:
+        """The same for asyncio: ``async with``, ``await lock.acquire()``. ``on_lost`` is called in the event loop."""
+        # Here, for what asyncio costs to import.
+        from celery_etcdlock.standalone.async_etcd_lock import AsyncEtcdLock
+
+        return AsyncEtcdLock(
+            self, name, wait_timeout=wait_timeout, lock_ttl=lock_ttl, limit=limit, note=note, on_lost=on_lost
+        )
+
+    def access(self) -> ProcessAccess:
+        """What locks without a task need of this process."""
+        manager = self.manager
+        access = self._accesses.get(manager)
+        if access is None:
+            access = self._accesses.setdefault(manager, ProcessAccess(manager, lambda: open_deletions(self.settings)))
+            for other in [other for other in self._accesses if other is not manager]:
+                self._accesses.pop(other, None)  # of one that was closed, or the parent's, before the fork
+        return access
+
+    @property
+    def is_open(self) -> bool:
+        """Whether this process has a manager already."""
+        return os.getpid() in self._managers
+
+    def etcd_key(self, name: str, token: str) -> bytes:
+        """Where a place lies in etcd. Raises ``EtcdLockError`` where the locks aren't in an etcd."""
+        return etcd_key(self.settings, name, token)
+
+    def record(self, delivery: Delivery, task: str, limit: int = 1) -> Record:
+        """What is stored under a lock that this process takes now."""
+        if self._broker is None:
+            self._broker = broker_fingerprint(self._app)
+        return Record(delivery, task, host_name(), os.getpid(), round(time.time(), 3), limit, self._broker)
+
+    def acquire(
+        self,
+        name: str,
+        record: Record,
+        *,
+        ttl_seconds: int,
+        wait_seconds: float = 0.0,
+        on_held: Callable[[Lock], None] | None = None,
+        on_lost: Callable[[Lock], None] | None = None,
+    ) -> Lock | Conflict:
+        """See ``LockManager.acquire``."""
+        return self.manager.acquire(
+            name, record, ttl_seconds=ttl_seconds, wait_seconds=wait_seconds, on_held=on_held, on_lost=on_lost
+        )
+
+    def take_over(
+        self,
+        claim: Claim,
+        record: Record,
+        *,
+        ttl_seconds: int,
+        on_held: Callable[[Lock], None] | None = None,
+        on_lost: Callable[[Lock], None] | None = None,
+    ) -> Lock | Conflict:
+        """See ``LockManager.take_over``."""
+        return self.manager.take_over(claim, record, ttl_seconds=ttl_seconds, on_held=on_held, on_lost=on_lost)
+
+    def holders(self, name: str) -> tuple[Key, ...]:
+        """Who holds the lock ``name`` now, and who waits behind them, in order. Raises ``LockUnavailable``."""
+        return self.manager.pending.look(name)
+
+    def send_celery_events(self, hostname: str) -> None:
+        """From now on, publish lock events as Celery events of the worker ``hostname``. To be called before a fork."""
+        self._celery_events = CeleryEvents(self._app, hostname)
+        self.add_listener(self._celery_events)
+
+    def add_listener(self, listener: Listener) -> None:
+        """Tell ``listener`` of all events from now on, here and in processes that are forked later."""
+        self._more_listeners.append(listener)
+        manager = self._managers.pop(os.getpid(), None)  # which doesn't know it
+        if manager is not None:
+            manager.close()
+
+    def tell(self, event: LockEvent) -> None:
+        """Log ``event`` and tell all listeners."""
+        self.manager.tell(event)
+
+    def close(self) -> None:
+        """Give up this process's connections and its lease, if nothing hangs on it."""
+        manager = self._managers.pop(os.getpid(), None)
+        if manager is not None:
+            access = self._accesses.pop(manager, None)
+            if access is not None:
+                access.close()
+            manager.close()
+        if self._celery_events is not None:
+            self._celery_events.close()
+
+
+def warn_of_another_broker(conflict: Conflict, mine: Record) -> None:
+    """Two deployments under one prefix take each other's locks (rule 19)."""
+    holder = conflict.holder
+    if holder is not None and holder.broker != mine.broker and holder.broker is not None:
+        logger.warning(
+            "lock %r is held by a task of another broker (%s): if these are two deployments, give each "
+            "its own etcdlock_prefix",
+            conflict.name,
+            describe_holder(conflict.keys),
+        )
+
+
+@contextmanager
+def locks_at(endpoints: tuple[str, ...]) -> Iterator[None]:
+    """For tests: all apps of this process have their locks at ``endpoints``, without TLS or a user."""
+    global _elsewhere
+    before = _elsewhere
+    _open_anew()
+    _elsewhere = endpoints
+    try:
+        yield
+    finally:
+        _open_anew()
+        _elsewhere = before
+
+
+def _open_anew() -> None:
+    for locks in list(_locks_of_apps.values()):
+        locks.close()
+        locks._settings = None
+
+
+def _close_all(**_: object) -> None:
+    for locks in list(_locks_of_apps.values()):
+        locks.close()
+
+
+# A pool's child ends without atexit, any other process without the signal.
+worker_process_shutdown.connect(_close_all, weak=False)
+atexit.register(_close_all)

@@ -1,0 +1,75 @@
+"""What all commands share: the app's locks as an operator sees them, exit codes, output."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, NoReturn
+
+import click
+from celery import Celery
+from celery.exceptions import ImproperlyConfigured
+
+from celery_etcdlock.app.celery_settings import settings_of
+from celery_etcdlock.core.lock_table import LockTable
+from celery_etcdlock.core.settings import Settings
+from celery_etcdlock.errors import InvalidSetting, LockUnavailable
+from celery_etcdlock.locking.inspector import Inspector
+from celery_etcdlock.wiring import open_inspector
+
+__all__ = ["NOT_DONE", "app_of", "fail", "inspecting", "lock_table_of", "print_json", "settings_for"]
+
+NOT_DONE = 1
+WRONG_USAGE = 2
+UNAVAILABLE = 3
+
+json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output, for scripts.")
+
+
+def app_of(context: click.Context) -> Celery:
+    app: Celery = context.obj.app
+    return app
+
+
+def settings_for(context: click.Context) -> Settings:
+    """The app's settings. Ends the command when they are wrong."""
+    try:
+        return settings_of(app_of(context))
+    except ImproperlyConfigured as error:
+        fail(str(error), WRONG_USAGE)
+
+
+@contextmanager
+def inspecting(context: click.Context) -> Iterator[Inspector]:
+    """The operator's view for the time of a command. Ends the command with a message and code when etcd is away."""
+    try:
+        inspector = open_inspector(settings_for(context))
+    except InvalidSetting as error:
+        fail(str(error), WRONG_USAGE)
+    try:
+        yield inspector
+    except LockUnavailable as error:
+        fail(str(error), UNAVAILABLE)
+    except KeyboardInterrupt:
+        sys.exit(0)
+    finally:
+        inspector.close()
+
+
+def lock_table_of(inspector: Inspector) -> LockTable:
+    entries, _ = inspector.snapshot()
+    table = LockTable(entries)
+    table.forget_those_over(time.time())
+    return table
+
+
+def print_json(value: Any) -> None:
+    click.echo(json.dumps(value, indent=2, sort_keys=True))
+
+
+def fail(message: str, code: int) -> NoReturn:
+    click.echo(message, err=True)
+    sys.exit(code)

@@ -1,0 +1,165 @@
+"""All locks under a prefix, as an operator sees them: places grouped into locks, and what a change means.
+
+Pure: a survey (``KeyEntry`` for every key) makes a ``LockTable``; each change that is watched after it updates the
+board and says what happened in words that people use. Who owns a lock is decided as everywhere (``ownership``): the
+first ``limit`` places by ``create_revision``.
+
+A deletion looks the same whether the holder released, its lease ended or an admin deleted the key, so all of them are
+``gone`` here; the holder itself knows which (its log, its signals).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from enum import Enum
+from fnmatch import fnmatchcase
+from typing import Any
+
+from celery_etcdlock.core.expiry import seems_expired
+from celery_etcdlock.core.ownership import Key, owners
+
+__all__ = [
+    "Change",
+    "KeyEntry",
+    "Kind",
+    "LockEntry",
+    "LockTable",
+    "SnapshotOutdated",
+    "Transition",
+    "described",
+    "matching",
+]
+
+
+@dataclass(frozen=True, slots=True)
+class KeyEntry:
+    """One key under a lock's name, and the lease that it hangs on (0: none).
+
+    ``segment`` is the name as it is in the store; a long name is cut there, and then ``name`` is too.
+    """
+
+    name: str
+    segment: str
+    key: Key
+    lease: int
+
+
+@dataclass(frozen=True, slots=True)
+class LockEntry:
+    """A lock that somebody holds or waits for. Both in order of arrival."""
+
+    name: str
+    owners: tuple[KeyEntry, ...]
+    waiters: tuple[KeyEntry, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One change under the prefix: ``place`` was written, or (``gone``) deleted. ``place.key`` is as it was last."""
+
+    entry: KeyEntry
+    gone: bool
+    revision: int
+
+
+class SnapshotOutdated(Exception):
+    """Changes were missed, because the store forgets old ones: survey anew."""
+
+
+class Kind(Enum):
+    ACQUIRED = "acquired"
+    WAITING = "waiting"
+    RELEASED = "released"
+    GAVE_UP = "gave up waiting"
+
+
+@dataclass(frozen=True, slots=True)
+class Transition:
+    kind: Kind
+    entry: KeyEntry
+
+
+class LockTable:
+    """Every lock, kept up to date by ``apply``."""
+
+    def __init__(self, entries: Iterable[KeyEntry] = ()) -> None:
+        self._names: dict[str, dict[str, KeyEntry]] = {}
+        for entry in entries:
+            self._names.setdefault(entry.name, {})[entry.key.token] = entry
+
+    def forget_those_over(self, wall_time: float) -> None:
+        """Drop the places whose time is over: nobody holds them, though whoever meets them has yet to delete them."""
+        for name, entries in list(self._names.items()):
+            for token in [token for token, entry in entries.items() if seems_expired(entry.key, wall_time)]:
+                del entries[token]
+            if not entries:
+                del self._names[name]
+
+    def locks(self, pattern: str | None = None) -> list[LockEntry]:
+        """All locks by name; with ``pattern``, those whose name or task matches it."""
+        found = [self._lock(name) for name in sorted(self._names)]
+        return found if pattern is None else [lock for lock in found if matching(lock, pattern)]
+
+    def find(self, name_or_task_id: str) -> list[LockEntry]:
+        """The lock of this name; else those that a task of this id holds or waits for."""
+        if name_or_task_id in self._names:
+            return [self._lock(name_or_task_id)]
+        return [
+            lock for lock in self.locks() if any(_task_id(p) == name_or_task_id for p in lock.owners + lock.waiters)
+        ]
+
+    def apply(self, change: Change) -> list[Transition]:
+        """Take ``change`` in. Who moved up because somebody went is told too, once its own key says so."""
+        name, token = change.entry.name, change.entry.key.token
+        before = self._names.get(name, {}).get(token)
+        owned_before = before is not None and before in self._lock(name).owners
+        if change.gone:
+            entries = self._names.get(name, {})
+            entries.pop(token, None)
+            if not entries:
+                self._names.pop(name, None)
+            return [Transition(Kind.RELEASED if owned_before else Kind.GAVE_UP, before or change.entry)]
+        self._names.setdefault(name, {})[token] = change.entry
+        owns = change.entry in self._lock(name).owners
+        return [Transition(Kind.ACQUIRED if owns else Kind.WAITING, change.entry)]
+
+    def _lock(self, name: str) -> LockEntry:
+        entries = sorted(self._names[name].values(), key=lambda entry: entry.key.create_revision)
+        number = len(owners(entry.key for entry in entries))
+        return LockEntry(name, tuple(entries[:number]), tuple(entries[number:]))
+
+
+def matching(lock: LockEntry, pattern: str) -> bool:
+    """Whether the lock's name, or the task of one of its owners, matches a pattern such as ``reports.*``."""
+    tasks = [entry.key.record.task for entry in lock.owners if entry.key.record is not None]
+    return any(fnmatchcase(text, pattern) or fnmatchcase(text, f"{pattern}:*") for text in (lock.name, *tasks))
+
+
+def described(entry: KeyEntry, ttl_seconds: float | None = None) -> dict[str, Any]:
+    """A place for ``--json`` and the web page. Arguments of tasks are nowhere in it."""
+    record = entry.key.record
+    facts: dict[str, Any] = {
+        "token": entry.key.token,
+        "fencing_token": entry.key.mod_revision,
+        "lease": f"{entry.lease:x}",
+        "ttl_seconds": ttl_seconds,
+    }
+    if record is None:
+        return facts | {"task_id": None, "readable": False}
+    return facts | {
+        "readable": True,
+        "task_id": record.delivery.task_id,
+        "retries": record.delivery.retries,
+        "task": record.task,
+        "host": record.host,
+        "pid": record.pid,
+        "since": record.since,
+        "limit": record.limit,
+        "broker": record.broker,
+        "until": record.until,
+    }
+
+
+def _task_id(entry: KeyEntry) -> str | None:
+    return None if entry.key.record is None else entry.key.record.delivery.task_id

@@ -1,0 +1,43 @@
+"""Which policy a conflict meets: the task's own for that place, else the setting where that makes sense."""
+
+from __future__ import annotations
+
+from celery_etcdlock.core.policies import POLICIES
+from celery_etcdlock.core.settings import Settings
+from celery_etcdlock.core.task_options import TaskOptions
+from celery_etcdlock.errors import InvalidOption, LockConflict
+
+__all__ = ["policy_of"]
+
+
+def policy_of(
+    options: TaskOptions, settings: Settings, conflict: LockConflict, *, at_enqueue: bool
+) -> tuple[str, bool]:
+    """The policy's name, and whether the task itself says so.
+
+    Raises ``InvalidOption`` when a task's callable returns something else than a policy's name.
+    """
+    chosen = options.policies.enqueue if at_enqueue else options.policies.run
+    if chosen is None:
+        return _default(options, settings, at_enqueue=at_enqueue), False
+    if isinstance(chosen, str):
+        return chosen, True
+    name = chosen(conflict)
+    if not isinstance(name, str) or name not in POLICIES:
+        raise InvalidOption(
+            f"on_conflict {getattr(chosen, '__qualname__', chosen)!r} returned {name!r}: it is called with the "
+            f"LockConflict and must return one of {', '.join(map(repr, POLICIES))}"
+        )
+    return name, True
+
+
+def _default(options: TaskOptions, settings: Settings, *, at_enqueue: bool) -> str:
+    name = settings.on_conflict
+    if not at_enqueue:
+        # Of these, one is meant to be queued while another runs.
+        return "retry" if options.lock == "until_and_while_executing" else name
+    if options.lock == "until_executing" and name in ("retry", "wait"):
+        return "skip"
+    if name == "replace" and (options.lock == "until_expired" or options.lock_limit > 1):
+        return "skip"
+    return name

@@ -1,0 +1,201 @@
+"""AcquireEach and AcquireAll: many try-locks in one round trip.
+
+*Each* has an outcome of its own: what a group of calls takes before its messages are published. *All* are taken, or
+none: the several locks of one task. No name twice in one operation (rule 4): the caller sees to it.
+
+States::
+
+    TRYING ---> JUDGING    a key is in the way that seems over: have the store say how old its lease is
+    (``core.expiry``) JUDGING --> CLEARING   its time is over: delete it as it was read
+            --> TRYING     it stands, and counts as in the way
+           ---> TRYING     fewer keys than the limit: again, on the condition that none has been created since (rule 5)
+           ---> FENCING    an earlier try went unanswered: fence the session, then try once more
+           ---> outcome
+
+*Failure.* A repeat finds what an unanswered try has done. But that try may still arrive after the outcome, and put a
+key that was released meanwhile. So nothing is decided while a try is in doubt: the session's epoch is moved, which no
+late request survives, and what the next try says is certain (rule 3). Without an answer until ``give_up_at`` all
+tokens are doubtful, and the outcome says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from celery_etcdlock.core.expiry import Expiry
+from celery_etcdlock.core.key_kinds import is_kept_out
+from celery_etcdlock.core.operations import (
+    FenceSession,
+    Operation,
+    Release,
+    TryAcquire,
+    TryAll,
+    TryEach,
+)
+from celery_etcdlock.core.ownership import Key, effective_limit
+from celery_etcdlock.core.protocol.acquire import Acquired, Conflicted
+from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
+from celery_etcdlock.core.replies import (
+    EachTried,
+    EpochMoved,
+    Failed,
+    LeaseAge,
+    LeaseUnknown,
+    NotHeld,
+    Owned,
+    Present,
+    Released,
+    Reply,
+    SessionFenced,
+    SessionGone,
+)
+from celery_etcdlock.errors import LockUnavailable
+
+__all__ = ["AcquireAll", "AcquireEach", "EachAcquired"]
+
+
+@dataclass(frozen=True, slots=True)
+class EachAcquired:
+    """What became of each try, in their order."""
+
+    outcomes: tuple[Acquired | Conflicted, ...]
+
+
+class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
+    """Try each of ``tries``, which name one lease. Times as in ``Acquire``; their epochs are replaced by ``epoch``."""
+
+    def __init__(
+        self,
+        tries: tuple[TryAcquire, ...],
+        *,
+        epoch: int,
+        give_up_at: float,
+        deadline: float,
+        wall_offset: float,
+    ) -> None:
+        self._open = tries
+        self._epoch = epoch
+        self._give_up_at = give_up_at
+        self._ends = Expiry(wall_offset)
+        self.answer_by = deadline
+        self._tokens = tuple((each.name, each.token) for each in tries)
+        self._decided: tuple[tuple[tuple[str, str], Acquired | Conflicted], ...] = ()
+        #: Keys in the way that seem over, by lock name; and whether the first of them is.
+        self._suspects: tuple[tuple[str, Key], ...] = ()
+        self._clearing = False
+        self._asked_at = 0.0
+        self._fencing = False
+        self._tries = 1
+        self._doubtful = False
+        self._last_error = LockUnavailable("no answer from the lock store")
+
+    def start(self, now: float) -> Operation:
+        if self._fencing:
+            return FenceSession(self._open[0].lease)
+        if self._suspects:
+            name, key = self._suspects[0]
+            if self._clearing:
+                return Release(name, key.token, key.mod_revision)
+            self._asked_at = now
+            return self._ends.question(name, key)
+        return self._try(tuple(replace(each, epoch=self._epoch) for each in self._open))
+
+    def on(self, reply: Reply, now: float) -> Operation | EachAcquired | SessionLost | Unavailable:
+        match reply:
+            case SessionFenced(epoch=epoch) | EpochMoved(epoch=epoch):
+                # A try that is refused for its epoch says nothing yet of earlier ones, but none can follow.
+                self._epoch = epoch
+                self._fencing = self._doubtful = False
+            case Released() | NotHeld():
+                self._suspects, self._clearing = self._suspects[1:], False
+            case LeaseAge() | LeaseUnknown():
+                ends = self._ends.judged(self._suspects[0][1], reply, self._asked_at, now)
+                if ends is None:
+                    self._clearing = True
+                else:
+                    self._ends, self._suspects = ends, self._suspects[1:]
+            case SessionGone():
+                return SessionLost("its lease has ended or was revoked, or its key was deleted")
+            case Failed(error=error):
+                self._last_error = error
+                # What asks about others' keys, or clears them, leaves no doubt about ours.
+                self._doubtful = self._doubtful or (error.maybe_applied and not self._suspects)
+                self._tries += 1
+                if error.permanent or now >= self._give_up_at:
+                    return Unavailable(error, doubtful=self._doubtful or bool(self._decided))
+                pause = pause_before_try(self._tries)
+                if pause.seconds:
+                    return pause
+            case Owned() | EachTried() if self._doubtful:
+                self._fencing = True
+            case Owned() | EachTried():
+                self._decide(reply, now)
+                if not self._open:
+                    decided = dict(self._decided)
+                    return EachAcquired(tuple(decided[key] for key in self._tokens))
+                if now >= self.answer_by:
+                    return Unavailable(self._last_error, doubtful=True)
+            case _:  # a Pause is over
+                pass
+        return self.start(now)
+
+    def _try(self, tries: tuple[TryAcquire, ...]) -> Operation:
+        return TryEach(tries)
+
+    def _decide(self, reply: Owned | EachTried, now: float) -> None:
+        assert isinstance(reply, EachTried)
+        still_open = []
+        for each, outcome in zip(self._open, reply.outcomes, strict=True):
+            if isinstance(outcome, Owned):
+                self._settle(each, Acquired(outcome.revision))
+            elif (again := self._again(each, outcome, now)) is not None:
+                still_open.append(again)
+            else:
+                self._settle(each, Conflicted(outcome.keys))
+        self._open = tuple(still_open)
+
+    def _settle(self, each: TryAcquire, outcome: Acquired | Conflicted) -> None:
+        self._decided = (*self._decided, ((each.name, each.token), outcome))
+
+    def _again(self, each: TryAcquire, present: Present, now: float) -> TryAcquire | None:
+        """The next try; ``None`` when too many keys are in the way."""
+        keys = present.keys
+        if _is_free(each, keys):
+            return replace(each, seen_revision=present.revision)
+        suspects = [key for key in keys if now >= self._ends.ask_at(key)]
+        if not _is_free(each, [key for key in keys if key not in suspects]):
+            return None
+        self._suspects = (*self._suspects, *((each.name, key) for key in suspects))
+        # As if they hadn't been seen: one that stands, or changed hands meanwhile, has to refuse the next try too.
+        return each
+
+
+def _is_free(each: TryAcquire, keys: Sequence[Key]) -> bool:
+    """Whether there is a place beside these keys."""
+    record = each.record
+    return len(keys) < effective_limit(record.limit, keys) and not is_kept_out(record.delivery, keys)
+
+
+class AcquireAll(AcquireEach):
+    """Take all of ``tries`` or none. All outcomes are ``Acquired`` with one fencing token, or some ``Conflicted``."""
+
+    def _try(self, tries: tuple[TryAcquire, ...]) -> Operation:
+        return TryAll(tries)
+
+    def _decide(self, reply: Owned | EachTried, now: float) -> None:
+        if isinstance(reply, Owned):
+            for each in self._open:
+                self._settle(each, Acquired(reply.revision, has_run=reply.has_run))
+            self._open = ()
+            return
+        presents = [outcome for outcome in reply.outcomes if isinstance(outcome, Present)]
+        agains = [self._again(each, present, now) for each, present in zip(self._open, presents, strict=True)]
+        following = tuple(again for again in agains if again is not None)
+        if len(following) == len(agains):
+            self._open = following
+            return
+        self._suspects = ()
+        for each, present, again in zip(self._open, presents, agains, strict=True):
+            self._settle(each, Conflicted(() if again is not None else present.keys, present.has_run))
+        self._open = ()

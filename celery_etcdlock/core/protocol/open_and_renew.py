@@ -1,0 +1,145 @@
+"""A session's life: open it, renew it, know when it is over.
+
+``Open`` grants the lease under an id that we chose, then puts the session's key, whose revision is the first epoch.
+Trust counts from before the grant was sent.
+
+``Renew`` sends a keepalive and then reads, linearizably, the session's key and keys that we believe to own (the
+driver chooses which: with thousands of them, some in each renewal).
+Only both together extend the trust, and only under one leader's term: old servers report a renewal as
+successful although the lease was revoked, and a stalled old leader may revoke a lease that the new one renews.
+The new deadline counts from before the *keepalive* was sent. Keys that are missing are lost one by one: an
+administrator may delete a key while its lease lives on (rule 9).
+
+A renewal that fails ends nothing: the deadline does.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from celery_etcdlock.core.operations import (
+    CheckKeys,
+    FenceSession,
+    GrantLease,
+    HeldKey,
+    KeepAlive,
+    Operation,
+)
+from celery_etcdlock.core.ownership import trust_deadline
+from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
+from celery_etcdlock.core.replies import (
+    Failed,
+    KeptAlive,
+    KeysSeen,
+    LeaseGranted,
+    ReleaseAsked,
+    Reply,
+    SessionFenced,
+    SessionGone,
+)
+from celery_etcdlock.errors import LockUnavailable
+
+__all__ = ["Open", "Opened", "Renew", "Renewed"]
+
+#: How often a renewal starts again because the leader changed under it, before it counts as failed.
+MAX_TERM_CHANGES = 5
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """The session stands: its first epoch, the TTL that the server granted, and how long to trust it.
+
+    Its lease is no older than since ``opened_at``; ``term`` is the leader's since when its age has been counted.
+    """
+
+    epoch: int
+    ttl_seconds: int
+    deadline: float
+    opened_at: float
+    term: int
+
+
+@dataclass(frozen=True, slots=True)
+class Renewed:
+    """Trust the session until ``deadline``, but not the keys that are ``missing``; ``asked``: as in ``KeysSeen``."""
+
+    deadline: float
+    missing: frozenset[HeldKey]
+    asked: tuple[ReleaseAsked, ...] = ()
+
+
+class Open(Machine["Opened | SessionLost | Unavailable"]):
+    """Open a session by ``deadline``. Outcomes: ``Opened``, ``SessionLost`` (choose another lease), ``Unavailable``."""
+
+    def __init__(self, *, lease: int, ttl_seconds: int, deadline: float) -> None:
+        self._lease = lease
+        self._ttl_seconds = ttl_seconds
+        self.answer_by = deadline
+        self._sent_at = 0.0
+        self._tries = 1
+        self._step: Operation = GrantLease(lease, ttl_seconds)
+
+    def start(self, now: float) -> Operation:
+        # Repeats keep this time: any of them may be the one that was applied.
+        self._sent_at = now
+        return self._step
+
+    def on(self, reply: Reply, now: float) -> Operation | Opened | SessionLost | Unavailable:
+        match reply:
+            case LeaseGranted(ttl_seconds=ttl_seconds):
+                self._ttl_seconds = ttl_seconds
+                self._step = FenceSession(self._lease)
+            case SessionFenced(epoch=epoch, term=term):
+                deadline = trust_deadline(self._sent_at, self._ttl_seconds)
+                if now >= deadline:
+                    return SessionLost("opening it took longer than its lease lives")
+                return Opened(epoch, self._ttl_seconds, deadline, self._sent_at, term)
+            case SessionGone():
+                return SessionLost("its lease ended before it was used")
+            case Failed(error=error):
+                self._tries += 1
+                if error.permanent or now >= self.answer_by:
+                    return Unavailable(error)
+                pause = pause_before_try(self._tries)
+                if pause.seconds:
+                    return pause
+            case _:
+                pass
+        return self._step
+
+
+class Renew(Machine["Renewed | SessionLost | Unavailable"]):
+    """Renew a session once, by ``deadline``. Outcomes: ``Renewed``, ``SessionLost``, ``Unavailable`` (try again)."""
+
+    def __init__(self, *, lease: int, keys: tuple[HeldKey, ...], deadline: float) -> None:
+        self._lease = lease
+        self._keys = keys
+        self.answer_by = deadline
+        self._sent_at = 0.0
+        self._ttl_seconds = 0
+        self._term = 0
+        self._term_changes = 0
+
+    def start(self, now: float) -> Operation:
+        self._sent_at = now
+        return KeepAlive(self._lease)
+
+    def on(self, reply: Reply, now: float) -> Operation | Renewed | SessionLost | Unavailable:
+        match reply:
+            case KeptAlive(ttl_seconds=ttl_seconds, term=term):
+                self._ttl_seconds = ttl_seconds
+                self._term = term
+                return CheckKeys(self._lease, self._keys)
+            case KeysSeen(term=term, missing=missing, asked=asked):
+                if term == self._term:
+                    return Renewed(trust_deadline(self._sent_at, self._ttl_seconds), missing, asked)
+                self._term_changes += 1
+                if self._term_changes >= MAX_TERM_CHANGES or now >= self.answer_by:
+                    return Unavailable(LockUnavailable("the leader changed while the lease was renewed"))
+                return self.start(now)
+            case SessionGone():
+                return SessionLost("its lease has ended or was revoked, or its key was deleted")
+            case Failed(error=error):
+                return Unavailable(error)
+            case _:
+                return self.start(now)

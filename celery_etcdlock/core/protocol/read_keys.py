@@ -1,0 +1,73 @@
+"""LookAt: all keys under a name, less those whose time is over, which are deleted on the way (``core.expiry``)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from celery_etcdlock.core.expiry import Expiry
+from celery_etcdlock.core.operations import (
+    Look,
+    Operation,
+    Release,
+)
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.protocol.machine import Machine, Unavailable, pause_before_try
+from celery_etcdlock.core.replies import (
+    Failed,
+    LeaseAge,
+    LeaseUnknown,
+    Present,
+    Reply,
+)
+
+__all__ = ["LookAt", "Seen"]
+
+
+@dataclass(frozen=True, slots=True)
+class Seen:
+    """The keys under the name, in order of creation."""
+
+    keys: tuple[Key, ...]
+
+
+class LookAt(Machine["Seen | Unavailable"]):
+    """Look at one name by ``deadline``. ``wall_offset`` as in ``Acquire``."""
+
+    def __init__(self, *, name: str, deadline: float, wall_offset: float) -> None:
+        self._name = name
+        self.answer_by = deadline
+        self._ends = Expiry(wall_offset)
+        self._judged: Key | None = None
+        self._asked_at = 0.0
+        self._tries = 1
+        self._step: Operation = Look(name)
+
+    def start(self, now: float) -> Operation:
+        return self._step
+
+    def on(self, reply: Reply, now: float) -> Operation | Seen | Unavailable:
+        match reply:
+            case Present(keys=keys):
+                self._judged = self._ends.first_over(keys, now)
+                if self._judged is None:
+                    return Seen(keys)
+                self._step = self._ends.question(self._name, self._judged)
+                self._asked_at = now
+            case LeaseAge() | LeaseUnknown():
+                assert self._judged is not None
+                ends = self._ends.judged(self._judged, reply, self._asked_at, now)
+                if ends is None:
+                    self._step = Release(self._name, self._judged.token, self._judged.mod_revision)
+                else:
+                    self._ends, self._step = ends, Look(self._name)
+            case Failed(error=error):
+                self._tries += 1
+                if error.permanent or now >= self.answer_by:
+                    return Unavailable(error)
+                pause = pause_before_try(self._tries)
+                if pause.seconds:
+                    return pause
+            case _:  # deleted, gone, or a Pause is over
+                if isinstance(self._step, Release):
+                    self._step = Look(self._name)
+        return self._step

@@ -1,0 +1,93 @@
+"""TakePlace: a place in line that stands without renewal, for a message that goes back to its queue meanwhile.
+
+The key is put behind all others under the name. Whoever comes back with it looks at all that precede (rule 2): fewer
+than the limit, and it takes the key over (``take_over``), for "fewer than that precede" stays true. A place says until
+when it stands, as every key does that nobody renews, so a message that is lost doesn't keep the line waiting for long.
+
+*Failure.* As in ``several``: while a try is in doubt the session is fenced and the next try is certain.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from celery_etcdlock.core.operations import (
+    Enqueue,
+    FenceSession,
+    Operation,
+)
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
+from celery_etcdlock.core.record import Record
+from celery_etcdlock.core.replies import (
+    EpochMoved,
+    Failed,
+    Present,
+    Queued,
+    Reply,
+    SessionFenced,
+    SessionGone,
+)
+from celery_etcdlock.errors import LockUnavailable
+
+__all__ = ["PositionTaken", "TakePosition"]
+
+
+@dataclass(frozen=True, slots=True)
+class PositionTaken:
+    """Our key is there as of ``mod_revision``. ``keys`` are as in ``Queued``."""
+
+    mod_revision: int
+    keys: tuple[Key, ...]
+
+
+class TakePosition(Machine["PositionTaken | SessionLost | Unavailable"]):
+    """Put our key behind all others. Times as in ``Acquire``."""
+
+    def __init__(
+        self, *, lease: int, epoch: int, name: str, token: str, record: Record, give_up_at: float, deadline: float
+    ) -> None:
+        self._lease = lease
+        self._epoch = epoch
+        self._name = name
+        self._token = token
+        self._record = record
+        self._give_up_at = give_up_at
+        self.answer_by = deadline
+        self._fencing = False
+        self._doubtful = False
+        self._tries = 1
+        self._last_error = LockUnavailable("no answer from the lock store")
+
+    def start(self, now: float) -> Operation:
+        if self._fencing:
+            return FenceSession(self._lease)
+        return Enqueue(self._lease, self._epoch, self._name, self._token, self._record)
+
+    def on(self, reply: Reply, now: float) -> Operation | PositionTaken | SessionLost | Unavailable:
+        match reply:
+            case SessionFenced(epoch=epoch) | EpochMoved(epoch=epoch):
+                self._epoch = epoch
+                self._fencing = self._doubtful = False
+            case SessionGone():
+                return SessionLost("its lease has ended or was revoked, or its key was deleted")
+            case Queued() | Present() if self._doubtful:
+                self._fencing = True
+            case Queued(keys=keys) | Present(keys=keys):
+                mine = next((key for key in keys if key.token == self._token), None)
+                if mine is not None:
+                    return PositionTaken(mine.mod_revision, keys)
+            case Failed(error=error):
+                self._last_error = error
+                self._doubtful = self._doubtful or error.maybe_applied
+                self._tries += 1
+                if error.permanent or now >= self._give_up_at:
+                    return Unavailable(error, doubtful=self._doubtful)
+                pause = pause_before_try(self._tries)
+                if pause.seconds:
+                    return pause
+            case _:  # a Pause is over
+                pass
+        if now >= self.answer_by:
+            return Unavailable(self._last_error, doubtful=True)
+        return self.start(now)

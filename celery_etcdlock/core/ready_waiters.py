@@ -1,0 +1,74 @@
+"""Whose turn it is, among messages that wait for one lock: what the gate decides when something changed.
+
+Pure. A message waits in one of three ways: with a place in line (it goes when few enough precede it), for the result of
+the task that holds the lock (it goes when that one has let go), or just for the lock (as many go as there is room for).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from celery_etcdlock.core.key_kinds import Relation, find
+from celery_etcdlock.core.ownership import Key, effective_limit
+from celery_etcdlock.core.record import Delivery
+
+__all__ = ["Waiting", "ready_waiters"]
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """One message. ``place_token``: of its place in line; ``joins``: the task whose result it waits for.
+
+    A key that stands for ``delivery`` itself isn't in its way: it goes, to take that over.
+    """
+
+    limit: int = 1
+    place_token: str | None = None
+    joins: str | None = None
+    delivery: Delivery | None = None
+
+
+def ready_waiters(waiting: Sequence[Waiting], keys: Sequence[Key]) -> list[bool]:
+    """For each message, in order of arrival, whether it may go now. ``keys`` are all under the lock's name."""
+    holders = {key.record.delivery.task_id for key in keys if key.record is not None}
+    in_line = _places(keys)
+    free: int | None = None
+    turns: list[bool] = []
+    for message in waiting:
+        if message.joins is not None:
+            turns.append(message.joins not in holders)
+            continue
+        if message.delivery is not None and find(keys, message.delivery, Relation.OURS) is not None:
+            turns.append(True)
+            continue
+        place = in_line.get(message.place_token) if message.place_token is not None else None
+        if place is not None:
+            turns.append(place.rank < min(message.limit, place.limit))
+            continue
+        # Without a place, or with one that is gone.
+        if free is None:
+            free = effective_limit(message.limit, keys) - len(keys)
+        turns.append(free > 0)
+        free -= 1
+    return turns
+
+
+@dataclass(frozen=True, slots=True)
+class _Place:
+    """How many keys precede one, and the smallest limit that they recorded."""
+
+    rank: int
+    limit: float
+
+
+def _places(keys: Sequence[Key]) -> dict[str, _Place]:
+    """For each token, as ``preceding`` and ``effective_limit`` have it, but for all at once: lines may be long."""
+    places: dict[str, _Place] = {}
+    limit = math.inf
+    for rank, key in enumerate(sorted(keys, key=lambda key: key.create_revision)):
+        places[key.token] = _Place(rank, limit)
+        if key.record is not None:
+            limit = min(limit, key.record.limit)
+    return places

@@ -1,0 +1,173 @@
+"""The operator's view of an etcd: every key under our prefix, in one view and then by a watch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any
+
+from celery_etcdlock.core.lock_table import Change, KeyEntry, SnapshotOutdated
+from celery_etcdlock.core.name_escaping import unescape_name
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.record import decode_record
+from celery_etcdlock.core.replies import Asked
+from celery_etcdlock.etcd import messages
+from celery_etcdlock.etcd.client import EtcdClient
+from celery_etcdlock.etcd.errors import Compacted
+from celery_etcdlock.etcd.etcd_store import EtcdStore
+from celery_etcdlock.etcd.key_layout import Layout, end_of, token_in, unchanged
+
+__all__ = ["EtcdInspector"]
+
+KEYS_PER_PAGE = 1000
+MOST_NOTE_BYTES = 256 * 1024
+QUIET_SECONDS = 1.0
+LONGEST_WATCH_SECONDS = 3600.0
+
+
+class EtcdInspector:
+    """See ``locking.inspector.Inspector``. ``timeout_seconds`` bounds each call."""
+
+    def __init__(self, client: EtcdClient, prefix: str, timeout_seconds: float) -> None:
+        self._client = client
+        self._store = EtcdStore(client, prefix)
+        self._layout = Layout(prefix)
+        self._start = self._layout.locks
+        self._end = end_of(self._start)
+        self._timeout_seconds = timeout_seconds
+
+    def snapshot(self) -> tuple[list[KeyEntry], int]:
+        entries: list[KeyEntry] = []
+        start, revision = self._start, 0
+        while True:
+            request = messages.RangeRequest(key=start, range_end=self._end, limit=KEYS_PER_PAGE, revision=revision)
+            reply = self._call("KV/Range", request, messages.RangeResponse)
+            revision = revision or reply.header.revision
+            entries += [entry for kv in reply.kvs if (entry := self._key_entry(kv)) is not None]
+            if not reply.more:
+                return entries, revision
+            start = reply.kvs[-1].key + b"\0"
+
+    def ttls(self, leases: Iterable[int]) -> dict[int, float]:
+        found = {}
+        for lease in {lease for lease in leases if lease}:
+            request = messages.LeaseTimeToLiveRequest(ID=lease)
+            reply = self._call("Lease/LeaseTimeToLive", request, messages.LeaseTimeToLiveResponse)
+            if reply.TTL > 0:
+                found[lease] = float(reply.TTL)
+        return found
+
+    def revision(self) -> int:
+        request = messages.RangeRequest(key=self._start, range_end=self._end, limit=1, keys_only=True)
+        return int(self._call("KV/Range", request, messages.RangeResponse).header.revision)
+
+    def changes(self, after_revision: int) -> Iterator[list[Change] | None]:
+        for events in self._events(after_revision, prev_kv=True):
+            changes = [change for event in events if (change := self._change(event)) is not None]
+            if changes or not events:
+                yield changes or None
+
+    def deletions(self, after_revision: int) -> Iterator[set[str]]:
+        for events in self._events(after_revision, filters=[messages.WatchCreateRequest.NOPUT]):
+            keys = (event.kv.key[len(self._start) :].decode("utf-8", "replace") for event in events)
+            yield {key.rpartition("/")[0] for key in keys}
+
+    def _events(self, after_revision: int, **options: Any) -> Iterator[list[Any]]:
+        """Events as they come; nothing about once a second when none does."""
+        while True:
+            create = messages.WatchCreateRequest(
+                key=self._start, range_end=self._end, start_revision=after_revision + 1, **options
+            )
+            request = messages.WatchRequest(create_request=create).SerializeToString()
+            with self._client.stream(messages.WATCH, request, LONGEST_WATCH_SECONDS) as stream:
+                while not stream.ended:
+                    answer = stream.receive(QUIET_SECONDS)
+                    if answer is None:
+                        yield []
+                        continue
+                    response = messages.decoded(messages.WatchResponse, answer)
+                    if response.canceled:
+                        if response.compact_revision:
+                            raise SnapshotOutdated(f"revision {after_revision + 1} was compacted meanwhile")
+                        break
+                    after_revision = max(after_revision, response.header.revision)
+                    if response.events:
+                        yield list(response.events)
+
+    def ask_to_release(self, entry: KeyEntry, by: str) -> bool:
+        asked = self._store.ask_holder(self._key(entry), entry.key.mod_revision, by, self._timeout_seconds)
+        return isinstance(asked, Asked)
+
+    def is_there(self, entry: KeyEntry) -> bool:
+        request = messages.RangeRequest(key=self._key(entry), keys_only=True)
+        reply = self._call("KV/Range", request, messages.RangeResponse)
+        return bool(reply.kvs) and bool(reply.kvs[0].mod_revision == entry.key.mod_revision)
+
+    def delete(self, entry: KeyEntry) -> bool:
+        key = self._key(entry)
+        request = messages.TxnRequest(
+            compare=[unchanged(key, entry.key.mod_revision)],
+            success=[messages.RequestOp(request_delete_range=messages.DeleteRangeRequest(key=key))],
+        )
+        return bool(self._call("KV/Txn", request, messages.TxnResponse).succeeded)
+
+    def notes(self) -> dict[str, str]:
+        start = self._layout.notes
+        reply = self._call(
+            "KV/Range", messages.RangeRequest(key=start, range_end=end_of(start)), messages.RangeResponse
+        )
+        return {
+            unescape_name(token_in(kv, start)): kv.value.decode("utf-8", "replace")
+            for kv in reply.kvs
+            if len(kv.value) <= MOST_NOTE_BYTES
+        }
+
+    def write_note(self, host: str, text: str, seconds: int) -> None:
+        grant = messages.LeaseGrantRequest(TTL=seconds)
+        lease = self._call("Lease/LeaseGrant", grant, messages.LeaseGrantResponse).ID
+        put = messages.PutRequest(key=self._layout.note(host), value=text.encode(), lease=lease)
+        self._call("KV/Put", put, messages.PutResponse)
+
+    def delete_note(self, host: str) -> None:
+        request = messages.DeleteRangeRequest(key=self._layout.note(host))
+        self._call("KV/DeleteRange", request, messages.DeleteRangeResponse)
+
+    def books(self) -> dict[str, dict[str, bytes]]:
+        books: dict[str, dict[str, bytes]] = {}
+        start, end, revision = self._layout.books, end_of(self._layout.books), 0
+        while True:
+            request = messages.RangeRequest(key=start, range_end=end, limit=KEYS_PER_PAGE, revision=revision)
+            reply = self._call("KV/Range", request, messages.RangeResponse)
+            revision = revision or reply.header.revision
+            for kv in reply.kvs:
+                segment, _, key = token_in(kv, self._layout.books).partition("/")
+                books.setdefault(unescape_name(segment), {})[key] = kv.value
+            if not reply.more:
+                return books
+            start = reply.kvs[-1].key + b"\0"
+
+    def close(self) -> None:
+        self._client.close()
+
+    def _key(self, entry: KeyEntry) -> bytes:
+        return self._start + f"{entry.segment}/{entry.key.token}".encode()
+
+    def _key_entry(self, kv: Any) -> KeyEntry | None:
+        segment, slash, token = kv.key[len(self._start) :].decode("utf-8", "replace").rpartition("/")
+        if not slash:
+            return None
+        key = Key(token, kv.create_revision, kv.mod_revision, decode_record(kv.value), kv.lease)
+        return KeyEntry(unescape_name(segment), segment, key, kv.lease)
+
+    def _change(self, event: Any) -> Change | None:
+        gone = event.type == messages.Event.DELETE
+        kv = event.prev_kv if gone and event.prev_kv.key else event.kv
+        entry = self._key_entry(kv)
+        return None if entry is None else Change(entry, gone, event.kv.mod_revision)
+
+    def _call(self, method: str, request: Any, reply: Any) -> Any:
+        path = f"/etcdserverpb.{method}"
+        try:
+            answer = self._client.call(path, request.SerializeToString(), self._timeout_seconds, repeatable=True)
+        except Compacted as error:
+            raise SnapshotOutdated(str(error)) from error
+        return messages.decoded(reply, answer)

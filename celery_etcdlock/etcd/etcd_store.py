@@ -1,0 +1,388 @@
+"""The lock store on etcd: each operation of the protocol as one call.
+
+Where things lie is in ``layout``; the operations that take or give up a place under a lock's name are transactions,
+in ``places``; here are leases, sessions and watches, and the sending of all of them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any, Protocol
+
+from celery_etcdlock.core.operations import (
+    AskAge,
+    AskToRelease,
+    AwaitChange,
+    CheckKeys,
+    Enqueue,
+    FenceSession,
+    GrantLease,
+    HeldKey,
+    KeepAlive,
+    LoadStates,
+    Look,
+    LookForDone,
+    LookForMark,
+    MarkDone,
+    PlaceOperation,
+    Promote,
+    Release,
+    RevokeLease,
+    SaveStates,
+    StoreOperation,
+    TryAcquire,
+    TryAll,
+    TryEach,
+)
+from celery_etcdlock.core.replies import (
+    Asked,
+    Changed,
+    Done,
+    DoneSeen,
+    KeptAlive,
+    KeysSeen,
+    LeaseAge,
+    LeaseGranted,
+    LeaseUnknown,
+    MarkSeen,
+    NotHeld,
+    Present,
+    ReleaseAsked,
+    SessionFenced,
+    SessionGone,
+    StoreReply,
+)
+from celery_etcdlock.etcd import messages
+from celery_etcdlock.etcd.cluster_identity import ClusterIdentity
+from celery_etcdlock.etcd.errors import (
+    DeadlinePassed,
+    EtcdError,
+    LeaseExists,
+    LeaseNotFound,
+    NoSpace,
+    TooManyOperations,
+)
+from celery_etcdlock.etcd.key_layout import Layout, end_of, keys_in, read, token_in, unchanged
+from celery_etcdlock.etcd.lock_transactions import LockTransactions, Transaction
+from celery_etcdlock.etcd.recent_conflicts import RecentConflicts, rehearsal
+from celery_etcdlock.etcd.state_transactions import States
+
+__all__ = ["EtcdStore", "Transport"]
+
+#: Operations in one transaction, of the 128 that etcd's ``--max-txn-ops`` allows by default.
+MOST_TOGETHER = 64
+#: Keys checked in one transaction; etcd allows 128 operations by default, and comparisons count alike.
+KEYS_PER_CHECK = 100
+
+Compare = messages.Compare
+
+
+class Stream(Protocol):
+    """The answers of a call with many."""
+
+    def __iter__(self) -> Iterator[bytes]: ...
+
+    def cancel(self) -> None:
+        """From any thread: end it. Whoever waits for an answer gets an error."""
+
+
+class Transport(Protocol):
+    """The seam to etcd: gRPC calls as bytes. ``client.EtcdClient`` and ``grpcio.GrpcTransport`` have it."""
+
+    def call(self, path: str, request: bytes, timeout_seconds: float, *, repeatable: bool = False) -> bytes: ...
+
+    def stream(self, path: str, request: bytes, timeout_seconds: float) -> AbstractContextManager[Stream]: ...
+
+    def close(self) -> None: ...
+
+
+class EtcdStore:
+    """See the module. Safe for use from many threads, as far as ``transport`` is."""
+
+    def __init__(
+        self,
+        transport: Transport,
+        prefix: str,
+        places_class: type[LockTransactions] = LockTransactions,
+        identity: ClusterIdentity | None = None,
+        *,
+        asks_first: bool = True,
+    ) -> None:
+        self._identity = identity
+        self._recent_conflicts = RecentConflicts() if asks_first else None
+        self._transport = transport
+        self.most_together = MOST_TOGETHER
+        self._layout = Layout(prefix)
+        self._places = places_class(self._layout)
+        self._states = States(self._layout)
+        self._handlers: dict[type[Any], Callable[[Any, float], StoreReply]] = {
+            GrantLease: self._grant_lease,
+            FenceSession: self._fence_session,
+            KeepAlive: self._keep_alive,
+            CheckKeys: self._check_keys,
+            RevokeLease: self._revoke_lease,
+            TryAcquire: self._try,
+            Enqueue: self._place,
+            Promote: self._place,
+            TryEach: self._place,
+            TryAll: self._place,
+            Release: self._place,
+            AskAge: self._ask_age,
+            Look: self._look,
+            LookForMark: self._look_for_mark,
+            MarkDone: self._mark_done,
+            LookForDone: self._look_for_done,
+            AwaitChange: self._await_change,
+            AskToRelease: self._ask_to_release,
+            SaveStates: self._save_states,
+            LoadStates: self._load_states,
+        }
+
+    def perform(self, operation: StoreOperation, timeout_seconds: float) -> StoreReply:
+        try:
+            return self._handlers[type(operation)](operation, timeout_seconds)
+        except LeaseNotFound:
+            return Done() if isinstance(operation, RevokeLease) else SessionGone()
+
+    def perform_together(self, operations: Sequence[PlaceOperation], timeout_seconds: float) -> list[StoreReply]:
+        """Several operations on different lock names, as one transaction of nested ones."""
+        if len({operation.name for operation in operations}) < len(operations):
+            raise ValueError("a lock name occurs twice in one transaction (rule 4)")
+        nested = [messages.RequestOp(request_txn=self._places.request(operation)) for operation in operations]
+        try:
+            reply = self._txn(messages.TxnRequest(success=nested), timeout_seconds)
+        except TooManyOperations:
+            self.most_together = max(1, len(operations) // 2)
+            raise
+        revision = reply.header.revision
+        return [
+            self._places.reply(operation, one.response_txn, revision)
+            for operation, one in zip(operations, reply.responses, strict=True)
+        ]
+
+    def close(self) -> None:
+        self._transport.close()
+
+    # --- sessions ---------------------------------------------------------------------------------------------
+
+    def _grant_lease(self, operation: GrantLease, timeout_seconds: float) -> StoreReply:
+        request = messages.LeaseGrantRequest(ID=operation.lease, TTL=operation.ttl_seconds)
+        try:
+            reply = self._call("Lease/LeaseGrant", request, messages.LeaseGrantResponse, timeout_seconds, True)
+        except LeaseExists:
+            # By an earlier, unanswered request of ours: the id is random. Its TTL is no less than asked for.
+            return LeaseGranted(operation.ttl_seconds)
+        return LeaseGranted(reply.TTL)
+
+    def _fence_session(self, operation: FenceSession, timeout_seconds: float) -> StoreReply:
+        request = messages.PutRequest(key=self._layout.session_key(operation.lease), lease=operation.lease)
+        reply = self._call("KV/Put", request, messages.PutResponse, timeout_seconds, True)
+        return SessionFenced(reply.header.revision, reply.header.raft_term)
+
+    def _keep_alive(self, operation: KeepAlive, timeout_seconds: float) -> StoreReply:
+        request = messages.LeaseKeepAliveRequest(ID=operation.lease)
+        reply = self._call("Lease/LeaseKeepAlive", request, messages.LeaseKeepAliveResponse, timeout_seconds, True)
+        # etcd has no error for an expired lease here: its TTL is zero or absent.
+        return KeptAlive(reply.TTL, reply.header.raft_term) if reply.TTL > 0 else SessionGone()
+
+    def _check_keys(self, operation: CheckKeys, timeout_seconds: float) -> StoreReply:
+        try:
+            return self._check_keys_at_once(operation, timeout_seconds)
+        except NoSpace:
+            # An etcd that is full refuses even transactions that write nothing, and goes on answering plain reads.
+            return self._check_keys_one_by_one(operation, timeout_seconds)
+
+    def _check_keys_one_by_one(self, operation: CheckKeys, timeout_seconds: float) -> StoreReply:
+        def see(key: bytes) -> Any:
+            request = messages.RangeRequest(key=key, keys_only=True)
+            reply = self._call("KV/Range", request, messages.RangeResponse, timeout_seconds, True)
+            terms.add(reply.header.raft_term)
+            return reply.kvs
+
+        terms: set[int] = set()
+        if not see(self._layout.session_key(operation.lease)):
+            return SessionGone()
+        missing: set[HeldKey] = set()
+        for held in operation.keys:
+            kvs = see(self._layout.key(held.name, held.token))
+            if not kvs or kvs[0].mod_revision != held.mod_revision:
+                missing.add(held)
+        return KeysSeen(terms.pop() if len(terms) == 1 else 0, frozenset(missing))
+
+    def _check_keys_at_once(self, operation: CheckKeys, timeout_seconds: float) -> StoreReply:
+        asked_start = self._layout.asked_start(operation.lease)
+        asked: tuple[ReleaseAsked, ...] = ()
+        terms: set[int] = set()
+        missing: set[HeldKey] = set()
+        # Once at least: the session's own key is checked even where none is held.
+        for start in range(0, max(len(operation.keys), 1), KEYS_PER_CHECK):
+            some = operation.keys[start : start + KEYS_PER_CHECK]
+            session_key = self._layout.session_key(operation.lease)
+            keys = [self._layout.key(held.name, held.token) for held in some]
+            request = messages.TxnRequest(
+                compare=[
+                    Compare(key=session_key, target=Compare.CREATE, result=Compare.GREATER, create_revision=0),
+                    *(unchanged(key, held.mod_revision) for key, held in zip(keys, some, strict=True)),
+                ],
+                # A transaction without any read would not be linearizable.
+                success=[read(asked_start, end_of(asked_start))],
+                failure=[
+                    read(asked_start, end_of(asked_start)),
+                    *(read(key, keys_only=True) for key in (session_key, *keys)),
+                ],
+            )
+            reply = self._txn(request, timeout_seconds, repeatable=True)
+            terms.add(reply.header.raft_term)
+            asking, *rest = [response.response_range.kvs for response in reply.responses]
+            asked = tuple(
+                ReleaseAsked(token_in(kv, asked_start), kv.value.decode("utf-8", "replace"), kv.mod_revision)
+                for kv in asking
+            )
+            if reply.succeeded:
+                continue
+            session, *found = rest
+            if not session:
+                return SessionGone()
+            missing.update(
+                held
+                for held, kvs in zip(some, found, strict=True)
+                if not kvs or kvs[0].mod_revision != held.mod_revision
+            )
+        return KeysSeen(terms.pop() if len(terms) == 1 else 0, frozenset(missing), asked)
+
+    def _revoke_lease(self, operation: RevokeLease, timeout_seconds: float) -> StoreReply:
+        request = messages.LeaseRevokeRequest(ID=operation.lease)
+        self._call("Lease/LeaseRevoke", request, messages.LeaseRevokeResponse, timeout_seconds, True)
+        return Done()
+
+    def _ask_age(self, operation: AskAge, timeout_seconds: float) -> StoreReply:
+        request = messages.LeaseTimeToLiveRequest(ID=operation.lease)
+        reply = self._call("Lease/LeaseTimeToLive", request, messages.LeaseTimeToLiveResponse, timeout_seconds, True)
+        if not reply.grantedTTL:
+            return LeaseUnknown()
+        # The leader cuts what is left to whole seconds, so the age that it implies is up to one second too high.
+        return LeaseAge(float(reply.grantedTTL - reply.TTL - 1), reply.header.raft_term)
+
+    # --- places under a name ----------------------------------------------------------------------------------
+
+    def _place(self, operation: Transaction, timeout_seconds: float) -> StoreReply:
+        reply = self._txn(self._places.request(operation), timeout_seconds)
+        return self._places.reply(operation, reply, reply.header.revision)
+
+    def _try(self, operation: TryAcquire, timeout_seconds: float) -> StoreReply:
+        recent_conflicts = self._recent_conflicts
+        if recent_conflicts is None:
+            return self._place(operation, timeout_seconds)
+        request, until = self._places.request(operation), time.monotonic() + timeout_seconds
+        if recent_conflicts.lately(operation.name):
+            seen = read(self._layout.session_key(operation.lease), keys_only=True)
+            try:
+                reply = self._txn(rehearsal(request, seen), timeout_seconds, repeatable=True)
+            except EtcdError as error:
+                error.maybe_applied = False
+                raise
+            if reply.succeeded:
+                reply = self._txn(request, max(0.001, until - time.monotonic()))
+        else:
+            reply = self._txn(request, timeout_seconds)
+        recent_conflicts.note(operation.name, refused=not reply.succeeded)
+        return self._places.reply(operation, reply, reply.header.revision)
+
+    def _look(self, operation: Look, timeout_seconds: float) -> StoreReply:
+        start = self._layout.name_start(operation.name)
+        request = messages.RangeRequest(key=start, range_end=end_of(start))
+        reply = self._call("KV/Range", request, messages.RangeResponse, timeout_seconds, True)
+        return Present(keys_in(reply.kvs, start), reply.header.revision)
+
+    def _look_for_mark(self, operation: LookForMark, timeout_seconds: float) -> StoreReply:
+        request = messages.RangeRequest(key=self._layout.mark(operation.task_id), keys_only=True)
+        reply = self._call("KV/Range", request, messages.RangeResponse, timeout_seconds, True)
+        return MarkSeen(bool(reply.kvs))
+
+    def _mark_done(self, operation: MarkDone, timeout_seconds: float) -> StoreReply:
+        request = messages.PutRequest(key=self._layout.done_mark(operation.delivery), lease=operation.lease)
+        self._call("KV/Put", request, messages.PutResponse, timeout_seconds, True)
+        return Done()
+
+    def _look_for_done(self, operation: LookForDone, timeout_seconds: float) -> StoreReply:
+        request = messages.RangeRequest(key=self._layout.done_mark(operation.delivery), keys_only=True)
+        reply = self._call("KV/Range", request, messages.RangeResponse, timeout_seconds, True)
+        return DoneSeen(bool(reply.kvs))
+
+    def _ask_to_release(self, operation: AskToRelease, timeout_seconds: float) -> StoreReply:
+        key = self._layout.key(operation.name, operation.token)
+        return self.ask_holder(key, operation.mod_revision, operation.by, timeout_seconds)
+
+    def ask_holder(self, key: bytes, mod_revision: int, by: str, timeout_seconds: float) -> StoreReply:
+        """``AskToRelease``, for a key whose name may not be known whole."""
+        found = self._call("KV/Range", messages.RangeRequest(key=key), messages.RangeResponse, timeout_seconds, True)
+        if not found.kvs or not found.kvs[0].lease:
+            return NotHeld()
+        (kv,) = found.kvs
+        asked_key = self._layout.asked_start(kv.lease) + key.rpartition(b"/")[2]
+        ask = messages.PutRequest(key=asked_key, value=by.encode(), lease=kv.lease)
+        put = messages.RequestOp(request_put=ask)
+        request = messages.TxnRequest(compare=[unchanged(key, mod_revision)], success=[put])
+        return Asked() if self._txn(request, timeout_seconds).succeeded else NotHeld()
+
+    # --- states that outlive their holder -----------------------------------------------------------------------
+
+    def _save_states(self, operation: SaveStates, timeout_seconds: float) -> StoreReply:
+        reply = self._txn(self._states.request(operation), timeout_seconds)
+        return self._states.reply(operation, reply)
+
+    def _load_states(self, operation: LoadStates, timeout_seconds: float) -> StoreReply:
+        ends_at = time.monotonic() + timeout_seconds
+
+        def read_page(request: Any) -> Any:
+            seconds_left = max(0.001, ends_at - time.monotonic())
+            return self._call("KV/Range", request, messages.RangeResponse, seconds_left, True)
+
+        return self._states.load(operation, read_page)
+
+    # --- waiting --------------------------------------------------------------------------------------------------
+
+    def _await_change(self, operation: AwaitChange, timeout_seconds: float) -> StoreReply:
+        create = messages.WatchCreateRequest(start_revision=operation.after_revision + 1)
+        if operation.token is None:
+            create.key = self._layout.name_start(operation.name)
+            create.range_end = end_of(create.key)
+            create.filters.append(messages.WatchCreateRequest.NOPUT)
+        else:
+            create.key = self._layout.key(operation.name, operation.token)
+        request = messages.WatchRequest(create_request=create).SerializeToString()
+        stop = operation.stop
+        try:
+            with (
+                self._transport.stream(messages.WATCH, request, timeout_seconds) as replies,
+                nullcontext() if stop is None else stop.waking(replies.cancel),
+            ):
+                for reply in replies:
+                    response = messages.decoded(messages.WatchResponse, reply)
+                    # Cancelled: compacted, or no leader. Whoever is woken looks again.
+                    if response.events or response.canceled:
+                        break
+        except DeadlinePassed:
+            pass
+        except EtcdError:
+            if stop is None or not stop.stopped:
+                raise
+        return Changed()
+
+    # --- calls ------------------------------------------------------------------------------------------------
+
+    def _txn(self, request: Any, timeout_seconds: float, *, repeatable: bool = False) -> Any:
+        return self._call("KV/Txn", request, messages.TxnResponse, timeout_seconds, repeatable)
+
+    def _call(self, method: str, request: Any, reply: Any, timeout_seconds: float, repeatable: bool) -> Any:
+        path = f"/etcdserverpb.{method}"
+        identity = self._identity
+        newest_before = 0 if identity is None else identity.revision
+        sent = request.SerializeToString()
+        answer = messages.decoded(reply, self._transport.call(path, sent, timeout_seconds, repeatable=repeatable))
+        if identity is not None:
+            # Answers about leases come from one member's own view.
+            identity.check(answer.header, newest_before, linearizable=method.startswith("KV/"))
+        return answer

@@ -1,0 +1,108 @@
+"""Where things lie in etcd, all under the app's prefix::
+
+    {prefix}v1/{name}/{token}     a place under a lock's name: owners first, by create_revision; on its session's lease
+    {prefix}session/{lease}       a session's own key; its mod_revision is the session's epoch
+    {prefix}let-go/{lease}/{token}  somebody asks this session to let go of that key; on the session's lease
+    {prefix}worker/{host name}    what a worker wrote about itself, for others to compare; on a lease of its own
+    {prefix}replaced/{task id}    a mark that this queued task was replaced by a newer one; on the newer one's lease
+    {prefix}done/{delivery}       a mark that this run of this call has come to its end; on a shared lease, for a while
+    {prefix}beat/{book}/{entry}   what the holder of the beat's lock leaves for the next one; on no lease
+
+Names are escaped (``core.name_escaping``), so that no name's range holds another's keys.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Any
+
+from celery_etcdlock.core.name_escaping import escape_name
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.record import Delivery, decode_record
+from celery_etcdlock.etcd import messages
+
+__all__ = ["Layout", "end_of", "keys_in", "read", "token_in", "unchanged"]
+
+
+class Layout:
+    """The keys of one prefix."""
+
+    def __init__(self, prefix: str) -> None:
+        self.prefix = prefix.encode()
+        self.locks = f"{prefix}v1/".encode()
+        self.sessions = f"{prefix}session/".encode()
+        self.let_go = f"{prefix}let-go/".encode()
+        self.marks = f"{prefix}replaced/".encode()
+        self.done = f"{prefix}done/".encode()
+        self.books = f"{prefix}beat/".encode()
+
+    @property
+    def notes(self) -> bytes:
+        """What the notes of all workers begin with."""
+        return self.prefix + b"worker/"
+
+    def note(self, host: str) -> bytes:
+        return self.notes + escape_name(host).encode()
+
+    def session_key(self, lease: int) -> bytes:
+        return self.sessions + f"{lease:x}".encode()
+
+    def asked_start(self, lease: int) -> bytes:
+        """What all keys begin with that ask a session to let go of a lock."""
+        return self.let_go + f"{lease:x}/".encode()
+
+    def name_start(self, name: str) -> bytes:
+        """What all keys under a lock's name begin with."""
+        return self.locks + escape_name(name).encode() + b"/"
+
+    def key(self, name: str, token: str) -> bytes:
+        return self.name_start(name) + token.encode()
+
+    def book_start(self, book: str) -> bytes:
+        """What all keys of a book begin with. Keys in it are segments already (``core.name_escaping``)."""
+        return self.books + escape_name(book).encode() + b"/"
+
+    def mark(self, task_id: str) -> bytes:
+        return self.marks + escape_name(task_id).encode()
+
+    def done_mark(self, delivery: Delivery) -> bytes:
+        counts = f"{delivery.retries}.{delivery.replacements}.{delivery.comebacks}"
+        call = "" if delivery.call is None else f":{delivery.call}"
+        return self.done + escape_name(f"{delivery.task_id}:{counts}{call}").encode()
+
+
+def end_of(start: bytes) -> bytes:
+    """The end of the range of all keys that begin with ``start``, which ends in a slash."""
+    return start[:-1] + b"0"
+
+
+def unchanged(key: bytes, mod_revision: int) -> Any:
+    """Compare: the key is there as it was written at this revision, or isn't there at all (0)."""
+    there = messages.Compare
+    return there(key=key, target=there.MOD, result=there.EQUAL, mod_revision=mod_revision)
+
+
+def read(key: bytes, range_end: bytes = b"", *, keys_only: bool = False) -> Any:
+    """Request: read a key, or those from ``key`` up to ``range_end``."""
+    return messages.RequestOp(request_range=messages.RangeRequest(key=key, range_end=range_end, keys_only=keys_only))
+
+
+def token_in(kv: Any, start: bytes) -> str:
+    """The last part of a key that begins with ``start``."""
+    token: str = kv.key[len(start) :].decode("utf-8", "replace")
+    return token
+
+
+def keys_in(kvs: Iterable[Any], start: bytes) -> tuple[Key, ...]:
+    """The places under a name as they were read, in order of creation."""
+    found = [
+        Key(
+            token_in(kv, start),
+            kv.create_revision,
+            kv.mod_revision,
+            decode_record(kv.value),
+            kv.lease,
+        )
+        for kv in kvs
+    ]
+    return tuple(sorted(found, key=lambda key: key.create_revision))

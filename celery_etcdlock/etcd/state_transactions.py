@@ -1,0 +1,71 @@
+"""A book of states, as transactions: what the holder of a lock leaves for the next one."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from typing import Any
+
+from celery_etcdlock.core.operations import LoadStates, SaveStates, StateWrite
+from celery_etcdlock.core.replies import NotHeld, State, StatesRefused, StatesSaved, StatesSeen, StoreReply
+from celery_etcdlock.etcd import messages
+from celery_etcdlock.etcd.key_layout import Layout, end_of, read, token_in, unchanged
+
+__all__ = ["States"]
+
+STATES_PER_PAGE = 1000
+
+RequestOp = messages.RequestOp
+
+
+class States:
+    """Encodes and decodes the operations on books; sends nothing itself."""
+
+    def __init__(self, layout: Layout) -> None:
+        self._layout = layout
+
+    def request(self, operation: SaveStates) -> Any:
+        guard = self._layout.key(operation.guard.name, operation.guard.token)
+        start = self._layout.book_start(operation.book)
+        keys = [start + write.key.encode() for write in operation.writes]
+        return messages.TxnRequest(
+            compare=[
+                unchanged(guard, operation.guard.mod_revision),
+                *(unchanged(key, write.seen_revision) for key, write in zip(keys, operation.writes, strict=True)),
+            ],
+            success=[_written(key, write) for key, write in zip(keys, operation.writes, strict=True)],
+            failure=[read(guard, keys_only=True), *(read(key) for key in keys)],
+        )
+
+    def reply(self, operation: SaveStates, response: Any) -> StoreReply:
+        if response.succeeded:
+            return StatesSaved(response.header.revision)
+        guard, *states = [one.response_range.kvs for one in response.responses]
+        if not guard or guard[0].mod_revision != operation.guard.mod_revision:
+            return NotHeld()
+        start = self._layout.book_start(operation.book)
+        return StatesRefused(_states((kv for kvs in states for kv in kvs), start))
+
+    def load(self, operation: LoadStates, read_page: Callable[[Any], Any]) -> StatesSeen:
+        """All states, in pages of one revision. ``read_page`` answers a ``RangeRequest``."""
+        start = self._layout.book_start(operation.book)
+        found: list[State] = []
+        key, revision = start, 0
+        while True:
+            page = read_page(
+                messages.RangeRequest(key=key, range_end=end_of(start), limit=STATES_PER_PAGE, revision=revision)
+            )
+            found += _states(page.kvs, start)
+            if not page.more:
+                return StatesSeen(tuple(found))
+            revision = revision or page.header.revision
+            key = page.kvs[-1].key + b"\0"
+
+
+def _written(key: bytes, write: StateWrite) -> Any:
+    if write.value is None:
+        return RequestOp(request_delete_range=messages.DeleteRangeRequest(key=key))
+    return RequestOp(request_put=messages.PutRequest(key=key, value=write.value))
+
+
+def _states(kvs: Iterable[Any], start: bytes) -> tuple[State, ...]:
+    return tuple(State(token_in(kv, start), kv.value, kv.mod_revision) for kv in kvs)

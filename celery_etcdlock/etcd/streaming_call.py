@@ -1,0 +1,148 @@
+"""A call with many answers, such as a watch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from types import TracebackType
+
+from celery_etcdlock.etcd.connection_pool import Pool
+from celery_etcdlock.etcd.errors import DeadlinePassed, EtcdError
+from celery_etcdlock.etcd.grpc_connection import GrpcConnection
+from celery_etcdlock.etcd.login import MOST_LOGINS_PER_CALL, Login, check_watch
+from celery_etcdlock.etcd.messages import WATCH
+from celery_etcdlock.etcd.request_headers import RequestHeaders
+
+__all__ = ["EtcdStream"]
+
+
+class EtcdStream:
+    """A context manager over the answers, each as bytes. One thread uses it; any thread may ``cancel``.
+
+    Iterating blocks until the next answer and raises ``DeadlinePassed`` when the stream's time is over. After any
+    error the stream is finished: open another. At the end the connection goes back to the pool, if it can carry on.
+    """
+
+    def __init__(
+        self,
+        pool: Pool,
+        login: Login,
+        headers: RequestHeaders,
+        monotonic: Callable[[], float],
+        path: str,
+        request: bytes,
+        deadline: float,
+    ) -> None:
+        self._pool = pool
+        self._login = login
+        self._headers = headers
+        self._monotonic = monotonic
+        self._path = path
+        self._request = request
+        self._deadline = deadline
+        self._connection: GrpcConnection | None = None
+        self._token = ""
+        self._logins = 0
+        self._first = True
+        self._ended = False
+        self._cancelled = False
+
+    def __enter__(self) -> EtcdStream:
+        self._open()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._close()
+
+    def __iter__(self) -> Iterator[bytes]:
+        return self
+
+    def __next__(self) -> bytes:
+        message = self._receive(self._deadline)
+        if message is not None:
+            return message
+        if self._ended:
+            raise StopIteration
+        raise DeadlinePassed("the stream's time is over", maybe_applied=True)
+
+    def receive(self, timeout_seconds: float) -> bytes | None:
+        """The next answer, or None if none came in this time (the stream goes on) or the server has ended it."""
+        until = self._monotonic() + timeout_seconds
+        message = self._receive(min(until, self._deadline))
+        if message is None and not self._ended and until > self._deadline:
+            raise DeadlinePassed("the stream's time is over", maybe_applied=True)
+        return message
+
+    @property
+    def ended(self) -> bool:
+        """The server has ended the stream, without an error."""
+        return self._ended
+
+    def cancel(self) -> None:
+        """From any thread: end the stream; a blocked receiver gets ConnectionLost."""
+        self._cancelled = True
+        connection = self._connection
+        if connection is not None:
+            connection.interrupt()
+
+    def _receive(self, deadline: float) -> bytes | None:
+        while not self._ended:
+            if self._connection is None:
+                raise RuntimeError("the stream is closed: use it inside its with block")
+            try:
+                message = self._connection.receive(deadline)
+                if message is not None and self._first:
+                    self._first = False
+                    if self._token and not self._logins:
+                        check_watch(self._path, message)
+            except EOFError:
+                self._ended = True
+            except EtcdError as error:
+                self._close()
+                if not self._login.again(error, self._token) or self._logins >= MOST_LOGINS_PER_CALL:
+                    raise
+                self._logins += 1
+                self._first = True
+                self._open()
+            else:
+                return message
+        return None
+
+    def _open(self) -> None:
+        self._pool.after_fork()
+        while True:
+            token = self._login.token(self._deadline)
+            connection = self._pool.borrow(self._monotonic(), self._deadline)
+            try:
+                headers = self._headers.block(
+                    connection.endpoint, self._path, self._deadline - self._monotonic(), token
+                )
+                connection.start_stream(headers, self._request, self._deadline, half_close=self._path != WATCH)
+            except EtcdError as error:
+                self._pool.discard(connection)
+                connection.health.failed(self._monotonic())
+                if error.maybe_applied or error.permanent or self._monotonic() >= self._deadline:
+                    raise
+            except BaseException:
+                self._pool.discard(connection)
+                raise
+            else:
+                self._token = token
+                self._connection = connection
+                if self._cancelled:
+                    connection.interrupt()
+                return
+
+    def _close(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            try:
+                # Not one that ``cancel`` may be about to interrupt: it looks for the connection after it has left word.
+                if not self._cancelled:
+                    connection.end_stream()
+            finally:
+                self._pool.give_back(connection)

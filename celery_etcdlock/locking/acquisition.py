@@ -1,0 +1,259 @@
+"""From a machine of the protocol to locks that are held: what every acquire has in common, and what may go wrong.
+
+A session that turns out to be lost is no answer: another is opened, and the acquire begins anew. Keys that were put
+and can't be trusted are deleted before that, since the next try would take them for somebody else's.
+
+A key is owed from before the first request that may put it (``Session.intend``), until an answer says that it isn't
+there, or until it is held and its holder has it. So what a machine leaves in doubt, or a signal interrupts between any
+two steps, is paid. A holder that comes so late that the debt is due already may find it being paid, and doesn't get the
+lock.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+
+from celery_etcdlock.core.events import LockEvent, LockWaiting
+from celery_etcdlock.core.ownership import Standing, standing
+from celery_etcdlock.core.protocol import (
+    AcquireAll,
+    Acquired,
+    Conflicted,
+    EachAcquired,
+    Machine,
+    Refused,
+    Resolve,
+    Resolved,
+    SessionLost,
+    Unavailable,
+)
+from celery_etcdlock.core.record import Record
+from celery_etcdlock.core.replies import (
+    Queued,
+    StoreReply,
+)
+from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.cancel_wait import WaitCancellation
+from celery_etcdlock.locking.clock import Clock
+from celery_etcdlock.locking.driver import steer
+from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.locking.outcomes import Conflict
+from celery_etcdlock.locking.renewal import SessionKeeper
+from celery_etcdlock.locking.session import PendingDelete, Session, Use
+from celery_etcdlock.locking.store_access import StoreAccess
+
+__all__ = ["TRYING", "Acquirer"]
+
+#: The part of the time for an acquire that is spent on trying; the rest is kept to resolve an unanswered request.
+TRYING = 0.75
+
+
+class Acquirer:
+    """Drives machines that end in ownership. ``tell`` is told of a lock that is waited for."""
+
+    def __init__(
+        self,
+        keeper: SessionKeeper,
+        clock: Clock,
+        timeout_seconds: float,
+        tell: Callable[[LockEvent], None],
+    ) -> None:
+        self._keeper = keeper
+        self._clock = clock
+        self._timeout_seconds = timeout_seconds
+        self._tell = tell
+
+    async def on_session(
+        self,
+        asking: StoreAccess,
+        ttl_seconds: int,
+        wait_until: float | None,
+        attempt: Callable[[Session, float], Awaitable[object]],
+    ) -> object:
+        """``attempt`` until it isn't for the session's sake that it failed."""
+        deadline = self._clock() + self._timeout_seconds
+        while True:
+            use = Use()
+            try:
+                outcome = await self._attempt(asking, ttl_seconds, deadline, attempt, use)
+            finally:
+                # Once more: a signal may have struck in the first.
+                use.leave()
+            if not isinstance(outcome, SessionLost):
+                return outcome
+            now = self._clock()
+            if wait_until is not None and now < wait_until:
+                deadline = now + self._timeout_seconds
+            elif now >= deadline:
+                raise LockUnavailable(f"the session of this process was lost while it acquired: {outcome.reason}")
+
+    async def _attempt(
+        self,
+        asking: StoreAccess,
+        ttl_seconds: int,
+        deadline: float,
+        attempt: Callable[[Session, float], Awaitable[object]],
+        use: Use,
+    ) -> object:
+        try:
+            session = self._keeper.enter_at_once(ttl_seconds, use)
+            if session is None:
+                enter = self._keeper.enter
+                session = await asking.call(enter, ttl_seconds, deadline, use, undo=lambda _: use.leave())
+            return await attempt(session, deadline)
+        finally:
+            use.leave()
+
+    async def own(
+        self,
+        asking: StoreAccess,
+        session: Session,
+        machine: Machine[Acquired | Conflicted | Refused | SessionLost | Unavailable],
+        debt: PendingDelete,
+        record: Record,
+        on_held: Callable[[Lock], None] | None,
+        on_lost: Callable[[Lock], None] | None,
+        wait_until: float | None = None,
+        stop: WaitCancellation | None = None,
+    ) -> Lock | Conflict | SessionLost:
+        """Drive ``machine``. What it leaves in doubt, or a signal interrupts, is ``debt``.
+
+        Times are as in ``LockManager.acquire``.
+        """
+        name, token = debt.name, debt.token
+        lock: Lock | None = None
+        try:
+            session.intend(debt, self._due(session, wait_until))
+
+            def observe(reply: StoreReply) -> None:
+                session.observe(reply)
+                if isinstance(reply, Queued) and standing(reply.keys, token, record.limit) is Standing.WAITING:
+                    self._tell(LockWaiting(name, record, Conflict(name, reply.keys).holder))
+
+            outcome = await steer(machine, asking, self._clock, observe=observe, stop=stop)
+            if isinstance(outcome, Acquired):
+                lock = Lock(
+                    name,
+                    outcome.fencing_token,
+                    token=token,
+                    record=record,
+                    session=session,
+                    doubtful=outcome.doubtful,
+                    has_run=outcome.has_run,
+                )
+                lost = await self._hold(asking, [lock], [debt], on_held, on_lost)
+                return lock if lost is None else lost
+            self._settle(session, outcome, [debt])
+        except BaseException:
+            # Interrupted half-way, by a signal or an error: our key may be there.
+            self._keeper.schedule_delete(session, debt, lock)
+            raise
+        if isinstance(outcome, Conflicted | Refused):
+            return Conflict(name, outcome.keys, outcome.has_run if isinstance(outcome, Conflicted) else None)
+        if isinstance(outcome, SessionLost):
+            return outcome
+        raise outcome.error
+
+    async def acquire_several(
+        self,
+        asking: StoreAccess,
+        session: Session,
+        machine: AcquireAll,
+        pending_deletes: list[PendingDelete],
+        record: Record,
+        on_held: Callable[[Lock], None] | None,
+        on_lost: Callable[[Lock], None] | None,
+    ) -> list[Lock] | Conflict | SessionLost:
+        locks: list[Lock] = []
+        try:
+            for debt in pending_deletes:
+                session.intend(debt, self._due(session, None))
+            outcome = await steer(machine, asking, self._clock, observe=session.observe)
+            refused: list[Conflict] = []
+            if isinstance(outcome, EachAcquired):
+                for debt, each in zip(pending_deletes, outcome.outcomes, strict=True):
+                    if isinstance(each, Acquired):
+                        token = each.fencing_token
+                        lock = Lock(
+                            debt.name, token, token=debt.token, record=record, session=session, has_run=each.has_run
+                        )
+                        lock.token_is_ours = True
+                        locks.append(lock)
+                    else:
+                        refused.append(Conflict(debt.name, each.keys, each.has_run))
+                if not refused:
+                    lost = await self._hold(asking, locks, pending_deletes, on_held, on_lost)
+                    return locks if lost is None else lost
+            self._settle(session, outcome, pending_deletes)
+        except BaseException:
+            for debt in pending_deletes:
+                self._keeper.schedule_delete(session, debt)
+            for lock in locks:
+                session.let_go(lock)
+            raise
+        if isinstance(outcome, EachAcquired):
+            return max(refused, key=lambda conflict: len(conflict.keys))
+        if isinstance(outcome, SessionLost):
+            return outcome
+        raise outcome.error
+
+    def _due(self, session: Session, wait_until: float | None) -> float:
+        """By when an acquire has come to its end, or to its deadline, or has to find out that it is late."""
+        begins = max(self._clock(), wait_until or 0.0)
+        return begins + 3 * self._timeout_seconds + session.ttl_seconds
+
+    async def _hold(
+        self,
+        asking: StoreAccess,
+        locks: Sequence[Lock],
+        pending_deletes: Sequence[PendingDelete],
+        on_held: Callable[[Lock], None] | None,
+        on_lost: Callable[[Lock], None] | None,
+    ) -> SessionLost | None:
+        session = locks[0].session
+        for lock in locks:
+            session.hold(lock)
+        lost = await self._lost_at_once(asking, session, locks)
+        if lost is None:
+            for lock in locks:
+                self._hand_out(lock, on_held, on_lost)
+        in_time = [session.settle(debt) for debt in pending_deletes]
+        if lost is None and not all(in_time):
+            raise LockUnavailable("the acquire took too long: what it left may be deleted already", maybe_applied=True)
+        return lost
+
+    def _settle(self, session: Session, outcome: object, pending_deletes: Sequence[PendingDelete]) -> None:
+        """What the debts come to when there is no lock."""
+        if isinstance(outcome, SessionLost):
+            session.lose(outcome.reason)
+        for debt in pending_deletes:
+            if isinstance(outcome, Unavailable) and outcome.doubtful:
+                self._keeper.schedule_delete(session, debt)
+            else:
+                session.settle(debt)
+
+    async def _lost_at_once(self, asking: StoreAccess, session: Session, locks: Sequence[Lock]) -> SessionLost | None:
+        """A body is entered with live locks: renew them first when less than half of their time is left (rule 8).
+
+        If one of them is lost all the same, none is kept: ours are the keys that the next try would meet.
+        """
+        if locks and session.remaining() < session.ttl_seconds / 2:
+            await asking.call(self._keeper.renew, session)
+        if session.lost_reason() is None and not any(lock.lost for lock in locks):
+            return None
+        deadline = self._clock() + self._timeout_seconds * (1 - TRYING)
+        for lock in locks:
+            session.let_go(lock)
+            resolve = Resolve(lease=session.lease, name=lock.name, token=lock.token, deadline=deadline)
+            if not isinstance(await steer(resolve, asking, self._clock, observe=session.observe), Resolved):
+                raise LockUnavailable("the session of this process was lost, and its locks aren't gone yet")
+        return SessionLost(session.lost_reason() or "a key of its was deleted at once")
+
+    @staticmethod
+    def _hand_out(lock: Lock, on_held: Callable[[Lock], None] | None, on_lost: Callable[[Lock], None] | None) -> None:
+        """Only a lock that its holder gets has it told of a loss: one that is taken anew must interrupt nobody."""
+        lock.on_lost = on_lost
+        if on_held is not None:
+            on_held(lock)
+        if on_lost is not None and lock.lost:
+            on_lost(lock)  # lost before the renewal's thread could know whom to tell

@@ -1,0 +1,311 @@
+"""Locks that stand without renewal: of messages that haven't started, of fixed windows, of least holds.
+
+Each key says until when it stands, by the wall clock and by the age of the lease that it lies on (``core.expiry``).
+That lease is shared and never renewed (``locking.shared_leases``). What a request leaves in doubt is handed to ``owe``,
+which has it resolved in the background: these keys may change hands, so each try is marked as such
+(``Record.attempt``), and only what it wrote itself is deleted.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import Any
+
+from celery_etcdlock.core.expiry import ending
+from celery_etcdlock.core.operations import (
+    AwaitChange,
+    LookForMark,
+    TryAcquire,
+)
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.protocol import (
+    AcquireAll,
+    Acquired,
+    AcquireEach,
+    DropEnded,
+    EachAcquired,
+    Ended,
+    LookAt,
+    Machine,
+    PositionTaken,
+    Refused,
+    ReleaseKey,
+    SessionLost,
+    TakeOver,
+    TakePosition,
+    Unavailable,
+)
+from celery_etcdlock.core.record import Delivery, KeyKind, Record
+from celery_etcdlock.core.replies import MarkSeen
+from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.clock import Clock
+from celery_etcdlock.locking.driver import drive
+from celery_etcdlock.locking.lock_store import LockStore
+from celery_etcdlock.locking.outcomes import Claim, Conflict
+from celery_etcdlock.locking.session import PendingDelete, Session
+from celery_etcdlock.locking.shared_leases import SharedLeases
+
+__all__ = ["Claims"]
+
+logger = logging.getLogger("celery_etcdlock")
+
+#: Try-locks in one round trip; etcd allows 128 operations in a transaction by default.
+TRIES_AT_A_TIME = 100
+
+#: The part of the time for a claim that is spent on trying; the rest is kept to resolve an unanswered request.
+TRYING = 0.75
+
+#: Is given each key that was put before whoever asked for it gets it: he may be struck in between.
+OnClaimed = Callable[[Claim], object]
+
+
+class Claims:
+    """See the module. Raises ``LockUnavailable`` where the store can't be asked, ``timeout_seconds`` after it was."""
+
+    def __init__(
+        self,
+        store: LockStore,
+        clock: Clock,
+        timeout_seconds: float,
+        wall_clock: Callable[[], float] = time.time,
+        *,
+        schedule_delete: Callable[[Session, PendingDelete], None],
+    ) -> None:
+        self._store = store
+        self._schedule_delete = schedule_delete
+        self._clock = clock
+        self._wall_clock = wall_clock
+        self._timeout_seconds = timeout_seconds
+        self._leases = SharedLeases(store, clock)
+
+    @property
+    def wall_offset(self) -> float:
+        return self._wall_clock() - self._clock()
+
+    def _ending(self, record: Record, seconds: float, session: Session) -> Record:
+        """The record of a key on the session's lease that stands for ``seconds`` from now."""
+        return ending(
+            record,
+            seconds,
+            now=self._clock(),
+            wall_offset=self.wall_offset,
+            opened_at=session.opened_at,
+            term=session.term,
+        )
+
+    # --- taking -----------------------------------------------------------------------------------------------
+
+    def claim_each(
+        self, wanted: Sequence[tuple[str, Record]], seconds: float, on_claimed: OnClaimed | None = None
+    ) -> list[Claim | Conflict]:
+        """Try each lock for itself, many in one round trip. They stand for ``seconds``. No name twice.
+
+        The records say what the keys are to be: claims or windows (``key_kinds``).
+        """
+        outcomes: list[Claim | Conflict] = []
+        for start in range(0, len(wanted), TRIES_AT_A_TIME):
+            outcomes += self._claim(wanted[start : start + TRIES_AT_A_TIME], seconds, AcquireEach, on_claimed)
+        return outcomes
+
+    def claim_all(
+        self, wanted: Sequence[tuple[str, Record]], seconds: float, on_claimed: OnClaimed | None = None
+    ) -> list[Claim | Conflict]:
+        """Take all locks, or none: then there is a ``Conflict`` among the outcomes. No name twice."""
+        return self._claim(wanted, seconds, AcquireAll, on_claimed)
+
+    def _claim(
+        self,
+        wanted: Sequence[tuple[str, Record]],
+        seconds: float,
+        kind: type[AcquireEach],
+        on_claimed: OnClaimed | None,
+    ) -> list[Claim | Conflict]:
+        records = [replace(record, attempt=secrets.token_hex(6)) for _, record in wanted]
+        tokens = [secrets.token_hex(12) for _ in wanted]
+
+        def attempt(session: Session, give_up_at: float, deadline: float) -> AcquireEach:
+            tries = tuple(
+                TryAcquire(session.lease, session.epoch, name, token, self._ending(record, seconds, session))
+                for (name, _), token, record in zip(wanted, tokens, records, strict=True)
+            )
+            return kind(
+                tries,
+                epoch=session.epoch,
+                give_up_at=give_up_at,
+                deadline=deadline,
+                wall_offset=self.wall_offset,
+            )
+
+        pending_deletes = [
+            PendingDelete(name, token, attempt=record.attempt)
+            for (name, _), token, record in zip(wanted, tokens, records, strict=True)
+        ]
+
+        def claims(outcome: EachAcquired) -> list[Claim | Conflict]:
+            return [
+                Claim(name, token, each.fencing_token) if isinstance(each, Acquired) else Conflict(name, each.keys)
+                for (name, _), token, each in zip(wanted, tokens, outcome.outcomes, strict=True)
+            ]
+
+        return self._on_lease(seconds, attempt, pending_deletes, claims, on_claimed)
+
+    def take_position(
+        self, name: str, record: Record, seconds: float, on_claimed: OnClaimed | None = None
+    ) -> tuple[Claim, tuple[Key, ...]]:
+        """A queue position that stands for ``seconds``, and the keys under the name, as ``Queued`` has them."""
+        token = secrets.token_hex(12)
+        position = replace(record, kind=KeyKind.POSITION, attempt=secrets.token_hex(6))
+
+        def attempt(session: Session, give_up_at: float, deadline: float) -> TakePosition:
+            return TakePosition(
+                lease=session.lease,
+                epoch=session.epoch,
+                name=name,
+                token=token,
+                record=self._ending(position, seconds, session),
+                give_up_at=give_up_at,
+                deadline=deadline,
+            )
+
+        def claims(outcome: PositionTaken) -> list[Claim | Conflict]:
+            seen.append(outcome)
+            return [Claim(name, token, outcome.mod_revision)]
+
+        seen: list[PositionTaken] = []
+        pending_deletes = [PendingDelete(name, token, attempt=position.attempt)]
+        [claim] = self._on_lease(seconds, attempt, pending_deletes, claims, on_claimed)
+        assert isinstance(claim, Claim)
+        return claim, seen[-1].keys
+
+    def look(self, name: str) -> tuple[Key, ...]:
+        """All keys under the name, in order, less those whose time was over, which are deleted."""
+        deadline = self._clock() + self._timeout_seconds
+        machine = LookAt(name=name, deadline=deadline, wall_offset=self.wall_offset)
+        outcome = drive(machine, self._store, self._clock)
+        if isinstance(outcome, Unavailable):
+            raise outcome.error
+        return outcome.keys
+
+    def is_superseded(self, task_id: str) -> bool:
+        """Whether this task must not run, because a newer one took its place in the queue."""
+        reply = self._store.perform(LookForMark(task_id), self._timeout_seconds)
+        return isinstance(reply, MarkSeen) and reply.replaced
+
+    def await_change(self, key: Key, name: str, seconds: float) -> None:
+        """Wait until ``key`` is deleted or rewritten, or the time is over."""
+        self._store.perform(AwaitChange(name, key.mod_revision, key.token), seconds)
+
+    # --- changing hands -----------------------------------------------------------------------------------------
+
+    def keep(
+        self,
+        claim: Claim,
+        record: Record,
+        seconds: float,
+        *,
+        replaces: str | None = None,
+        on_claimed: OnClaimed | None = None,
+    ) -> Claim | Conflict:
+        """Let the key that ``claim`` knows stand for ``seconds`` from now, with this record, without renewal.
+
+        With ``replaces``, the task of that id is marked so that it doesn't run any more. ``Conflict`` when the key
+        isn't as it was known.
+        """
+        kept = replace(record, attempt=secrets.token_hex(6))
+
+        def attempt(session: Session, give_up_at: float, deadline: float) -> TakeOver:
+            return TakeOver(
+                lease=session.lease,
+                epoch=session.epoch,
+                name=claim.name,
+                token=claim.token,
+                record=self._ending(kept, seconds, session),
+                mod_revision=claim.revision,
+                give_up_at=give_up_at,
+                deadline=deadline,
+                replaces=replaces,
+            )
+
+        def claims(outcome: Acquired | Refused) -> list[Claim | Conflict]:
+            if isinstance(outcome, Acquired):
+                return [Claim(claim.name, claim.token, outcome.fencing_token)]
+            return [Conflict(claim.name, outcome.keys)]
+
+        pending_deletes = [PendingDelete(claim.name, claim.token, attempt=kept.attempt)]
+        [outcome] = self._on_lease(seconds, attempt, pending_deletes, claims, on_claimed)
+        return outcome
+
+    def drop_ended(self, name: str, delivery: Delivery, *, position_only: bool = False) -> Ended:
+        """Delete what stands under ``name`` for a run of a message that has ended (``core.protocol.drop_ended``)."""
+        deadline = self._clock() + self._timeout_seconds
+        machine = DropEnded(name=name, delivery=delivery, deadline=deadline, position_only=position_only)
+        outcome = drive(machine, self._store, self._clock)
+        if isinstance(outcome, Unavailable):
+            raise outcome.error
+        return outcome
+
+    def drop(self, claim: Claim) -> bool:
+        """Delete the key if it is as it was known. Returns whether it was. Late or twice, it does no harm."""
+        deadline = self._clock() + self._timeout_seconds
+        machine = ReleaseKey(name=claim.name, token=claim.token, mod_revision=claim.revision, deadline=deadline)
+        outcome = drive(machine, self._store, self._clock)
+        if isinstance(outcome, Unavailable):
+            raise outcome.error
+        return outcome.was_held
+
+    # --- leases -------------------------------------------------------------------------------------------------
+
+    def _on_lease(
+        self,
+        seconds: float,
+        attempt: Callable[[Session, float, float], Machine[Any]],
+        pending_deletes: list[PendingDelete],
+        claims: Callable[[Any], list[Claim | Conflict]],
+        on_claimed: OnClaimed | None,
+    ) -> list[Claim | Conflict]:
+        """``attempt`` on a lease, and what its outcome means.
+
+        The keys are owed from before the first request until their claims were given to ``on_claimed``.
+        """
+        started_at = self._clock()
+        deadline = started_at + self._timeout_seconds
+        give_up_at = started_at + self._timeout_seconds * TRYING
+        while True:
+            session = self._leases.take(seconds, len(pending_deletes), deadline)
+            try:
+                for debt in pending_deletes:
+                    session.intend(debt, deadline + self._timeout_seconds)
+                machine = attempt(session, give_up_at, deadline)
+                outcome = drive(machine, self._store, self._clock, observe=session.observe)
+                found: list[Claim | Conflict] = []
+                if isinstance(outcome, SessionLost):
+                    session.lose(outcome.reason)
+                elif not isinstance(outcome, Unavailable):
+                    found = claims(outcome)
+                    for claim in found:
+                        if on_claimed is not None and isinstance(claim, Claim):
+                            on_claimed(claim)
+                if isinstance(outcome, Unavailable) and outcome.doubtful:
+                    self._schedule_all(session, pending_deletes)
+                else:
+                    in_time = [session.settle(debt) for debt in pending_deletes]
+                    if found and not all(in_time):
+                        raise LockUnavailable("the claim took too long: it may be gone already", maybe_applied=True)
+            except BaseException:
+                # Interrupted half-way: our keys may be there.
+                self._schedule_all(session, pending_deletes)
+                raise
+            if isinstance(outcome, Unavailable):
+                raise outcome.error
+            if not isinstance(outcome, SessionLost):
+                return found
+            if self._clock() >= give_up_at:
+                raise LockUnavailable(f"the lease of pending locks was lost: {outcome.reason}")
+
+    def _schedule_all(self, session: Session, pending_deletes: list[PendingDelete]) -> None:
+        for debt in pending_deletes:
+            self._schedule_delete(session, debt)

@@ -1,0 +1,54 @@
+"""The operator's port: to see all locks of a prefix and to take one away. Needs no session and no worker."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+from celery_etcdlock.core.lock_table import Change, KeyEntry
+
+__all__ = ["Inspector"]
+
+
+class Inspector(Protocol):
+    """Sees every lock under one prefix. Each method raises ``LockUnavailable`` when the store can't be asked."""
+
+    def snapshot(self) -> tuple[list[KeyEntry], int]:
+        """Every place as of one revision, and that revision."""
+
+    def ttls(self, leases: Iterable[int]) -> dict[int, float]:
+        """Seconds that each lease lives if nobody renews it any more. A lease that ended is missing."""
+
+    def changes(self, after_revision: int) -> Iterator[list[Change] | None]:
+        """What changes after ``after_revision``, for ever; ``None`` about once a second when nothing does.
+
+        Raises ``SnapshotOutdated`` when changes were missed: survey anew.
+        """
+
+    def revision(self) -> int:
+        """The store's latest revision."""
+
+    def deletions(self, after_revision: int) -> Iterator[set[str]]:
+        """Like ``changes``, but only the segments of names under which a place was deleted; empty when none was."""
+
+    def ask_to_release(self, entry: KeyEntry, by: str) -> bool:
+        """Have the holder told to let go. False when the place is gone."""
+
+    def is_there(self, entry: KeyEntry) -> bool:
+        """Whether the place is still as it was seen."""
+
+    def delete(self, entry: KeyEntry) -> bool:
+        """Delete the place, if it is as it was seen: its lock is free at once, whatever its holder does."""
+
+    def notes(self) -> dict[str, str]:
+        """What workers wrote about themselves, by host name."""
+
+    def write_note(self, host: str, text: str, seconds: int) -> None:
+        """Leave a note for others, for so many seconds."""
+
+    def delete_note(self, host: str) -> None: ...
+
+    def books(self) -> dict[str, dict[str, bytes]]:
+        """What the holders of locks keep for the next ones (``operations.SaveStates``), by book and key."""
+
+    def close(self) -> None: ...

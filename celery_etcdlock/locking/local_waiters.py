@@ -1,0 +1,184 @@
+"""Those of one process that wait for the same lock: one of them waits in the store's line, the others behind it.
+
+A place in the store's line costs a key, and waiting in it a watch. So the callers of one process queue here first, in
+order of arrival, whatever they are (threads, greenlets, coroutines of an event loop), and only the first of them is in
+the store's line. As soon as it has the lock, or gives up, the next one takes a place there. So a process has one place
+in each line, besides those of its holders: processes take turns, and within a process callers do.
+
+States of a caller::
+
+    QUEUED --> FIRST --> owned | conflict      its turn: it contends with other processes
+           --> conflict                        its time is over, or it was told to stop, before its turn
+
+*Failure.* Whoever leaves, by whatever exception, has the next one go first. Should even that be cut off (an exception
+that is thrown into the very leaving), the line knows its callers only weakly: one that is gone is passed over when
+those behind it look again.
+
+*Several locks at once* have no line in the store, since one who waited in two would hold the first while it waits for
+the second. The first caller tries, waits for a change of whatever was in its way, and tries again.
+"""
+
+from __future__ import annotations
+
+import weakref
+from collections import OrderedDict
+from collections.abc import Callable, Sequence
+
+from celery_etcdlock.core.operations import AwaitChange
+from celery_etcdlock.core.record import Record
+from celery_etcdlock.locking.cancel_wait import WaitCancellation
+from celery_etcdlock.locking.clock import Clock, boot_time
+from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.locking.manager import LockManager
+from celery_etcdlock.locking.outcomes import Conflict
+from celery_etcdlock.locking.store_access import Bell, StoreAccess
+from celery_etcdlock.native import allocate_mutex
+
+__all__ = ["LocalWaiters"]
+
+#: Seconds after which a queued caller looks whether those before it are still there.
+LOOK_SECONDS = 5.0
+
+#: Seconds between two tries for several locks, where nobody can say what to wait for, or for whom it may take long.
+RETRY_SECONDS = 0.05
+LONGEST_WATCH_SECONDS = 15.0
+
+
+class _Caller:
+    """One that wants a lock. Known to the line by a weak reference."""
+
+    def __init__(self, bell: Bell) -> None:
+        self.bell = bell
+
+
+class LocalWaiters:
+    """See the module. One for each manager."""
+
+    def __init__(self, manager: LockManager, clock: Clock = boot_time) -> None:
+        self._manager = manager
+        self._clock = clock
+        self._mutex = allocate_mutex()  # held for moments only
+        self._lines: dict[tuple[str, ...], OrderedDict[int, weakref.ref[_Caller]]] = {}
+
+    async def acquire(
+        self,
+        asking: StoreAccess,
+        names: Sequence[str],
+        record: Record,
+        *,
+        ttl_seconds: int,
+        wait_seconds: float,
+        on_held: Callable[[Lock], None],
+        on_lost: Callable[[Lock], None],
+        stop: WaitCancellation,
+    ) -> list[Lock] | Conflict:
+        """Own all of these locks, or none and say who has one. Waits for ``wait_seconds``, which may be infinite.
+
+        Otherwise as ``LockManager.acquiring``. Raises ``LockUnavailable``.
+        """
+        key = tuple(sorted(names))
+        wait_until = self._clock() + wait_seconds
+
+        async def contend() -> list[Lock] | Conflict:
+            if len(names) > 1:
+                return await self._acquire_all(
+                    asking, key, record, ttl_seconds, wait_until, on_held=on_held, on_lost=on_lost, stop=stop
+                )
+            outcome = await self._manager.acquiring(
+                asking,
+                names[0],
+                record,
+                ttl_seconds=ttl_seconds,
+                wait_seconds=max(0.0, wait_until - self._clock()),
+                on_held=on_held,
+                on_lost=on_lost,
+                stop=stop,
+            )
+            return outcome if isinstance(outcome, Conflict) else [outcome]
+
+        if wait_seconds <= 0:
+            return await contend()
+        caller = _Caller(asking.bell())
+        try:
+            if await self._wait_for_turn(key, caller, wait_until, stop):
+                return await contend()
+        finally:
+            self._leave(key, caller)
+        return await self._who_holds(asking, names)
+
+    def queued(self, names: Sequence[str]) -> int:
+        """How many of this process wait for these locks, whoever is first included."""
+        return len(self._lines.get(tuple(sorted(names)), ()))
+
+    async def _acquire_all(
+        self,
+        asking: StoreAccess,
+        names: Sequence[str],
+        record: Record,
+        ttl_seconds: int,
+        wait_until: float,
+        *,
+        on_held: Callable[[Lock], None],
+        on_lost: Callable[[Lock], None],
+        stop: WaitCancellation,
+    ) -> list[Lock] | Conflict:
+        while True:
+            outcome = await self._manager.acquiring_all(
+                asking, names, record, ttl_seconds=ttl_seconds, on_held=on_held, on_lost=on_lost
+            )
+            seconds_left = wait_until - self._clock()
+            if not isinstance(outcome, Conflict) or seconds_left <= 0 or stop.stopped:
+                return outcome
+            if outcome.keys:
+                # Of those that own, any may leave; of a long line the last owner's is the one that counts least.
+                in_the_way = outcome.keys[0]
+                change = AwaitChange(outcome.name, in_the_way.mod_revision, in_the_way.token, stop)
+                await asking.perform(change, min(seconds_left, LONGEST_WATCH_SECONDS))
+            else:
+                await asking.pause(min(seconds_left, RETRY_SECONDS))
+
+    async def _who_holds(self, asking: StoreAccess, names: Sequence[str]) -> Conflict:
+        return Conflict(names[0], await asking.call(self._manager.pending.look, names[0]))
+
+    # --- the line -----------------------------------------------------------------------------------------------
+
+    async def _wait_for_turn(
+        self, key: tuple[str, ...], caller: _Caller, wait_until: float, stop: WaitCancellation
+    ) -> bool:
+        """False when the time was over before, or it was stopped."""
+        with stop.waking(caller.bell.ring):
+            while True:
+                if stop.stopped:
+                    return False
+                if self._is_first(key, caller):
+                    return True
+                seconds_left = wait_until - self._clock()
+                if seconds_left <= 0:
+                    return False
+                await caller.bell.wait(min(seconds_left, LOOK_SECONDS))
+
+    def _is_first(self, key: tuple[str, ...], caller: _Caller) -> bool:
+        """Whether it is the caller's turn. Queues it, if it isn't yet."""
+        with self._mutex:
+            line = self._lines.setdefault(key, OrderedDict())
+            line.setdefault(id(caller), weakref.ref(caller))
+            while line:
+                first = next(iter(line.values()))()
+                if first is not None:
+                    return first is caller
+                line.popitem(last=False)
+            return False
+
+    def _leave(self, key: tuple[str, ...], caller: _Caller) -> None:
+        """Not queued any more; who comes next is told. Harmless for one that never was."""
+        following: _Caller | None = None
+        with self._mutex:
+            line = self._lines.get(key)
+            if line is None or line.pop(id(caller), None) is None:
+                return
+            if not line:
+                del self._lines[key]
+            else:
+                following = next(iter(line.values()))()
+        if following is not None:
+            following.bell.ring()

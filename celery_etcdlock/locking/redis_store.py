@@ -1,0 +1,344 @@
+"""A lock store on one Redis, for those who have Redis and not yet an etcd.
+
+Each operation is one call of ``redis_store.lua``, so it is atomic; leases are keys with an expiry; one counter orders all
+writes and is the fencing token. It passes the same contract as the store on etcd.
+
+*What it doesn't promise.* Redis answers before a write is on a replica or on disk. After a failover, or a restart
+without ``appendfsync always``, a lock that was granted may be gone, and somebody else gets it while its holder still
+believes in it; the counter may go back, and fencing tokens with it. So use it where two at once are a nuisance, not a
+disaster.
+
+A change is told by publish/subscribe. The end of a lease isn't, so a waiter also looks when the first lease would end.
+"""
+
+from __future__ import annotations
+
+import inspect
+import time
+from collections.abc import Callable, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any
+
+from celery_etcdlock.core.operations import (
+    AskAge,
+    AskToRelease,
+    AwaitChange,
+    CheckKeys,
+    Enqueue,
+    FenceSession,
+    GrantLease,
+    KeepAlive,
+    LoadStates,
+    Look,
+    LookForDone,
+    LookForMark,
+    MarkDone,
+    Promote,
+    Release,
+    RevokeLease,
+    SaveStates,
+    StoreOperation,
+    TryAcquire,
+    TryAll,
+    TryEach,
+)
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.record import Delivery, KeyKind, decode_record, encode_record
+from celery_etcdlock.core.replies import (
+    Asked,
+    Changed,
+    Done,
+    DoneSeen,
+    EachTried,
+    EpochMoved,
+    KeptAlive,
+    KeysSeen,
+    LeaseAge,
+    LeaseGranted,
+    LeaseUnknown,
+    MarkSeen,
+    NotHeld,
+    Owned,
+    Present,
+    Queued,
+    ReleaseAsked,
+    Released,
+    SessionFenced,
+    SessionGone,
+    State,
+    StatesRefused,
+    StatesSaved,
+    StatesSeen,
+    StoreReply,
+)
+from celery_etcdlock.errors import LockUnavailable
+
+__all__ = ["RedisStore"]
+
+#: How long a change may go unseen when its message was lost, in seconds.
+LOOK_SECONDS = 1.0
+#: The same for a wait that somebody may stop, which takes up to so long.
+STOP_SECONDS = 0.25
+
+
+class RedisStore:
+    """See the module. ``connect`` makes a ``redis.ConnectionPool``; safe for use from many threads."""
+
+    def __init__(self, connect: Callable[[], Any], prefix: str) -> None:
+        self._connect = connect
+        self._pool: Any = None
+        self._prefix = prefix
+        self._script = (files("celery_etcdlock.locking") / "redis_store.lua").read_text()
+        self._digest: str | None = None
+
+    def perform(self, operation: StoreOperation, timeout_seconds: float) -> StoreReply:
+        if isinstance(operation, AwaitChange):
+            return self._await_change(operation, timeout_seconds)
+        return _reply(operation, self._run(_arguments(operation), timeout_seconds))
+
+    def close(self) -> None:
+        pool, self._pool = self._pool, None
+        if pool is not None:
+            pool.disconnect()
+
+    # --- waiting ----------------------------------------------------------------------------------------------
+
+    def _await_change(self, operation: AwaitChange, timeout_seconds: float) -> Changed:
+        from redis import Redis, exceptions
+
+        ends_at = time.monotonic() + timeout_seconds
+        look_seconds = LOOK_SECONDS if operation.stop is None else STOP_SECONDS
+        client: Any = Redis(connection_pool=self._connections())
+        subscription: Any = None
+        try:
+            subscription = client.pubsub(ignore_subscribe_messages=True)
+            subscription.subscribe(f"{self._prefix}changed/{operation.name}")
+            while True:
+                left = ends_at - time.monotonic()
+                if left <= 0 or (operation.stop is not None and operation.stop.stopped):
+                    return Changed()
+                question = ["changed", operation.name, operation.after_revision, operation.token or ""]
+                changed, lease_ms = self._run(question, left)
+                if changed:
+                    return Changed()
+                subscription.get_message(timeout=max(0.001, min(left, lease_ms / 1000 + 0.001, look_seconds)))
+        except exceptions.RedisError as error:
+            raise _unavailable(error) from error
+        finally:
+            if subscription is not None:
+                subscription.close()
+
+    # --- calls ------------------------------------------------------------------------------------------------
+
+    def _connections(self) -> Any:
+        if self._pool is None:
+            self._pool = self._connect()
+        return self._pool
+
+    def _run(self, arguments: Sequence[Any], timeout_seconds: float) -> list[Any]:
+        """Run the script once. Only what surely wasn't sent is said not to have been applied."""
+        from redis import exceptions
+
+        ends_at = time.monotonic() + timeout_seconds
+        sent = False
+        connection: Any = None
+        pool = self._connections()
+        try:
+            connection = _connection_of(pool)
+            if self._digest is None:
+                self._digest = self._call(connection, ends_at, "SCRIPT", "LOAD", self._script).decode()
+            while True:
+                sent = True
+                try:
+                    reply: list[Any] = self._call(
+                        connection, ends_at, "EVALSHA", self._digest, 0, self._prefix, *arguments
+                    )
+                    return reply
+                except exceptions.NoScriptError:  # a restarted Redis
+                    sent = False
+                    self._call(connection, ends_at, "SCRIPT", "LOAD", self._script)
+        except (exceptions.RedisError, OSError) as error:
+            if connection is not None:
+                connection.disconnect()  # a late answer must not be taken for the next call's
+            raise _unavailable(error, maybe_applied=sent) from error
+        except BaseException:
+            if connection is not None:
+                connection.disconnect()
+            raise
+        finally:
+            if connection is not None:
+                pool.release(connection)
+
+    @staticmethod
+    def _call(connection: Any, ends_at: float, *command: Any) -> Any:
+        connection.send_command(*command)
+        if not connection.can_read(timeout=max(0.0, ends_at - time.monotonic())):
+            raise TimeoutError("Redis gave no answer in time")
+        return connection.read_response()
+
+
+def _unavailable(error: Exception, *, maybe_applied: bool = False) -> LockUnavailable:
+    from redis import exceptions
+
+    permanent = isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError)
+    # A script's own error comes before it has written anything, but who knows: doubt costs one look.
+    return LockUnavailable(f"Redis: {error}", maybe_applied=maybe_applied, permanent=permanent)
+
+
+def _arguments(operation: StoreOperation) -> list[Any]:
+    match operation:
+        case GrantLease(lease=lease, ttl_seconds=ttl_seconds):
+            return ["grant", lease, int(ttl_seconds * 1000)]
+        case RevokeLease(lease=lease):
+            return ["revoke", lease]
+        case FenceSession(lease=lease):
+            return ["fence", lease]
+        case KeepAlive(lease=lease):
+            return ["keep alive", lease]
+        case CheckKeys(lease=lease, keys=keys):
+            return ["check", lease, *(part for key in keys for part in (key.name, key.token, key.mod_revision))]
+        case AskAge(lease=lease):
+            return ["age", lease]
+        case Look(name=name):
+            return ["look", name]
+        case Release(name=name, token=token, mod_revision=mod_revision, done=done):
+            mark = [] if done is None else [_done(done.delivery), done.lease]
+            return ["release", name, token, mod_revision, *mark]
+        case AskToRelease(name=name, token=token, mod_revision=mod_revision, by=by):
+            return ["ask", name, token, mod_revision, by]
+        case SaveStates(guard=guard, book=book, writes=writes):
+            parts = (part for one in writes for part in (one.key, one.seen_revision, *_value(one.value)))
+            return ["save", book, guard.name, guard.token, guard.mod_revision, *parts]
+        case LoadStates(book=book):
+            return ["load", book]
+        case LookForMark(task_id=task_id):
+            return ["seen", f"replaced/{task_id}"]
+        case LookForDone(delivery=delivery):
+            return ["seen", _done(delivery)]
+        case MarkDone(lease=lease, delivery=delivery):
+            return ["mark", lease, _done(delivery)]
+        case TryAcquire() as each:
+            return ["try", each.lease, each.epoch, *_try(each), _asked(each)]
+        case Enqueue() as place:
+            return ["enqueue", place.lease, place.epoch, place.name, place.token, encode_record(place.record)]
+        case Promote() as place:
+            arguments = [place.lease, place.epoch, place.name, place.token, encode_record(place.record)]
+            asked = _asked(place)
+            return ["promote", *arguments, place.mod_revision, int(place.alone), place.replaces or "", asked]
+        case TryEach(tries=tries) | TryAll(tries=tries):
+            name = "try each" if isinstance(operation, TryEach) else "try all"
+            parts = (part for each in tries for part in _try(each))
+            return [name, tries[0].lease, tries[0].epoch, *parts, _asked(tries[0])]
+        case AwaitChange():
+            raise TypeError("a wait isn't one script")
+
+
+def _try(operation: TryAcquire) -> tuple[Any, ...]:
+    return operation.name, operation.token, encode_record(operation.record), operation.seen_revision
+
+
+def _asked(operation: TryAcquire | Promote) -> str:
+    """The mark by which the run that asks would be known to have come to its end; empty where it doesn't ask."""
+    delivery = operation.record.delivery
+    return _done(delivery.run) if operation.record.kind is KeyKind.HELD and delivery.call is not None else ""
+
+
+def _value(value: bytes | None) -> tuple[int, bytes]:
+    """Whether to write, and what."""
+    return (0, b"") if value is None else (1, value)
+
+
+def _states(parts: list[Any]) -> tuple[State, ...]:
+    return tuple(State(key.decode(), value, revision) for key, revision, value in parts)
+
+
+def _done(delivery: Delivery) -> str:
+    counts = f"{delivery.retries}/{delivery.replacements}/{delivery.comebacks}"
+    return f"done/{delivery.task_id}/{counts}" + ("" if delivery.call is None else f"/{delivery.call}")
+
+
+def _reply(operation: StoreOperation, reply: list[Any]) -> StoreReply:
+    if isinstance(operation, LookForMark):
+        return MarkSeen(bool(reply[0]))
+    if isinstance(operation, LookForDone):
+        return DoneSeen(bool(reply[0]))
+    match reply[0]:
+        case b"granted" if isinstance(operation, GrantLease):
+            return LeaseGranted(operation.ttl_seconds)
+        case b"fenced":
+            return SessionFenced(reply[1], term=1)
+        case b"age":
+            return LeaseAge(reply[1] / 1000, term=1)
+        case b"kept":
+            return KeptAlive(reply[1], term=1)
+        case b"seen":
+            assert isinstance(operation, CheckKeys)
+            asked = zip(reply[2][::2], reply[2][1::2], strict=True)
+            return KeysSeen(
+                1,
+                frozenset(operation.keys[place] for place in reply[1]),
+                tuple(ReleaseAsked(token.decode(), *_ask(text)) for token, text in asked),
+            )
+        case b"queued":
+            return Queued(_keys(reply[1]), reply[2])
+        case b"saved":
+            return StatesSaved(reply[1])
+        case b"refused":
+            return StatesRefused(_states(reply[1]))
+        case b"states":
+            return StatesSeen(_states(reply[1]))
+        case b"each":
+            return EachTried(tuple(_outcome(each, reply[2]) for each in reply[1]))
+        case b"owned" | b"present":
+            return _outcome(reply)
+        case b"moved":
+            return EpochMoved(reply[1])
+    return _SIMPLE[reply[0]]
+
+
+_SIMPLE: dict[bytes, StoreReply] = {
+    b"gone": SessionGone(),
+    b"done": Done(),
+    b"released": Released(),
+    b"not held": NotHeld(),
+    b"asked": Asked(),
+    b"unknown": LeaseUnknown(),
+}
+
+
+def _ask(text: bytes) -> tuple[str, int]:
+    revision, _, by = text.decode("utf-8", "replace").partition(":")
+    return by, int(revision)
+
+
+def _outcome(reply: list[Any], has_run: int = -1) -> Owned | Present:
+    """``has_run``, or the last part of ``reply``, is -1 where it wasn't asked."""
+    if reply[0] == b"owned":
+        revision, *asked = reply[1:]
+        return Owned(revision, _known(*asked or [has_run]))
+    keys, revision, *asked = reply[1:]
+    return Present(_keys(keys), revision, _known(*asked or [has_run]))
+
+
+def _known(has_run: int) -> bool | None:
+    return None if has_run < 0 else bool(has_run)
+
+
+def _keys(places: list[list[Any]]) -> tuple[Key, ...]:
+    return tuple(
+        Key(token.decode(), create, mod, decode_record(record), int(lease))
+        for token, create, mod, record, lease in places
+    )
+
+
+def _connection_of(pool: Any) -> Any:
+    pool_class: Any = type(pool)
+    return pool.get_connection("EVALSHA") if _wants_command_name(pool_class) else pool.get_connection()
+
+
+@cache
+def _wants_command_name(pool_class: Any) -> bool:
+    """redis-py below 5.3 has to be told a command's name, which it doesn't use; later ones warn of it."""
+    parameter = inspect.signature(pool_class.get_connection).parameters["command_name"]
+    return parameter.default is inspect.Parameter.empty

@@ -1,0 +1,155 @@
+"""The lock object of asyncio: the same lock, for coroutines.
+
+Nothing here waits for the store in the loop's thread (``locking.loop_store_access`` says what runs where). A caller is
+the task that calls: ``acquire`` notes it at the call, not when the coroutine runs. So ``asyncio.wait_for`` and
+``gather``, which may run it in a task of their own, acquire for the task that called.
+
+*Cancellation.* ``acquire`` that is cancelled leaves nothing: what it put, or may still put, is deleted by the renewal's
+thread. ``release`` that is cancelled goes on to its end without its caller.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import sys
+import weakref
+from collections.abc import Coroutine
+from types import FrameType, TracebackType
+from typing import Any, NoReturn
+
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.errors import LockLost, NotLocked
+from celery_etcdlock.locking.lock_holder import LockHolder, conflict_error, holder_of
+from celery_etcdlock.locking.outcomes import Conflict
+from celery_etcdlock.standalone import argument_checks
+from celery_etcdlock.standalone.held_lock import HeldLock
+from celery_etcdlock.standalone.holdings import Holding, Holdings, Place
+from celery_etcdlock.standalone.named_lock import NamedLock, place_of, warn_of_dropped
+from celery_etcdlock.standalone.process_access import ProcessAccess
+
+__all__ = ["AsyncEtcdLock"]
+
+
+class AsyncEtcdLock(NamedLock):
+    """A lock without a task of Celery's, for asyncio. By ``EtcdLocks.alock``.
+
+    Any number of tasks of any event loop may share one object: each acquire stands for itself, and ``owned``, ``lost``,
+    ``remaining``, ``fencing_token``, ``check`` and ``release`` are about what the task that calls them holds. Those of
+    one process that wait for a name are served in order. It isn't reentrant.
+
+    ``async with lock as held:`` acquires, waiting for ``wait_timeout``, and raises ``LockConflict`` when the lock can't
+    be had, ``LockUnavailable`` when the store can't be asked. A block whose lock was lost inside ends with
+    ``LockLost``. ``asyncio.timeout`` and ``wait_for`` may end the wait at any time.
+    """
+
+    caller_kind = "task"
+    _factory = "alock"
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        #: Tasks whose end is noticed.
+        self._followed: weakref.WeakSet[Any] = weakref.WeakSet()
+        super().__init__(*arguments, **options)
+
+    def _caller(self) -> Any:
+        try:
+            return asyncio.current_task()
+        except RuntimeError:
+            return None  # no loop runs here: nobody
+
+    # --- acquire and release ----------------------------------------------------------------------------------------
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> Coroutine[Any, Any, bool]:
+        """Await it: acquires the lock for the task that calls; whether that worked. Release it in a ``finally``, there.
+
+        Arguments and errors as of ``EtcdLock.acquire``.
+        """
+        seconds = argument_checks.seconds_to_wait(blocking, timeout, self._wait_seconds)
+        return self._acquire_by_call(self._caller(), seconds, place_of(sys._getframe(1)))
+
+    async def _acquire_by_call(self, caller: Any, seconds: float, where: Place) -> bool:
+        outcome = await self._acquire_for(caller or self._caller(), seconds, None, where)
+        return not isinstance(outcome, Conflict)
+
+    async def release(self) -> None:
+        """Release what this task holds. Otherwise as ``EtcdLock.release``."""
+        holding = self._to_release()
+        lost = await (await self._access()).in_loop().finish(holding.release)
+        if lost is not None:
+            raise LockLost(self.name, lost)
+
+    def __aenter__(self) -> Coroutine[Any, Any, HeldLock]:
+        return self._enter(sys._getframe(1))
+
+    async def _enter(self, frame: FrameType) -> HeldLock:
+        outcome = await self._acquire_for(self._caller(), self._wait_seconds, frame, place_of(frame))
+        if isinstance(outcome, Conflict):
+            raise conflict_error(outcome)
+        return HeldLock(self, outcome)
+
+    def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> Coroutine[Any, Any, None]:
+        return self._leave(sys._getframe(1), error)
+
+    async def _leave(self, frame: FrameType, error: BaseException | None) -> None:
+        holding = self._to_leave(self._caller(), frame, error)
+        if holding is not None:
+            lost = await (await self._access()).in_loop().finish(holding.release)
+            if lost is not None:
+                self._end_with(LockLost(self.name, lost), error)
+
+    async def _acquire_for(
+        self, caller: Any, seconds: float, block: FrameType | None, where: Place
+    ) -> Holding | Conflict:
+        if caller is None:
+            raise NotLocked(f"lock {self.name!r} is acquired by tasks of an event loop: call it in a coroutine")
+        access = await self._access()
+        outcome = await self._acquire(access.in_loop(), access, caller, seconds, block, where)
+        if isinstance(outcome, Holding) and block is None and caller not in self._followed:
+            self._followed.add(caller)
+            caller.add_done_callback(functools.partial(_task_ended, weakref.ref(self._holdings)))
+        return outcome
+
+    async def _access(self) -> ProcessAccess:
+        """Opening it may import much, which the loop must not wait for."""
+        return self._home.access() if self._home.is_open else await asyncio.to_thread(self._home.access)
+
+    def _tell_lost(self, held: HeldLock) -> None:
+        """In the loop of the task that holds it."""
+        caller = held._holding.caller()
+        if caller is not None and not caller.get_loop().is_closed():
+            caller.get_loop().call_soon_threadsafe(self._on_lost, held)
+
+    def __enter__(self) -> NoReturn:
+        raise TypeError(
+            f"lock {self.name!r} is for asyncio: write async with. For threads: with "
+            f"EtcdLocks.from_app(app).lock({self.name!r})"
+        )
+
+    def __exit__(self, *_: Any) -> None: ...
+
+    # --- anybody's --------------------------------------------------------------------------------------------------
+
+    async def locked(self) -> bool:
+        """Whether anybody holds the lock; of several names, any of them. Raises ``LockUnavailable``."""
+        return any([await self._keys(name) for name in self._names])
+
+    async def holder(self) -> LockHolder | None:
+        """Who holds the lock now: who, since when, for what; ``None`` if nobody does. Raises ``LockUnavailable``."""
+        for name in self._names:
+            keys = await self._keys(name)
+            if keys:
+                return holder_of(keys)
+        return None
+
+    async def _keys(self, name: str) -> tuple[Key, ...]:
+        access = await self._access()
+        return await access.in_loop().call(access.manager.pending.look, name)
+
+
+def _task_ended(its: weakref.ref[Holdings], task: asyncio.Task[Any]) -> None:
+    holdings = its()
+    for holding in [] if holdings is None else holdings.all():
+        if holding.caller() is task and holding.block is None:
+            warn_of_dropped(holding.drop("the asyncio task ended that held it"))

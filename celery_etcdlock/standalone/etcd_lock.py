@@ -1,0 +1,134 @@
+"""The lock object of threads and greenlets."""
+
+from __future__ import annotations
+
+import sys
+import threading
+from types import FrameType, TracebackType
+from typing import Any, NoReturn
+
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.errors import LockLost
+from celery_etcdlock.locking.lock_holder import LockHolder, conflict_error, holder_of
+from celery_etcdlock.locking.outcomes import Conflict
+from celery_etcdlock.locking.store_access import run_at_once
+from celery_etcdlock.standalone import argument_checks
+from celery_etcdlock.standalone.held_lock import HeldLock
+from celery_etcdlock.standalone.holdings import Holding
+from celery_etcdlock.standalone.named_lock import NamedLock, place_of, warn_of_dropped
+
+__all__ = ["EtcdLock"]
+
+
+class _Here:
+    """One thread (or greenlet) to one lock object. It is in a thread-local, and so ends with its thread."""
+
+    __slots__ = ("__weakref__", "acquired")
+
+    def __init__(self) -> None:
+        #: What it acquired by a call, so that nobody else can release it.
+        self.acquired: list[Holding] = []
+
+    def __del__(self) -> None:
+        for holding in self.acquired:
+            warn_of_dropped(holding.drop("a thread ended that held it"))
+
+
+class EtcdLock(NamedLock):
+    """A lock without a task, which competes with tasks and with others for its name. By ``EtcdLocks.lock``.
+
+    Any number of threads or greenlets may share one object, as they share a ``threading.Lock``: each acquire stands
+    for itself, and ``owned``, ``lost``, ``remaining``, ``fencing_token``, ``check`` and ``release`` are about what the
+    thread that calls them holds. Those of one process that wait for a name are served in order, and have one place in
+    the store's line. It isn't reentrant.
+
+    ``with lock as held:`` acquires, waiting for ``wait_timeout``, and raises ``LockConflict`` when the lock can't be
+    had, ``LockUnavailable`` when the store can't be asked. A block whose lock was lost inside ends with ``LockLost``.
+    ``held`` is this holding, for helper threads.
+    """
+
+    def __init__(self, *arguments: Any, **options: Any) -> None:
+        self._local = threading.local()
+        super().__init__(*arguments, **options)
+
+    def _caller(self) -> _Here:
+        try:
+            here: _Here = self._local.here
+        except AttributeError:
+            here = self._local.here = _Here()
+        return here
+
+    # --- acquire and release ----------------------------------------------------------------------------------------
+
+    def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
+        """Acquire the lock; whether that worked. Release it in a ``finally``, in the same thread.
+
+        ``timeout`` is how many seconds to wait in line: 0 tries once; ``None`` is the object's ``wait_timeout``, which
+        may itself be ``None``, for ever. ``blocking=False`` tries once. Raises ``LockUnavailable``, and
+        ``EtcdLockError`` if this thread holds it already.
+        """
+        seconds = argument_checks.seconds_to_wait(blocking, timeout, self._wait_seconds)
+        frame = sys._getframe(1)
+        outcome = self._acquire_here(seconds, None, frame)
+        return not isinstance(outcome, Conflict)
+
+    def release(self) -> None:
+        """Release what this thread holds.
+
+        Raises ``NotLocked`` if it holds nothing, and ``LockLost`` if it was lost: then what was done under it may have
+        run beside others. Never raises for the store's sake: what can't be confirmed is repeated until it is.
+        """
+        lost = self._to_release().release()
+        if lost is not None:
+            raise LockLost(self.name, lost)
+
+    def __enter__(self) -> HeldLock:
+        frame = sys._getframe(1)
+        outcome = self._acquire_here(self._wait_seconds, frame, frame)
+        if isinstance(outcome, Conflict):
+            raise conflict_error(outcome)
+        return HeldLock(self, outcome)
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        holding = self._to_leave(self._caller(), sys._getframe(1), error)
+        if holding is not None:
+            lost = holding.release()
+            if lost is not None:
+                self._end_with(LockLost(self.name, lost), error)
+
+    def _acquire_here(self, seconds: float, block: FrameType | None, frame: FrameType) -> Holding | Conflict:
+        access = self._home.access()
+        here = self._caller()
+        outcome = run_at_once(self._acquire(access.blocking, access, here, seconds, block, place_of(frame)))
+        if isinstance(outcome, Holding) and block is None:
+            here.acquired = [outcome]
+        return outcome
+
+    def _interrupted(self, holding: Holding) -> None:
+        holding.release()
+
+    async def __aenter__(self) -> NoReturn:
+        raise TypeError(
+            f"lock {self.name!r} blocks its thread, and with it the event loop. In async code: async with "
+            f"EtcdLocks.from_app(app).alock({self.name!r})"
+        )
+
+    async def __aexit__(self, *_: Any) -> None: ...
+
+    # --- anybody's --------------------------------------------------------------------------------------------------
+
+    def locked(self) -> bool:
+        """Whether anybody holds the lock; of several names, any of them. Raises ``LockUnavailable``."""
+        return any(self._keys(name) for name in self._names)
+
+    @property
+    def holder(self) -> LockHolder | None:
+        """Who holds the lock now: who, since when, for what; ``None`` if nobody does. Asks the store, so it raises
+        ``LockUnavailable``.
+        """
+        return next((holder_of(keys) for name in self._names if (keys := self._keys(name))), None)
+
+    def _keys(self, name: str) -> tuple[Key, ...]:
+        return self._home.access().manager.pending.look(name)

@@ -1,0 +1,73 @@
+"""What ``with`` gives, and ``held``: one holding, for its holder and the threads that help it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery_etcdlock.standalone.holdings import Holding
+
+if TYPE_CHECKING:
+    from celery_etcdlock.standalone.named_lock import NamedLock
+
+__all__ = ["HeldLock"]
+
+
+class HeldLock:
+    """One holding of a lock: from when it was acquired until it is released or lost, whichever comes first.
+
+    Unlike the lock object, which each caller sees its own way, it says the same to whoever asks in this process: hand
+    it to a thread that helps, which calls ``check()`` before it writes. In a forked child it vouches for nothing.
+    """
+
+    def __init__(self, lock: NamedLock, holding: Holding) -> None:
+        self._lock = lock  # which therefore isn't dropped while somebody has this
+        self._holding = holding
+
+    @property
+    def name(self) -> str:
+        """The lock's name; of several, all of them."""
+        return self._holding.name
+
+    @property
+    def fencing_token(self) -> int:
+        """Rises strictly with every new ownership of the name; let the resource refuse lower ones."""
+        return self._holding.fencing_token
+
+    @property
+    def remaining(self) -> float:
+        """Seconds for which the lock may be trusted if it weren't renewed any more; 0 once it can't be."""
+        return self._holding.remaining
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lock can't be trusted any more: lost, or released, or this process is a fork of its holder."""
+        return self._holding.lost_reason is not None
+
+    @property
+    def lost_reason(self) -> str | None:
+        """Why it can't be trusted; ``None`` while it can."""
+        return self._holding.lost_reason
+
+    def check(self) -> None:
+        """Raise ``LockLost`` once the lock can't be trusted any more. Costs no network."""
+        self._holding.check()
+
+    @property
+    def key(self) -> bytes:
+        """The lock's key in etcd: it is there, with ``fencing_token`` as its mod revision, while the lock is ours.
+
+        So a transaction of your own can be guarded by the lock. Raises ``EtcdLockError`` for several names, and where
+        the locks aren't in an etcd.
+        """
+        return self._lock._etcd_key(self._holding)
+
+    def __reduce__(self) -> Any:
+        raise TypeError(
+            f"lock {self.name!r} can't be pickled or copied: it belongs to the process that holds it. Pass its name, "
+            "or its fencing_token"
+        )
+
+    def __repr__(self) -> str:
+        reason = self.lost_reason
+        state = f"{self.remaining:.1f} s left" if reason is None else f"not held: {reason}"
+        return f"<HeldLock {self.name!r} fencing_token={self.fencing_token} {state}>"

@@ -1,0 +1,134 @@
+"""What is refused when a task is bound, for a definition error beats a double run."""
+
+from __future__ import annotations
+
+import inspect
+import logging
+from collections.abc import Iterable
+from typing import Any
+from weakref import WeakKeyDictionary
+
+from celery import Celery, Task
+from celery.app.annotations import resolve_all
+
+from celery_etcdlock.core.task_options import OPTION_NAMES
+from celery_etcdlock.errors import InvalidOption, LockConflict
+from celery_etcdlock.tasks.definition.foreign_options import why_not
+from celery_etcdlock.tasks.entry.coroutines import may_be_awaited
+from celery_etcdlock.tasks.entry.seam import has_own_call, is_async_task, written_run
+
+__all__ = ["CELERY_KEYWORDS", "NotLockable", "check_definition", "expected_errors", "known_options", "refuse_batches"]
+
+logger = logging.getLogger("celery_etcdlock")
+
+#: Keywords that Celery's own decorators take without being attributes of a task.
+CELERY_KEYWORDS = frozenset(
+    {
+        *("base", "bind", "filter", "lazy", "name", "shared"),
+        *("pydantic", "pydantic_context", "pydantic_dump_kwargs", "pydantic_strict"),
+        *("autoretry_for", "dont_autoretry_for", "max_retries", "retry_kwargs"),
+        *("retry_backoff", "retry_backoff_max", "retry_jitter"),
+        *("compression", "delivery_mode", "exchange", "exchange_type", "expires", "immediate", "mandatory", "priority"),
+        *("queue", "routing_key", "serializer", "shadow_name", "soft_time_limit", "time_limit"),
+        *(attribute for attribute, _ in Task.from_config),
+    }
+)
+
+#: Whom it was told that the app's own task class is left out.
+_told: WeakKeyDictionary[type, None] = WeakKeyDictionary()
+
+
+class NotLockable(InvalidOption):
+    """A task whose body can't be kept under its lock."""
+
+
+def check_definition(task: type[Any], app: Celery) -> None:
+    """Raises ``InvalidOption``; warns where the app's own task class is left out."""
+    refuse_batches(task, str(task.name))
+    if "_lock_plan" not in vars(task):  # bound for the first time: later others may have put attributes on it
+        _refuse_unknown(task, app)
+    _refuse_what_runs_later(task)
+    _tell_of_left_out_class(task, app)
+
+
+def refuse_batches(task: type[Any], name: str) -> None:
+    """celery-batches acknowledges messages whatever becomes of their flush: without its lock it would lose them."""
+    if any(each.__module__.split(".")[0] == "celery_batches" for each in task.__mro__):
+        raise NotLockable(
+            f"task {name!r}: a task of celery-batches can't be locked: its messages are acknowledged whatever "
+            "becomes of the flush, so one that can't have the lock would lose them. Let the flush pass what it "
+            "collected to a locked task: flush(requests) -> locked.delay([request.args for request in requests])"
+        )
+
+
+def known_options(bases: Iterable[type]) -> frozenset[str]:
+    """What may be written on a task with these bases."""
+    return frozenset(CELERY_KEYWORDS.union(OPTION_NAMES, *(dir(base) for base in bases)))
+
+
+def _refuse_unknown(task: type[Any], app: Celery) -> None:
+    known = known_options(task.__mro__[1:])
+    annotated = {name for each in resolve_all(app.annotations, task) for name in each}
+    by_decorator = "_decorated" in vars(task)
+    for name in vars(task):
+        if name.startswith("_") or name in known or name == "app":
+            continue
+        why = why_not(name)
+        if why is None and by_decorator and name not in annotated and name != "run":
+            why = (
+                f"unknown option {name!r}; celery-etcdlock's options are {', '.join(OPTION_NAMES)}; "
+                "an attribute of your own goes on a base class"
+            )
+        if why is not None:
+            raise InvalidOption(f"task {task.name!r}: {why}")
+    for each in task.__mro__[1:]:
+        if not hasattr(each, "_etcdlock_run") or each.__module__.startswith("celery_etcdlock."):
+            continue
+        elsewhere = known_options(each.__mro__[1:])
+        for name in vars(each):
+            why = why_not(name)
+            if why is not None and not name.startswith("_") and name not in elsewhere:
+                raise InvalidOption(f"task {task.name!r}, its base {each.__name__}: {why}")
+
+
+def _refuse_what_runs_later(task: type[Any]) -> None:
+    """A body that runs only when somebody awaits it or goes through it would run when the lock is let go."""
+    run, _ = written_run(task)
+    if has_own_call(task):
+        return  # which may see to it; that it does is checked at each call
+    if inspect.isgeneratorfunction(run) or inspect.isasyncgenfunction(run):
+        raise NotLockable(
+            f"task {task.name!r}: its body has a yield, so it would run only after its lock is let go of: "
+            "return a list instead"
+        )
+    if is_async_task(task) and not may_be_awaited():
+        raise NotLockable(
+            f"task {task.name!r}: its body is an async def, and Celery's own pools don't await it: install "
+            "celery-aio-pool and use its pool, or call asyncio.run() in a plain body or in the __call__ of a base class"
+        )
+
+
+def expected_errors(throws: Any) -> tuple[type[Exception], ...]:
+    """A task's ``throws``, with the conflict that was asked for (``on_conflict="raise"``): one line in the log."""
+    given = tuple(throws) if isinstance(throws, tuple | list | set | frozenset) else (throws,)
+    return given if LockConflict in given else (*given, LockConflict)
+
+
+def _tell_of_left_out_class(task: type[Any], app: Celery) -> None:
+    theirs: type = app.Task
+    classes = theirs.__mro__[1:] if "_app" in vars(theirs) else theirs.__mro__
+    missing = [each for each in classes if each not in task.__mro__]
+    base = task.__mro__[1]
+    if not missing or getattr(task, "_etcdlock_base_was_chosen", False) or base in _told:
+        return
+    _told[base] = None
+    name = missing[0].__name__
+    logger.warning(
+        "celery-etcdlock: task %r has the base %s, which leaves out the app's own task class %s: use @singleton_task, "
+        "which builds on it, or class %s(SingletonTask, %s)",
+        task.name,
+        base.__name__,
+        name,
+        f"Locked{name}",
+        name,
+    )

@@ -1,0 +1,91 @@
+"""What is known about a locked task before it is called: its options, checked, and how its lock is named."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Task
+
+from celery_etcdlock.core.decorated_signature import hides
+from celery_etcdlock.core.lock_names import LockNaming
+from celery_etcdlock.core.task_options import OPTIONS, TaskOptions
+from celery_etcdlock.errors import InvalidOption
+from celery_etcdlock.tasks.entry.seam import written_run
+
+__all__ = ["LockPlan", "is_built_in", "plan_from_function", "plan_of"]
+
+
+@dataclass(frozen=True)
+class LockPlan:
+    """A task's options and key."""
+
+    options: TaskOptions
+    key: LockNaming
+
+
+def plan_from_function(
+    task_name: str, function: Callable[..., Any], options: dict[str, Any], *, bind: bool
+) -> LockPlan:
+    """The plan of a task that is about to be made from ``function``. Raises ``InvalidOption``."""
+    _check_join(task_name, options.get("on_conflict"), ignore_result=bool(options.get("ignore_result")))
+    return _plan(task_name, function, options, leave_out_self=bind)
+
+
+def is_built_in(task: type[Any]) -> bool:
+    """Whether it is one of Celery's own, which are of the app's task class too: a lock would break chords."""
+    return task.__module__ == "celery.app.builtins"
+
+
+def plan_of(task: type[Task[Any, Any]]) -> LockPlan:
+    """The plan of a task class. Raises ``InvalidOption``."""
+    attributes = {} if is_built_in(task) else {option.name: _attribute(task, option.name) for option in OPTIONS}
+    _check_join(str(task.name), attributes.get("on_conflict"), ignore_result=bool(task.ignore_result))
+    function, takes_task = written_run(task)
+    return _plan(str(task.name), function, attributes, leave_out_self=takes_task)
+
+
+def _plan(
+    task_name: str, function: Callable[..., Any], attributes: dict[str, Any], *, leave_out_self: bool
+) -> LockPlan:
+    options = TaskOptions.from_attributes(task_name, attributes)
+    signature = _signature(inspect.signature(function), leave_out_self=leave_out_self)
+    # Celery doesn't look through a decorator.
+    checked = _signature(inspect.signature(function, follow_wrapped=False), leave_out_self=leave_out_self)
+    if not hides(checked, signature):
+        signature = checked
+    key = LockNaming(task_name, signature, unique_on=options.unique_on, lock_key=options.lock_key, checked=checked)
+    return LockPlan(options, key)
+
+
+def _check_join(task_name: str, on_conflict: object, *, ignore_result: bool) -> None:
+    chosen = on_conflict.values() if isinstance(on_conflict, dict) else [on_conflict]
+    if "join" in chosen and ignore_result:
+        raise InvalidOption(
+            f"task {task_name!r}: on_conflict='join' takes on the holder's result, but ignore_result is set: leave "
+            "one out"
+        )
+
+
+def _signature(signature: inspect.Signature, *, leave_out_self: bool) -> inspect.Signature:
+    parameters = list(signature.parameters.values())
+    first = parameters[0].kind if parameters else None
+    if not leave_out_self or first not in (
+        inspect.Parameter.POSITIONAL_ONLY,
+        inspect.Parameter.POSITIONAL_OR_KEYWORD,
+    ):
+        return signature  # or the task is the first of *args
+    return signature.replace(parameters=parameters[1:])
+
+
+def _attribute(task: type[Task[Any, Any]], name: str) -> Any:
+    """The option as it was written: a function given as ``lock_key`` must not turn into a method."""
+    value = inspect.getattr_static(task, name)
+    if isinstance(value, staticmethod):
+        return value.__func__
+    if inspect.isfunction(value) and next(iter(inspect.signature(value).parameters), None) == "self":
+        return functools.partial(value, task)
+    return value

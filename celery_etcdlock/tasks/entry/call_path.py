@@ -1,0 +1,82 @@
+"""Where a call of a locked task is, on its way from the outermost callable to the body.
+
+A call passes several callables: the task's ``__call__``, those of its bases, and ``run``. The first that it reaches
+takes the lock, the others must only let it through. A call that the body makes is another call, though of the same
+task and maybe with the same request in sight. So each call that holds its lock is noted here, in the context that runs
+it (threads, greenlets and coroutines have their own; ``asyncio`` and ``asyncio.to_thread`` hand theirs on):
+
+*on the way* until ``run`` is entered and again once it has returned (a user's ``__call__`` may try twice): whatever
+callable of the same task is reached belongs to this call. *In the body*: what is reached is a call of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Any
+
+__all__ = ["CallPath", "innermost"]
+
+
+class CallPath:
+    """One call of ``task``. ``names``: of its locks. ``request_id``: the delivery's, for a call that is one."""
+
+    def __init__(self, task: Any, request_id: str | None, names: Callable[[], tuple[str, ...]]) -> None:
+        self.task = task
+        self.request_id = request_id
+        self.names = names
+        #: What is raised instead of the body, where the lock couldn't be had.
+        self.refusal: Exception | None = None
+        #: Whether it came as far as being let through.
+        self.began = False
+        #: Whether the call has come to its end, even if a signal kept this context from being told.
+        self.is_over = False
+        self._bodies = 0
+        self._around: CallPath | None = None
+
+    @property
+    def in_body(self) -> bool:
+        return self._bodies > 0
+
+    @contextmanager
+    def open(self) -> Iterator[None]:
+        """Let the call through, in this context."""
+        self.began = True
+        self._around = innermost()
+        token = _innermost.set(self)
+        try:
+            yield
+        finally:
+            _innermost.reset(token)
+
+    @contextmanager
+    def body(self) -> Iterator[None]:
+        self._bodies += 1
+        try:
+            yield
+        finally:
+            self._bodies -= 1
+
+    def is_on_the_way(self, task: Any) -> bool:
+        return self.task is task and not self.in_body
+
+    def covers(self, task: Any, request_id: str) -> bool:
+        """Whether this call, or one around it, is that delivery of ``task``."""
+        call_path: CallPath | None = self
+        while call_path is not None:
+            if call_path.task is task and call_path.request_id == request_id:
+                return True
+            call_path = call_path._around
+        return False
+
+
+_innermost: ContextVar[CallPath | None] = ContextVar("celery_etcdlock_passage", default=None)
+
+
+def innermost() -> CallPath | None:
+    """The call that runs here, of several within each other the last."""
+    call_path = _innermost.get()
+    while call_path is not None and call_path.is_over:
+        call_path = call_path._around
+    return call_path

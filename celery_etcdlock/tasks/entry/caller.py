@@ -1,0 +1,173 @@
+"""Who calls a locked task: a worker, an eager ``apply``, or somebody as a plain function.
+
+A task that is called directly inside a worker's task still sees the *outer* request when both are the same task, so the
+request alone doesn't tell. The first entrance with a request is the tracer's, so that one marks the request; base
+``Task.__call__`` copies the mark along, so every call inside finds it. Where it copies another's (a pool that has the
+body run in a thread of its own, with the context handed on), ``tasks.entry.call_path`` tells.
+
+The request is the one on the task's stack, as the tracer put it there; the stack is a thread's own, so what the tracer
+announces (``task_prerun``) is kept in the context too.
+"""
+
+from __future__ import annotations
+
+import secrets
+import time
+from contextvars import ContextVar
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Task
+from celery.signals import task_postrun, task_prerun
+
+from celery_etcdlock.core.conflict_decision import Place
+from celery_etcdlock.core.record import DIRECT_PREFIX, Delivery
+from celery_etcdlock.locking.outcomes import Claim
+from celery_etcdlock.tasks.entry.call_path import innermost
+from celery_etcdlock.tasks.message.headers import (
+    DUPLICATE_HEADER,
+    JOIN_HEADER,
+    RESCHEDULES_HEADER,
+    WAITING_SINCE_HEADER,
+    Duplicate,
+    call_in,
+    claims_in,
+    count_in,
+    duplicate_in,
+    header,
+    number_in,
+    position_in,
+    waited_in,
+)
+
+__all__ = [
+    "Call",
+    "current_call",
+    "delivery_of",
+    "entered",
+    "entering_request",
+    "is_entered_by_worker",
+    "request_here",
+]
+
+_MARK = "_etcdlock_entered"
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One call of a locked task. ``request`` is Celery's, where there is one for this very call."""
+
+    place: Place
+    delivery: Delivery
+    request: Any = None
+    comebacks: int = 0
+    #: When the message first came back, by the wall clock of who sent it back; and how long it waited, as measured.
+    waiting_since: float | None = None
+    measured: float | None = None
+    #: Locks that were taken for this message when it was published, and its place in line.
+    claims: tuple[Claim, ...] = ()
+    line: Claim | None = None
+    #: What was found out about it when it was published; whose result it waits for.
+    duplicate: Duplicate | None = None
+    joins: Duplicate | None = None
+
+    @property
+    def waited(self) -> float:
+        """Seconds since the message first came back.
+
+        By the wall clock, but no more than was measured, or a host whose clock is ahead would end a wait that has
+        begun.
+        """
+        elapsed = 0.0 if self.waiting_since is None else max(0.0, time.time() - self.waiting_since)
+        return elapsed if self.measured is None else min(elapsed, self.measured)
+
+
+#: The locked task that is being traced here, its request, and the one that was traced around it.
+_traced: ContextVar[tuple[Any, Any, Any] | None] = ContextVar("celery_etcdlock_traced", default=None)
+
+
+def _on_prerun(task: Any = None, **_: Any) -> None:
+    if getattr(task, "_lock_plan", None) is not None:
+        _traced.set((_itself(task), task.request_stack.top, _traced.get()))
+
+
+def _on_postrun(task: Any = None, **_: Any) -> None:
+    traced = _traced.get()
+    if traced is not None and traced[0] is _itself(task):
+        _traced.set(traced[2])
+
+
+def _itself(task: Any) -> Any:
+    """An instrumentation may have the tracer run a proxy of the task."""
+    return task.app._tasks.get(task.name, task)
+
+
+task_prerun.connect(_on_prerun, weak=False)
+task_postrun.connect(_on_postrun, weak=False)
+
+
+def request_here(task: Task[Any, Any]) -> Any:
+    """Celery's request for what runs here of ``task``, or ``None``."""
+    request = task.request_stack.top
+    if request is None:
+        traced = _traced.get()
+        if traced is not None and traced[0] is task:
+            return traced[1]
+    return request
+
+
+def entering_request(task: Task[Any, Any]) -> Any:
+    """The request of the delivery, or of the eager call, that enters ``task`` now; ``None`` if there is none."""
+    request = request_here(task)
+    if request is None or request.called_directly or request.id is None or entered(request):
+        return None
+    traced = _traced.get()
+    if traced is not None and traced[1] is request:
+        return request
+    call_path = innermost()
+    return None if call_path is not None and call_path.covers(task, request.id) else request
+
+
+def entered(request: Any) -> bool:
+    """Whether the delivery came as far as asking for its lock."""
+    return bool(getattr(request, _MARK, False))
+
+
+def is_entered_by_worker(task: Task[Any, Any]) -> bool:
+    """Whether it is a worker that enters ``task`` now, for a message."""
+    request = entering_request(task)
+    return request is not None and not request.is_eager
+
+
+def current_call(task: Task[Any, Any]) -> Call:
+    """The call that enters ``task`` now."""
+    request = entering_request(task)
+    if request is None:
+        return Call(Place.DIRECT, Delivery(f"{DIRECT_PREFIX}{secrets.token_hex(8)}"))
+    setattr(request, _MARK, True)
+    comebacks = count_in(request, RESCHEDULES_HEADER)
+    waiting_since = number_in(request, WAITING_SINCE_HEADER)
+    waited = waited_in(request)
+    measured = None if waited is None else sum(waited)
+    delivery = delivery_of(request, comebacks)
+    if request.is_eager:
+        return Call(Place.EAGER, delivery, request, comebacks, waiting_since, measured)
+    return Call(
+        Place.WORKER,
+        delivery,
+        request,
+        comebacks,
+        waiting_since,
+        measured,
+        claims_in(request),
+        position_in(request),
+        duplicate_in(request, DUPLICATE_HEADER),
+        duplicate_in(request, JOIN_HEADER),
+    )
+
+
+def delivery_of(carrier: Any, comebacks: int = 0) -> Delivery:
+    """The delivery of a request, or of a dict of a message's headers."""
+    task_id = header(carrier, "id")
+    retries, replacements = count_in(carrier, "retries"), count_in(carrier, "replaced_task_nesting")
+    return Delivery(str(task_id), retries, replacements, comebacks, call=call_in(carrier))

@@ -1,0 +1,268 @@
+"""The seam between whatever runs a task and its body: what comes to the body has come by its lock.
+
+A task's body is reached by its class's ``__call__``, by ``run``, or by the one that calls the other, in whatever order
+of bases and whatever an instrumentation has put around either. So both are guarded: the outermost ``__call__`` of the
+task's class, and each ``run`` where it is defined. Who comes first takes the lock, and what is further in lets the call
+through (``tasks.entry.call_path``). So what a user's ``__call__`` does around the body is under the lock too, and one
+that goes straight to ``run`` doesn't get by.
+
+``guard`` is applied whenever a subclass is made and again when the task is bound, since annotations and metaclasses may
+have changed it in between. What gives something else than a finished body (a coroutine) is seen to while the lock is
+held (``tasks.entry.coroutines``).
+
+*Automatic retries* are Celery's wrapper of ``run``, inside of the lock, so that a retry keeps it. What the lock itself
+raises is raised once more inside of that wrapper, in the body's place: so ``autoretry_for`` means our errors too.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import inspect
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+from celery import Task
+
+from celery_etcdlock.errors import LockConflict, LockUnavailable
+from celery_etcdlock.tasks.entry.call_path import CallPath, innermost
+from celery_etcdlock.tasks.entry.caller import entering_request
+from celery_etcdlock.tasks.entry.coroutines import finished, locked_coroutine
+
+__all__ = ["enter", "guard", "guard_instance", "has_own_call", "is_async_task", "make_ready", "ours", "written_run"]
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+#: On a guarded ``__call__``: the user's own that it goes on to; ``None`` for ours.
+GOES_ON_TO = "_etcdlock_goes_on_to"
+#: On an instance: its ``run``s, bound and guarded, by where they are defined.
+BOUND = "_etcdlock_bound_runs"
+
+
+def enter(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], go_on: Callable[[], Any]) -> Any:
+    """``task.__call__``: take the lock and go on, or only go on where this very call holds it."""
+    make_ready(task)
+    call_path = innermost()
+    request = entering_request(task)
+    if call_path is not None and request is None and call_path.is_on_the_way(task):
+        return go_on()
+    if request is None and task._etcdlock_is_async and not has_own_call(type(task)):
+        return locked_coroutine(functools.partial(_lock, task, args, kwargs), go_on)
+    return _lock(task, args, kwargs, functools.partial(finished, task, go_on))
+
+
+def reach_body(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], body: Callable[[], Any], outer: bool) -> Any:
+    """``task.run``: go on to the body, through the lock where nobody took it. ``outer``: not called by ``super()``."""
+    make_ready(task)
+    call_path = innermost()
+    if call_path is not None and call_path.task is task and entering_request(task) is None:
+        if not call_path.in_body:
+            if call_path.refusal is not None:
+                raise call_path.refusal
+            with call_path.body():
+                return body()
+        if not outer or call_path.names() == task._lock_names(args, kwargs):
+            return body()
+    return _lock(task, args, kwargs, functools.partial(finished, task, _in_body(body)))
+
+
+async def reach_async_body(
+    task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], body: Callable[[], Any], outer: bool
+) -> Any:
+    """The same for an ``async def``, where it is awaited."""
+    make_ready(task)
+    call_path = innermost()
+    if call_path is not None and call_path.task is task and entering_request(task) is None:
+        if not call_path.in_body:
+            if call_path.refusal is not None:
+                raise call_path.refusal
+            with call_path.body():
+                return await body()
+        if not outer or call_path.names() == task._lock_names(args, kwargs):
+            return await body()
+    return await locked_coroutine(functools.partial(_lock, task, args, kwargs), _in_async_body(body))
+
+
+def make_ready(task: Any) -> None:
+    """A class may be used before it is registered, or be derived from one that was."""
+    if "_lock_plan" not in vars(type(task)):
+        type(task)._etcdlock_prepare(task.app)
+
+
+def _lock(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], go_on: Callable[[], Any]) -> Any:
+    names = functools.cache(lambda: task._lock_names(args, kwargs))
+    request = entering_request(task)
+    call_path = CallPath(task, getattr(request, "id", None), names)
+
+    def through() -> Any:
+        with call_path.open():
+            return go_on()
+
+    try:
+        try:
+            return task._etcdlock_run(names, through)
+        except (LockConflict, LockUnavailable) as error:
+            if call_path.began or "_orig_run" not in vars(task):
+                raise
+            call_path.refusal = error
+            with call_path.open():
+                return task.run(*args, **kwargs)
+    finally:
+        # Once more: a signal may have struck where it is closed, and nobody else may go through it.
+        call_path.is_over = True
+
+
+def _in_body(body: Callable[[], Any]) -> Callable[[], Any]:
+    def go_on() -> Any:
+        call_path = innermost()
+        assert call_path is not None
+        with call_path.body():
+            return body()
+
+    return go_on
+
+
+def _in_async_body(body: Callable[[], Any]) -> Callable[[], Any]:
+    async def go_on() -> Any:
+        call_path = innermost()
+        assert call_path is not None
+        with call_path.body():
+            return await body()
+
+    return go_on
+
+
+# --- run ------------------------------------------------------------------------------------------------------------
+
+
+class GuardedRun:
+    """``run`` in a class's namespace: what was there, with the lock in front of it."""
+
+    def __init__(self, defined: Any) -> None:
+        self.defined = defined
+
+    def __get__(self, task: Any, owner: type | None = None) -> Any:
+        if task is None:
+            return self._of_class(owner)
+        bound = vars(task).setdefault(BOUND, {})
+        run = bound.get(self)
+        if run is None:
+            run = bound[self] = self.guarded(lambda args: (task, args), self._bound(task, type(task)))
+        return run
+
+    def _bound(self, task: Any, owner: type | None) -> Any:
+        bind = getattr(type(self.defined), "__get__", None)
+        return self.defined if bind is None else bind(self.defined, task, owner)
+
+    def _of_class(self, owner: type | None) -> Any:
+        """``Task.run(task, ...)``, as a method that calls that of its base by name does."""
+        run = self._bound(None, owner)
+        if not inspect.isfunction(self.defined):
+            return run
+        return self.guarded(lambda args: (args[0] if args else None, args[1:]), run)
+
+    def guarded(self, split: Callable[[tuple[Any, ...]], tuple[Any, tuple[Any, ...]]], run: Any) -> Any:
+        guard: Any
+        if is_async(run):
+
+            async def guard(*args: Any, **kwargs: Any) -> Any:
+                task, rest = split(args)
+                if not hasattr(task, "_etcdlock_run"):
+                    return await run(*args, **kwargs)
+                outer = run_of(type(task)) is self
+                return await reach_async_body(task, rest, kwargs, functools.partial(run, *args, **kwargs), outer)
+
+        else:
+
+            def guard(*args: Any, **kwargs: Any) -> Any:
+                task, rest = split(args)
+                if not hasattr(task, "_etcdlock_run"):
+                    return run(*args, **kwargs)
+                outer = run_of(type(task)) is self
+                return reach_body(task, rest, kwargs, functools.partial(run, *args, **kwargs), outer)
+
+        return _looks_like(guard, run)
+
+
+def _looks_like(guarded: Any, original: Any) -> Any:
+    """As ``functools.wraps``, but with nothing that leads around the guard (Celery's annotations follow it)."""
+    functools.update_wrapper(guarded, original, updated=())
+    del guarded.__wrapped__
+    with contextlib.suppress(TypeError, ValueError):
+        guarded.__signature__ = inspect.signature(original)
+    return guarded
+
+
+def is_async(function: Any) -> bool:
+    return inspect.iscoroutinefunction(function) or inspect.iscoroutinefunction(getattr(function, "__call__", None))  # noqa: B004
+
+
+def is_async_task(task: type) -> bool:
+    """Whether the body is an ``async def``."""
+    return is_async(written_run(task)[0])
+
+
+def run_of(task: type) -> Any:
+    """What is in the namespace as ``run``."""
+    return inspect.getattr_static(task, "run", None)
+
+
+def written_run(task: type) -> tuple[Any, bool]:
+    """The function that was written as ``run``, and whether the task is its first argument."""
+    run = run_of(task)
+    defined = run.defined if isinstance(run, GuardedRun) else run
+    if isinstance(defined, staticmethod):
+        return defined.__func__, False
+    return (defined.__func__ if isinstance(defined, classmethod) else defined), True
+
+
+# --- __call__ -------------------------------------------------------------------------------------------------------
+
+
+def call_of(goes_on_to: Any) -> Any:
+    """A guarded ``__call__``, which goes on to a user's own."""
+
+    def __call__(self: Any, /, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
+        return enter(self, args, kwargs, functools.partial(goes_on_to, self, *args, **kwargs))
+
+    functools.update_wrapper(__call__, goes_on_to, updated=())
+    del __call__.__wrapped__  # type: ignore[attr-defined]
+    setattr(__call__, GOES_ON_TO, goes_on_to)
+    return __call__
+
+
+def ours(call: Function) -> Function:
+    """Mark a ``__call__`` that takes the lock itself."""
+    setattr(call, GOES_ON_TO, None)
+    return call
+
+
+def has_own_call(task: type) -> bool:
+    """Whether somebody else's ``__call__`` comes before the body: it may well await what the body gives."""
+    for each in task.__mro__:
+        call = vars(each).get("__call__")
+        if call is None:
+            continue
+        if not hasattr(call, GOES_ON_TO):
+            return each is not Task
+        if getattr(call, GOES_ON_TO) is not None:
+            return True
+    return False
+
+
+def guard(task: type) -> None:
+    """See to it that neither ``run`` nor ``__call__`` of this class can be reached without the lock."""
+    run = run_of(task)
+    if run is not None and not isinstance(run, GuardedRun) and run is not vars(Task)["run"]:
+        task.run = GuardedRun(run)  # type: ignore[attr-defined]
+    call = inspect.getattr_static(task, "__call__")
+    if not hasattr(call, GOES_ON_TO):
+        task.__call__ = call_of(call)  # type: ignore[method-assign]
+
+
+def guard_instance(task: Any) -> None:
+    """The same for an instance that was made before its class was guarded: Celery or another may have kept its run."""
+    name = "_orig_run" if "_orig_run" in vars(task) else "run"
+    kept, run = vars(task).get(name), run_of(type(task))
+    if kept is not None and isinstance(run, GuardedRun):
+        setattr(task, name, run.guarded(lambda args: (task, args), kept))

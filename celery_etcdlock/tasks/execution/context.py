@@ -1,0 +1,67 @@
+"""One call of a locked task, as all parts of its execution see it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from celery import Task
+
+from celery_etcdlock.app.etcd_locks import EtcdLocks
+from celery_etcdlock.core.key_kinds import is_position
+from celery_etcdlock.core.lifetimes import Lifetime
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.record import MessageRelation, Record
+from celery_etcdlock.core.task_options import TaskOptions
+from celery_etcdlock.locking.manager import LockManager
+from celery_etcdlock.locking.outcomes import Conflict
+from celery_etcdlock.tasks.definition.lock_plan import LockPlan
+from celery_etcdlock.tasks.entry.caller import Call
+
+__all__ = ["MESSAGE_PREFIX", "ExecutionContext"]
+
+#: Of the names of locks that are one message's.
+MESSAGE_PREFIX = "task_id:"
+
+
+@dataclass(frozen=True)
+class ExecutionContext:
+    """``names``: of the locks, which take the arguments and so may raise."""
+
+    task: Task[Any, Any]
+    plan: LockPlan
+    call: Call
+    locks: EtcdLocks
+    names: Callable[[], tuple[str, ...]]
+
+    @property
+    def options(self) -> TaskOptions:
+        return self.plan.options
+
+    @property
+    def lifetime(self) -> Lifetime:
+        return self.plan.options.lifetime
+
+    @property
+    def manager(self) -> LockManager:
+        return self.locks.manager
+
+    @property
+    def record(self) -> Record:
+        return self.locks.record(self.call.delivery, self.task.name, self.options.lock_limit)
+
+    @property
+    def ttl_seconds(self) -> int:
+        return self.options.lock_ttl or self.locks.settings.ttl
+
+    def message_relation(self, key: Key) -> MessageRelation:
+        return self.call.delivery.message_relation(key.record.delivery if key.record is not None else None)
+
+    def related_key(self, conflict: Conflict) -> tuple[MessageRelation, Key | None]:
+        """The key that is of this message and precedes it, if there is one: not its own queue position."""
+        for key in conflict.keys:
+            message_relation = self.message_relation(key)
+            if message_relation is not MessageRelation.STRANGER and not is_position(key):
+                return message_relation, key
+        return MessageRelation.STRANGER, None

@@ -1,0 +1,97 @@
+"""The locks that one run of a task holds: each is on the list before the request for it returns, until it is let go.
+
+So a time limit that strikes at any moment leaves none behind: what was taken is here, and the run's ``finally`` lets go
+of it. A lock stays on the list until its release has returned, and one that was interrupted is repeated: whatever the
+first left undone is on the session's books (``locking.session``), so the second only has to go on.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from celery_etcdlock.errors import LockLost
+from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.locking.outcomes import Claim, Conflict
+from celery_etcdlock.tasks.execution.context import ExecutionContext
+from celery_etcdlock.tasks.execution.current_lock import CurrentLock, SeveralLocks
+from celery_etcdlock.tasks.execution.interruption import Interruption
+
+__all__ = ["HeldLocks"]
+
+
+class HeldLocks:
+    """``interruption`` is told when one of them is lost, or somebody asks for it. Raises ``LockUnavailable``."""
+
+    def __init__(self, run: ExecutionContext, interruption: Interruption | None) -> None:
+        self._run = run
+        self._interruption = interruption
+        self._held: list[Lock] = []
+
+    @property
+    def current(self) -> CurrentLock | None:
+        """What the body sees of them."""
+        if len(self._held) > 1:
+            return SeveralLocks(tuple(self._held))
+        return self._held[0] if self._held else None
+
+    @property
+    def names(self) -> frozenset[str]:
+        return frozenset(lock.name for lock in self._held)
+
+    @property
+    def has_run(self) -> bool | None:
+        """Whether the store said, when they were taken, that this run has come to its end before."""
+        known = [lock.has_run for lock in self._held if lock.has_run is not None]
+        return any(known) if known else None
+
+    def acquire(self, names: Sequence[str]) -> Conflict | None:
+        """Take all of these locks, or none and say who has one."""
+        run = self._run
+        if len(names) > 1:
+            several = run.manager.acquire_all(
+                names, run.record, ttl_seconds=run.ttl_seconds, on_held=self._hold, on_lost=self._lost
+            )
+            return several if isinstance(several, Conflict) else None
+        one = run.locks.acquire(
+            names[0], run.record, ttl_seconds=run.ttl_seconds, on_held=self._hold, on_lost=self._lost
+        )
+        return one if isinstance(one, Conflict) else None
+
+    def take_over(self, claim: Claim) -> Conflict | None:
+        """Take over a lock that this message holds, or say who has it."""
+        run = self._run
+        outcome = run.locks.take_over(
+            claim, run.record, ttl_seconds=run.ttl_seconds, on_held=self._hold, on_lost=self._lost
+        )
+        return outcome if isinstance(outcome, Conflict) else None
+
+    def release(self) -> None:
+        self.let_go(self._run.manager.release)
+
+    def let_go(self, do: Callable[[Lock], object]) -> None:
+        """``do`` it with every lock, also when a time limit strikes in the midst of it."""
+        struck: BaseException | None = None
+        while self._held:
+            lock = self._held[0]
+            try:
+                try:
+                    do(lock)
+                except BaseException as error:
+                    struck = struck or error
+                    do(lock)
+            except BaseException as error:
+                struck = struck or error
+            self._held.remove(lock)
+        if struck is not None:
+            raise struck
+
+    def _hold(self, lock: Lock) -> None:
+        if self._interruption is not None:
+            lock.on_told = self._interruption.told
+        lock.copies_may_ask = True
+        self._held.append(lock)
+
+    def _lost(self, lock: Lock) -> None:
+        # A lock that only keeps copies apart isn't what the body relies on.
+        if self._interruption is not None and self._run.lifetime.while_running:
+            self._interruption.interrupt(LockLost(lock.name, lock.lost_reason or "lost"))

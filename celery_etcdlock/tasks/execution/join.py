@@ -1,0 +1,71 @@
+"""``join``: a duplicate takes on the result of the run that it duplicates.
+
+What is awaited is the *stored* result, since that is what others see; so a result backend that keeps results is needed.
+The duplicate's own chain, chord and callbacks go on from the value, or from the error, as if it had run itself.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from celery import Task, states
+
+from celery_etcdlock.app.etcd_locks import EtcdLocks
+from celery_etcdlock.core.events import TaskDeduplicated
+from celery_etcdlock.tasks.entry.caller import Call
+from celery_etcdlock.tasks.execution.skip_or_reschedule import skip
+from celery_etcdlock.tasks.message.headers import Duplicate
+
+__all__ = ["GONE_SECONDS", "Joined", "await_result", "take_result"]
+
+logger = logging.getLogger("celery_etcdlock")
+
+#: Seconds that a task stays in its slot for a result whose lock is free already: it is stored just after the release.
+RESULT_SECONDS = 1.0
+#: The same for one that doesn't ask for the lock, which tells that the other has ended: a killed child's error may be
+#: late.
+GONE_SECONDS = 5.0
+
+
+class Joined(BaseException):
+    """Ends the taking of a lock: there is a result already. Never leaves the package."""
+
+    def __init__(self, result: Any) -> None:
+        super().__init__()
+        self.result = result
+
+
+def take_result(task: Task[Any, Any], call: Call, joins: Duplicate) -> str:
+    """Raise ``Joined`` with the value, the error, or ``Ignore`` as for a skipped task, as the joined run ended.
+
+    Returns its state when it hasn't ended.
+    """
+    meta = task.backend.get_task_meta(joins.task_id or "")
+    state: str = meta["status"]
+    if state not in states.READY_STATES:
+        return state
+    reason = f"joined, lock {joins.name!r} was held by {joins.holder}"
+    logger.info("Task %s[%s] %s: %s", task.name, call.delivery.task_id, reason, state)
+    if state == states.REVOKED:
+        skip(task, call, joins.name, f"{reason}, which was revoked")
+    locks = EtcdLocks.from_app(task.app)
+    locks.tell(TaskDeduplicated(joins.name, locks.record(call.delivery, task.name), reason))
+    result = meta["result"]
+    if state == states.FAILURE:
+        raise result if isinstance(result, BaseException) else joins.conflict
+    raise Joined(result)
+
+
+def await_result(task: Task[Any, Any], call: Call, joins: Duplicate, seconds: float = RESULT_SECONDS) -> None:
+    """As ``take_result``, for as long as a result may still be under way. Returns when there is none."""
+    ends_at = time.monotonic() + seconds
+    while take_result(task, call, joins) != states.RETRY and time.monotonic() < ends_at:
+        time.sleep(0.05)
+    logger.warning(
+        "Task %s[%s] joined %s, which let go of its lock without a result: it runs itself",
+        task.name,
+        call.delivery.task_id,
+        joins.task_id,
+    )

@@ -1,0 +1,92 @@
+"""The locks that were taken for a message when it was published: taken over, or released where they end with the start.
+
+The message's headers say under which names to look; the keys that are found there say what they are
+(``core.key_kinds``). So a claim that its producer never knew of, for want of an answer, is found as well, and one that
+stands for another message or another run of this one is left alone. One that isn't there any more has lapsed, or is
+with a copy of the message, or a newer call has been put in its place; only the last means that this one mustn't run.
+"""
+
+from __future__ import annotations
+
+from celery_etcdlock.core.key_kinds import Relation, find, relation
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.locking.outcomes import Claim
+from celery_etcdlock.tasks.execution.context import ExecutionContext
+from celery_etcdlock.tasks.execution.held_locks import HeldLocks
+from celery_etcdlock.tasks.execution.skip_or_reschedule import skip
+
+__all__ = ["MessageClaims", "end_if_superseded"]
+
+#: How often a claim is looked for anew that changed between the look and the release.
+MOST_LOOKS = 3
+
+
+class MessageClaims:
+    """``claims`` are those not yet taken over or released. Raises ``LockUnavailable``, and what ``skip`` raises."""
+
+    def __init__(self, run: ExecutionContext, held: HeldLocks) -> None:
+        self._run = run
+        self._held = held
+        self.claims = run.call.claims
+
+    def check(self) -> None:
+        """End the message if a newer call took its place while it was away."""
+        for claim in self.claims:
+            keys = self._run.manager.pending.look(claim.name)
+            if find(keys, self._run.call.delivery, Relation.OURS) is None:
+                end_if_superseded(self._run, claim.name)
+
+    def release(self) -> None:
+        """Release what ends with the start of this run, whether the headers know of it or not."""
+        run, pending = self._run, self._run.manager.pending
+        names = [run.lifetime.queued_name(name) for name in run.names()]
+        claimed = {claim.name for claim in self.claims}
+        for name in dict.fromkeys((*names, *claimed)):
+            for _ in range(MOST_LOOKS):
+                ours = [key for key in pending.look(name) if self._ends_here(key)]
+                if not ours and name in claimed:
+                    end_if_superseded(run, name)
+                if all(pending.drop(Claim(name, key.token, key.mod_revision)) for key in ours):
+                    break
+        self.claims = ()
+
+    def take_over(self) -> bool:
+        """Take over the locks that the headers know of. Returns whether all of the task's locks are held now."""
+        return bool(self.claims) and self.adopt()
+
+    def adopt(self) -> bool:
+        """Take over what stands for this run, and the rest of the task's locks as anybody. All of them, or none."""
+        run, names = self._run, self._run.names()
+        claimed = {claim.name for claim in self.claims}
+        for name in dict.fromkeys((*names, *claimed)):
+            keys = run.manager.pending.look(name)
+            key = find(keys, run.call.delivery, Relation.OURS)
+            if key is not None and name in names:
+                self._held.take_over(Claim(name, key.token, key.mod_revision))
+            elif key is not None:
+                # Of other arguments than the message has now.
+                run.manager.pending.drop(Claim(name, key.token, key.mod_revision))
+            elif name in claimed:
+                end_if_superseded(run, name)
+        self.claims = ()
+        missing = [name for name in names if name not in self._held.names]
+        if not missing:
+            return True
+        if len(missing) < len(names):
+            if self._held.acquire(missing) is None:
+                return True
+            self._held.release()
+        return False
+
+    def _ends_here(self, key: Key) -> bool:
+        return relation(key.record, self._run.call.delivery) in (Relation.OURS, Relation.LEFT_BEHIND)
+
+
+def end_if_superseded(run: ExecutionContext, name: str) -> None:
+    """End the message as skipped if a newer call is in its place. Raises ``LockUnavailable``.
+
+    To be called where no key under ``name`` stands for this message. The newer call left a mark, which is what counts:
+    the message's headers may be wrong.
+    """
+    if run.manager.pending.is_superseded(run.call.delivery.task_id):
+        skip(run.task, run.call, name, f"a newer call took its place in the queue, lock {name!r}")

@@ -1,0 +1,270 @@
+"""Runs a task's body under its lock: take it, run, let go of it in a ``finally``; or find out what else to do.
+
+What is taken, and from whom, depends on the lifetime (``core.lifetimes``): a lock that was taken for the message is
+taken over, or released where it ends with the start (``tasks.execution.message_claims``); else the lock is acquired as
+by anybody who comes, or when it is our turn (``tasks.execution.queue_position``). What a key is to this run,
+``core.key_kinds`` says. Who can't have it meets the policy (``tasks.execution.meet_conflict``). Letting go is a
+release, but for a retry or replacement of the same message, to which the lock is left, and for a least hold
+(``tasks.execution.release_or_hand_over``).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from contextlib import suppress
+from dataclasses import replace
+from typing import Any, TypeVar
+
+from celery import Task
+from celery.exceptions import Reject, Retry
+
+from celery_etcdlock.app.etcd_locks import EtcdLocks
+from celery_etcdlock.core.conflict_decision import Place
+from celery_etcdlock.core.key_kinds import Relation, find
+from celery_etcdlock.core.record import KeyKind, MessageRelation
+from celery_etcdlock.errors import EtcdLockError, LockUnavailable
+from celery_etcdlock.locking.outcomes import Claim, Conflict
+from celery_etcdlock.tasks.definition.lock_plan import LockPlan
+from celery_etcdlock.tasks.entry.caller import current_call
+from celery_etcdlock.tasks.execution.context import MESSAGE_PREFIX, ExecutionContext
+from celery_etcdlock.tasks.execution.current_lock import CurrentLock, UnprotectedLock, holding
+from celery_etcdlock.tasks.execution.held_locks import HeldLocks
+from celery_etcdlock.tasks.execution.interruption import Interruption, running_here
+from celery_etcdlock.tasks.execution.join import Joined, await_result, take_result
+from celery_etcdlock.tasks.execution.meet_conflict import ConflictHandling
+from celery_etcdlock.tasks.execution.message_claims import MessageClaims
+from celery_etcdlock.tasks.execution.queue_position import QueuePosition
+from celery_etcdlock.tasks.execution.redelivery import HasRun, Redelivery, StillRuns
+from celery_etcdlock.tasks.execution.release_or_hand_over import let_go
+
+__all__ = ["run_under_lock"]
+
+logger = logging.getLogger("celery_etcdlock")
+
+Result = TypeVar("Result")
+
+
+def run_under_lock(
+    task: Task[Any, Any],
+    plan: LockPlan,
+    names: Callable[[], tuple[str, ...]],
+    body: Callable[[], Result],
+    *,
+    once: bool = False,
+) -> Result:
+    """Run ``body`` under the locks ``names``; with ``once``, only if no message of this id came to its end before.
+
+    Otherwise raises what ends the call: ``LockConflict``, ``LockUnavailable``, or for a worker Celery's ``Retry`` and
+    ``Ignore``, after the message was sent back or its result stored.
+    """
+    call = current_call(task)
+    if once:
+        call = replace(call, delivery=replace(call.delivery, call=None))  # each call of it is the same
+    execution = _Execution(ExecutionContext(task, plan, call, EtcdLocks.from_app(task.app), names), once=once)
+    try:
+        # Around everything, since a signal may strike before the inner one is left.
+        with holding(None):
+            return _run(execution, body)
+    finally:
+        # Once more: a signal may have struck in the first.
+        execution.let_go()
+
+
+def _run(execution: _Execution, body: Callable[[], Result]) -> Result:
+    try:
+        result: Result
+        try:
+            lock = execution.take()
+        except Joined as joined:
+            result = joined.result
+        else:
+            with holding(lock):
+                execution.check_not_done()
+                result = execution.body(body)
+        return result
+    except BaseException as error:
+        execution.ended_by = error
+        raise
+    finally:
+        execution.let_go()
+
+
+class _Execution:
+    """From the first request to the store until the release."""
+
+    def __init__(self, run: ExecutionContext, *, once: bool) -> None:
+        self._run = run
+        self._interruption = self._make_interruption()
+        self._held = HeldLocks(run, self._interruption)
+        self._line = QueuePosition(run, self._held)
+        self._claims = MessageClaims(run, self._held)
+        self.redelivery = Redelivery(run.task, run.call, run.manager.done, expected=once)
+        self._conflicts = ConflictHandling(run, self._claims, self._line, self.redelivery)
+        self.ended_by: BaseException | None = None
+        self._has_let_go = False
+
+    def _make_interruption(self) -> Interruption | None:
+        """Only a worker's task is interrupted: a process of somebody else's has its own use for signals."""
+        in_worker = self._run.call.place is Place.WORKER or running_here()
+        return Interruption() if in_worker and self._run.options.on_lock_lost == "raise" else None
+
+    def body(self, body: Callable[[], Result]) -> Result:
+        return body() if self._interruption is None else self._interruption.run(body)
+
+    # --- taking -------------------------------------------------------------------------------------------------
+
+    def take(self) -> CurrentLock | None:
+        """The lock under which the body runs; ``None`` where its lifetime has ended by now."""
+        call, lifetime = self._run.call, self._run.lifetime
+        try:
+            if call.duplicate is not None:
+                self._conflicts.end_duplicate(call.duplicate)
+            self._run.locks.circuit_breaker.check(self._run.locks.settings.timeout)
+            if call.joins is not None:
+                take_result(self._run.task, call, call.joins)
+            if call.comebacks:
+                self._claims.check()
+            if lifetime.name == "until_expired":
+                if not self._claims.claims:
+                    # First, for a copy of what has run must not open another window.
+                    self.redelivery.check_has_run(None)
+                    self._claim_window()
+            elif lifetime.while_running:
+                if not (lifetime.hand_over and self._claims.take_over()):
+                    self._acquire(self._run.names())
+                if call.joins is not None:
+                    # Free, and there was no result: it is stored just after the release, or its worker died.
+                    await_result(self._run.task, call, call.joins)
+            if not lifetime.hand_over and lifetime.name != "until_expired":
+                # Only now, so that what is queued stays one until it runs.
+                self._claims.release()
+            if not lifetime.while_running and call.place is Place.WORKER:
+                self._keep_copies_apart()
+        except LockUnavailable as error:
+            return self._run_unprotected(error)
+        self._run.locks.circuit_breaker.over()
+        return self._held.current if lifetime.while_running else None
+
+    def _run_unprotected(self, error: LockUnavailable) -> CurrentLock:
+        self._held.release()
+        self._conflicts.unavailable(error)
+        name = self._run.names()[0]
+        logger.warning(
+            "Task %s[%s] runs WITHOUT its lock %r, because etcdlock_on_unavailable is 'run': %s",
+            self._run.task.name,
+            self._run.call.delivery.task_id,
+            name,
+            error,
+        )
+        return UnprotectedLock(name)
+
+    def _claim_window(self) -> None:
+        """A fixed window for a message that was published without one."""
+        run = self._run
+        names = run.names()
+        record = replace(run.record, kind=KeyKind.WINDOW)
+        assert run.options.unique_for is not None
+        while True:
+            outcomes = run.manager.pending.claim_all([(name, record) for name in names], run.options.unique_for)
+            conflicts = [outcome for outcome in outcomes if isinstance(outcome, Conflict) and outcome.keys]
+            if not conflicts:
+                return
+            message_relation, _ = run.related_key(conflicts[0])
+            if message_relation is not MessageRelation.STRANGER:
+                return  # its own window: a retry, or a copy
+            self._conflicts.meet(conflicts[0], waited_for_predecessor=True)
+
+    def _keep_copies_apart(self) -> None:
+        """Where the task's lock isn't held while it runs, hold one that only a copy of the message asks for."""
+        self._acquire((f"{MESSAGE_PREFIX}{self._run.call.delivery.task_id}",))
+
+    def _acquire(self, names: tuple[str, ...]) -> None:
+        waited_for_predecessor = False
+        while True:
+            place = self._line.place
+            if place is not None and names == (place.name,):
+                conflict = self._line.try_turn(place)
+            else:
+                conflict = self._held.acquire(names)
+            if conflict is None or self._is_solved(conflict, names):
+                break
+            if self._goes_on_with(conflict, names):
+                continue
+            _, related_key = self._run.related_key(conflict)
+            if (
+                related_key is None
+                and conflict.name.startswith(MESSAGE_PREFIX)
+                and conflict.name not in self._run.names()
+            ):
+                raise LockUnavailable(f"{conflict.name!r} is held by what this version can't read")
+            decision = self._conflicts.meet(conflict, waited_for_predecessor)
+            if related_key is not None:
+                self._run.manager.pending.await_change(related_key, conflict.name, decision.seconds)
+            waited_for_predecessor = True
+        self._line.leave()
+
+    def _is_solved(self, conflict: Conflict, names: tuple[str, ...]) -> bool:
+        """Whether what is in the way stands for this run, and all of its locks are held now."""
+        ours = find(conflict.keys, self._run.call.delivery, Relation.OURS)
+        return ours is not None and self._claims.adopt()
+
+    def _goes_on_with(self, conflict: Conflict, names: tuple[str, ...]) -> bool:
+        """Whether to acquire again: with a queue position that was found, or without what was left behind."""
+        run = self._run
+        if len(names) == 1 and self._line.place is None and self._line.take_up(conflict.name, conflict.keys):
+            return True
+        left = find(conflict.keys, run.call.delivery, Relation.LEFT_BEHIND)
+        return left is not None and run.manager.pending.drop(Claim(conflict.name, left.token, left.mod_revision))
+
+    # --- running and letting go ---------------------------------------------------------------------------------
+
+    def check_not_done(self) -> None:
+        """With the lock held, whether the body has run already."""
+        try:
+            self.redelivery.check(self._held.has_run)
+        except LockUnavailable as error:
+            if self._run.locks.settings.on_unavailable != "run":
+                self._held.release()
+            self._conflicts.unavailable(error)
+            # The lock is held and stays so; what isn't known is whether a copy has run.
+            logger.warning(
+                "Task %s[%s] runs although nobody can say whether it has run before, because "
+                "etcdlock_on_unavailable is 'run': %s",
+                self._run.task.name,
+                self._run.call.delivery.task_id,
+                error,
+            )
+            self.redelivery.goes_on()
+
+    def let_go(self) -> None:
+        """Of all that the run holds. Goes on where an earlier one was cut off."""
+        if self._has_let_go:
+            return
+        try:
+            self.release()
+        finally:
+            self.drop_leftovers()
+        self._has_let_go = True
+
+    def release(self) -> None:
+        run = self._run
+        self.redelivery.ended(self.ended_by)
+        self._held.let_go(lambda lock: let_go(run.task, run.plan, run.call, lock, self.ended_by, self.redelivery))
+        self.redelivery.put_mark()  # where nothing was held any more
+
+    def drop_leftovers(self) -> None:
+        """What the message held before it started and nobody will take over, since it came to its end."""
+        error = self.ended_by
+        goes_on = isinstance(error, Retry | Reject | StillRuns | HasRun)
+        if goes_on or (error is not None and not isinstance(error, Exception)):
+            return  # it comes again, and with it what it holds
+        run, place = self._run, self._line.place
+        leftovers = () if run.lifetime.name == "until_expired" else self._claims.claims
+        names = {claim.name for claim in (*leftovers, *([] if place is None else [place]))}
+        if run.lifetime.hand_over and not self.redelivery.entered and run.call.place is Place.WORKER:
+            # It ended before it had its lock: what its predecessor left for it, or will, nobody takes over.
+            with suppress(EtcdLockError):
+                names.update(run.names())
+        for name in sorted(names):
+            run.manager.drop_ended(name, run.call.delivery)

@@ -1,0 +1,141 @@
+"""The ways out for a task that doesn't run now: skipped, or sent back to its queue."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence
+from typing import Any, NoReturn
+
+from celery import Task, states
+from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
+
+from celery_etcdlock.app.etcd_locks import EtcdLocks
+from celery_etcdlock.core.conflict_decision import Place, Reschedule
+from celery_etcdlock.core.events import TaskDeduplicated
+from celery_etcdlock.errors import EtcdLockError, LockConflict
+from celery_etcdlock.locking.outcomes import Claim
+from celery_etcdlock.tasks.entry.caller import Call
+from celery_etcdlock.tasks.execution.redelivery import StillRuns
+from celery_etcdlock.tasks.message.broker_delay import with_delay
+from celery_etcdlock.tasks.message.due_time import seconds_until
+from celery_etcdlock.tasks.message.headers import (
+    CLAIMS_HEADER,
+    COPY_HEADER,
+    JOIN_HEADER,
+    POSITION_HEADER,
+    RESCHEDULES_HEADER,
+    RETRIES_HEADER,
+    WAITED_HEADER,
+    WAITING_SINCE_HEADER,
+    WAITS_FOR_HEADER,
+    Duplicate,
+    written_claims,
+)
+
+__all__ = ["Skipped", "reschedule", "skip"]
+
+logger = logging.getLogger("celery_etcdlock")
+
+
+#: Seconds before a message expires from which on it doesn't come back any more.
+EXPIRY_SECONDS = 1.0
+
+#: Of messages that RabbitMQ delayed. One that carries them into the same delay once more it takes for one that goes in
+#: circles, and drops.
+DEATH_HEADERS = ("x-death", "x-first-death-", "x-last-death-")
+
+
+class Skipped(Ignore):
+    """Ends a task that was skipped: its result is stored already, and says REVOKED."""
+
+
+def skip(task: Task[Any, Any], call: Call, name: str, reason: str) -> NoReturn:
+    """Don't run. The result is REVOKED and says why; so are those of the links behind it in a chain.
+
+    A skipped run must look like neither a success nor a result that is still to come.
+    """
+    reason = f"not run: {reason}"
+    logger.info("Task %s[%s] %s", task.name, call.delivery.task_id, reason)
+    if call.place is Place.WORKER or _stores_eager_results(task, call):
+        # Like a revoke, this calls no link_error. Other than a revoke, it ends the chain and the chord too.
+        task.backend.mark_as_failure(
+            call.delivery.task_id,
+            TaskRevokedError(reason),
+            request=call.request,
+            store_result=not call.request.ignore_result,
+            call_errbacks=False,
+            state=states.REVOKED,
+        )
+    if call.place is Place.WORKER:
+        locks = EtcdLocks.from_app(task.app)
+        locks.tell(TaskDeduplicated(name, locks.record(call.delivery, task.name), reason))
+    raise Skipped(reason)
+
+
+def _stores_eager_results(task: Task[Any, Any], call: Call) -> bool:
+    return call.place is Place.EAGER and bool(getattr(task, "store_eager_result", False))
+
+
+def reschedule(
+    task: Task[Any, Any],
+    call: Call,
+    decision: Reschedule,
+    why: EtcdLockError,
+    *,
+    is_copy: bool = False,
+    claims: Sequence[Claim] = (),
+    line: Claim | None = None,
+    joins: Duplicate | None = None,
+) -> NoReturn:
+    """Publish the message again, under its own id and with its own retries, to come after a delay; then end this run.
+
+    The new message is out before the old one is acknowledged: should we die in between there are two copies, which the
+    lock itself keeps apart, and never none. It takes along what this delivery holds: ``claims`` and a place in
+    ``line``. A redelivered copy leaves the result alone: it is the first's. One that can't be back before it expires
+    ends here: its worker would discard it, and its result be overwritten by that of this run.
+    """
+    request = call.request
+    left = seconds_until(request.expires)
+    seconds = decision.seconds if left is None else min(decision.seconds, left - EXPIRY_SECONDS)
+    if seconds < 0:
+        if is_copy:
+            raise StillRuns(f"expired while it waited: {why}")
+        skip(task, call, why.name if isinstance(why, LockConflict) else "", f"it expired while it waited: {why}")
+    headers = {name: value for name, value in (request.headers or {}).items() if not name.startswith(DEATH_HEADERS)}
+    headers[RESCHEDULES_HEADER] = decision.comebacks
+    headers[RETRIES_HEADER] = call.delivery.retries
+    headers[WAITING_SINCE_HEADER] = call.waiting_since if call.waiting_since is not None else time.time()
+    headers[WAITED_HEADER] = [round(call.waited, 3), round(seconds, 3)]
+    if is_copy:
+        headers[COPY_HEADER] = True
+    for name, written in (
+        (CLAIMS_HEADER, written_claims(claims)),
+        (POSITION_HEADER, written_claims([line])[0] if line is not None else None),
+        (WAITS_FOR_HEADER, why.name if isinstance(why, LockConflict) else None),
+        (JOIN_HEADER, joins.written() if joins is not None else None),
+    ):
+        headers.pop(name, None)
+        if written:
+            headers[name] = written
+    signature = task.signature_from_request(
+        request,
+        request.args,
+        request.kwargs,
+        retries=call.delivery.retries,
+        headers=headers,
+        **with_delay(task.app, request.delivery_info, seconds),
+    )
+    try:
+        signature.apply_async()
+    except Exception as error:
+        logger.exception("Task %s[%s] can't be sent back to its queue", task.name, call.delivery.task_id)
+        if task.acks_late:
+            # Not acknowledged yet, so the broker itself can give it to us again.
+            raise Reject(str(error), requeue=True) from error
+        raise why from error
+    if is_copy:
+        logger.info("Task %s[%s] is a redelivered copy and waits: %s", task.name, call.delivery.task_id, why)
+        raise StillRuns(str(why))
+    when: Any = seconds  # celery-types wants a numbers.Real
+    raise Retry(str(why), exc=why, when=when)

@@ -1,0 +1,1 @@
+"""What a message carries of its locks, and when it is due."""

@@ -1,0 +1,233 @@
+"""What travels in a message's headers, and how it is read.
+
+Locks that were taken when the message was published, its queue position, what was found out about it then, and how
+often it came back. Headers come from outside: what doesn't have the right shape or size counts as absent, and the
+message is treated as one without. None of the readers raises, whatever the headers are.
+
+*Whose they are.* Code that calls another task with ``headers=self.request.headers`` sends ours along. So they name the
+task id that they are for (``CALL_HEADER``), and on a message with another id none of them counts. What they say of keys
+in etcd is a hint where to look: the key itself decides (``core.key_kinds``).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from celery_etcdlock.errors import LockConflict
+from celery_etcdlock.locking.outcomes import Claim
+
+__all__ = [
+    "CALL_HEADER",
+    "CLAIMS_HEADER",
+    "COPY_HEADER",
+    "DUPLICATE_HEADER",
+    "JOIN_HEADER",
+    "OUR_HEADERS",
+    "POSITION_HEADER",
+    "RESCHEDULES_HEADER",
+    "RETRIES_HEADER",
+    "WAITED_HEADER",
+    "WAITING_SINCE_HEADER",
+    "WAITS_FOR_HEADER",
+    "Duplicate",
+    "are_for",
+    "call_in",
+    "claims_in",
+    "count_in",
+    "duplicate_in",
+    "header",
+    "number_in",
+    "position_in",
+    "text_in",
+    "waited_in",
+    "without_ours",
+    "written_claims",
+]
+
+#: ``[task id, random]``: which call the message was published for, and so whose these headers are.
+CALL_HEADER = "etcdlock_call"
+#: ``[[name, token, revision], ...]``: the locks that this message holds.
+CLAIMS_HEADER = "etcdlock_claims"
+#: ``[name, token, revision]``: its queue position.
+POSITION_HEADER = "etcdlock_line"
+#: The name of the lock for which it came back.
+WAITS_FOR_HEADER = "etcdlock_waits_for"
+#: A ``Duplicate``: what it was found to be when it was published, and had to be published nevertheless.
+DUPLICATE_HEADER = "etcdlock_duplicate"
+#: A ``Duplicate``: whose result it takes on.
+JOIN_HEADER = "etcdlock_joins"
+#: How often we sent the message back to its queue, and at which ``retries``: a later retry counts anew.
+RESCHEDULES_HEADER = "etcdlock_comebacks"
+RETRIES_HEADER = "etcdlock_retries"
+#: Unix time of the first time that the message came back because of a conflict.
+WAITING_SINCE_HEADER = "etcdlock_waiting_since"
+#: ``[seconds, seconds]``: how long it had waited before it was published anew, and the delay that it got then.
+WAITED_HEADER = "etcdlock_waited"
+#: Set on a redelivered copy that we sent back to its queue, since its broker then takes it for new.
+COPY_HEADER = "etcdlock_copy"
+
+OUR_HEADERS = (
+    CALL_HEADER,
+    CLAIMS_HEADER,
+    POSITION_HEADER,
+    WAITS_FOR_HEADER,
+    DUPLICATE_HEADER,
+    JOIN_HEADER,
+    RESCHEDULES_HEADER,
+    RETRIES_HEADER,
+    WAITING_SINCE_HEADER,
+    WAITED_HEADER,
+    COPY_HEADER,
+)
+
+#: Those that are written where a message comes back, and don't count for its retry.
+OF_ONE_RUN = frozenset(
+    {POSITION_HEADER, WAITS_FOR_HEADER, JOIN_HEADER, RESCHEDULES_HEADER, WAITING_SINCE_HEADER, WAITED_HEADER}
+)
+
+#: What is longer isn't ours.
+LONGEST_TEXT = 20_000
+MOST_CLAIMS = 128
+GREATEST_COUNT = 1_000_000_000
+GREATEST_REVISION = 2**63 - 1
+GREATEST_NUMBER = 1e12
+
+
+@dataclass(frozen=True, slots=True)
+class Duplicate:
+    """A message whose lock ``name`` somebody held. ``policy`` is what becomes of it."""
+
+    policy: str
+    name: str
+    holder: str
+    task_id: str | None
+
+    @classmethod
+    def of(cls, policy: str, conflict: LockConflict) -> Duplicate:
+        return cls(policy, conflict.name, conflict.holder, conflict.task_id)
+
+    def written(self) -> list[Any]:
+        return [self.policy, self.name, self.holder, self.task_id]
+
+    @property
+    def conflict(self) -> LockConflict:
+        return LockConflict(self.name, self.holder, self.task_id)
+
+
+def header(carrier: Any, name: str) -> object:
+    """A header of a request, a message or a dict of headers, wherever Celery put it; ``None`` for one of another's."""
+    value = _raw(carrier, name)
+    if value is None or name not in OUR_HEADERS:
+        return value
+    if not are_for(carrier, _raw(carrier, "id")) or (name in OF_ONE_RUN and not _is_of_this_run(carrier)):
+        return None
+    return value
+
+
+def _is_of_this_run(carrier: Any) -> bool:
+    """Whether it was this run that came back: a retry carries the headers of the run before it."""
+    written = _raw(carrier, RETRIES_HEADER)
+    return written is None or written == _count(_raw(carrier, "retries"))
+
+
+def are_for(carrier: Any, task_id: object) -> bool:
+    """Whether our headers, if there are any, are for the message with this id. Older versions don't say."""
+    match _raw(carrier, CALL_HEADER):
+        case [str(owner), str()]:
+            return task_id is None or owner == str(task_id)
+    return True
+
+
+def without_ours(headers: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in headers.items() if name not in OUR_HEADERS}
+
+
+def _raw(carrier: Any, name: str) -> object:
+    if isinstance(carrier, Mapping):
+        return carrier.get(name)
+    headers = getattr(carrier, "headers", None)
+    if isinstance(headers, Mapping) and name in headers:
+        return headers[name]
+    return getattr(carrier, name, None)
+
+
+def call_in(carrier: Any) -> str | None:
+    """What tells this call from another one under the same task id."""
+    match _raw(carrier, CALL_HEADER):
+        case [str(), str(call)] if len(call) <= 64 and are_for(carrier, _raw(carrier, "id")):
+            return call
+    return None
+
+
+def claims_in(carrier: Any) -> tuple[Claim, ...]:
+    written = header(carrier, CLAIMS_HEADER)
+    if not isinstance(written, list | tuple) or len(written) > MOST_CLAIMS:
+        return ()
+    claims = [_claim(each) for each in written]
+    return tuple(claim for claim in claims if claim is not None) if all(claims) else ()
+
+
+def position_in(carrier: Any) -> Claim | None:
+    return _claim(header(carrier, POSITION_HEADER))
+
+
+def duplicate_in(carrier: Any, name: str) -> Duplicate | None:
+    match header(carrier, name):
+        case [str(policy), str(lock), str(holder), (str() | None) as task_id] if _fits(policy, lock, holder, task_id):
+            return Duplicate(policy, lock, holder, task_id)
+    return None
+
+
+def text_in(carrier: Any, name: str) -> str | None:
+    """A text that isn't empty."""
+    value = header(carrier, name)
+    return value if isinstance(value, str) and value and _fits(value) else None
+
+
+def count_in(carrier: Any, name: str) -> int:
+    """A number of times; 0 where there is none."""
+    return _count(header(carrier, name))
+
+
+def number_in(carrier: Any, name: str) -> float | None:
+    return _number(header(carrier, name))
+
+
+def waited_in(carrier: Any) -> tuple[float, float] | None:
+    """How long the message had waited when it was published, and with what delay, in seconds."""
+    match header(carrier, WAITED_HEADER):
+        case [before, delay]:
+            numbers = _number(before), _number(delay)
+            if numbers[0] is not None and numbers[1] is not None and min(numbers[0], numbers[1]) >= 0:
+                return numbers[0], numbers[1]
+    return None
+
+
+def written_claims(claims: Sequence[Claim]) -> list[list[Any]]:
+    return [[claim.name, claim.token, claim.revision] for claim in claims]
+
+
+def _claim(written: object) -> Claim | None:
+    match written:
+        case [str(name), str(token), int(revision)] if name and _fits(name, token) and _is_revision(revision):
+            return Claim(name, token, revision)
+    return None
+
+
+def _is_revision(value: int) -> bool:
+    return not isinstance(value, bool) and 0 <= value <= GREATEST_REVISION
+
+
+def _count(value: object) -> int:
+    return value if type(value) is int and 0 <= value <= GREATEST_COUNT else 0
+
+
+def _number(value: object) -> float | None:
+    # The comparison refuses NaN too, and an int that no float can hold.
+    return float(value) if type(value) in (int, float) and abs(value) < GREATEST_NUMBER else None  # type: ignore[arg-type]
+
+
+def _fits(*texts: str | None) -> bool:
+    return all(text is None or len(text) <= LONGEST_TEXT for text in texts)

@@ -1,0 +1,36 @@
+"""A task whose every message runs once: a lock on the message's id, and a mark when it has come to its end.
+
+For tasks that know nothing of locks (``etcdlock_dedup = "task_id"``). The body runs unlocked where there is no message:
+called as a function, or applied eagerly.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn, ParamSpec, TypeVar
+
+from celery_etcdlock.tasks.entry.caller import is_entered_by_worker, request_here
+from celery_etcdlock.tasks.execution.context import MESSAGE_PREFIX
+from celery_etcdlock.tasks.execution.run_under_lock import run_under_lock
+from celery_etcdlock.tasks.singleton_task import SingletonTask
+from celery_etcdlock.tasks.task_lock import by_message
+
+__all__ = ["OncePerMessage"]
+
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+
+
+class OncePerMessage(SingletonTask[P, R]):
+    """See the module. A retry is another message of the same task: it waits for its predecessor's end, and runs."""
+
+    abstract = True
+
+    def lock_for(self, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
+        raise by_message(str(self.name))
+
+    def _etcdlock_run(self, names: Callable[[], tuple[str, ...]], body: Callable[[], Any]) -> Any:
+        if not is_entered_by_worker(self):
+            return body()
+        message = request_here(self).id
+        return run_under_lock(self, self._lock_plan, lambda: (f"{MESSAGE_PREFIX}{message}",), body, once=True)

@@ -1,0 +1,236 @@
+"""Takes a task's lock when it is called, and publishes its message, or something better.
+
+One transaction, then the message, with the token in its headers. The key stands for the message without renewal
+(``locking.claims``), until a worker takes it over or drops it, until the worker that meets the message revoked, expired
+or rejected drops it (``worker.free_never_started``), or until its time is over. If the message can't be published it is
+dropped here.
+
+*A conflict* meets the policy for this place. A call can only be left out where nobody has been promised its result: not
+in a chain, a group or a chord, nor where the caller chose the task id, nor with callbacks of its own that are to be
+called with the result that it joins. There the message is published, marked as the duplicate that it is, and gets its
+end from the worker.
+
+*In doubt*, when the store can't be asked, the message is published without a lock: the worker takes the lock when it
+starts, as for a message that somebody published without us.
+"""
+
+from __future__ import annotations
+
+import logging
+import secrets
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Any
+
+from celery import Task
+from celery.result import AsyncResult
+from celery.utils import uuid
+
+from celery_etcdlock.app.etcd_locks import EtcdLocks, conflict_error, warn_of_another_broker
+from celery_etcdlock.core.events import TaskDeduplicated
+from celery_etcdlock.core.key_kinds import is_replaceable, written_by_a_process
+from celery_etcdlock.core.policy_choice import policy_of
+from celery_etcdlock.core.record import Delivery, KeyKind, Record
+from celery_etcdlock.errors import LockConflict, LockUnavailable
+from celery_etcdlock.locking.outcomes import Claim, Conflict
+from celery_etcdlock.tasks.definition.lock_plan import LockPlan
+from celery_etcdlock.tasks.execution.release_or_hand_over import PENDING_SECONDS
+from celery_etcdlock.tasks.message.due_time import seconds_until
+from celery_etcdlock.tasks.message.headers import (
+    CALL_HEADER,
+    CLAIMS_HEADER,
+    DUPLICATE_HEADER,
+    RESCHEDULES_HEADER,
+    Duplicate,
+    are_for,
+    call_in,
+    without_ours,
+    written_claims,
+)
+
+__all__ = ["Enqueued", "claim_seconds", "publish", "with_call"]
+
+logger = logging.getLogger("celery_etcdlock")
+
+#: Whoever chose one of these was promised a result under an id.
+PROMISES = ("chord", "group_id", "chain")
+
+Send = Callable[[str, dict[str, Any]], "AsyncResult[Any]"]
+
+
+class Enqueued:
+    """One call on its way to the broker. ``headers`` are what the message will carry."""
+
+    def __init__(self, task: Task[Any, Any], plan: LockPlan, task_id: str | None, options: Mapping[str, Any]) -> None:
+        self.task = task
+        self.plan = plan
+        self.lifetime = plan.options.lifetime
+        self.locks = EtcdLocks.from_app(task.app)
+        self.promised = task_id is not None or any(options.get(name) is not None for name in PROMISES)
+        self.has_callbacks = bool(options.get("link") or options.get("link_error"))
+        self.task_id = task_id or uuid()
+        self.headers = with_call(options.get("headers"), self.task_id)
+        self._claims: list[Claim] = []
+        self.in_chord_header = bool(options.get("chord"))
+        self.seconds = claim_seconds(task, plan, options)
+
+    @property
+    def record(self) -> Record:
+        """Of the key that is to stand for this call."""
+        delivery = Delivery(self.task_id, call=call_in(self.headers))
+        record = self.locks.record(delivery, self.task.name, self.plan.options.lock_limit)
+        return replace(record, kind=KeyKind.WINDOW if self.lifetime.name == "until_expired" else KeyKind.CLAIM)
+
+    def is_successor(self) -> bool:
+        """A retry or replacement of the task that runs here, or a message that goes through once more."""
+        if CLAIMS_HEADER in self.headers or DUPLICATE_HEADER in self.headers or RESCHEDULES_HEADER in self.headers:
+            return True
+        current = self.task.app.current_worker_task
+        return current is not None and current.request.id == self.task_id
+
+    def names(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
+        names = self.task._lock_names(args, dict(kwargs), self.headers)  # type: ignore[attr-defined]
+        return tuple(self.lifetime.queued_name(name) for name in names)
+
+    def claim(self, names: tuple[str, ...]) -> Conflict | None:
+        """Take the locks, or say who has them."""
+        pending = self.locks.manager.pending
+        outcomes = pending.claim_all([(name, self.record) for name in names], self.seconds, self.hold)
+        conflicts = [outcome for outcome in outcomes if isinstance(outcome, Conflict)]
+        return max(conflicts, key=lambda conflict: len(conflict.keys)) if conflicts else None
+
+    def hold(self, claim: Claim) -> None:
+        """From now on the message takes this claim along."""
+        self._claims.append(claim)
+        self.headers[CLAIMS_HEADER] = written_claims(self._claims)
+
+    def drop_claims(self) -> None:
+        """Give up what was taken for a message that nobody will get: now, or when the store answers again.
+
+        Goes on where an earlier one was cut off.
+        """
+        while self._claims:
+            self.locks.manager.drop_in_the_end(self._claims[0])
+            del self._claims[0]
+
+    def on_conflict(self, conflict: Conflict) -> AsyncResult[Any] | None:
+        """What to return instead of publishing; ``None`` to publish, with ``headers`` as they are now.
+
+        Raises ``LockConflict`` where the policy says so.
+        """
+        warn_of_another_broker(conflict, self.record)
+        error = conflict_error(conflict)
+        policy, is_own = policy_of(self.plan.options, self.locks.settings, error, at_enqueue=True)
+        if self.in_chord_header and not is_own:
+            policy = "retry"
+        if policy == "replace" and self._replace(conflict):
+            return None
+        if policy in ("retry", "wait", "replace"):
+            return None
+        if policy == "raise" and not self.promised:
+            raise error
+        # Callbacks of its own go on from the holder's result: only a worker can see to that.
+        joins_for_others = policy == "join" and self.has_callbacks
+        if self.promised or joins_for_others or policy == "raise" or error.task_id is None:
+            self.headers[DUPLICATE_HEADER] = Duplicate.of(policy, error).written()
+            return None
+        return self._result_of_holder(error)
+
+    def _replace(self, conflict: Conflict) -> bool:
+        """Put this call in the place of a queued one; a running one is asked to let go.
+
+        Returns whether it was queued.
+        """
+        holder = conflict.holder
+        if holder is None:
+            return False
+        key = conflict.keys[0]
+        manager = self.locks.manager
+        older = holder.delivery.task_id
+        if written_by_a_process(key):
+            manager.ask_to_release(conflict.name, key, f"task {self.task_id}, which replaces it,")
+            return False
+        if not is_replaceable(key):
+            return False
+        claim = Claim(conflict.name, key.token, key.mod_revision)
+        kept = manager.pending.keep(claim, self.record, self.seconds, replaces=older, on_claimed=self.hold)
+        if isinstance(kept, Conflict):
+            return False
+        logger.info("Task %s[%s] takes the place of %s in the queue", self.task.name, self.task_id, older)
+        return True
+
+    def _result_of_holder(self, error: LockConflict) -> AsyncResult[Any]:
+        reason = f"not published: {error}"
+        logger.info("Task %s %s", self.task.name, reason)
+        self.locks.tell(TaskDeduplicated(error.name, self.record, reason))
+        result: AsyncResult[Any] = self.task.AsyncResult(error.task_id or "")
+        result.lock_conflict = error  # type: ignore[attr-defined]
+        return result
+
+
+def publish(
+    task: Task[Any, Any],
+    plan: LockPlan,
+    args: tuple[Any, ...],
+    kwargs: Mapping[str, Any],
+    task_id: str | None,
+    options: Mapping[str, Any],
+    send: Send,
+) -> AsyncResult[Any]:
+    """Take the lock of this call and publish it by ``send``, or do what the policy says.
+
+    Raises ``LockConflict`` if that is the policy, ``LockUnavailable`` if ``etcdlock_on_unavailable`` is ``raise``, and
+    what ``send`` raises.
+    """
+    call = Enqueued(task, plan, task_id, options)
+    try:
+        return _publish(call, args, kwargs, send)
+    except BaseException:
+        # Once more: a signal may have struck in the first.
+        call.drop_claims()
+        raise
+
+
+def _publish(call: Enqueued, args: tuple[Any, ...], kwargs: Mapping[str, Any], send: Send) -> AsyncResult[Any]:
+    try:
+        if not call.is_successor():
+            names = call.names(args, kwargs)
+            settings = call.locks.settings
+            try:
+                call.locks.circuit_breaker.check(settings.timeout)
+                conflict = call.claim(names)
+                call.locks.circuit_breaker.over()
+                instead = call.on_conflict(conflict) if conflict is not None else None
+            except LockUnavailable as error:
+                call.locks.circuit_breaker.tell(error, settings.timeout, settings.on_unavailable)
+                if settings.on_unavailable == "raise":
+                    raise
+                instead = None
+            if instead is not None:
+                return instead
+        return send(call.task_id, call.headers)
+    except BaseException:
+        call.drop_claims()
+        raise
+
+
+def with_call(headers: Mapping[str, Any] | None, task_id: str) -> dict[str, Any]:
+    """The headers of a call under ``task_id``: marked as such, and without ours of another task's message."""
+    own = dict(headers or {}) if headers is None or are_for(headers, task_id) else without_ours(headers)
+    if RESCHEDULES_HEADER not in own:  # it was published without us, and comes back as it was
+        own.setdefault(CALL_HEADER, [task_id, secrets.token_hex(8)])
+    return own
+
+
+def claim_seconds(task: Task[Any, Any], plan: LockPlan, options: Mapping[str, Any]) -> float:
+    """For how long the lock stands for the message: until it is due and has had its time (``pending_ttl``)."""
+    if plan.options.unique_for is not None:
+        return plan.options.unique_for
+    due = seconds_until(options.get("eta")) or float(options.get("countdown") or 0.0)
+    if plan.options.pending_ttl is not None:
+        return due + plan.options.pending_ttl
+    expires = options.get("expires", task.expires)
+    if expires is None:
+        return due + PENDING_SECONDS
+    # From the call: a message that has expired never starts.
+    return max(seconds_until(expires) or 0.0, 1.0)

@@ -1,0 +1,218 @@
+"""``SingletonTask``: a Celery task whose body runs under a lock."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any, ClassVar, Generic, ParamSpec, TypeVar
+
+from celery import Celery, Task, states
+from celery.exceptions import TaskRevokedError
+from celery.result import AsyncResult, EagerResult
+from celery.utils import uuid
+
+from celery_etcdlock.app.etcd_locks import EtcdLocks
+from celery_etcdlock.core.task_options import OPTIONS
+from celery_etcdlock.errors import EtcdLockError
+from celery_etcdlock.interruptions import interrupts
+from celery_etcdlock.tasks.definition.checks import check_definition, expected_errors
+from celery_etcdlock.tasks.definition.foreign_options import refuse_foreign_options
+from celery_etcdlock.tasks.definition.lock_plan import LockPlan, is_built_in, plan_of
+from celery_etcdlock.tasks.definition.scope import scoped
+from celery_etcdlock.tasks.entry.caller import request_here
+from celery_etcdlock.tasks.entry.seam import enter, guard, is_async_task, make_ready, ours
+from celery_etcdlock.tasks.execution.ended_before_lock import free_at_the_end
+from celery_etcdlock.tasks.execution.release_or_hand_over import REPLACEMENT
+from celery_etcdlock.tasks.execution.run_under_lock import run_under_lock
+from celery_etcdlock.tasks.execution.skip_or_reschedule import Skipped
+from celery_etcdlock.tasks.producer.publish import publish, with_call
+from celery_etcdlock.tasks.producer.publish_group import take_together
+from celery_etcdlock.tasks.success_check import checked_backend
+from celery_etcdlock.tasks.task_lock import TaskLock
+
+__all__ = ["SingletonTask"]
+
+P = ParamSpec("P")
+R = TypeVar("R", covariant=True)
+
+if TYPE_CHECKING:
+    from celery.result import AsyncResult
+
+    class _TypedTask(Task[P, R], Generic[P, R]):
+        # Said here too, so that they are known where celery-types isn't installed.
+        def delay(self, *args: P.args, **kwargs: P.kwargs) -> AsyncResult[R]: ...
+
+else:
+
+    class _TypedTask(Task):
+        """Takes the parameters that Celery's own class takes only from 5.5 on."""
+
+        abstract = True
+
+        def __class_getitem__(cls, parameters: Any) -> type:
+            return cls
+
+
+#: Named, not imported: the worker's side is of no use to a producer.
+WORKER_STEPS = (
+    "celery_etcdlock.worker.check_settings:CheckSettings",
+    "celery_etcdlock.worker.dead_children:LookAfterChildren",
+    "celery_etcdlock.worker.inspect_commands:KeepFigures",
+    "celery_etcdlock.worker.free_never_started:FreeNeverStarted",
+    "celery_etcdlock.worker.apply_dedup:ApplyDedup",
+    "celery_etcdlock.worker.option_mismatch:CompareSettings",
+)
+CONSUMER_STEPS = ("celery_etcdlock.worker.gate:Gate", "celery_etcdlock.worker.watch_unstarted:WatchUnstarted")
+
+
+class SingletonTask(_TypedTask[P, R]):
+    """A task that runs at most once at a time, per name or per arguments.
+
+    Use it as ``@singleton_task``, as ``@app.task(base=SingletonTask, ...)`` or as a base class. The options are class
+    attributes (``celery_etcdlock.core.task_options.OPTIONS`` lists them with their meanings and defaults), so a
+    decorator's keywords, a subclass and ``task_annotations`` all set them.
+
+    The lock is taken before the body, in the process that runs it, and released in a ``finally``, before the result
+    can be seen (``tasks.entry.seam``). What a loser gets is ``on_conflict``; what happens when etcd can't be asked is
+    ``etcdlock_on_unavailable``.
+    """
+
+    abstract = True
+
+    _lock_plan: ClassVar[LockPlan]
+    _etcdlock_is_async: ClassVar[bool] = False
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        guard(cls)
+
+    @classmethod
+    def on_bound(cls, app: Celery) -> None:
+        """Check the options as soon as the task has an app. Raises ``InvalidOption``."""
+        super().on_bound(app)
+        cls._etcdlock_prepare(app)
+
+    @classmethod
+    def bind(cls, app: Celery) -> Any:
+        """As Celery's. A class of the user's may have an ``on_bound`` that doesn't come to ours."""
+        bound = super().bind(app)
+        if "_lock_plan" not in vars(cls):
+            cls._etcdlock_prepare(app)
+        return bound
+
+    @classmethod
+    def _etcdlock_prepare(cls, app: Celery) -> None:
+        """Guard the class as it is now, and check it. Raises ``InvalidOption``."""
+        guard(cls)
+        check_definition(cls, app)
+        cls._etcdlock_is_async = is_async_task(cls)
+        cls.throws = expected_errors(cls.throws)
+        cls._lock_plan = plan_of(cls)
+        free_at_the_end()
+        app.steps["worker"].update(WORKER_STEPS)
+        app.steps["consumer"].update(CONSUMER_STEPS)
+        if cls._lock_plan.options.lifetime.at_enqueue:
+            take_together()
+
+    def _lock_names(
+        self, args: tuple[Any, ...], kwargs: dict[str, Any], headers: Mapping[str, Any] | None = None
+    ) -> tuple[str, ...]:
+        """Of the locks of a call. ``headers``: those of its message, if they aren't those of what runs here."""
+        settings = EtcdLocks.from_app(self.app).settings
+        dump = getattr(self, "_dump_pydantic_arguments", None)
+        if dump is not None:
+            args, kwargs = dump(args, kwargs)
+        try:
+            names = self._lock_key(args, kwargs)
+            if settings.scope is None:
+                return names
+            if headers is None:
+                headers = getattr(request_here(self), "headers", None) or {}
+            return scoped(settings.scope, names, headers)
+        except EtcdLockError as error:
+            if error.__cause__ is not None and interrupts(error.__cause__):
+                raise error.__cause__ from None  # the user's function was interrupted, it didn't fail
+            raise
+
+    @functools.cached_property
+    def _lock_key(self) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[str, ...]]:
+        settings = EtcdLocks.from_app(self.app).settings
+        return self._lock_plan.key.with_hash_key(settings.hash_key).names_for
+
+    def _etcdlock_run(self, names: Callable[[], tuple[str, ...]], body: Callable[[], Any]) -> Any:
+        """Take the locks and run ``body``."""
+        if is_built_in(type(self)):
+            return body()
+        return run_under_lock(self, self._lock_plan, names, body)
+
+    def lock_for(self, *args: P.args, **kwargs: P.kwargs) -> TaskLock:
+        """The lock that a call with these arguments takes: who holds it, release it, hold it yourself.
+
+        Raises ``TypeError`` for arguments that the task doesn't take, ``InvalidKey`` for those that make no key.
+        """
+        return TaskLock(EtcdLocks.from_app(self.app), self._lock_names(args, kwargs), self._lock_plan.options)
+
+    @ours
+    def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
+        result: R = enter(self, args, kwargs, functools.partial(super().__call__, *args, **kwargs))
+        return result
+
+    @property
+    def backend(self) -> Any:
+        """As Celery's."""
+        return checked_backend(self, super().backend)
+
+    @backend.setter
+    def backend(self, value: Any) -> None:
+        self._backend = value
+
+    def apply_async(
+        self,
+        args: Any = None,
+        kwargs: Any = None,
+        task_id: str | None = None,
+        producer: Any = None,
+        link: Any = None,
+        link_error: Any = None,
+        shadow: str | None = None,
+        **options: Any,
+    ) -> AsyncResult[R]:
+        """As Celery's. Takes the lock first, where its lifetime begins with the call (``tasks.producer.publish``)."""
+        call = super().apply_async
+        make_ready(self)
+        refuse_foreign_options(self, options)
+        plan = self._lock_plan
+        if self.app.conf.task_always_eager:
+            return call(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+        if not plan.options.lifetime.at_enqueue:
+            task_id = task_id or uuid()
+            options["headers"] = with_call(options.get("headers"), task_id)
+            return call(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+        if self.typing:
+            check: Any = self.__header__  # type: ignore[attr-defined]
+            check(*(args or ()), **(kwargs or {}))  # Celery's own check, before there is a lock
+
+        def send(task_id: str, headers: dict[str, Any]) -> AsyncResult[R]:
+            with_headers = {**options, "headers": headers} if headers else options
+            return call(args, kwargs, task_id, producer, link, link_error, shadow, **with_headers)
+
+        every_option = self._get_exec_options() | options | {"link": link, "link_error": link_error}  # type: ignore[attr-defined]
+        return publish(self, plan, tuple(args or ()), kwargs or {}, task_id, every_option, send)
+
+    def replace(self, sig: Any) -> Any:
+        """As Celery's. A lock that is held until the task has been executed goes to the task that replaces it."""
+        setattr(self.request, REPLACEMENT, sig)
+        return super().replace(sig)
+
+    def apply(self, *args: Any, **kwargs: Any) -> EagerResult[R]:
+        """As Celery's, but a task that was skipped is REVOKED here as it is at a worker."""
+        result: EagerResult[R] = super().apply(*args, **kwargs)
+        why = result.result
+        if isinstance(why, Skipped):
+            revoked: Any = TaskRevokedError(str(why))
+            return EagerResult(result.id, revoked, states.REVOKED, name=self.name)
+        return result
+
+
+for _option in OPTIONS:
+    setattr(SingletonTask, _option.name, _option.default)

@@ -1,0 +1,42 @@
+"""The last check that a body came by its lock: before a worker stores the result of a message as a success.
+
+The seam (``tasks.entry.seam``) is what makes it so. Should something get around it all the same, say by putting its own
+in the place of ``__call__`` and ``run`` once the task is bound, then that delivery has never asked for its lock, which
+its request tells. Its success is refused: Celery makes an internal error of that, a failure in the result and the log.
+"""
+
+from __future__ import annotations
+
+from typing import Any, NoReturn
+
+from celery_etcdlock.errors import EtcdLockError
+from celery_etcdlock.tasks.definition.lock_plan import is_built_in
+from celery_etcdlock.tasks.entry.caller import entered
+
+__all__ = ["checked_backend"]
+
+
+def checked_backend(task: Any, backend: Any) -> Any:
+    """``task``'s result backend, which refuses the success of a delivery that didn't ask for its lock."""
+    stack = task.request_stack
+    request = None if stack is None else stack.top
+    if is_built_in(type(task)):
+        return backend
+    if request is None or request.called_directly or request.id is None or request.is_eager or entered(request):
+        return backend
+    return _NoSuccess(backend, task)
+
+
+class _NoSuccess:
+    def __init__(self, backend: Any, task: Any) -> None:
+        self._backend = backend
+        self._task = task
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._backend, name)
+
+    def mark_as_done(self, task_id: str, *_: Any, **__: Any) -> NoReturn:
+        raise EtcdLockError(
+            f"task {self._task.name!r}: its body ran WITHOUT ITS LOCK for message {task_id}: something that was set up "
+            "after the task was bound calls the body around both the task's __call__ and its run"
+        )

@@ -1,0 +1,45 @@
+"""What a worker tells of its locks when it is asked: ``celery inspect locks`` and ``celery inspect stats``.
+
+Answered from memory: a handler runs on the worker's hub, which must never wait for etcd.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from celery import bootsteps
+from celery.worker.control import inspect_command
+
+if TYPE_CHECKING:
+    from celery_etcdlock.listeners.figures import Figures
+
+__all__ = ["KeepFigures", "locks"]
+
+
+class KeepFigures(bootsteps.StartStopStep):
+    """Has the figures of all processes of this worker kept from before the pool forks."""
+
+    #: It finds out how many processes there may be.
+    requires = ("celery.worker.components:Pool",)
+
+    def __init__(self, worker: Any, **options: Any) -> None:
+        # Not before, since every ``celery`` command imports this module.
+        from celery_etcdlock.app.etcd_locks import EtcdLocks
+        from celery_etcdlock.listeners.figures import Figures
+
+        super().__init__(worker, **options)
+        prefork = getattr(worker.pool_cls, "__module__", "") == "celery.concurrency.prefork"
+        processes = max(worker.concurrency or 1, worker.max_concurrency or 1) if prefork else 1
+        self.figures = Figures(processes)
+        worker.etcdlock_figures = self.figures
+        EtcdLocks.from_app(worker.app).add_listener(self.figures)
+
+    def info(self, worker: Any) -> dict[str, Any]:  # type: ignore[override]  # typed as empty
+        return {"etcdlock": self.figures.counts() | {"held": len(self.figures.held())}}
+
+
+@inspect_command()
+def locks(state: Any, **_: Any) -> list[dict[str, Any]]:
+    """Locks that this worker's tasks hold, oldest first."""
+    figures: Figures | None = getattr(state.consumer.controller, "etcdlock_figures", None)
+    return [] if figures is None else figures.held()

@@ -1,0 +1,258 @@
+"""Looks out for locks that messages wait for, from threads beside the worker's hub, and says whose turn it is.
+
+One thread follows the deletions under the app's prefix, by one watch for all, and only while anybody waits. The other
+reads the names that something happened to, decides (``core.ready_waiters``), and keeps places in line from lapsing.
+Nothing is asked of etcd while nothing happens, but for a look at each name now and then, because a watch may die
+without a word; and when a key's time is over that stands without renewal, for that is no event: whoever looks deletes
+it.
+
+*Trust.* What is decided here is a hint: whoever goes on takes the lock by itself, with a slot of the pool in hand, and
+waits again if it can't (rule 13). So a late or wrong hint costs a round, and never the lock.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+import queue
+import threading
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from celery_etcdlock.core.expiry import SKEW_SECONDS
+from celery_etcdlock.core.key_kinds import Relation, find, is_position, relation
+from celery_etcdlock.core.lock_table import SnapshotOutdated
+from celery_etcdlock.core.name_escaping import escape_name
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.ready_waiters import Waiting, ready_waiters
+from celery_etcdlock.core.record import Delivery
+from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.inspector import Inspector
+from celery_etcdlock.locking.manager import LockManager
+from celery_etcdlock.locking.outcomes import Claim
+
+__all__ = ["LockWatcher", "Waiter"]
+
+logger = logging.getLogger("celery_etcdlock")
+
+RETRY_SECONDS = 1.0
+#: Seconds between two looks at a name where nothing was seen to happen.
+LOOK_SECONDS = 30.0
+#: The same where a key stands whose time is over by this host's clock: etcd's own clock says when it is
+#: (``core.expiry``).
+STANDS_SECONDS = 5.0
+#: The same where a run, or a copy of it, is in the way of its own message.
+KIN_SECONDS = 1.0
+#: A queue position is kept for so long at a time, and kept anew after half of it, by this host's own clock.
+KEEP_SECONDS = 120.0
+
+
+@dataclass(eq=False)
+class Waiter:
+    """A message that waits for the lock ``name``.
+
+    ``place`` is its queue position, and changes when it is kept; a message that was delivered again knows an old one,
+    and is given its position again by its ``delivery``.
+    """
+
+    name: str
+    delivery: Delivery
+    limit: int
+    place: Claim | None
+    joins: str | None
+    keep_at: float = 0.0
+
+    @property
+    def waiting(self) -> Waiting:
+        return Waiting(self.limit, None if self.place is None else self.place.token, self.joins, self.delivery)
+
+
+class LockWatcher:
+    """``tell`` is called, in a thread of this, with those whose turn it is; they are told again until they leave."""
+
+    def __init__(
+        self,
+        open_inspector: Callable[[], Inspector],
+        manager: Callable[[], LockManager],
+        tell: Callable[[list[Waiter]], None],
+    ) -> None:
+        self._open_inspector = open_inspector
+        self._manager = manager
+        self._tell = tell
+        self._mutex = threading.Lock()
+        self._waiters: dict[str, list[Waiter]] = {}
+        #: What the looking thread has to do: look at a name, or give up a waiter's position.
+        self._names: queue.SimpleQueue[str | Waiter] = queue.SimpleQueue()
+        self._queued: set[str] = set()
+        #: When a name is to be looked at because a key's time is over then. The looking thread's own.
+        self._ends: dict[str, float] = {}
+        self._watching = False
+        self._looking = False
+
+    def add(self, waiter: Waiter) -> None:
+        with self._mutex:
+            self._waiters.setdefault(waiter.name, []).append(waiter)
+            if not self._watching:
+                self._watching = True
+                threading.Thread(target=self._watch, name="celery-etcdlock-watch", daemon=True).start()
+            if not self._looking:
+                self._looking = True
+                threading.Thread(target=self._look, name="celery-etcdlock-look", daemon=True).start()
+        self.look_at([waiter.name])
+
+    def remove(self, waiter: Waiter) -> None:
+        with self._mutex:
+            waiters = self._waiters.get(waiter.name, [])
+            if waiter in waiters:
+                waiters.remove(waiter)
+            if not waiters:
+                self._waiters.pop(waiter.name, None)
+
+    def clear(self) -> None:
+        with self._mutex:
+            self._waiters.clear()
+
+    def look_at(self, names: Iterable[str]) -> None:
+        """Have these names looked at soon."""
+        with self._mutex:
+            new = [name for name in names if name not in self._queued]
+            self._queued.update(new)
+        for name in new:
+            self._names.put(name)
+
+    def give_up_places(self, waiters: Iterable[Waiter]) -> None:
+        """Let others go first: have the waiters' places in line deleted."""
+        for waiter in waiters:
+            place, waiter.place = waiter.place, None
+            if place is not None:
+                self._names.put(waiter)
+
+    # --- the watch ------------------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        while True:
+            try:
+                inspector = self._open_inspector()
+                try:
+                    self._follow(inspector)
+                finally:
+                    inspector.close()
+            except (LockUnavailable, SnapshotOutdated) as error:
+                logger.debug("the watch for locks broke and starts anew: %s", error)
+            except Exception:
+                logger.exception("celery-etcdlock: the watch for locks failed and starts anew")
+            with self._mutex:
+                if not self._waiters:
+                    self._watching = False
+                    return
+            time.sleep(RETRY_SECONDS)
+
+    def _follow(self, inspector: Inspector) -> None:
+        deletions = inspector.deletions(inspector.revision())
+        first = True
+        while True:
+            segments = next(deletions)
+            if first:
+                # What happened before the watch began is found by a look.
+                first = False
+                self.look_at(self._all_names())
+            if segments:
+                with self._mutex:
+                    concerned = [name for name in self._waiters if escape_name(name) in segments]
+                self.look_at(concerned)
+            elif not self._all_names():
+                return
+
+    def _all_names(self) -> list[str]:
+        with self._mutex:
+            return list(self._waiters)
+
+    # --- the looks ------------------------------------------------------------------------------------------
+
+    def _look(self) -> None:
+        next_round = time.monotonic() + LOOK_SECONDS
+        while True:
+            try:
+                wake_at = min([next_round, *self._ends.values()])
+                name = self._names.get(timeout=max(0.0, wake_at - time.monotonic()))
+            except queue.Empty:
+                now = time.monotonic()
+                self.look_at([name for name, ends_at in self._ends.items() if ends_at <= now])
+                self._ends = {name: ends_at for name, ends_at in self._ends.items() if ends_at > now}
+                if next_round <= now:
+                    next_round = now + LOOK_SECONDS
+                    self.look_at(self._all_names())
+                continue
+            if isinstance(name, Waiter):
+                self._manager().drop_position(name.name, name.delivery)
+                continue
+            with self._mutex:
+                self._queued.discard(name)
+                waiters = list(self._waiters.get(name, ()))
+            if not waiters:
+                continue
+            try:
+                self._decide(name, waiters)
+            except LockUnavailable as error:
+                logger.debug("lock %r can't be looked at for now: %s", name, error)
+                time.sleep(RETRY_SECONDS)
+                self.look_at([name])
+            except Exception:
+                logger.exception("celery-etcdlock: looking at lock %r failed", name)
+
+    def _decide(self, name: str, waiters: Sequence[Waiter]) -> None:
+        keys = self._manager().pending.look(name)
+        self._await_end(name, keys, waiters)
+        _find_places(waiters, keys)
+        by_token = {key.token: key for key in keys}
+        turns = ready_waiters([waiter.waiting for waiter in waiters], keys)
+        # One whose place a newer call took goes too: to its end, as it finds out.
+        turns = [turn or _is_superseded(waiter, by_token) for waiter, turn in zip(waiters, turns, strict=True)]
+        going = [waiter for waiter, turn in zip(waiters, turns, strict=True) if turn]
+        if going:
+            self._tell(going)
+        for waiter, turn in zip(waiters, turns, strict=True):
+            if not turn and waiter.place is not None:
+                self._keep(waiter, waiter.place, by_token.get(waiter.place.token))
+
+    def _await_end(self, name: str, keys: Sequence[Key], waiters: Sequence[Waiter]) -> None:
+        """Have the name looked at again for what no deletion tells of.
+
+        The first of its keys has stood for its time, or a run has left the lock for its retry, which waits here.
+        """
+        self._ends.pop(name, None)
+        ends = [key.record.until for key in keys if key.record is not None and key.record.until is not None]
+        seconds = min(ends) + SKEW_SECONDS - time.time() if ends else math.inf
+        if seconds <= 0:
+            seconds = STANDS_SECONDS
+        if any(find(keys, waiter.delivery, Relation.KIN) is not None for waiter in waiters):
+            seconds = min(seconds, KIN_SECONDS)
+        if seconds < LOOK_SECONDS:
+            self._ends[name] = time.monotonic() + seconds
+
+    def _keep(self, waiter: Waiter, place: Claim, mine: Key | None) -> None:
+        """Have the position stand for longer. Its own end was written by the clock of another host."""
+        now = time.monotonic()
+        if mine is None or mine.record is None or not is_position(mine) or now < waiter.keep_at:
+            return
+        kept = self._manager().pending.keep(place, mine.record, KEEP_SECONDS)
+        if isinstance(kept, Claim):
+            waiter.place = kept
+            waiter.keep_at = now + KEEP_SECONDS / 2
+
+
+def _is_superseded(waiter: Waiter, by_token: Mapping[str, Key]) -> bool:
+    key = None if waiter.place is None else by_token.get(waiter.place.token)
+    return key is not None and key.record is not None and key.record.delivery.task_id != waiter.delivery.task_id
+
+
+def _find_places(waiters: Iterable[Waiter], keys: Iterable[Key]) -> None:
+    positions: dict[str, Key] = {}
+    for key in keys:
+        if key.record is not None and is_position(key):
+            positions.setdefault(key.record.delivery.task_id, key)
+    for waiter in waiters:
+        mine = positions.get(waiter.delivery.task_id)
+        if mine is not None and relation(mine.record, waiter.delivery) is Relation.OUR_POSITION:
+            waiter.place = Claim(waiter.name, mine.token, mine.mod_revision)
