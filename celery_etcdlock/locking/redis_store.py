@@ -1,7 +1,7 @@
 """A lock store on one Redis, for those who have Redis and not yet an etcd.
 
-Each operation is one call of ``redis_store.lua``, so it is atomic; leases are keys with an expiry; one counter orders all
-writes and is the fencing token. It passes the same contract as the store on etcd.
+Each operation is one call of ``redis_store.lua``, so it is atomic; leases are keys with an expiry; one counter orders
+all writes and is the fencing token. It passes the same contract as the store on etcd.
 
 *What it doesn't promise.* Redis answers before a write is on a replica or on disk. After a failover, or a restart
 without ``appendfsync always``, a lock that was granted may be gone, and somebody else gets it while its holder still
