@@ -103,7 +103,7 @@ def _check_ends(record: HistoryRecord) -> Iterator[CheckResult]:
 
 
 def _run_before_stored_last(record: HistoryRecord, call: CallRecord) -> bool:
-    """Celery stores a run's RETRY when the run has ended, and so maybe over the REVOKED of its retry, which has expired.
+    """Celery stores a run's RETRY when the run has ended, so maybe over the REVOKED of its retry, which has expired.
 
     A run whose release gets no answer ends late. Who joined that call waits for its result until ``wait_timeout``.
     """
