@@ -7,7 +7,7 @@ RUN useradd --create-home --uid 1000 celery
 COPY constraints.txt /src/
 RUN pip install --quiet --no-cache-dir --disable-pip-version-check --root-user-action=ignore \
         -c /src/constraints.txt "celery[redis]" flower hpack protobuf psutil setuptools
-COPY pyproject.toml README.md LICENSE pytest_etcdlock.py /src/
+COPY pyproject.toml README.md LICENSE /src/
 COPY celery_etcdlock /src/celery_etcdlock
 RUN pip install --quiet --no-cache-dir --disable-pip-version-check --root-user-action=ignore \
         --no-deps --no-build-isolation /src

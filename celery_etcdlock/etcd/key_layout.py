@@ -31,7 +31,7 @@ class Layout:
         self.prefix = prefix.encode()
         self.locks = f"{prefix}v1/".encode()
         self.sessions = f"{prefix}session/".encode()
-        self.let_go = f"{prefix}let-go/".encode()
+        self.release_asks = f"{prefix}let-go/".encode()
         self.marks = f"{prefix}replaced/".encode()
         self.done = f"{prefix}done/".encode()
         self.books = f"{prefix}beat/".encode()
@@ -49,7 +49,7 @@ class Layout:
 
     def asked_start(self, lease: int) -> bytes:
         """What all keys begin with that ask a session to let go of a lock."""
-        return self.let_go + f"{lease:x}/".encode()
+        return self.release_asks + f"{lease:x}/".encode()
 
     def name_start(self, name: str) -> bytes:
         """What all keys under a lock's name begin with."""

@@ -189,7 +189,7 @@ class Acquirer:
             for debt in pending_deletes:
                 self._keeper.schedule_delete(session, debt)
             for lock in locks:
-                session.let_go(lock)
+                session.end_hold(lock)
             raise
         if isinstance(outcome, EachAcquired):
             return max(refused, key=lambda conflict: len(conflict.keys))
@@ -243,7 +243,7 @@ class Acquirer:
             return None
         deadline = self._clock() + self._timeout_seconds * (1 - TRYING)
         for lock in locks:
-            session.let_go(lock)
+            session.end_hold(lock)
             resolve = Resolve(lease=session.lease, name=lock.name, token=lock.token, deadline=deadline)
             if not isinstance(await steer(resolve, asking, self._clock, observe=session.observe), Resolved):
                 raise LockUnavailable("the session of this process was lost, and its locks aren't gone yet")

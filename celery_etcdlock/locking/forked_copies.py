@@ -14,17 +14,21 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
-from typing import TYPE_CHECKING
-
-if TYPE_CHECKING:
-    from celery_etcdlock.locking.session import Session
+from typing import Protocol
 
 __all__ = ["NOT_HELD", "SharedDeadline", "share_with_copies"]
 
 #: Stands for a deadline where the lock isn't held any more.
 NOT_HELD = 0.0
 
-_sessions: weakref.WeakSet[Session] = weakref.WeakSet()
+
+class SharesLocks(Protocol):
+    """A session, whose locks are to be shared before each fork."""
+
+    def share_held(self) -> None: ...
+
+
+_sessions: weakref.WeakSet[SharesLocks] = weakref.WeakSet()
 #: Which process forked this one.
 _forked_by = 0
 
@@ -56,7 +60,7 @@ class SharedDeadline:
         return True
 
 
-def share_with_copies(session: Session) -> None:
+def share_with_copies(session: SharesLocks) -> None:
     """From now on, each fork shares what is to be known of the locks of ``session``."""
     _sessions.add(session)
 

@@ -9,15 +9,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from celery_etcdlock.core.operations import HeldKey
 from celery_etcdlock.core.record import Record
 from celery_etcdlock.errors import LockLost
 from celery_etcdlock.locking.forked_copies import NOT_HELD, SharedDeadline
-
-if TYPE_CHECKING:
-    from celery_etcdlock.locking.session import Session
+from celery_etcdlock.locking.session import Session
 
 __all__ = ["Lock"]
 

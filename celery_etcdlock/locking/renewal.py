@@ -378,7 +378,7 @@ class SessionKeeper:
     def _tell_missing(self, session: Session, outcome: Renewed) -> None:
         for lock in session.held() if outcome.missing else ():
             # A lock that was let go meanwhile isn't in ``held`` any more: it is missing because we released it.
-            if lock.key in outcome.missing and session.let_go(lock):
+            if lock.key in outcome.missing and session.end_hold(lock):
                 lock.lose("its key was deleted or overwritten by somebody else")
                 self._untold.append(lock)
                 # The thread tells, since this may be the holder's own, which a loss may interrupt.
@@ -408,7 +408,7 @@ class SessionKeeper:
     def _tell_all(self, session: Session) -> None:
         reason = session.lost_reason() or "lost"
         for lock in session.held():
-            if session.let_go(lock):
+            if session.end_hold(lock):
                 lock.lose(reason)
                 self._tell(lock)
 

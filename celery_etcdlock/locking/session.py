@@ -18,7 +18,7 @@ needs the next one to be right.
 from __future__ import annotations
 
 from itertools import count
-from typing import NamedTuple
+from typing import Any, NamedTuple, Protocol
 
 from celery_etcdlock.core.operations import HeldKey
 from celery_etcdlock.core.protocol import Opened
@@ -30,12 +30,25 @@ from celery_etcdlock.core.replies import (
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.forked_copies import NOT_HELD, share_with_copies
 from celery_etcdlock.locking.lease_page import LeasePage
-from celery_etcdlock.locking.lock import Lock
 
 __all__ = ["PendingDelete", "Session", "Use"]
 
 #: When a debt is due that nobody has in hand.
 AT_ONCE = 0.0
+
+
+class LockOnLease(Protocol):
+    """A lock whose key lies on a session's lease, as the session sees it (``lock.Lock``)."""
+
+    @property
+    def key(self) -> HeldKey: ...
+
+    @property
+    def lost(self) -> bool: ...
+
+    def share(self) -> None: ...
+
+    def tell_copies(self, deadline: float) -> None: ...
 
 
 class PendingDelete(NamedTuple):
@@ -78,7 +91,7 @@ class Session:
         self._deadline = opened.deadline
         self._lost_reason: str | None = None
         #: By a number that rises with each lock.
-        self._held: dict[Lock, int] = {}
+        self._held: dict[LockOnLease, int] = {}
         self._numbers = count(1)
         self._checked = 0
         #: By when each is due, on the clock.
@@ -185,16 +198,17 @@ class Session:
             self.closed = False
         return self.closed
 
-    def hold(self, lock: Lock) -> None:
+    def hold(self, lock: LockOnLease) -> None:
         self._held[lock] = next(self._numbers)
 
-    def let_go(self, lock: Lock) -> bool:
+    def end_hold(self, lock: LockOnLease) -> bool:
         """No longer renewed as held; false if it wasn't, or not any more."""
         self._idle_since = self._clock()
         lock.tell_copies(NOT_HELD)
         return self._held.pop(lock, None) is not None
 
-    def held(self) -> list[Lock]:
+    def held(self) -> list[Any]:
+        """The ``Lock`` objects, which this module doesn't know."""
         return list(self._held)
 
     def next_to_check(self, most: int) -> tuple[HeldKey, ...]:
@@ -213,21 +227,21 @@ class Session:
         """Owe what is about to be done: to be settled, or to be paid from ``due`` on."""
         self._pending_deletes[debt] = due
 
-    def abandon(self, debt: PendingDelete, lock: Lock | None = None) -> None:
+    def abandon(self, debt: PendingDelete, lock: LockOnLease | None = None) -> None:
         """Owe the debt at once, and no longer hold ``lock``."""
         self._pending_deletes[debt] = AT_ONCE
         if lock is not None:
-            self.let_go(lock)
+            self.end_hold(lock)
 
-    def begin_release(self, lock: Lock, debt: PendingDelete, due: float) -> bool:
+    def begin_release(self, lock: LockOnLease, debt: PendingDelete, due: float) -> bool:
         """Owe the lock instead of holding it. False if it is neither held nor owed any more."""
         if lock in self._held:
             self._pending_deletes[debt] = due
-            if not self.let_go(lock):  # the renewal has found, just now, that it is gone
+            if not self.end_hold(lock):  # the renewal has found, just now, that it is gone
                 self._pending_deletes.pop(debt, None)
         return debt in self._pending_deletes
 
-    def hurry(self, lock: Lock, debt: PendingDelete) -> None:
+    def hurry(self, lock: LockOnLease, debt: PendingDelete) -> None:
         """What is still held or owed of the lock is due at once."""
         if lock in self._held or debt in self._pending_deletes:
             self.abandon(debt, lock)

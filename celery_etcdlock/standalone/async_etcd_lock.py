@@ -85,7 +85,7 @@ class AsyncEtcdLock(NamedLock):
         outcome = await self._acquire_for(self._caller(), self._wait_seconds, frame, place_of(frame))
         if isinstance(outcome, Conflict):
             raise conflict_error(outcome)
-        return HeldLock(self, outcome)
+        return HeldLock(outcome, self._etcd_key)
 
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -87,7 +87,7 @@ class EtcdLock(NamedLock):
         outcome = self._acquire_here(self._wait_seconds, frame, frame)
         if isinstance(outcome, Conflict):
             raise conflict_error(outcome)
-        return HeldLock(self, outcome)
+        return HeldLock(outcome, self._etcd_key)
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from celery_etcdlock.standalone.holdings import Holding
-
-if TYPE_CHECKING:
-    from celery_etcdlock.standalone.named_lock import NamedLock
 
 __all__ = ["HeldLock"]
 
@@ -19,9 +17,9 @@ class HeldLock:
     it to a thread that helps, which calls ``check()`` before it writes. In a forked child it vouches for nothing.
     """
 
-    def __init__(self, lock: NamedLock, holding: Holding) -> None:
-        self._lock = lock  # which therefore isn't dropped while somebody has this
+    def __init__(self, holding: Holding, etcd_key: Callable[[Holding], bytes]) -> None:
         self._holding = holding
+        self._etcd_key = etcd_key  # the lock object's own, which therefore isn't dropped while somebody has this
 
     @property
     def name(self) -> str:
@@ -59,7 +57,7 @@ class HeldLock:
         So a transaction of your own can be guarded by the lock. Raises ``EtcdLockError`` for several names, and where
         the locks aren't in an etcd.
         """
-        return self._lock._etcd_key(self._holding)
+        return self._etcd_key(self._holding)
 
     def __reduce__(self) -> Any:
         raise TypeError(

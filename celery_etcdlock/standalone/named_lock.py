@@ -98,7 +98,7 @@ class NamedLock(ABC):
     @property
     def held(self) -> HeldLock:
         """The caller's holding, for instance to hand it to a thread that helps. Raises ``NotLocked``."""
-        return HeldLock(self, self._needed())
+        return HeldLock(self._needed(), self._etcd_key)
 
     @property
     def key(self) -> bytes:
@@ -204,7 +204,7 @@ class NamedLock(ABC):
         def lost(_: Lock) -> None:
             lock, holding = me(), its()
             if lock is not None and holding is not None and lock._on_lost is not None and not holding.ended:
-                lock._tell_lost(HeldLock(lock, holding))
+                lock._tell_lost(HeldLock(holding, lock._etcd_key))
 
         return lost
 
@@ -264,7 +264,7 @@ class NamedLock(ABC):
 
     def __repr__(self) -> str:
         mine = self._mine()
-        state = "not held here" if mine is None else repr(HeldLock(self, mine))
+        state = "not held here" if mine is None else repr(HeldLock(mine, self._etcd_key))
         return f"<{type(self).__name__} {self.name!r} {state}>"
 
 

@@ -104,12 +104,12 @@ def revoked_task_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
 def release_is_interrupted_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     """A time limit that strikes in the release leaves a key that is renewed for ever."""
 
-    def let_go(self: HeldLocks, do: Callable[[Any], object]) -> None:
+    def end_each(self: HeldLocks, do: Callable[[Any], object]) -> None:
         while self._held:
             do(self._held.pop(0))
 
-    monkeypatch.setattr(HeldLocks, "let_go", let_go)
-    monkeypatch.setattr(Session, "begin_release", lambda self, lock, debt, due: self.let_go(lock))
+    monkeypatch.setattr(HeldLocks, "end_each", end_each)
+    monkeypatch.setattr(Session, "begin_release", lambda self, lock, debt, due: self.end_hold(lock))
     monkeypatch.setattr(SessionKeeper, "hurry", lambda *_: None)
 
 

@@ -66,9 +66,9 @@ class HeldLocks:
         return outcome if isinstance(outcome, Conflict) else None
 
     def release(self) -> None:
-        self.let_go(self._run.manager.release)
+        self.end_each(self._run.manager.release)
 
-    def let_go(self, do: Callable[[Lock], object]) -> None:
+    def end_each(self, do: Callable[[Lock], object]) -> None:
         """``do`` it with every lock, also when a time limit strikes in the midst of it."""
         struck: BaseException | None = None
         while self._held:

@@ -24,7 +24,7 @@ from celery_etcdlock.tasks.entry.caller import Call
 from celery_etcdlock.tasks.execution.redelivery import Redelivery
 from celery_etcdlock.tasks.message.due_time import seconds_until
 
-__all__ = ["PENDING_SECONDS", "REPLACEMENT", "let_go"]
+__all__ = ["PENDING_SECONDS", "REPLACEMENT", "release_or_hand_over"]
 
 #: Seconds that a lock stands for a message that has been due since.
 PENDING_SECONDS = 3600.0
@@ -33,7 +33,7 @@ PENDING_SECONDS = 3600.0
 REPLACEMENT = "_etcdlock_replacement"
 
 
-def let_go(
+def release_or_hand_over(
     task: Task[Any, Any],
     plan: LockPlan,
     call: Call,

@@ -36,7 +36,7 @@ from celery_etcdlock.tasks.execution.meet_conflict import ConflictHandling
 from celery_etcdlock.tasks.execution.message_claims import MessageClaims
 from celery_etcdlock.tasks.execution.queue_position import QueuePosition
 from celery_etcdlock.tasks.execution.redelivery import HasRun, Redelivery, StillRuns
-from celery_etcdlock.tasks.execution.release_or_hand_over import let_go
+from celery_etcdlock.tasks.execution.release_or_hand_over import release_or_hand_over
 
 __all__ = ["run_under_lock"]
 
@@ -68,7 +68,7 @@ def run_under_lock(
             return _run(execution, body)
     finally:
         # Once more: a signal may have struck in the first.
-        execution.let_go()
+        execution.end()
 
 
 def _run(execution: _Execution, body: Callable[[], Result]) -> Result:
@@ -87,7 +87,7 @@ def _run(execution: _Execution, body: Callable[[], Result]) -> Result:
         execution.ended_by = error
         raise
     finally:
-        execution.let_go()
+        execution.end()
 
 
 class _Execution:
@@ -237,7 +237,7 @@ class _Execution:
             )
             self.redelivery.goes_on()
 
-    def let_go(self) -> None:
+    def end(self) -> None:
         """Of all that the run holds. Goes on where an earlier one was cut off."""
         if self._has_let_go:
             return
@@ -250,7 +250,9 @@ class _Execution:
     def release(self) -> None:
         run = self._run
         self.redelivery.ended(self.ended_by)
-        self._held.let_go(lambda lock: let_go(run.task, run.plan, run.call, lock, self.ended_by, self.redelivery))
+        self._held.end_each(
+            lambda lock: release_or_hand_over(run.task, run.plan, run.call, lock, self.ended_by, self.redelivery)
+        )
         self.redelivery.put_mark()  # where nothing was held any more
 
     def drop_leftovers(self) -> None:

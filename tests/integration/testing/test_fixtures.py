@@ -26,7 +26,9 @@ def project(pytester: pytest.Pytester, monkeypatch: pytest.MonkeyPatch) -> pytes
 
 
 def run(project: pytest.Pytester, *arguments: str) -> pytest.RunResult:
-    return project.runpytest_subprocess("-p", "pytest_etcdlock", "-p", "no:cacheprovider", *arguments, timeout=100)
+    return project.runpytest_subprocess(
+        "-p", "celery_etcdlock.pytest_plugin", "-p", "no:cacheprovider", *arguments, timeout=100
+    )
 
 
 def test_the_documented_test_without_a_server(project: pytest.Pytester) -> None:
@@ -89,4 +91,4 @@ def test_pytest_finds_it_by_itself() -> None:
     points = importlib.metadata.entry_points(group="pytest11", name="etcdlock")
     if not points and sys.prefix.startswith(str(ROOT)):
         pytest.fail("installed before the entry point was added: run make setup")
-    assert [point.value for point in points] == ["pytest_etcdlock"]
+    assert [point.value for point in points] == ["celery_etcdlock.pytest_plugin"]

@@ -1,7 +1,7 @@
 """celery-etcdlock's fixtures for pytest, which finds them by itself. ``-p no:etcdlock`` leaves them out.
 
-Outside the package ``celery_etcdlock`` because pytest imports it at every start, also for tests that never touch
-Celery: the package is imported by the first fixture that is used.
+pytest imports it at every start, also for tests that never touch Celery. So it imports nothing but the package's own
+``__init__``, which knows only the errors; the rest comes with the first fixture that is used.
 """
 
 from __future__ import annotations
