@@ -137,8 +137,8 @@ def in_place(world: World) -> Iterator[None]:
         return SimTransport(world.etcd, scheduler.current.process, scheduler, world.chance)
 
     def open_stores(settings: Any) -> Any:
-        history = ClusterIdentity()
-        tasks, renewal = (EtcdStore(transport(), settings.prefix, history=history) for _ in range(2))
+        identity = ClusterIdentity()
+        tasks, renewal = (EtcdStore(transport(), settings.prefix, identity=identity) for _ in range(2))
         return GroupCommit(tasks), renewal
 
     def open_inspector(settings: Any) -> Any:
