@@ -19,6 +19,7 @@ import random
 from dataclasses import dataclass
 from enum import Enum
 
+from celery_etcdlock.core.policies import POLICIES
 from celery_etcdlock.core.record import MessageRelation
 
 __all__ = [
@@ -125,12 +126,12 @@ def on_conflict(situation: Situation, jitter: random.Random) -> Skip | Fail | Re
     policy = "retry" if situation.in_chord_header and not situation.policy_is_own else situation.policy
     if policy == "skip":
         return Skip()
-    if policy != "raise" and situation.place is Place.WORKER and situation.waited < situation.wait_timeout:
+    facts = POLICIES[policy]
+    if facts.waits and situation.place is Place.WORKER and situation.waited < situation.wait_timeout:
         seconds = min(_conflict_seconds(situation, jitter), situation.wait_timeout - situation.waited)
-        if policy == "join":
+        if facts.needs_result:
             return Join(seconds, situation.comebacks + 1)
-        replaces = policy == "replace"
-        return Reschedule(seconds, situation.comebacks + 1, in_line=policy == "wait" or replaces, replaces=replaces)
+        return Reschedule(seconds, situation.comebacks + 1, in_line=facts.in_order, replaces=facts.replaces)
     return Fail()
 
 

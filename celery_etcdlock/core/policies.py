@@ -7,17 +7,42 @@ A conflict is met at two places. *At enqueue* there is no message yet: it can be
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
 from celery_etcdlock.core.lifetimes import Lifetime
 from celery_etcdlock.core.value_checks import choice, did_you_mean, shown
 
-__all__ = ["POLICIES", "Policies", "Policy", "check_on_conflict", "check_policy_name"]
+__all__ = ["POLICIES", "Policies", "Policy", "check_on_conflict", "check_policy_name", "having"]
 
-POLICIES = ("skip", "raise", "retry", "wait", "join", "replace")
-AT_ENQUEUE = ("skip", "raise", "join", "replace")
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """What the rest of the code needs to know of a policy: it asks here, and compares no names."""
+
+    #: May be chosen for the call alone.
+    at_enqueue: bool = False
+    #: Its messages come back for the lock until ``wait_timeout``, and are parked by the gate.
+    waits: bool = False
+    #: They keep a queue position meanwhile, which is one lock's.
+    in_order: bool = False
+    #: It takes on another run's result, so results must be kept.
+    needs_result: bool = False
+    #: It asks the holder to release, so there must be just one.
+    replaces: bool = False
+
+
+#: What each policy does at a conflict is decided in ``core.conflict_decision``.
+POLICIES = {
+    "skip": Facts(at_enqueue=True),
+    "raise": Facts(at_enqueue=True),
+    "retry": Facts(waits=True),
+    "wait": Facts(waits=True, in_order=True),
+    "join": Facts(at_enqueue=True, waits=True, needs_result=True),
+    "replace": Facts(at_enqueue=True, waits=True, in_order=True, replaces=True),
+}
+AT_ENQUEUE = tuple(name for name, facts in POLICIES.items() if facts.at_enqueue)
 
 #: A name, or a callable of the conflict that returns one.
 Policy = str | Callable[..., object]
@@ -43,16 +68,22 @@ class Policies:
             raise ValueError(f"on_conflict['enqueue'] is given, but lock={lifetime.name!r} takes nothing at enqueue")
         if is_pair and self.run is not None and not lifetime.while_running:
             raise ValueError(f"on_conflict['run'] is given, but lock={lifetime.name!r} holds nothing while it runs")
-        if lifetime.name == "until_executing" and self.names & {"retry", "wait"}:
+        waits_for_run = having(self.names, lambda facts: facts.waits and not facts.at_enqueue)
+        if lifetime.name == "until_executing" and waits_for_run:
             raise ValueError(
                 "on_conflict='retry' and 'wait' make no sense with lock='until_executing', which nothing holds while it"
                 " runs: use 'skip', 'raise', 'join' or 'replace', or another lock"
             )
-        if lifetime.name == "until_expired" and "replace" in self.names:
+        if lifetime.name == "until_expired" and having(self.names, lambda facts: facts.replaces):
             raise ValueError(
                 "on_conflict='replace' makes no sense with lock='until_expired', whose key outlives its task: use "
                 "'skip', 'raise', 'join', 'retry' or 'wait'"
             )
+
+
+def having(names: Iterable[str], fact: Callable[[Facts], bool]) -> list[str]:
+    """Those of the policies for which the fact holds."""
+    return [name for name in POLICIES if name in names and fact(POLICIES[name])]
 
 
 def check_on_conflict(value: Any) -> Policy | Policies:

@@ -36,8 +36,7 @@ def _default(options: TaskOptions, settings: Settings, *, at_enqueue: bool) -> s
     if not at_enqueue:
         # Of these, one is meant to be queued while another runs.
         return "retry" if options.lock == "until_and_while_executing" else name
-    if options.lock == "until_executing" and name in ("retry", "wait"):
-        return "skip"
-    if name == "replace" and (options.lock == "until_expired" or options.lock_limit > 1):
-        return "skip"
-    return name
+    facts = POLICIES[name]
+    has_no_run = options.lock == "until_executing" and facts.waits and not facts.at_enqueue
+    has_no_holder = facts.replaces and (options.lock == "until_expired" or options.lock_limit > 1)
+    return "skip" if has_no_run or has_no_holder else name

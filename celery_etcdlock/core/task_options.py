@@ -13,7 +13,7 @@ from typing import Any
 
 from celery_etcdlock.core.lifetimes import LIFETIMES, Lifetime
 from celery_etcdlock.core.lock_names import normalise_unique_on
-from celery_etcdlock.core.policies import Policies, check_on_conflict
+from celery_etcdlock.core.policies import Policies, check_on_conflict, having
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.core.value_checks import (
     check_limit,
@@ -200,13 +200,12 @@ class TaskOptions:
         if self.lock_at_least_for and not lifetime.while_running:
             raise ValueError(f"lock_at_least_for needs a lock that is held while the task runs, not {self.lock!r}")
         self.policies.check_for(lifetime, is_pair=isinstance(self.on_conflict, Policies))
-        if "replace" in self.policies.names:
+        for name in having(self.policies.names, lambda facts: facts.replaces):
             if self.lock_limit > 1:
-                raise ValueError("on_conflict='replace' can't tell which of several holders to replace: lock_limit=1")
+                raise ValueError(f"on_conflict={name!r} can't tell which of several holders to replace: lock_limit=1")
+        for name in having(self.policies.names, lambda facts: facts.in_order):
             if isinstance(self.lock_key, tuple):
-                raise ValueError("on_conflict='replace' is for one lock, not for a list in lock_key")
-        if "wait" in self.policies.names and isinstance(self.lock_key, tuple):
-            raise ValueError("on_conflict='wait' is for one lock, not for a list in lock_key: use 'retry'")
+                raise ValueError(f"on_conflict={name!r} is for one lock, not for a list in lock_key: use 'retry'")
 
     def resolved_with(self, settings: Settings) -> TaskOptions:
         """The same with the settings in place of ``None``, so that TTL and policy are known."""

@@ -12,6 +12,7 @@ from typing import Any
 
 from celery import Celery
 
+from celery_etcdlock.core.policies import having
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.tasks.singleton_task import SingletonTask
 from celery_etcdlock.worker.policy_checks import policy_names
@@ -26,9 +27,6 @@ ASSUMED_SECONDS = 1800.0
 REDIS_SECONDS = 3600.0
 #: What a queue of RabbitMQ may say of itself, in milliseconds.
 QUEUE_ARGUMENT = "x-consumer-timeout"
-
-#: Those whose messages come back for the lock, and are parked then.
-PARKING_POLICIES = frozenset({"retry", "wait", "join", "replace"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,7 +66,8 @@ def waits_that_do_not_fit(tasks: Iterable[Any], settings: Settings, limit: Broke
         if not isinstance(task, SingletonTask):
             continue
         options = task._lock_plan.options
-        if policy_names(options, settings) & PARKING_POLICIES and options.wait_timeout > limit.longest_wait_seconds:
+        waits = having(policy_names(options, settings), lambda facts: facts.waits)
+        if waits and options.wait_timeout > limit.longest_wait_seconds:
             too_long[task.name] = options.wait_timeout
     if not too_long:
         return None

@@ -12,6 +12,7 @@ from celery import Task
 
 from celery_etcdlock.core.decorated_signature import hides
 from celery_etcdlock.core.lock_names import LockNaming
+from celery_etcdlock.core.policies import having
 from celery_etcdlock.core.task_options import OPTIONS, TaskOptions
 from celery_etcdlock.errors import InvalidOption
 from celery_etcdlock.tasks.entry.seam import written_run
@@ -63,10 +64,11 @@ def _plan(
 
 def _check_join(task_name: str, on_conflict: object, *, ignore_result: bool) -> None:
     chosen = on_conflict.values() if isinstance(on_conflict, dict) else [on_conflict]
-    if "join" in chosen and ignore_result:
+    names = having([name for name in chosen if isinstance(name, str)], lambda facts: facts.needs_result)
+    if names and ignore_result:
         raise InvalidOption(
-            f"task {task_name!r}: on_conflict='join' takes on the holder's result, but ignore_result is set: leave "
-            "one out"
+            f"task {task_name!r}: on_conflict={names[0]!r} takes on the holder's result, but ignore_result is set: "
+            "leave one out"
         )
 
 

@@ -29,6 +29,7 @@ from celery.utils import uuid
 from celery_etcdlock.app.etcd_locks import EtcdLocks, conflict_error, warn_of_another_broker
 from celery_etcdlock.core.events import TaskDeduplicated
 from celery_etcdlock.core.key_kinds import is_replaceable, written_by_a_process
+from celery_etcdlock.core.policies import POLICIES
 from celery_etcdlock.core.policy_choice import policy_of
 from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.errors import LockConflict, LockUnavailable
@@ -123,14 +124,15 @@ class Enqueued:
         policy, is_own = policy_of(self.plan.options, self.locks.settings, error, at_enqueue=True)
         if self.in_chord_header and not is_own:
             policy = "retry"
-        if policy == "replace" and self._replace(conflict):
+        facts = POLICIES[policy]
+        if facts.replaces and self._replace(conflict):
             return None
-        if policy in ("retry", "wait", "replace"):
-            return None
+        if facts.waits and not facts.needs_result:
+            return None  # it is published, and meets the conflict again when it runs
         if policy == "raise" and not self.promised:
             raise error
         # Callbacks of its own go on from the holder's result: only a worker can see to that.
-        joins_for_others = policy == "join" and self.has_callbacks
+        joins_for_others = facts.needs_result and self.has_callbacks
         if self.promised or joins_for_others or policy == "raise" or error.task_id is None:
             self.headers[DUPLICATE_HEADER] = Duplicate.of(policy, error).written()
             return None
