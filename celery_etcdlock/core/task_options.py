@@ -1,8 +1,6 @@
 """A task's options: what may be written on a task, checked when it is defined.
 
-`OPTIONS` is the only place where an option's name, default, check and meaning are written. Options that are
-planned but not built yet are in it too, so that asking for one is answered with "not supported by this
-version", and not with silence or "unknown".
+`OPTIONS` is the only place where an option's name, default, check and meaning are written.
 """
 
 from __future__ import annotations
@@ -31,16 +29,12 @@ __all__ = ["OPTIONS", "OPTION_NAMES", "Option", "TaskOptions", "check_option_nam
 
 @dataclass(frozen=True)
 class Option:
-    """One option: ``check`` returns the value as it is used, or raises ``ValueError`` ("must be ...").
-
-    An option that isn't ``supported`` by this version may only have its default, which changes nothing.
-    """
+    """One option: ``check`` returns the value as it is used, or raises ``ValueError`` ("must be ...")."""
 
     name: str
     default: Any
     check: Callable[[Any], Any]
     doc: str
-    supported: bool = True
 
 
 def _or_setting(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
@@ -57,10 +51,6 @@ def _check_lock_key(value: Any) -> Any:
     if value is not None and not isinstance(value, str) and not callable(value):
         raise ValueError(f"must be a template string or a callable, not {shown(value)}")
     return value
-
-
-def _not_supported(value: Any) -> Any:
-    raise ValueError("is not supported by this version of celery-etcdlock: leave it out")
 
 
 OPTIONS: tuple[Option, ...] = (
@@ -158,14 +148,10 @@ class TaskOptions:
         values: dict[str, Any] = {}
         for option in OPTIONS:
             value = attributes.get(option.name, option.default)
-            if not option.supported and _is_default(value, option.default):
-                continue
             try:
-                checked = option.check(value)
+                values[option.name] = option.check(value)
             except ValueError as error:
                 raise InvalidOption(f"task {task_name!r}: {option.name} {error}") from None
-            if option.supported:
-                values[option.name] = checked
         if values["unique_on"] is not None and values["lock_key"] is not None:
             raise InvalidOption(
                 f"task {task_name!r}: unique_on and lock_key are both given, and each makes the whole key: "
@@ -231,7 +217,3 @@ def check_option_names(
                 f"{task}unknown option {name!r}{did_you_mean(name, known)}; "
                 f"celery-etcdlock's options are {', '.join(OPTION_NAMES)}"
             )
-
-
-def _is_default(value: Any, default: Any) -> bool:
-    return value is default or (type(value) is type(default) and bool(value == default))

@@ -22,15 +22,12 @@ __all__ = [
     "least_seconds",
     "number_of_seconds",
     "shown",
-    "unsupported",
 ]
 
 # etcd raises a lease's TTL to its own least, one and a half election timeouts, which is 2 s by default, and
 # refuses any above the greatest.
 LEAST_TTL_SECONDS = 2
 GREATEST_TTL_SECONDS = 9_000_000_000
-
-_NOT_YET = "is not supported by this version of celery-etcdlock"
 
 
 def shown(value: object) -> str:
@@ -60,21 +57,15 @@ def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     return f" (did you mean {prefix + close[0]!r}?)" if close else ""
 
 
-def unsupported(allowed: Iterable[str]) -> ValueError:
-    return ValueError(f"{_NOT_YET}: use {_listed(allowed)}")
-
-
-def choice(*allowed: str, later: tuple[str, ...] = ()) -> Callable[[Any], str]:
-    """A check for one of ``allowed``; those in ``later`` are known, but this version doesn't have them."""
+def choice(*allowed: str) -> Callable[[Any], str]:
+    """A check for one of ``allowed``."""
 
     def check(value: Any) -> str:
         if isinstance(value, str):
             text = str.__str__(value)  # a str Enum's value, not its repr
             if text in allowed:
                 return text
-            if text in later:
-                raise unsupported(allowed)
-            hint = did_you_mean(text, (*allowed, *later))
+            hint = did_you_mean(text, allowed)
         else:
             hint = ""
         raise ValueError(f"must be {_listed(allowed)}, not {shown(value)}{hint}")

@@ -11,7 +11,6 @@ from celery_etcdlock.core.settings import SETTING_NAMES, SETTINGS, Settings
 from celery_etcdlock.errors import InvalidSetting
 
 POLICIES = "'skip', 'raise', 'retry', 'wait', 'join' or 'replace'"
-LATER = "is not supported by this version of celery-etcdlock"
 PASSWORD = "hunter2-s3cret"
 
 

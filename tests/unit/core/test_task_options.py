@@ -44,7 +44,7 @@ def test_defaults() -> None:
 
 
 def test_table_and_dataclass_name_the_same_options() -> None:
-    assert [field.name for field in fields(TaskOptions)] == [option.name for option in OPTIONS if option.supported]
+    assert [field.name for field in fields(TaskOptions)] == [option.name for option in OPTIONS]
     assert OPTION_NAMES == (
         "lock", "unique_on", "lock_key", "lock_ttl", "on_conflict", "wait_timeout",
         "lock_limit", "pending_ttl", "unique_for", "lock_at_least_for", "on_lock_lost",
