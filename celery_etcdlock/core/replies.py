@@ -57,6 +57,9 @@ class KeysSeen:
 class Owned:
     """We own the lock; ``revision`` is that of the write by which we became owner.
 
+    Where a repeat finds what an earlier try did, somebody may have rewritten the key since: then it isn't as of
+    ``revision`` any more.
+
     ``has_run``: whether this run of this call has come to its end before; ``None`` where it wasn't asked.
     """
 

@@ -225,7 +225,7 @@ class LockTransactions:
         found = [self._keys([one], each.name) for one, each in zip(list(response.responses)[1:], tries, strict=False)]
         mine = [key for each, keys in zip(tries, found, strict=True) for key in keys if key.token == each.token]
         if len(mine) == len(tries):
-            return Owned(max(key.mod_revision for key in mine), has_run)
+            return Owned(max(key.create_revision for key in mine), has_run)
         session = response.responses[0].response_range.kvs
         if not session or session[0].mod_revision != tries[0].epoch:
             return _moved_or_gone(response)
@@ -272,9 +272,12 @@ class LockTransactions:
 def _mine_or_all(
     operation: TryAcquire, keys: tuple[Key, ...], revision: int, has_run: bool | None = None
 ) -> Owned | Present:
-    """What a refused try-lock saw: its own key, if an earlier try of the same token put it."""
+    """What a refused try-lock saw: its own key, if an earlier try of the same token put it.
+
+    Who puts a key creates it. If it was rewritten since, that was somebody else, whose write isn't ours to undo.
+    """
     mine = next((key for key in keys if key.token == operation.token), None)
-    return Present(keys, revision, has_run) if mine is None else Owned(mine.mod_revision, has_run)
+    return Present(keys, revision, has_run) if mine is None else Owned(mine.create_revision, has_run)
 
 
 def _asks(operation: TryAcquire | Promote) -> bool:

@@ -228,7 +228,7 @@ class MemoryStore:
         match operation:
             case TryAcquire(seen_revision=seen_revision):
                 if mine is not None:
-                    return Owned(mine.mod_revision)
+                    return Owned(mine.create_revision)
                 if epoch_moved:
                     return EpochMoved(state.epoch or 0)
                 if any(key.create_revision > seen_revision for key in keys.values()):
@@ -265,7 +265,7 @@ class MemoryStore:
         mine = [self._names.get(each.name, {}).get(each.token) for each in tries]
         has_run = self._has_run(tries[0])
         if all(mine):
-            return Owned(max(key.mod_revision for key in mine if key is not None), has_run)
+            return Owned(max(key.create_revision for key in mine if key is not None), has_run)
         presents = [self._present(each.name) for each in tries]
         if any(
             key.create_revision > each.seen_revision

@@ -94,7 +94,8 @@ end
 local function try(name, token, lease, record, seen)
   local found = places(name)
   local mine = find(found, token)
-  if mine then return {'owned', mine[3]} end
+  -- Who puts a place creates it: if it was rewritten since, that was somebody else.
+  if mine then return {'owned', mine[2]} end
   if created_after(found, seen) then return present(found) end
   return {'owned', put(name, token, lease, record)}
 end
@@ -252,7 +253,7 @@ for i = 5, #ARGV - 1, 4 do
   local own = find(found, ARGV[i + 1])
   if own then
     mine = mine + 1
-    highest = math.max(highest, own[3])
+    highest = math.max(highest, own[2])
   end
   if created_after(found, tonumber(ARGV[i + 3])) then free = false end
   outcomes[#outcomes + 1] = present(found)

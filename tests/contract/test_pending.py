@@ -16,6 +16,7 @@ from celery_etcdlock.core.operations import (
     TryAll,
     TryEach,
 )
+from celery_etcdlock.core.protocol import PositionTaken, TakePosition
 from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.core.replies import (
     EachTried,
@@ -29,6 +30,7 @@ from celery_etcdlock.core.replies import (
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claims import Claims
 from celery_etcdlock.locking.clock import boot_time
+from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.manager import LockManager
@@ -265,6 +267,43 @@ class TestDoubt:
         for late in losing.lost:
             assert not isinstance(store.perform(late, SECONDS), Owned | EachTried), "a late one takes effect"
         assert keys(store) == ()
+
+    @pytest.mark.parametrize("kind", ["each", "all", "place"])
+    def test_what_was_replaced_before_its_answer_came_isnt_found_as_ours(
+        self, pending: Claims, store: LockStore, kind: str
+    ) -> None:
+        """The token is ours still, but the key is the newer call's: what it wrote isn't ours to drop."""
+        session = Session(store)
+        owned = store.perform(TryAcquire(session.lease, session.epoch, "a", "t", record("older")), SECONDS)
+        assert isinstance(owned, Owned)
+        newer = pending.keep(Claim("a", "t", owned.revision), record("newer"), 60, replaces="older")
+        assert isinstance(newer, Claim)
+        again = TryAcquire(session.lease, session.epoch, "a", "t", record("older"))
+        if kind == "place":
+            machine = TakePosition(
+                lease=session.lease,
+                epoch=session.epoch,
+                name="a",
+                token="t",
+                record=record("older"),
+                give_up_at=boot_time() + SECONDS,
+                deadline=boot_time() + SECONDS,
+            )
+            placed = drive(machine, store, boot_time)
+            assert isinstance(placed, PositionTaken)
+            found = placed.mod_revision
+        elif kind == "all":
+            reply = store.perform(TryAll((again,)), SECONDS)
+            assert isinstance(reply, Owned)
+            found = reply.revision
+        else:
+            tried = store.perform(TryEach((again,)), SECONDS)
+            assert isinstance(tried, EachTried)
+            [outcome] = tried.outcomes
+            assert isinstance(outcome, Owned)
+            found = outcome.revision
+        assert not pending.drop(Claim("a", "t", found))
+        assert pending.drop(newer)
 
     @pytest.mark.parametrize("applied", [True, False])
     def test_a_take_over_without_an_answer(

@@ -49,6 +49,8 @@ class Properties:
         self.tokens: dict[str, int] = {}
         #: By lock name: token of a claim -> (task id, until).
         self.entitled: dict[str, dict[str, tuple[str, float]]] = {}
+        #: By token: the revision of the last call that a message was published for.
+        self.claimed_at: dict[str, int] = {}
 
     @property
     def now(self) -> float:
@@ -171,14 +173,20 @@ class Properties:
         headers = sent.message.headers
         spec = self.world.spec_of(sent.message.headers["task"])
         if "etcdlock_comebacks" in headers:
-            self.ledger.taken.pop(sent.message.task_id, None)
+            if not headers.get("etcdlock_copy"):  # else the first has started, whatever becomes of its copy
+                self.ledger.taken.pop(sent.message.task_id, None)
             if "etcdlock_waits_for" not in headers and "etcdlock_joins" not in headers:
                 # Its worker got no answer: what it asked for then is made sure not to hold, the claim included.
                 self.ledger.forfeited.add(sent.message.task_id)
         if spec is None:
             return
         first = not headers.get("retries") and "etcdlock_comebacks" not in headers
-        for name, token, _ in sent.claims:
+        for name, token, revision in sent.claims:
+            if revision < self.claimed_at.get(token, 0):
+                # A newer call took its place before it was published, or before its retry was: it won't run, or has.
+                self.world.coverage.hit("policy", "replaced before it was published")
+                continue
+            self.claimed_at[token] = revision
             entitled = self.entitled.setdefault(name, {})
             until = self.now + (spec.unique_for or spec.pending_ttl or 40.0) - 1.5
             if first:

@@ -9,6 +9,7 @@ from typing import Any
 
 from celery.exceptions import Ignore, Retry
 
+from celery_etcdlock.core.name_escaping import escape_name
 from celery_etcdlock.errors import LockLost, NotLocked
 from celery_etcdlock.locking import child_lease_guardian
 from celery_etcdlock.tasks.execution.current_lock import current_lock
@@ -108,8 +109,18 @@ class World:
         children = [child for worker in self.workers if hasattr(worker, "pool") for child in worker.pool.children]
         return [child.job.task_id for child in children if child.process is process and child.job is not None]
 
+    def _is_marked(self, run: Run) -> bool:
+        retries, replacements = run.step
+        mark = f"/celery-etcdlock/sim/done/{escape_name(f'{run.task_id}:{retries}.{replacements}.')}"
+        return bool(self.etcd.keys(mark.encode()))
+
     def dies(self, process: Process) -> None:
         """By ``kill -9``."""
+        for task_id in self.jobs_of(process):
+            runs = [run for run in self.ledger.runs if run.task_id == task_id and run.process is process]
+            if runs and runs[-1].ended is not None and not self._is_marked(runs[-1]):
+                # Between the end of its body and the mark: a copy takes it for one that died (docs/reliability.md).
+                self.ledger.unmarked.add(task_id)
         self.ledger.deaths.append((self.scheduler.now, process.name))
         self.scheduler.kill(process)
         for run in list(self.ledger.running):

@@ -35,7 +35,7 @@ __all__ = ["PositionTaken", "TakePosition"]
 
 @dataclass(frozen=True, slots=True)
 class PositionTaken:
-    """Our key is there as of ``mod_revision``. ``keys`` are as in ``Queued``."""
+    """We put our key at ``mod_revision``. ``keys`` are as in ``Queued``."""
 
     mod_revision: int
     keys: tuple[Key, ...]
@@ -76,7 +76,8 @@ class TakePosition(Machine["PositionTaken | SessionLost | Unavailable"]):
             case Queued(keys=keys) | Present(keys=keys):
                 mine = next((key for key in keys if key.token == self._token), None)
                 if mine is not None:
-                    return PositionTaken(mine.mod_revision, keys)
+                    # Ours as it was created: whoever rewrote it since has it now (a newer call that replaces this one).
+                    return PositionTaken(mine.create_revision, keys)
             case Failed(error=error):
                 self._last_error = error
                 self._doubtful = self._doubtful or error.maybe_applied

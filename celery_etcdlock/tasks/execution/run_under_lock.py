@@ -102,6 +102,7 @@ class _Execution:
         self.redelivery = Redelivery(run.task, run.call, run.manager.done, expected=once)
         self._conflicts = ConflictHandling(run, self._claims, self._line, self.redelivery)
         self.ended_by: BaseException | None = None
+        self._had_lock = False
         self._has_let_go = False
 
     def _make_interruption(self) -> Interruption | None:
@@ -136,6 +137,7 @@ class _Execution:
                 if call.joins is not None:
                     # Free, and there was no result: it is stored just after the release, or its worker died.
                     await_result(self._run.task, call, call.joins)
+            self._had_lock = True
             if not lifetime.hand_over and lifetime.name != "until_expired":
                 # Only now, so that what is queued stays one until it runs.
                 self._claims.release()
@@ -264,8 +266,8 @@ class _Execution:
         run, place = self._run, self._line.place
         leftovers = () if run.lifetime.name == "until_expired" else self._claims.claims
         names = {claim.name for claim in (*leftovers, *([] if place is None else [place]))}
-        if run.lifetime.hand_over and not self.redelivery.entered and run.call.place is Place.WORKER:
-            # It ended before it had its lock: what its predecessor left for it, or will, nobody takes over.
+        if run.lifetime.hand_over and not self._had_lock and run.call.place is Place.WORKER:
+            # It ended without having had its lock: what its predecessor left for it, or will, nobody takes over.
             with suppress(EtcdLockError):
                 names.update(run.names())
         for name in sorted(names):
