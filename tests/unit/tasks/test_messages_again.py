@@ -489,6 +489,33 @@ def test_a_retry_that_ends_before_it_has_its_lock_frees_what_was_left_for_it(wor
     wait_for(lambda: worker.holders("name") == 0, "what was left for it is gone")
 
 
+def test_a_retry_that_ran_unprotected_and_failed_frees_what_was_left_for_it(worker: Worker) -> None:
+    """Nobody comes for it any more."""
+    worker.app.conf.etcdlock_on_unavailable = "run"
+
+    def retry_once() -> None:
+        if current_task.request.retries == 0:
+            raise current_task.retry(countdown=0)
+        worker.ran.append("unprotected")
+        raise ValueError("on purpose")
+
+    task = worker.task(retry_once, lock="until_executed", lock_key="name", max_retries=1)
+    task.delay()
+    worker.run(*worker.messages())
+    [retry] = worker.messages()
+    del retry.headers[CLAIMS_HEADER]
+
+    def unavailable(*_: Any, **__: Any) -> Any:
+        raise LockUnavailable("on purpose")
+
+    with pytest.MonkeyPatch.context() as context:
+        context.setattr(worker.locks.manager, "acquire", unavailable)
+        context.setattr(worker.locks.manager, "take_over", unavailable)
+        worker.run(retry)
+    assert worker.ran == ["unprotected"]
+    wait_for(lambda: worker.holders("name") == 0, "what was left for it is gone")
+
+
 @pytest.mark.parametrize("policy", ["wait", "replace"])
 def test_a_position_that_is_given_up_takes_nothing_else_along(worker: Worker, policy: str) -> None:
     """Headers that lie about it delete nothing either."""
