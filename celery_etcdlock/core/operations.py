@@ -147,6 +147,13 @@ class LookForMark:
 
 
 @dataclass(frozen=True, slots=True)
+class Unmark:
+    """Take that mark away, if it is there: what was to take the task's place never will. -> Done"""
+
+    task_id: str
+
+
+@dataclass(frozen=True, slots=True)
 class MarkDone:
     """Put a mark that this delivery of this call has come to its end, on a lease that outlives it for a while (rule 7).
 
@@ -280,6 +287,7 @@ StoreOperation = (
     | TryEach
     | TryAll
     | LookForMark
+    | Unmark
     | MarkDone
     | LookForDone
     | AskAge

@@ -35,6 +35,7 @@ from celery_etcdlock.core.operations import (
     TryAcquire,
     TryAll,
     TryEach,
+    Unmark,
 )
 from celery_etcdlock.core.replies import (
     Asked,
@@ -132,6 +133,7 @@ class EtcdStore:
             AskAge: self._ask_age,
             Look: self._look,
             LookForMark: self._look_for_mark,
+            Unmark: self._unmark,
             MarkDone: self._mark_done,
             LookForDone: self._look_for_done,
             AwaitChange: self._await_change,
@@ -300,6 +302,11 @@ class EtcdStore:
         request = messages.RangeRequest(key=self._layout.mark(operation.task_id), keys_only=True)
         reply = self._call("KV/Range", request, messages.RangeResponse, timeout_seconds, True)
         return MarkSeen(bool(reply.kvs))
+
+    def _unmark(self, operation: Unmark, timeout_seconds: float) -> StoreReply:
+        request = messages.DeleteRangeRequest(key=self._layout.mark(operation.task_id))
+        self._call("KV/DeleteRange", request, messages.DeleteRangeResponse, timeout_seconds, True)
+        return Done()
 
     def _mark_done(self, operation: MarkDone, timeout_seconds: float) -> StoreReply:
         request = messages.PutRequest(key=self._layout.done_mark(operation.delivery), lease=operation.lease)

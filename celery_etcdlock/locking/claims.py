@@ -20,6 +20,7 @@ from celery_etcdlock.core.operations import (
     AwaitChange,
     LookForMark,
     TryAcquire,
+    Unmark,
 )
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.protocol import (
@@ -40,7 +41,7 @@ from celery_etcdlock.core.protocol import (
     Unavailable,
 )
 from celery_etcdlock.core.record import Delivery, KeyKind, Record
-from celery_etcdlock.core.replies import MarkSeen
+from celery_etcdlock.core.replies import Failed, MarkSeen
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.driver import drive
@@ -232,10 +233,10 @@ class Claims:
 
         def claims(outcome: Acquired | Refused) -> list[Claim | Conflict]:
             if isinstance(outcome, Acquired):
-                return [Claim(claim.name, claim.token, outcome.fencing_token)]
+                return [Claim(claim.name, claim.token, outcome.fencing_token, replaces)]
             return [Conflict(claim.name, outcome.keys)]
 
-        pending_deletes = [PendingDelete(claim.name, claim.token, attempt=kept.attempt)]
+        pending_deletes = [PendingDelete(claim.name, claim.token, attempt=kept.attempt, replaces=replaces)]
         [outcome] = self._on_lease(seconds, attempt, pending_deletes, claims, on_claimed)
         return outcome
 
@@ -249,8 +250,15 @@ class Claims:
         return outcome
 
     def drop(self, claim: Claim) -> bool:
-        """Delete the key if it is as it was known. Returns whether it was. Late or twice, it does no harm."""
+        """Delete the key if it is as it was known. Returns whether it was. Late or twice, it does no harm.
+
+        First of all, who was marked as replaced by it may run again.
+        """
         deadline = self._clock() + self._timeout_seconds
+        if claim.replaces is not None:
+            reply = self._store.perform(Unmark(claim.replaces), self._timeout_seconds)
+            if isinstance(reply, Failed):
+                raise reply.error
         machine = ReleaseKey(name=claim.name, token=claim.token, mod_revision=claim.revision, deadline=deadline)
         outcome = drive(machine, self._store, self._clock)
         if isinstance(outcome, Unavailable):

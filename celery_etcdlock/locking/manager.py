@@ -435,7 +435,9 @@ class LockManager:
         try:
             self.pending.drop(claim)
         except BaseException as error:
-            self._keeper.schedule_release(PendingDelete(claim.name, claim.token, claim.revision))
+            self._keeper.schedule_release(
+                PendingDelete(claim.name, claim.token, claim.revision, replaces=claim.replaces)
+            )
             if not isinstance(error, LockUnavailable):
                 raise
             logger.warning("the release of lock %r got no answer and is repeated until it does", claim.name)

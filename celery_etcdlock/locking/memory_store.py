@@ -32,6 +32,7 @@ from celery_etcdlock.core.operations import (
     TryAcquire,
     TryAll,
     TryEach,
+    Unmark,
 )
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, KeyKind, decode_record, encode_record
@@ -138,6 +139,9 @@ class MemoryStore:
                 return self._present(name)
             case LookForMark(task_id=task_id):
                 return MarkSeen(task_id in self._marks)
+            case Unmark(task_id=task_id):
+                self._marks.pop(task_id, None)
+                return Done()
             case LookForDone(delivery=delivery):
                 return DoneSeen((delivery, delivery.call) in self._done)
             case Release(name=name, token=token, mod_revision=mod_revision, done=done):

@@ -12,11 +12,15 @@ __all__ = ["Claim", "Conflict"]
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """A lock taken for a message that hasn't started. Who knows these three may take it over, or drop it."""
+    """A lock taken for a message that hasn't started. Who knows these three may take it over, or drop it.
+
+    ``replaces``: the task in whose place the message is, where that was marked as replaced.
+    """
 
     name: str
     token: str
     revision: int
+    replaces: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,9 +7,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from celery_etcdlock.core.operations import Unmark
 from celery_etcdlock.core.protocol import DropEnded, Ended, Machine, ReleaseKey, Resolve, Unavailable
 from celery_etcdlock.core.record import Delivery
-from celery_etcdlock.core.replies import StoreReply
+from celery_etcdlock.core.replies import Failed, StoreReply
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lock_store import LockStore
@@ -75,6 +76,10 @@ def flush(
 ) -> bool:
     """Pay some of its debts; false when the store couldn't be brought to it by ``answer_by``."""
     for debt in debtor.pending_deletes()[:DEBTS_AT_A_TIME]:
+        if isinstance(debt, PendingDelete) and debt.replaces is not None:
+            reply = store.perform(Unmark(debt.replaces), max(0.0, answer_by - clock()))
+            if isinstance(reply, Failed):
+                return False
         machine = _machine(debt, debtor.lease, answer_by)
         outcome = drive(machine, store, clock, observe=debtor.observe, sleep=sleep)
         if isinstance(outcome, Unavailable):

@@ -180,6 +180,9 @@ elseif operation == 'ask' then
   return {'asked'}
 elseif operation == 'seen' then
   return {seen(ARGV[3])}
+elseif operation == 'unmark' then
+  call('DEL', P .. ARGV[3])
+  return {'done'}
 end
 
 -- From here on: what needs a lease.

@@ -42,6 +42,7 @@ from celery_etcdlock.core.operations import (
     TryAcquire,
     TryAll,
     TryEach,
+    Unmark,
 )
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, KeyKind, decode_record, encode_record
@@ -214,6 +215,8 @@ def _arguments(operation: StoreOperation) -> list[Any]:
             return ["load", book]
         case LookForMark(task_id=task_id):
             return ["seen", f"replaced/{task_id}"]
+        case Unmark(task_id=task_id):
+            return ["unmark", f"replaced/{task_id}"]
         case LookForDone(delivery=delivery):
             return ["seen", _done(delivery)]
         case MarkDone(lease=lease, delivery=delivery):

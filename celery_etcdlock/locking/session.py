@@ -55,13 +55,15 @@ class PendingDelete(NamedTuple):
     """A key that must be made to go before it may be forgotten.
 
     With ``mod_revision`` it is a release that got no answer; without, a token in doubt that must be resolved. With
-    ``attempt`` it is only ours if the record says so (``core.protocol.take_over``).
+    ``attempt`` it is only ours if the record says so (``core.protocol.take_over``). ``replaces`` is the task that was
+    marked as replaced along with the key: the mark goes first, else nobody might run.
     """
 
     name: str
     token: str
     mod_revision: int | None = None
     attempt: str | None = None
+    replaces: str | None = None
 
 
 class Use:

@@ -253,6 +253,14 @@ class TestChangingHands:
         assert store.perform(LookForMark("newer"), SECONDS) == MarkSeen(False)
         manager.release(lock)
 
+    def test_a_newer_that_is_dropped_gives_its_place_back(self, pending: Claims, store: LockStore) -> None:
+        """Else neither runs: its message was never published."""
+        newer = pending.keep(claim(pending, by=record("older")), record("newer"), 60, replaces="older")
+        assert isinstance(newer, Claim)
+        assert pending.drop(newer)
+        assert store.perform(LookForMark("older"), SECONDS) == MarkSeen(False)
+        assert keys(store) == ()
+
 
 class TestDoubt:
     """Requests without an answer (rule 3)."""

@@ -13,7 +13,16 @@ from celery import current_task
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_etcdlock.core.key_kinds import Relation, find
-from celery_etcdlock.core.operations import Enqueue, FenceSession, GrantLease, Release, TryAcquire, TryAll, TryEach
+from celery_etcdlock.core.operations import (
+    Enqueue,
+    FenceSession,
+    GrantLease,
+    Release,
+    TryAcquire,
+    TryAll,
+    TryEach,
+    Unmark,
+)
 from celery_etcdlock.core.record import Delivery, KeyKind, Record, encode_record
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking import memory_store
@@ -487,6 +496,29 @@ def test_a_retry_that_ends_before_it_has_its_lock_frees_what_was_left_for_it(wor
         worker.run(retry)
     assert struck
     wait_for(lambda: worker.holders("name") == 0, "what was left for it is gone")
+
+
+@pytest.mark.parametrize("away", [False, True], ids=["the broker refuses it", "and etcd doesn't answer"])
+def test_a_newer_call_that_fails_leaves_the_older_its_place(worker: Worker, away: bool) -> None:
+    """Else neither of them runs."""
+    task = worker.task(lock="until_executed", lock_key="name", on_conflict="replace", arguments=["n"])
+    task.delay(1)
+    [older] = worker.messages()
+    dropped: list[Any] = []
+
+    def answer() -> None:
+        dropped.append(None)
+        if away and len(dropped) == 1:
+            raise LockUnavailable("on purpose")
+
+    with pytest.MonkeyPatch.context() as context:
+        worker.on_operation(context, Unmark, answer)
+        with pytest.raises(Exception, match=r"serial|Object of type"):
+            task.delay(object())
+    assert worker.messages() == []
+    wait_for(lambda: worker.holders("name") == 0, "what the newer call took is gone")
+    worker.run(older)
+    assert worker.ran == [None]
 
 
 def test_a_retry_that_ran_unprotected_and_failed_frees_what_was_left_for_it(worker: Worker) -> None:
