@@ -11,7 +11,7 @@ SET_UP := $(PYTHON) scripts/setup_env.py --venv $(VENV) $(if $(filter file,$(ori
 JOBS ?= 4
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test strikes e2e chaos chaos-peers chaos-beats fuzz matrix lint bench setup clean
+.PHONY: help demo test docs strikes e2e chaos chaos-peers chaos-beats fuzz matrix lint bench setup clean
 
 help:  ## list the targets
 	@echo "make TARGET, with TARGET one of"
@@ -25,6 +25,12 @@ test:  ## all tests that need no root, then lint (minutes)
 	@$(SET_UP) test
 	$(BIN)/python -m pytest -n $(JOBS) --dist loadfile
 	@$(MAKE) --no-print-directory lint
+
+docs:  ## the documentation as a site in build/site; a broken link or a missing name fails (10 s)
+	@$(SET_UP) docs
+	@test -x $(BIN)/sphinx-build || { echo "make docs needs Python 3.11 or later: PYTHON=python3.12 make docs" >&2; exit 1; }
+	$(BIN)/sphinx-build -q -W --keep-going -c docs . build/site
+	@echo "open build/site/index.html"
 
 e2e:  ## tests on containers: real workers, etcd members that fail, the compose stack (needs Docker)
 	@$(SET_UP) test

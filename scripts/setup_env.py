@@ -27,7 +27,12 @@ ROOT = Path(__file__).resolve().parent.parent
 CONSTRAINTS = ROOT / "constraints.txt"
 OLDEST = (3, 10)
 #: Which extras hold which: one that is installed already covers these.
-COVERS = {"demo": ["demo"], "test": ["test", "demo"], "dev": ["dev", "test", "demo"]}
+COVERS = {
+    "demo": ["demo"],
+    "docs": ["docs"],
+    "test": ["test", "demo", "docs"],
+    "dev": ["dev", "test", "demo", "docs"],
+}
 
 
 class SetUpFailed(Exception):
