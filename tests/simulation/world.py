@@ -116,11 +116,11 @@ class World:
 
     def dies(self, process: Process) -> None:
         """By ``kill -9``."""
-        for task_id in self.jobs_of(process):
-            runs = [run for run in self.ledger.runs if run.task_id == task_id and run.process is process]
-            if runs and runs[-1].ended is not None and not self._is_marked(runs[-1]):
-                # Between the end of its body and the mark: a copy takes it for one that died (docs/reliability.md).
-                self.ledger.unmarked.add(task_id)
+        for run in self.ledger.runs:
+            if run.process is process and run.ended is not None and not self._is_marked(run):
+                # Between the end of its body and the mark, maybe for etcd's silence: a copy takes it for one that died
+                # (docs/reliability.md).
+                self.ledger.unmarked.add(run.task_id)
         self.ledger.deaths.append((self.scheduler.now, process.name))
         self.scheduler.kill(process)
         for run in list(self.ledger.running):
