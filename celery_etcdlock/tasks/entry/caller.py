@@ -47,10 +47,13 @@ __all__ = [
     "entered",
     "entering_request",
     "is_entered_by_worker",
+    "is_taken_charge_of",
     "request_here",
+    "take_charge",
 ]
 
 _MARK = "_etcdlock_entered"
+_IN_CHARGE = "_etcdlock_in_charge"
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,6 +134,17 @@ def entering_request(task: Task[Any, Any]) -> Any:
 def entered(request: Any) -> bool:
     """Whether the delivery came as far as asking for its lock."""
     return bool(getattr(request, _MARK, False))
+
+
+def take_charge(call: Call) -> None:
+    """From now on the call's own end frees what its message holds."""
+    if call.request is not None:
+        setattr(call.request, _IN_CHARGE, True)
+
+
+def is_taken_charge_of(request: Any) -> bool:
+    """Whether the run of this delivery frees what its message holds, whatever ends it."""
+    return bool(getattr(request, _IN_CHARGE, False))
 
 
 def is_entered_by_worker(task: Task[Any, Any]) -> bool:

@@ -1,8 +1,9 @@
 """Frees what a message's call took, where the message comes to its end in front of its lock.
 
-A hook that raises (``before_start``), a tracer of somebody else's, a result backend that is away: the run never asks
-for its lock, so nothing of ``tasks.execution.run_under_lock`` frees it. Celery tells of each message that it has traced
-(``task_postrun``), whatever ended it. One that comes again, as a retry or given back to its broker, keeps what it has.
+A hook that raises (``before_start``), a tracer of somebody else's, a result backend that is away, a time limit on the
+way to it: the run never asks for its lock, so nothing of ``tasks.execution.run_under_lock`` frees it. Celery tells of
+each message that it has traced (``task_postrun``), whatever ended it. One that comes again, as a retry or given back to
+its broker, keeps what it has.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from celery.signals import task_postrun
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.errors import EtcdLockError
-from celery_etcdlock.tasks.entry.caller import delivery_of, entered
+from celery_etcdlock.tasks.entry.caller import delivery_of, is_taken_charge_of
 from celery_etcdlock.tasks.execution.release_or_hand_over import REPLACEMENT
 from celery_etcdlock.tasks.message.headers import claims_in, position_in
 
@@ -32,7 +33,7 @@ def _free(task: Any = None, state: str | None = None, retval: Any = None, **_: A
     if getattr(task, "_lock_plan", None) is None:
         return
     request = task.request_stack.top
-    if request is None or request.is_eager or entered(request) or _comes_again(request, state, retval):
+    if request is None or request.is_eager or is_taken_charge_of(request) or _comes_again(request, state, retval):
         return
     delivery = delivery_of(request)
     for name in _names(task, request):

@@ -26,7 +26,7 @@ from celery_etcdlock.core.record import KeyKind, MessageRelation
 from celery_etcdlock.errors import EtcdLockError, LockUnavailable
 from celery_etcdlock.locking.outcomes import Claim, Conflict
 from celery_etcdlock.tasks.definition.lock_plan import LockPlan
-from celery_etcdlock.tasks.entry.caller import current_call
+from celery_etcdlock.tasks.entry.caller import current_call, take_charge
 from celery_etcdlock.tasks.execution.context import MESSAGE_PREFIX, ExecutionContext
 from celery_etcdlock.tasks.execution.current_lock import CurrentLock, UnprotectedLock, holding
 from celery_etcdlock.tasks.execution.held_locks import HeldLocks
@@ -63,6 +63,7 @@ def run_under_lock(
         call = replace(call, delivery=replace(call.delivery, call=None))  # each call of it is the same
     execution = _Execution(ExecutionContext(task, plan, call, EtcdLocks.from_app(task.app), names), once=once)
     try:
+        take_charge(call)
         # Around everything, since a signal may strike before the inner one is left.
         with holding(None):
             return _run(execution, body)

@@ -9,10 +9,11 @@ from typing import Any
 import pytest
 from celery import Task
 from celery.app import trace
-from celery.exceptions import Ignore, Reject
+from celery.exceptions import Ignore, Reject, SoftTimeLimitExceeded
 from celery.local import Proxy
 
 from celery_etcdlock import singleton_task
+from celery_etcdlock.tasks.execution import run_under_lock
 from tests.unit.tasks.lab import Lab, messages, run_message
 from tests.waiting import wait_for
 
@@ -167,3 +168,25 @@ def test_an_eager_skip_is_stored_as_what_it_is(lab: Lab, ignore_result: bool) ->
 def run_until_it_ends(lab: Lab, message: Any) -> None:
     with contextlib.suppress(SystemExit):
         run_message(lab.app, message)
+
+
+@pytest.mark.parametrize("lock", QUEUED)
+@pytest.mark.parametrize("where", ["EtcdLocks.from_app", "_Execution", "take_charge"])
+def test_a_time_limit_on_the_way_to_the_lock(lab: Lab, lock: str, where: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    task = define(lab, lock)
+    _, message = lab.publish(task)
+
+    owner, _, attribute = where.rpartition(".")
+    place = getattr(run_under_lock, owner) if owner else run_under_lock
+    original, struck = getattr(place, attribute), []
+
+    def strikes_once(*args: Any, **options: Any) -> Any:
+        if struck:
+            return original(*args, **options)
+        struck.append(None)
+        raise SoftTimeLimitExceeded
+
+    monkeypatch.setattr(place, attribute, strikes_once)
+    run_until_it_ends(lab, message)
+    assert struck
+    wait_for(lambda: not lab.locks.holders(QUEUED[lock]), "free")
