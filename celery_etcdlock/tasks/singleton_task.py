@@ -27,6 +27,7 @@ from celery_etcdlock.tasks.execution.run_under_lock import run_under_lock
 from celery_etcdlock.tasks.execution.skip_or_reschedule import Skipped
 from celery_etcdlock.tasks.producer.publish import publish, with_call
 from celery_etcdlock.tasks.producer.publish_group import take_together
+from celery_etcdlock.tasks.shown_arguments import shown_by_celery
 from celery_etcdlock.tasks.success_check import checked_backend
 from celery_etcdlock.tasks.task_lock import TaskLock
 
@@ -60,7 +61,7 @@ WORKER_STEPS = (
     "celery_etcdlock.worker.inspect_commands:KeepFigures",
     "celery_etcdlock.worker.free_never_started:FreeNeverStarted",
     "celery_etcdlock.worker.apply_dedup:ApplyDedup",
-    "celery_etcdlock.worker.option_mismatch:CompareSettings",
+    "celery_etcdlock.worker.option_mismatch:CompareOptions",
 )
 CONSUMER_STEPS = ("celery_etcdlock.worker.gate:Gate", "celery_etcdlock.worker.watch_unstarted:WatchUnstarted")
 
@@ -115,15 +116,22 @@ class SingletonTask(_TypedTask[P, R]):
             take_together()
 
     def _lock_names(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], headers: Mapping[str, Any] | None = None
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        headers: Mapping[str, Any] | None = None,
+        shown: Any = None,
     ) -> tuple[str, ...]:
-        """Of the locks of a call. ``headers``: those of its message, if they aren't those of what runs here."""
+        """Of the locks of a call. ``headers``: those of its message, if they aren't those of what runs here.
+
+        ``shown``: what has the ``argsrepr`` and ``kwargsrepr`` of the call, by default the request here.
+        """
         settings = EtcdLocks.from_app(self.app).settings
         dump = getattr(self, "_dump_pydantic_arguments", None)
         if dump is not None:
             args, kwargs = dump(args, kwargs)
         try:
-            names = self._lock_key(args, kwargs)
+            names = self._lock_key(args, kwargs, shown_by_celery(request_here(self) if shown is None else shown))
             if settings.scope is None:
                 return names
             if headers is None:
@@ -135,7 +143,7 @@ class SingletonTask(_TypedTask[P, R]):
             raise
 
     @functools.cached_property
-    def _lock_key(self) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[str, ...]]:
+    def _lock_key(self) -> Callable[..., tuple[str, ...]]:
         settings = EtcdLocks.from_app(self.app).settings
         return self._lock_plan.key.with_hash_key(settings.hash_key).names_for
 

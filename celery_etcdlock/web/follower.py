@@ -9,11 +9,12 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery_etcdlock.core.beat_view import beat_as_json, beats_of
 from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, LockTable, SnapshotOutdated, described
+from celery_etcdlock.core.printable import printable
 from celery_etcdlock.core.timeline import Timeline
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.inspector import Inspector
@@ -37,10 +38,19 @@ Figures = dict[str, dict[str, int]]
 
 
 class Follower:
-    """``figures`` returns each answering worker's lock figures (``inspect stats``); it may take a second."""
+    """``figures`` returns each answering worker's lock figures (``inspect stats``); it may take a second.
 
-    def __init__(self, inspector: Inspector, figures: Callable[[], Figures]) -> None:
+    ``of`` says what is looked at, for the page: app, prefix, endpoints.
+    """
+
+    def __init__(
+        self, inspector: Inspector, figures: Callable[[], Figures], of: Mapping[str, Any] | None = None
+    ) -> None:
         self._inspector = inspector
+        self._of = dict(of or {})
+        #: Whether the store has ever answered: until then nobody knows what is held.
+        self._seen = False
+        self._used: bool | None = None
         self._figures = figures
         self._changed = threading.Condition()
         self._version = 0
@@ -67,17 +77,22 @@ class Follower:
             return self._version
 
     def state(self) -> dict[str, Any]:
-        """All that the page shows."""
+        """All that the page shows. ``held`` and ``waiting`` are ``None`` until the store was seen once.
+
+        ``used``: whether the prefix was ever used, ``None`` where that isn't known. Texts are harmless to show.
+        """
         now = time.time()
         with self._changed:
             self._board.forget_those_over(now)
             locks = self._board.locks()
             shown = locks[:MOST_LOCKS]
-            return {
+            state = {
                 "now": round(now, 3),
+                "of": self._of,
                 "error": self._error,
-                "held": len(locks),
-                "waiting": sum(len(lock.waiters) for lock in locks),
+                "held": len(locks) if self._seen else None,
+                "waiting": sum(len(lock.waiters) for lock in locks) if self._seen else None,
+                "used": True if locks else self._used,
                 "workers": self._workers,
                 "conflicts_per_minute": self._conflicts_per_minute(),
                 "locks": [self._lock_as_json(lock) for lock in shown],
@@ -85,11 +100,12 @@ class Follower:
                 "timeline_seconds": self._timeline.seconds,
                 "timeline": self._timeline.bars(now)[-MOST_BARS:],
             }
+        return {key: _harmless(value) for key, value in state.items()}
 
     def entry(self, name: str, token: str, fencing_token: object) -> KeyEntry | None:
         """The owner's place that the page named: that holding, not a later one."""
         with self._changed:
-            owners = [owner for lock in self._board.find(name) for owner in lock.owners if owner.name == name]
+            owners = [owner for lock in self._board.named(name) for owner in lock.owners]
         wanted = (token, fencing_token)
         return next((owner for owner in owners if (owner.key.token, owner.key.mod_revision) == wanted), None)
 
@@ -121,6 +137,7 @@ class Follower:
         entries, revision = self._inspector.snapshot()
         with self._changed:
             self._board = LockTable(entries)
+            self._seen = True
             owners = [owner for lock in self._board.locks() for owner in lock.owners]
             self._timeline.restart(owners, time.time())
         self._say(None)
@@ -137,6 +154,7 @@ class Follower:
             if time.monotonic() - ttls_at > TTL_SECONDS:
                 owners = [owner for lock in self._board.locks()[:MOST_LOCKS] for owner in lock.owners]
                 self._ttls = self._inspector.ttls(owner.lease for owner in owners)
+                self._used = bool(owners) or self._inspector.traces().used
                 beats = beats_of(self._inspector.books(), self._board.locks())
                 self._beats = [{"name": beat.name} | beat_as_json(beat, MOST_ENTRIES) for beat in beats]
                 ttls_at = time.monotonic()
@@ -177,3 +195,12 @@ class Follower:
         # A worker that was restarted counts from nothing.
         counts = [last[worker]["conflicts"] - first[worker]["conflicts"] for worker in known]
         return round(sum(max(0, count) for count in counts) * 60 / (ended - began), 1)
+
+
+def _harmless(value: Any) -> Any:
+    """The same, with no control character or the like in any text."""
+    if isinstance(value, str):
+        return printable(value)
+    if isinstance(value, dict):
+        return {key: _harmless(each) for key, each in value.items()}
+    return [_harmless(each) for each in value] if isinstance(value, list | tuple) else value

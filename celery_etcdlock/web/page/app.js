@@ -62,7 +62,11 @@ function drawTable() {
   byId("locks").tBodies[0].replaceChildren(...rows);
   byId("locks").hidden = rows.length === 0;
   byId("nothing").hidden = rows.length > 0;
-  byId("nothing").textContent = state.held ? "No lock matches the filter." : "Nothing is locked.";
+  byId("nothing").textContent =
+    state.held === null ? "Nobody knows which locks are held: the lock store hasn't answered yet."
+    : state.held ? "No lock matches the filter."
+    : state.used === false ? "No locks held. This prefix was never used: is it the right app, prefix and endpoint?"
+    : "No locks held.";
   drawAges();
 }
 
@@ -134,8 +138,8 @@ function drawTimeline() {
 }
 
 function draw() {
-  byId("held").textContent = state.held;
-  byId("waiting").textContent = state.waiting;
+  byId("held").textContent = state.held === null ? "–" : state.held;
+  byId("waiting").textContent = state.waiting === null ? "–" : state.waiting;
   byId("conflicts").textContent = state.conflicts_per_minute === null ? "–" : state.conflicts_per_minute;
   byId("workers").textContent = state.workers === null ? "–" : state.workers;
   tell(state.error === null ? "live" : `etcd: ${state.error}`, state.error !== null);

@@ -185,7 +185,7 @@ def test_the_page_is_live_and_releases(
 ) -> None:
     page = start_page()
     tab = new_tab(page.url)
-    tab.wait_for_selector("text=Nothing is locked.")
+    tab.wait_for_selector("text=No locks held.")
     locks = EtcdLocks.from_app(app)
     held = locks.lock("<b>proj.rebuild</b>")
     lock = held.__enter__()
@@ -209,7 +209,7 @@ def test_the_page_is_live_and_releases(
     tab.wait_for_selector("#outcome:has-text('Asked.')")
     wait_for(lambda: lock.lost, "the holder is told")
     held.__exit__(None, None, None)
-    tab.wait_for_selector("text=Nothing is locked.")
+    tab.wait_for_selector("text=No locks held.")
     assert tab.problems == []
     assert tab.outside == []
 
