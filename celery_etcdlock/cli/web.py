@@ -31,15 +31,11 @@ def command(context: click.Context, host: str, port: int) -> None:
     except ImportError:
         fail("`web` needs bottle: pip install 'celery-etcdlock[web]'", WRONG_USAGE)
     from celery_etcdlock.web.follower import Follower
+    from celery_etcdlock.web.view import About
 
     app = app_of(context)
     settings = settings_for(context)
-    of = {
-        "app": app.main or "",
-        "prefix": settings.prefix,
-        "endpoints": list(settings.endpoints),
-        "where": settings.where,
-    }
+    about = About(app.main or "", settings.prefix, settings.endpoints, "Redis" if settings.in_redis else "etcd")
     token = os.environ.get(TOKEN_VARIABLE) or (None if is_loopback(host) else new_token())
 
     def figures() -> dict[str, dict[str, int]]:
@@ -47,7 +43,7 @@ def command(context: click.Context, host: str, port: int) -> None:
         return {worker: stats["etcdlock"] for worker, stats in answers.items() if "etcdlock" in stats}
 
     with inspecting(context) as inspector:
-        follower = Follower(inspector, figures, of)
+        follower = Follower(inspector, figures, about)
         follower.start()
 
         def ready(bound_port: int) -> None:
