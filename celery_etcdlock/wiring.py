@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from celery_etcdlock.core.setting_checks import REDIS_SCHEMES
+from celery_etcdlock.core.setting_checks import MEMORY_ENDPOINT
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import EtcdLockError, InvalidSetting
 from celery_etcdlock.locking.deletion_watch import Deletions
@@ -17,6 +17,7 @@ from celery_etcdlock.locking.memory_store import MemoryStore
 if TYPE_CHECKING:
     from celery_etcdlock.etcd.client import EtcdClient
     from celery_etcdlock.etcd.sockets import Sockets
+    from celery_etcdlock.locking.redis_store import RedisStore
 
 __all__ = [
     "MEMORY_ENDPOINT",
@@ -26,10 +27,10 @@ __all__ = [
     "open_client",
     "open_deletions",
     "open_inspector",
+    "open_redis_client",
+    "open_redis_store",
     "open_stores",
 ]
-
-MEMORY_ENDPOINT = "memory://"
 
 
 def open_stores(settings: Settings) -> tuple[LockStore, LockStore]:
@@ -40,7 +41,7 @@ def open_stores(settings: Settings) -> tuple[LockStore, LockStore]:
     if settings.endpoints == (MEMORY_ENDPOINT,):
         store = MemoryStore()
         return store, store
-    if settings.endpoints[0].lower().startswith(REDIS_SCHEMES):
+    if settings.in_redis:
         return _open_redis(settings), _open_redis(settings)
     # Imported here, since protobuf and hpack cost more than all the rest and memory:// needs neither.
     from celery_etcdlock.etcd.cluster_identity import ClusterIdentity
@@ -62,16 +63,32 @@ def open_stores(settings: Settings) -> tuple[LockStore, LockStore]:
     return GroupCommit(open_store(patched())), open_store(native())
 
 
-def _open_redis(settings: Settings) -> LockStore:
+def _open_redis(settings: Settings) -> RedisStore:
     from celery_etcdlock.locking.redis_store import RedisStore
 
+    return RedisStore(lambda: _redis_pool(settings), settings.prefix)
+
+
+def open_redis_client(settings: Settings) -> Any:
+    """A ``redis.Redis`` with a time-out, for the operator. Raises ``InvalidSetting``."""
+    pool = _redis_pool(settings, socket_timeout=settings.timeout)
+    import redis
+
+    return redis.Redis(connection_pool=pool)
+
+
+def open_redis_store(settings: Settings) -> RedisStore:
+    return _open_redis(settings)
+
+
+def _redis_pool(settings: Settings, **more: object) -> Any:
     try:
         import redis
     except ImportError:
         raise InvalidSetting(
             "etcdlock_endpoints names a Redis, but redis-py isn't installed: pip install celery-etcdlock[redis]"
         ) from None
-    options: dict[str, object] = {"socket_connect_timeout": settings.timeout}
+    options: dict[str, object] = {"socket_connect_timeout": settings.timeout, **more}
     for name, value in (
         ("username", settings.username),
         ("password", settings.password),
@@ -81,9 +98,8 @@ def _open_redis(settings: Settings) -> LockStore:
     ):
         if value is not None:
             options[name] = value
-    url = settings.endpoints[0]
     connect: Any = redis.ConnectionPool.from_url
-    return RedisStore(lambda: connect(url, **options), settings.prefix)
+    return connect(settings.endpoints[0], **options)
 
 
 def open_client(
@@ -105,9 +121,7 @@ def open_client(
 
 def open_deletions(settings: Settings) -> Deletions | None:
     """A watch for all deletions, or ``None`` where there is none: those who wait look again now and then."""
-    try:
-        check_inspectable(settings)
-    except InvalidSetting:
+    if not settings.in_etcd or settings.channel is not None:
         return None
     from celery_etcdlock.etcd.etcd_deletions import EtcdDeletions
     from celery_etcdlock.etcd.sockets import native
@@ -117,7 +131,7 @@ def open_deletions(settings: Settings) -> Deletions | None:
 
 def etcd_key(settings: Settings, name: str, token: str) -> bytes:
     """Where a place under a lock's name lies. Raises ``EtcdLockError`` where the locks aren't in an etcd."""
-    if any("://" in endpoint and not endpoint.startswith(("http://", "https://")) for endpoint in settings.endpoints):
+    if not settings.in_etcd:
         raise EtcdLockError(f"locks at {settings.endpoints[0]} have no key in an etcd")
     from celery_etcdlock.etcd.key_layout import Layout
 
@@ -127,6 +141,11 @@ def etcd_key(settings: Settings, name: str, token: str) -> bytes:
 def open_inspector(settings: Settings) -> Inspector:
     """The operator's view of the locks. Connects to nothing yet. Raises ``InvalidSetting`` where there is none."""
     check_inspectable(settings)
+    if settings.in_redis:
+        from celery_etcdlock.locking.redis_inspector import RedisInspector
+
+        store = _open_redis(settings)
+        return RedisInspector(lambda: open_redis_client(settings), store, settings.prefix, settings.timeout)
     from celery_etcdlock.etcd.etcd_inspector import EtcdInspector
 
     return EtcdInspector(open_client(settings), settings.prefix, settings.timeout)
@@ -143,9 +162,12 @@ def import_for_threads(settings: Settings) -> None:
 
 
 def check_inspectable(settings: Settings) -> None:
-    """Raise ``InvalidSetting`` unless the locks are in an etcd that we connect to ourselves."""
-    if any("://" in endpoint and not endpoint.startswith(("http://", "https://")) for endpoint in settings.endpoints):
-        raise InvalidSetting(f"locks at {settings.endpoints[0]} can't be looked at from outside: that needs an etcd")
+    """Raise ``InvalidSetting`` unless the locks are in an etcd, or a Redis, that we connect to ourselves."""
+    if settings.endpoints == (MEMORY_ENDPOINT,):
+        raise InvalidSetting(
+            "locks at memory:// are in the memory of each process, where no other one can look: set etcdlock_endpoints "
+            "to an etcd or a Redis"
+        )
     if settings.channel is not None:
         raise InvalidSetting(
             "locks can't be looked at through etcdlock_channel: for this command set etcdlock_endpoints (and user or "

@@ -184,11 +184,12 @@ class EtcdLocks:
         """Where a place lies in etcd. Raises ``EtcdLockError`` where the locks aren't in an etcd."""
         return etcd_key(self.settings, name, token)
 
-    def record(self, delivery: Delivery, task: str, limit: int = 1) -> Record:
+    def record(self, delivery: Delivery, task: str, limit: int = 1, about: str | None = None) -> Record:
         """What is stored under a lock that this process takes now."""
         if self._broker is None:
             self._broker = broker_fingerprint(self._app)
-        return Record(delivery, task, host_name(), os.getpid(), round(time.time(), 3), limit, self._broker)
+        since = round(time.time(), 3)
+        return Record(delivery, task, host_name(), os.getpid(), since, limit, self._broker, about=about)
 
     def acquire(
         self,

@@ -15,16 +15,31 @@ from celery.exceptions import ImproperlyConfigured
 
 from celery_etcdlock.app.celery_settings import settings_of
 from celery_etcdlock.core.lock_table import LockTable
+from celery_etcdlock.core.printable import printable
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import InvalidSetting, LockUnavailable
 from celery_etcdlock.locking.inspector import Inspector
 from celery_etcdlock.wiring import open_inspector
 
-__all__ = ["NOT_DONE", "app_of", "fail", "inspecting", "lock_table_of", "print_json", "settings_for"]
+__all__ = [
+    "CHECK_PLACE",
+    "NOT_DONE",
+    "app_of",
+    "fail",
+    "inspecting",
+    "lock_table_of",
+    "not_found",
+    "nothing_held",
+    "place_of",
+    "print_json",
+    "settings_for",
+]
 
 NOT_DONE = 1
 WRONG_USAGE = 2
 UNAVAILABLE = 3
+
+CHECK_PLACE = "check the app (-A), etcdlock_prefix and etcdlock_endpoints."
 
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output, for scripts.")
 
@@ -45,18 +60,42 @@ def settings_for(context: click.Context) -> Settings:
 @contextmanager
 def inspecting(context: click.Context) -> Iterator[Inspector]:
     """The operator's view for the time of a command. Ends the command with a message and code when etcd is away."""
+    settings = settings_for(context)
     try:
-        inspector = open_inspector(settings_for(context))
+        inspector = open_inspector(settings)
     except InvalidSetting as error:
         fail(str(error), WRONG_USAGE)
     try:
         yield inspector
     except LockUnavailable as error:
-        fail(str(error), UNAVAILABLE)
+        fail(f"{error}\nNobody knows which locks are held: {place_of(settings)} can't be asked.", UNAVAILABLE)
     except KeyboardInterrupt:
         sys.exit(0)
     finally:
         inspector.close()
+
+
+def place_of(settings: Settings) -> str:
+    """What a command looks at, so that an empty list of another place isn't taken for "all is free"."""
+    return f"{settings.where}, prefix {settings.prefix}"
+
+
+def nothing_held(inspector: Inspector, settings: Settings) -> str:
+    """What to say where no lock is held: that is only good news where locks are taken at all."""
+    found = f"no locks held ({place_of(settings)})"
+    traces = inspector.traces()
+    if traces.used:
+        return found
+    hint = f"\nNo worker was ever started with this prefix, and nothing is stored there: {CHECK_PLACE}"
+    if traces.others:
+        hint += f"\nPrefixes that are in use there: {printable(', '.join(traces.others))}"
+    return found + hint
+
+
+def not_found(inspector: Inspector, settings: Settings, name_or_task_id: str) -> str:
+    asked = printable(name_or_task_id)
+    text = f"no lock of this name is held, and no task of this id holds or awaits one: {asked} ({place_of(settings)})"
+    return text if inspector.traces().used else f"{text}\n{nothing_held(inspector, settings)}"
 
 
 def lock_table_of(inspector: Inspector) -> LockTable:

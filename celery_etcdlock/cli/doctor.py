@@ -9,15 +9,24 @@ from typing import Any
 import click
 
 from celery_etcdlock.app.celery_settings import broker_fingerprint
-from celery_etcdlock.cli.common import NOT_DONE, WRONG_USAGE, app_of, fail, json_option, print_json, settings_for
+from celery_etcdlock.cli.common import (
+    CHECK_PLACE,
+    NOT_DONE,
+    WRONG_USAGE,
+    app_of,
+    fail,
+    json_option,
+    print_json,
+    settings_for,
+)
 from celery_etcdlock.cli.table import printable
 from celery_etcdlock.core.beat_view import beat_check_results, beats_of
 from celery_etcdlock.core.check_results import CheckResult, Level
-from celery_etcdlock.core.lock_table import KeyEntry, LockTable
+from celery_etcdlock.core.lock_table import KeyEntry, LockTable, Traces
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import InvalidSetting, LockUnavailable
 from celery_etcdlock.locking.clock_check import check_clock
-from celery_etcdlock.wiring import check_inspectable, open_client, open_inspector
+from celery_etcdlock.wiring import check_inspectable, open_client, open_inspector, open_redis_client, open_redis_store
 
 __all__ = ["command"]
 
@@ -53,15 +62,21 @@ def command(context: click.Context, as_json: bool) -> None:
 
 
 def _check_results(context: click.Context, settings: Settings) -> Iterator[CheckResult]:
-    # Only here, since it brings protobuf and hpack.
-    from celery_etcdlock.etcd.diagnosis import diagnose
-
     where = f"{', '.join(settings.endpoints)}, prefix {settings.prefix}, TTL {settings.ttl} s"
     yield CheckResult(Level.OK, "settings", f"{where}, timeout {settings.timeout:g} s")
     if settings.prefix == "/celery-etcdlock/default/":
         remedy = "name the app (Celery('proj')) or set etcdlock_prefix"
         yield CheckResult(Level.WARNING, "settings", "the app has no name, so all such apps share their locks", remedy)
-    yield from diagnose(
+    yield from _redis(settings) if settings.in_redis else _etcd(settings)
+    yield from _under_the_prefix(context, settings)
+    yield from check_clock()
+
+
+def _etcd(settings: Settings) -> Iterator[CheckResult]:
+    # Only here, since it brings protobuf and hpack.
+    from celery_etcdlock.etcd.diagnosis import diagnose
+
+    return diagnose(
         lambda endpoints: open_client(settings, endpoints),
         settings.endpoints,
         prefix=settings.prefix,
@@ -69,8 +84,25 @@ def _check_results(context: click.Context, settings: Settings) -> Iterator[Check
         ttl_seconds=settings.ttl,
         timeout_seconds=settings.timeout,
     )
-    yield from _under_the_prefix(context, settings)
-    yield from check_clock()
+
+
+def _redis(settings: Settings) -> Iterator[CheckResult]:
+    from celery_etcdlock.locking.redis_diagnosis import diagnose_redis
+
+    store = open_redis_store(settings)
+    try:
+        yield from diagnose_redis(
+            open_redis_client(settings),
+            store,
+            where=settings.endpoints[0],
+            prefix=settings.prefix,
+            has_login=settings.password is not None,
+            timeout_seconds=settings.timeout,
+        )
+    except InvalidSetting as error:
+        yield CheckResult(Level.BROKEN, "redis-py", str(error))
+    finally:
+        store.close()
 
 
 def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[CheckResult]:
@@ -78,6 +110,7 @@ def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[Ch
     try:
         entries, _ = inspector.snapshot()
         books = inspector.books()
+        traces = Traces(used=True) if entries else inspector.traces()
     except LockUnavailable:
         return  # said already
     finally:
@@ -86,7 +119,13 @@ def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[Ch
     for beat in beats_of(books, locks):
         yield from beat_check_results(beat, time.time())
     waiting = sum(len(lock.waiters) for lock in locks)
-    yield CheckResult(Level.OK, "locks", f"{len(locks)} held, {waiting} tasks waiting")
+    if locks or traces.used:
+        yield CheckResult(Level.OK, "locks", f"{len(locks)} held, {waiting} tasks waiting")
+    else:
+        text = "none held, and no worker was ever started with this prefix"
+        if traces.others:
+            text += f"; in use there: {printable(', '.join(traces.others))}"
+        yield CheckResult(Level.WARNING, "locks", text, CHECK_PLACE)
     own = broker_fingerprint(app_of(context))
     foreign = [entry for entry in entries if _broker(entry) not in (None, own)]
     if foreign:

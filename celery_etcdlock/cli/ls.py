@@ -8,8 +8,16 @@ from typing import Any
 import click
 
 from celery_etcdlock.cli.beat import beat_text, shows_beat, with_beats
-from celery_etcdlock.cli.common import inspecting, json_option, lock_table_of, print_json
-from celery_etcdlock.cli.table import HEADINGS, rows_of, text_table
+from celery_etcdlock.cli.common import (
+    inspecting,
+    json_option,
+    lock_table_of,
+    nothing_held,
+    place_of,
+    print_json,
+    settings_for,
+)
+from celery_etcdlock.cli.table import HEADINGS, rows_of, text_table, without_empty
 from celery_etcdlock.core.beat_view import beats_of
 from celery_etcdlock.core.lock_table import LockEntry, described
 
@@ -24,7 +32,9 @@ def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
     """List the locks that are held, with owner, host, age, TTL left and how many wait, and the beats.
 
     PATTERN filters by lock or task name: 'reports.*', 'beat:*'. Nothing held is an empty list, and no error.
+    Standard error says which etcd and prefix this is about.
     """
+    settings = settings_for(context)
     with inspecting(context) as inspector:
         table = lock_table_of(inspector)
         locks = table.locks(pattern)
@@ -33,9 +43,12 @@ def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
         if as_json:
             print_json(with_beats([lock_as_json(lock, ttls) for lock in locks], beats))
         elif locks:
-            click.echo(text_table(HEADINGS, rows_of(locks, ttls)))
+            click.echo(f"locks of {place_of(settings)}", err=True)
+            click.echo(text_table(*without_empty(HEADINGS, rows_of(locks, ttls))))
+        elif table.locks():
+            click.echo(f"none of the locks that are held matches {pattern!r} ({place_of(settings)})", err=True)
         else:
-            click.echo("no locks are held" if pattern is None else f"no locks match {pattern!r}", err=True)
+            click.echo(nothing_held(inspector, settings), err=True)
         if not as_json:
             for beat in beats:
                 click.echo("\n" + beat_text(beat, time.time()))

@@ -1,28 +1,44 @@
 """``celery etcdlock release``: free a lock, gently unless told otherwise.
 
-Gently: the holder is asked to let go. Its process learns it with its next renewal, within a third of the TTL, and
-interrupts the task as if the lock were lost (``on_lock_lost``); the task's ``finally`` releases, and only then another
-gets the lock. With ``--force`` the key is deleted: the lock is free at once, and whatever its holder does until it
-finds out runs beside the next holder.
+Gently: the holder is asked to release it. Its process learns it with its next renewal, within a third of the TTL. A
+task is interrupted as if the lock were lost (``on_lock_lost``), its ``finally`` releases, and only then another gets
+the lock. A holder without a task is only told (``held.lost``, ``on_lost``): nothing can interrupt it. What no process
+renews (a queued message's lock, a window) has nobody to ask: it is deleted, or ends by its time.
+
+With ``--force`` the key is deleted: the lock is free at once, and whatever its holder does until it finds out runs
+beside the next holder.
+
+*A holder on a dead host* can't answer, but its lease isn't renewed any more: the lock is free when that runs out.
 """
 
 from __future__ import annotations
 
 import getpass
+import math
 import socket
 import time
 
 import click
 
-from celery_etcdlock.cli.common import NOT_DONE, fail, inspecting, lock_table_of
+from celery_etcdlock.cli.common import NOT_DONE, fail, inspecting, lock_table_of, not_found, settings_for
 from celery_etcdlock.cli.show import described_owner
-from celery_etcdlock.cli.table import printable
-from celery_etcdlock.core.lock_table import KeyEntry, LockEntry
+from celery_etcdlock.cli.table import duration, printable
+from celery_etcdlock.core.description import holder_kind
+from celery_etcdlock.core.key_kinds import written_by_a_process
+from celery_etcdlock.core.lock_table import KeyEntry, LockTable
 from celery_etcdlock.locking.inspector import Inspector
 
 __all__ = ["command", "wait_until_gone", "who_asks"]
 
 POLL_SECONDS = 0.2
+#: TTLs are asked for this often, in seconds.
+TTL_SECONDS = 1.0
+
+
+def _seconds(_context: click.Context, _option: click.Parameter, value: float) -> float:
+    if math.isnan(value) or value < 0:
+        raise click.BadParameter("a number of seconds, 0 or more")
+    return value
 
 
 @click.command(name="release")
@@ -30,72 +46,156 @@ POLL_SECONDS = 0.2
 @click.option("--force", is_flag=True, help="Delete the key at once. The holder may go on beside the next one.")
 @click.option("--yes", "-y", is_flag=True, help="Don't ask.")
 @click.option(
-    "--timeout", "timeout_seconds", type=float, default=60.0, show_default=True, help="Seconds to wait for the holder."
+    "--timeout",
+    "timeout_seconds",
+    type=float,
+    default=60.0,
+    show_default=True,
+    callback=_seconds,
+    help="Seconds to wait for the holder.",
 )
 @click.pass_context
 def command(context: click.Context, name_or_task_id: str, force: bool, yes: bool, timeout_seconds: float) -> None:
     """Free a lock, by its name or the id of the task that holds it.
 
-    The holder is asked to let go: within a third of the lock's TTL its task is interrupted with LockLost (or only told,
-    with on_lock_lost="flag"), and the lock is free when it has let go. --force doesn't wait for that.
+    The holder is asked to release it, which it learns within a third of the lock's TTL. A task is interrupted with
+    LockLost (or only told, with on_lock_lost="flag"); a holder without a task is only told. The lock is free once its
+    holder has released it. --force doesn't wait for that.
     """
     with inspecting(context) as inspector:
-        entries = _places(lock_table_of(inspector).find(name_or_task_id), name_or_task_id)
+        entries = _entries(lock_table_of(inspector), name_or_task_id)
         if not entries:
-            fail(f"no lock of this name is held, and no task of this id holds one: {name_or_task_id}", NOT_DONE)
+            fail(not_found(inspector, settings_for(context), name_or_task_id), NOT_DONE)
         if not yes:
             for entry in entries:
                 click.echo(f"lock {printable(entry.name)} is held by {described_owner(entry)}")
-            what = (
-                "Delete it at once? If that task still runs, it runs on BESIDE the next holder until it finds out."
-                if force
-                else "Ask that task to let go? It is interrupted with LockLost, and the lock is free once it has ended."
-            )
-            if not click.confirm(what):
+            if not click.confirm(" ".join(dict.fromkeys(_question(entry, force=force) for entry in entries))):
                 fail("nothing was done", NOT_DONE)
         done = [_free(inspector, entry, timeout_seconds, force=force) for entry in entries]
     if not all(done):
         raise SystemExit(NOT_DONE)
 
 
-def _places(locks: list[LockEntry], name_or_task_id: str) -> list[KeyEntry]:
-    owners = [owner for lock in locks for owner in lock.owners]
-    if any(lock.name == name_or_task_id for lock in locks):
-        return owners
-    return [o for o in owners if o.key.record is not None and o.key.record.delivery.task_id == name_or_task_id]
+def _entries(table: LockTable, name_or_task_id: str) -> list[KeyEntry]:
+    """The owners to be freed. Ends the command where it isn't clear which lock is meant."""
+    named = table.named(name_or_task_id)
+    if len(named) > 1:
+        ids = ", ".join(sorted({_id(owner) for lock in named for owner in lock.owners}))
+        fail(f"{len(named)} locks are shown by this name: give the id of the task that holds yours: {ids}", NOT_DONE)
+    if named:
+        return list(named[0].owners)
+    owners = [owner for lock in table.of_task(name_or_task_id) for owner in lock.owners]
+    return [owner for owner in owners if _id(owner) == printable(name_or_task_id)]
+
+
+def _id(entry: KeyEntry) -> str:
+    return "unreadable" if entry.key.record is None else printable(entry.key.record.delivery.task_id)
+
+
+def _question(entry: KeyEntry, *, force: bool) -> str:
+    record = entry.key.record
+    if force:
+        if not written_by_a_process(entry.key):
+            return "Delete it at once? No process holds it: what it stands for, if that still runs, has no lock then."
+        runs = "task" if record is not None and holder_kind(record) == "task" else "process"
+        return f"Delete it at once? If that {runs} still runs, it runs on BESIDE the next holder until it finds out."
+    if not written_by_a_process(entry.key):
+        return "No process holds it, so nobody can be asked: only --force frees it before its time. Go on?"
+    if record is not None and holder_kind(record) == "task":
+        return (
+            "Ask that task to release it? It is interrupted with LockLost (with on_lock_lost='flag' it is only told), "
+            "and the lock is free once it has ended."
+        )
+    return "Ask that process to release it? Nothing interrupts it: the lock is free once it has released it by itself."
 
 
 def _free(inspector: Inspector, entry: KeyEntry, timeout_seconds: float, *, force: bool) -> bool:
     name = printable(entry.name)
     if force:
         deleted = inspector.delete(entry)
-        click.echo(f"{name}: deleted" if deleted else f"{name}: its holder let go before it was deleted")
+        click.echo(f"{name}: deleted" if deleted else f"{name}: its holder released it before it was deleted")
         return True
+    if not written_by_a_process(entry.key):
+        click.echo(f"{name}: {_who_may_end_it(entry)}", err=True)
+        return False
     if not inspector.ask_to_release(entry, who_asks()):
         if inspector.is_there(entry):
             click.echo(f"{name}: nobody renews it, so nobody can be asked: use --force", err=True)
             return False
-        click.echo(f"{name}: its holder let go by itself")
+        click.echo(f"{name}: its holder released it by itself")
         return True
-    click.echo(f"{name}: asked its holder to let go; waiting up to {timeout_seconds:g} s")
-    if wait_until_gone(inspector, entry, timeout_seconds):
-        click.echo(f"{name}: released")
+    click.echo(f"{name}: asked its holder to release it; waiting up to {timeout_seconds:g} s")
+    watch = _Renewals(inspector, entry)
+    if wait_until_gone(inspector, entry, timeout_seconds, watch):
+        click.echo(f"{name}: {'its lease ran out, its holder was gone' if watch.ran_out else 'released'}")
         return True
-    click.echo(
-        f"{name}: still held. It was asked, and may yet let go; a task with on_lock_lost='flag', or one that catches "
-        "LockLost, ends when it likes. --force deletes the key.",
-        err=True,
-    )
+    click.echo(f"{name}: still held. {watch.verdict(entry)}", err=True)
     return False
 
 
-def wait_until_gone(inspector: Inspector, entry: KeyEntry, timeout_seconds: float) -> bool:
+def _who_may_end_it(entry: KeyEntry) -> str:
+    record = entry.key.record
+    until = "" if record is None or record.until is None else f" in {duration(max(0.0, record.until - time.time()))}"
+    task = "" if record is None else f" `celery control revoke {_id(entry)}` ends what is queued;"
+    return f"no process holds it, so nobody can be asked.{task} --force deletes the key; it ends by itself{until}"
+
+
+class _Renewals:
+    """Watches whether the holder renews its lease while it is waited for."""
+
+    def __init__(self, inspector: Inspector, entry: KeyEntry) -> None:
+        self._inspector = inspector
+        self._lease = entry.lease
+        self._looked_at = -math.inf
+        self._began = time.monotonic()
+        self._ttl: float | None = None
+        self._renewed = False
+
+    def look(self) -> None:
+        now = time.monotonic()
+        if now - self._looked_at < TTL_SECONDS:
+            return
+        ttl = self._inspector.ttls([self._lease]).get(self._lease)
+        if ttl is not None:
+            self._renewed = self._renewed or (self._ttl is not None and ttl > self._ttl)
+            self._ttl, self._looked_at = ttl, now
+
+    @property
+    def ran_out(self) -> bool:
+        """Whether the key is gone because its lease is, not because somebody released it."""
+        return not self._renewed and self._ttl is not None and time.monotonic() - self._looked_at >= self._ttl
+
+    def verdict(self, entry: KeyEntry) -> str:
+        """Why the lock is still held, as far as it can be seen."""
+        if not self._renewed and self._ttl is not None:
+            return (
+                f"Nobody has renewed it for {duration(time.monotonic() - self._began)}, and a living holder does so "
+                f"within a third of its TTL: if its host is gone, the lock is free in {duration(self._ttl)}, or now by "
+                "--force."
+            )
+        record = entry.key.record
+        if record is not None and holder_kind(record) == "task":
+            return (
+                "Its holder lives and was asked; a task with on_lock_lost='flag', or one that catches LockLost, ends "
+                "when it likes. --force deletes the key."
+            )
+        return (
+            "Its process lives and was told (held.lost, on_lost); it releases when it likes. --force deletes the key."
+        )
+
+
+def wait_until_gone(
+    inspector: Inspector, entry: KeyEntry, timeout_seconds: float, watch: _Renewals | None = None
+) -> bool:
     deadline = time.monotonic() + timeout_seconds
-    while inspector.is_there(entry):
+    while True:
+        if watch is not None:
+            watch.look()
+        if not inspector.is_there(entry):
+            return True
         if time.monotonic() >= deadline:
             return False
         time.sleep(POLL_SECONDS)
-    return True
 
 
 def who_asks() -> str:

@@ -6,9 +6,19 @@ import time
 
 import click
 
-from celery_etcdlock.cli.common import NOT_DONE, fail, inspecting, json_option, lock_table_of, print_json
+from celery_etcdlock.cli.common import (
+    NOT_DONE,
+    fail,
+    inspecting,
+    json_option,
+    lock_table_of,
+    not_found,
+    print_json,
+    settings_for,
+)
 from celery_etcdlock.cli.ls import lock_as_json
 from celery_etcdlock.cli.table import duration, printable
+from celery_etcdlock.core.description import in_words
 from celery_etcdlock.core.lock_table import KeyEntry, LockEntry
 
 __all__ = ["command", "described_owner"]
@@ -23,9 +33,7 @@ def command(context: click.Context, name_or_task_id: str, as_json: bool) -> None
     with inspecting(context) as inspector:
         locks = lock_table_of(inspector).find(name_or_task_id)
         if not locks:
-            fail(
-                f"no lock of this name is held, and no task of this id holds or awaits one: {name_or_task_id}", NOT_DONE
-            )
+            fail(not_found(inspector, settings_for(context), name_or_task_id), NOT_DONE)
         ttls = inspector.ttls(entry.lease for lock in locks for entry in lock.owners + lock.waiters)
         if as_json:
             print_json([lock_as_json(lock, ttls) for lock in locks])
@@ -36,6 +44,10 @@ def command(context: click.Context, name_or_task_id: str, as_json: bool) -> None
 
 def _lines(lock: LockEntry, ttls: dict[int, float]) -> list[str]:
     lines = [printable(lock.name)]
+    records = [entry.key.record for entry in lock.owners + lock.waiters]
+    about = next((record.about for record in records if record is not None and record.about), None)
+    if about is not None:
+        lines.append(f"  about       {printable(about)}")
     for owner in lock.owners:
         lines.append(f"  held by     {described_owner(owner)}")
         lines.append(f"  lease       {owner.lease:x}, {duration(ttls.get(owner.lease))} left if it isn't renewed")
@@ -50,9 +62,5 @@ def _lines(lock: LockEntry, ttls: dict[int, float]) -> list[str]:
 def described_owner(entry: KeyEntry) -> str:
     record = entry.key.record
     if record is None:
-        return "something that this version can't read"
-    attempt = f", retry {record.delivery.retries}" if record.delivery.retries else ""
-    return printable(
-        f"task {record.delivery.task_id} ({record.task}{attempt}) on {record.host}, pid {record.pid}, "
-        f"for {duration(max(0.0, time.time() - record.since))}"
-    )
+        return in_words(record)
+    return f"{in_words(record)}, for {duration(max(0.0, time.time() - record.since))}"

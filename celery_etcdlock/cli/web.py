@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from celery_etcdlock.cli.common import WRONG_USAGE, app_of, fail, inspecting
+from celery_etcdlock.cli.common import WRONG_USAGE, app_of, fail, inspecting, place_of, settings_for
 
 __all__ = ["command"]
 
@@ -31,8 +31,11 @@ def command(context: click.Context, host: str, port: int) -> None:
     except ImportError:
         fail("`web` needs bottle: pip install 'celery-etcdlock[web]'", WRONG_USAGE)
     from celery_etcdlock.web.follower import Follower
+    from celery_etcdlock.web.view import About
 
     app = app_of(context)
+    settings = settings_for(context)
+    about = About(app.main or "", settings.prefix, settings.endpoints, "Redis" if settings.in_redis else "etcd")
     token = os.environ.get(TOKEN_VARIABLE) or (None if is_loopback(host) else new_token())
 
     def figures() -> dict[str, dict[str, int]]:
@@ -40,12 +43,13 @@ def command(context: click.Context, host: str, port: int) -> None:
         return {worker: stats["etcdlock"] for worker, stats in answers.items() if "etcdlock" in stats}
 
     with inspecting(context) as inspector:
-        follower = Follower(inspector, figures)
+        follower = Follower(inspector, figures, about)
         follower.start()
 
         def ready(bound_port: int) -> None:
             query = "" if token is None else f"?token={token}"
-            click.echo(f"locks of {app.main or 'the app'}: http://{host}:{bound_port}/{query}   (ctrl-c ends)")
+            whose = f"{app.main or 'the app'}, {place_of(settings)}"
+            click.echo(f"locks of {whose}: http://{host}:{bound_port}/{query}   (ctrl-c ends)")
 
         try:
             serve(make_app(follower, inspector, token), host, port, ready)

@@ -21,22 +21,35 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from inspect import Parameter, Signature
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
+from celery_etcdlock.core.about import IsShown, about
 from celery_etcdlock.core.canonical import canonical_text
 from celery_etcdlock.core.decorated_signature import Decorated, hides
 from celery_etcdlock.core.name_template import NameTemplate
 from celery_etcdlock.core.value_checks import did_you_mean, kind_of, shown
 from celery_etcdlock.errors import InvalidKey, InvalidOption
 
-__all__ = ["LockNaming", "normalise_unique_on"]
+__all__ = ["LockNames", "LockNaming", "normalise_unique_on"]
 
 DIGEST_HEX_DIGITS = 32
 _BLAKE2B_MAX_KEY_BYTES = 64
 _PERSONALISATION = b"celery-etcdlock"
+
+
+class LockNames(tuple[str, ...]):
+    """The names of a call's locks; ``about`` are the arguments that make them, for people, if they may be shown."""
+
+    about: str | None = None
+
+    @classmethod
+    def of(cls, names: Iterable[str], about: str | None) -> LockNames:
+        made = cls(names)
+        made.about = about
+        return made
 
 
 class LockNaming:
@@ -113,14 +126,21 @@ class LockNaming:
         """The lock's name for a call, of several the first. Raises as ``names_for``."""
         return self.names_for(args, kwargs)[0]
 
-    def names_for(self, args: tuple[Any, ...] | list[Any], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
-        """The names of the locks for a call, each once.
+    def names_for(
+        self,
+        args: tuple[Any, ...] | list[Any],
+        kwargs: Mapping[str, Any],
+        is_shown: IsShown | None = None,
+    ) -> tuple[str, ...]:
+        """The names of the locks for a call, each once. ``is_shown``: as for ``core.about``.
 
         Raises `InvalidKey` when the call doesn't fit the signature, an argument has no canonical text, or
         ``lock_key`` doesn't come to a name.
         """
         if self._chosen is not None:
-            return (f"{self.task_name}:{self._digest(self.canonical_text(args, kwargs))}",)
+            bound = self._bound_with_extras(args, kwargs) if self._chosen else {}
+            name = f"{self.task_name}:{self._digest(self._canonical_text(bound))}"
+            return LockNames.of([name], self._about(bound, is_shown))
         if self._templates:
             bound = self._bound_with_extras(args, kwargs)
             names = [self._checked_name(template.render(bound)) for template in self._templates]
@@ -134,15 +154,25 @@ class LockNaming:
 
         Raises `InvalidKey` like `name_for`. Without ``unique_on`` no argument is chosen: ``{}``.
         """
-        if not self._chosen:
-            return "{}"
-        bound = self._bound_with_extras(args, kwargs)
+        return self._canonical_text(self._bound_with_extras(args, kwargs) if self._chosen else {})
+
+    def _canonical_text(self, bound: Mapping[str, Any]) -> str:
         texts = [
             prefix + canonical_text(bound[name], name, task_name=self.task_name)
-            for name, prefix in self._chosen
+            for name, prefix in self._chosen or ()
             if name in bound  # what only **kwargs can carry may be absent, which is a value of its own
         ]
         return "{" + ",".join(texts) + "}"
+
+    def _about(self, bound: Mapping[str, Any], is_shown: IsShown | None) -> str | None:
+        """The chosen arguments for people, in the order of the signature; ``None`` where digests are keyed."""
+        if self._hash_key is not None:
+            return None
+        chosen = {name for name, _ in self._chosen or ()}
+        order = dict.fromkeys(name for name in (*self.signature.parameters, *sorted(chosen)) if name in chosen)
+        values = [(name, bound[name]) for name in order if name in bound]
+        # A default is in the code, and in no text of the call.
+        return about((n, v, None if n in self._defaults and v is self._defaults[n] else is_shown) for n, v in values)
 
     def _choose(self, unique_on: object) -> tuple[tuple[str, str], ...] | None:
         """The chosen names, sorted, each with the text that precedes its value."""

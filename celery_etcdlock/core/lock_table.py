@@ -16,8 +16,11 @@ from enum import Enum
 from fnmatch import fnmatchcase
 from typing import Any
 
+from celery_etcdlock.core.description import holder_kind, in_words
 from celery_etcdlock.core.expiry import seems_expired
+from celery_etcdlock.core.name_escaping import escape_name
 from celery_etcdlock.core.ownership import Key, owners
+from celery_etcdlock.core.printable import printable
 
 __all__ = [
     "Change",
@@ -26,6 +29,7 @@ __all__ = [
     "LockEntry",
     "LockTable",
     "SnapshotOutdated",
+    "Traces",
     "Transition",
     "described",
     "matching",
@@ -36,7 +40,7 @@ __all__ = [
 class KeyEntry:
     """One key under a lock's name, and the lease that it hangs on (0: none).
 
-    ``segment`` is the name as it is in the store; a long name is cut there, and then ``name`` is too.
+    ``segment`` is the name as it is in the store, where a long one is cut; then ``name`` is what is left of it.
     """
 
     name: str
@@ -56,11 +60,21 @@ class LockEntry:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One change under the prefix: ``place`` was written, or (``gone``) deleted. ``place.key`` is as it was last."""
+    """One change under the prefix: ``entry`` was written, or (``gone``) deleted. ``entry.key`` is as it was last."""
 
     entry: KeyEntry
     gone: bool
     revision: int
+
+
+@dataclass(frozen=True, slots=True)
+class Traces:
+    """``used``: whether a worker was ever started with the prefix, or anything is stored there. ``others``: prefixes of
+    the same store that are used, the first few, where that can be seen.
+    """
+
+    used: bool
+    others: tuple[str, ...] = ()
 
 
 class SnapshotOutdated(Exception):
@@ -84,50 +98,60 @@ class LockTable:
     """Every lock, kept up to date by ``apply``."""
 
     def __init__(self, entries: Iterable[KeyEntry] = ()) -> None:
+        #: By segment: two names that were cut may look alike.
         self._names: dict[str, dict[str, KeyEntry]] = {}
         for entry in entries:
-            self._names.setdefault(entry.name, {})[entry.key.token] = entry
+            self._names.setdefault(entry.segment, {})[entry.key.token] = entry
 
     def forget_those_over(self, wall_time: float) -> None:
         """Drop the places whose time is over: nobody holds them, though whoever meets them has yet to delete them."""
-        for name, entries in list(self._names.items()):
+        for segment, entries in list(self._names.items()):
             for token in [token for token, entry in entries.items() if seems_expired(entry.key, wall_time)]:
                 del entries[token]
             if not entries:
-                del self._names[name]
+                del self._names[segment]
 
     def locks(self, pattern: str | None = None) -> list[LockEntry]:
         """All locks by name; with ``pattern``, those whose name or task matches it."""
-        found = [self._lock(name) for name in sorted(self._names)]
+        found = sorted((self._lock(segment) for segment in self._names), key=lambda lock: lock.name)
         return found if pattern is None else [lock for lock in found if matching(lock, pattern)]
 
     def find(self, name_or_task_id: str) -> list[LockEntry]:
         """The lock of this name; else those that a task of this id holds or waits for."""
-        if name_or_task_id in self._names:
-            return [self._lock(name_or_task_id)]
-        return [
-            lock for lock in self.locks() if any(_task_id(p) == name_or_task_id for p in lock.owners + lock.waiters)
-        ]
+        return self.named(name_or_task_id) or self.of_task(name_or_task_id)
+
+    def named(self, name: str) -> list[LockEntry]:
+        """The lock of this name, however long it is; else those that are shown so (``core.printable``)."""
+        if not name:
+            return []
+        for segment in (escape_name(name), name):
+            if segment in self._names:
+                return [self._lock(segment)]
+        return [lock for lock in self.locks() if printable(lock.name) == name]
+
+    def of_task(self, task_id: str) -> list[LockEntry]:
+        """The locks that a task of this id holds or waits for."""
+        return [lock for lock in self.locks() if any(_task_id(p) == task_id for p in lock.owners + lock.waiters)]
 
     def apply(self, change: Change) -> list[Transition]:
         """Take ``change`` in. Who moved up because somebody went is told too, once its own key says so."""
-        name, token = change.entry.name, change.entry.key.token
-        before = self._names.get(name, {}).get(token)
-        owned_before = before is not None and before in self._lock(name).owners
+        segment, token = change.entry.segment, change.entry.key.token
+        before = self._names.get(segment, {}).get(token)
+        owned_before = before is not None and before in self._lock(segment).owners
         if change.gone:
-            entries = self._names.get(name, {})
+            entries = self._names.get(segment, {})
             entries.pop(token, None)
             if not entries:
-                self._names.pop(name, None)
+                self._names.pop(segment, None)
             return [Transition(Kind.RELEASED if owned_before else Kind.GAVE_UP, before or change.entry)]
-        self._names.setdefault(name, {})[token] = change.entry
-        owns = change.entry in self._lock(name).owners
+        self._names.setdefault(segment, {})[token] = change.entry
+        owns = change.entry in self._lock(segment).owners
         return [Transition(Kind.ACQUIRED if owns else Kind.WAITING, change.entry)]
 
-    def _lock(self, name: str) -> LockEntry:
-        entries = sorted(self._names[name].values(), key=lambda entry: entry.key.create_revision)
+    def _lock(self, segment: str) -> LockEntry:
+        entries = sorted(self._names[segment].values(), key=lambda entry: entry.key.create_revision)
         number = len(owners(entry.key for entry in entries))
-        return LockEntry(name, tuple(entries[:number]), tuple(entries[number:]))
+        return LockEntry(entries[0].name, tuple(entries[:number]), tuple(entries[number:]))
 
 
 def matching(lock: LockEntry, pattern: str) -> bool:
@@ -137,7 +161,7 @@ def matching(lock: LockEntry, pattern: str) -> bool:
 
 
 def described(entry: KeyEntry, ttl_seconds: float | None = None) -> dict[str, Any]:
-    """A place for ``--json`` and the web page. Arguments of tasks are nowhere in it."""
+    """A place for ``--json`` and the web page. Of a task's arguments it has what the record shows (``core.about``)."""
     record = entry.key.record
     facts: dict[str, Any] = {
         "token": entry.key.token,
@@ -146,12 +170,17 @@ def described(entry: KeyEntry, ttl_seconds: float | None = None) -> dict[str, An
         "ttl_seconds": ttl_seconds,
     }
     if record is None:
-        return facts | {"task_id": None, "readable": False}
+        return facts | {"task_id": None, "readable": False, "who": in_words(record)}
+    kind = holder_kind(record)
     return facts | {
         "readable": True,
-        "task_id": record.delivery.task_id,
+        "who": in_words(record),
+        "by": kind,
+        "kind": record.kind.value,
+        "task_id": None if kind == "process" else record.delivery.task_id,
         "retries": record.delivery.retries,
         "task": record.task,
+        "about": record.about,
         "host": record.host,
         "pid": record.pid,
         "since": record.since,

@@ -45,5 +45,13 @@ def escape_name(name: str) -> str:
 
 
 def unescape_name(segment: str) -> str:
-    """The lock name that a segment stands for. One that was cut comes back as the segment: its end isn't known."""
-    return segment if "~" in segment else unquote(segment, errors="surrogatepass")
+    """The lock name that a segment stands for. Of one that was cut, what is left of it, with the digest behind it.
+
+    Never raises: whoever may write under our prefix may write what no name comes to.
+    """
+    kept, tilde, digest = segment.partition("~")
+    try:
+        return unquote(kept, errors="surrogatepass") + tilde + digest
+    except UnicodeDecodeError:
+        # The cut may have parted the bytes of a character.
+        return unquote(kept, errors="replace").rstrip("\N{REPLACEMENT CHARACTER}") + tilde + digest

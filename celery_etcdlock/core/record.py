@@ -8,7 +8,8 @@ is ``None``, and a key with such a record counts as *held by someone else*, for 
 *Versions.* Records written before there were kinds are read by their flags (``handed_over``, ``in_line``, ``until``),
 and these are still written, for older workers of a rolling upgrade.
 
-Task arguments are never stored: they may be secret, and a lock needs only their digest.
+Task arguments are stored only short and for people, and not where they may be secret (``core.about``): a lock needs
+only their digest.
 """
 
 from __future__ import annotations
@@ -152,7 +153,7 @@ class Record:
     without renewal, and ``by_lease`` says the same by the store's clock. ``limit`` is how many may hold the lock as
     this owner understood it; ``broker`` a fingerprint of the owner's message broker. ``successor`` is for which run of
     the message a handover stands. ``attempt`` is random for each try to put or take over a key that others may rewrite,
-    so that a try without an answer knows its own work again.
+    so that a try without an answer knows its own work again. ``about`` are the arguments that make the key, for people.
     """
 
     delivery: Delivery
@@ -167,6 +168,7 @@ class Record:
     successor: Step | None = None
     attempt: str | None = None
     by_lease: EndByLease | None = None
+    about: str | None = None
 
     def is_of_task(self, name: str) -> bool:
         """Whether the task of this name wrote it. Long names are cut, here and there alike."""
@@ -203,6 +205,8 @@ def encode_record(record: Record) -> bytes:
         fields["attempt"] = record.attempt
     if record.by_lease is not None:
         fields["by_lease"] = [record.by_lease.age_seconds, record.by_lease.term]
+    if record.about is not None:
+        fields["about"] = _cut(record.about)
     return _as_json(fields).encode()
 
 
@@ -241,6 +245,7 @@ def _decoded(value: bytes) -> Record | None:
             _step(fields["successor"]) if "successor" in fields else None,
             _text(fields["attempt"]) if "attempt" in fields else None,
             _end_by_lease(fields["by_lease"]) if "by_lease" in fields else None,
+            _text(fields["about"]) if "about" in fields else None,
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         return None

@@ -13,6 +13,7 @@ from celery_etcdlock.core.value_checks import kind_of, shown
 
 __all__ = [
     "LEAST_HASH_KEY_BYTES",
+    "MEMORY_ENDPOINT",
     "REDIS_SCHEMES",
     "check_channel",
     "check_endpoints",
@@ -27,7 +28,7 @@ __all__ = [
 
 LEAST_HASH_KEY_BYTES = 16
 MAX_PREFIX_BYTES = 512
-_MEMORY = "memory://"
+MEMORY_ENDPOINT = "memory://"
 REDIS_SCHEMES = ("redis://", "rediss://")
 
 
@@ -49,8 +50,8 @@ def check_endpoints(value: Any) -> tuple[str, ...]:
             )
         if any(character.isspace() or not character.isprintable() for character in endpoint):
             raise ValueError(f"{where} with a space or control character in it: separate endpoints by commas")
-    if _MEMORY in endpoints and len(endpoints) > 1:
-        raise ValueError(f"has {_MEMORY} beside other endpoints: it is a store of its own, use it alone")
+    if MEMORY_ENDPOINT in endpoints and len(endpoints) > 1:
+        raise ValueError(f"has {MEMORY_ENDPOINT} beside other endpoints: it is a store of its own, use it alone")
     if len(endpoints) > 1 and any(endpoint.lower().startswith(REDIS_SCHEMES) for endpoint in endpoints):
         raise ValueError("has a Redis beside other endpoints: locks are in one Redis, or in an etcd")
     return endpoints

@@ -16,6 +16,8 @@ from celery_etcdlock.core.name_escaping import escape_name
 from celery_etcdlock.core.policies import check_policy_name
 from celery_etcdlock.core.setting_checks import (
     LEAST_HASH_KEY_BYTES,
+    MEMORY_ENDPOINT,
+    REDIS_SCHEMES,
     check_channel,
     check_endpoints,
     check_hash_key,
@@ -230,6 +232,26 @@ class Settings:
         settings = cls(**values)
         settings._check_together()
         return settings
+
+    @property
+    def where(self) -> str:
+        """Where the locks are, for people, such as ``etcd at 127.0.0.1:2379``."""
+        if self.endpoints == (MEMORY_ENDPOINT,):
+            return "each process's own memory, which protects nothing across processes"
+        if self.in_redis:
+            return f"Redis at {self.endpoints[0]}"
+        if self.channel is not None:
+            return "etcd over etcdlock_channel"
+        return f"etcd at {', '.join(self.endpoints)}"
+
+    @property
+    def in_redis(self) -> bool:
+        return self.endpoints[0].lower().startswith(REDIS_SCHEMES)
+
+    @property
+    def in_etcd(self) -> bool:
+        """Whether the locks are in an etcd, whoever connects to it."""
+        return self.endpoints != (MEMORY_ENDPOINT,) and not self.in_redis
 
     def at(self, endpoints: tuple[str, ...]) -> Settings:
         """The same at other endpoints, of a store without TLS or users."""

@@ -67,6 +67,7 @@ def _bar(hold: _Hold) -> dict[str, Any]:
     return {
         "lock": hold.entry.name,
         "task": None if record is None else record.task,
+        "about": None if record is None else record.about,
         "task_id": None if record is None else record.delivery.task_id,
         "host": None if record is None else record.host,
         "began": round(hold.began, 3),

@@ -5,14 +5,14 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Any
 
-from celery_etcdlock.core.lock_table import Change, KeyEntry, SnapshotOutdated
+from celery_etcdlock.core.lock_table import Change, KeyEntry, SnapshotOutdated, Traces
 from celery_etcdlock.core.name_escaping import unescape_name
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import decode_record
 from celery_etcdlock.core.replies import Asked
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient
-from celery_etcdlock.etcd.errors import Compacted
+from celery_etcdlock.etcd.errors import Compacted, PermissionDenied
 from celery_etcdlock.etcd.etcd_store import EtcdStore
 from celery_etcdlock.etcd.key_layout import Layout, end_of, token_in, unchanged
 
@@ -20,6 +20,9 @@ __all__ = ["EtcdInspector"]
 
 KEYS_PER_PAGE = 1000
 MOST_NOTE_BYTES = 256 * 1024
+#: Where apps have their prefix unless ``etcdlock_prefix`` says otherwise, and how many of them are named at most.
+DEFAULT_PLACE = b"/celery-etcdlock/"
+MOST_OTHERS = 5
 QUIET_SECONDS = 1.0
 LONGEST_WATCH_SECONDS = 3600.0
 
@@ -126,6 +129,31 @@ class EtcdInspector:
         lease = self._call("Lease/LeaseGrant", grant, messages.LeaseGrantResponse).ID
         put = messages.PutRequest(key=self._layout.note(host), value=text.encode(), lease=lease)
         self._call("KV/Put", put, messages.PutResponse)
+
+        self._call("KV/Put", messages.PutRequest(key=self._layout.used), messages.PutResponse)
+
+    def traces(self) -> Traces:
+        own = self._layout.prefix
+        request = messages.RangeRequest(key=own, range_end=end_of(own), limit=1, keys_only=True)
+        if self._call("KV/Range", request, messages.RangeResponse).kvs:
+            return Traces(used=True)
+        try:
+            return Traces(used=False, others=tuple(self._other_prefixes()))
+        except PermissionDenied:
+            return Traces(used=False)
+
+    def _other_prefixes(self) -> Iterator[str]:
+        """The first apps under the default place for prefixes, one request for each."""
+        start, end = DEFAULT_PLACE, end_of(DEFAULT_PLACE)
+        for _ in range(MOST_OTHERS):
+            request = messages.RangeRequest(key=start, range_end=end, limit=1, keys_only=True)
+            found = self._call("KV/Range", request, messages.RangeResponse).kvs
+            app, slash, _ = found[0].key[len(DEFAULT_PLACE) :].partition(b"/") if found else (b"", b"", b"")
+            if not slash:
+                return
+            prefix = DEFAULT_PLACE + app + slash
+            yield prefix.decode("utf-8", "replace")
+            start = end_of(prefix)
 
     def delete_note(self, host: str) -> None:
         request = messages.DeleteRangeRequest(key=self._layout.note(host))

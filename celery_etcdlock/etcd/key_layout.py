@@ -6,6 +6,7 @@
     {prefix}worker/{host name}    what a worker wrote about itself, for others to compare; on a lease of its own
     {prefix}replaced/{task id}    a mark that this queued task was replaced by a newer one; on the newer one's lease
     {prefix}done/{delivery}       a mark that this run of this call has come to its end; on a shared lease, for a while
+    {prefix}used                  a worker was started with this prefix once; on no lease
     {prefix}beat/{book}/{entry}   what the holder of the beat's lock leaves for the next one; on no lease
 
 Names are escaped (``core.name_escaping``), so that no name's range holds another's keys.
@@ -35,6 +36,7 @@ class Layout:
         self.marks = f"{prefix}replaced/".encode()
         self.done = f"{prefix}done/".encode()
         self.books = f"{prefix}beat/".encode()
+        self.used = f"{prefix}used".encode()
 
     @property
     def notes(self) -> bytes:

@@ -103,6 +103,8 @@ class CeleryEvents:
 def _described(event: LockEvent) -> tuple[str, dict[str, Any]]:
     """The type of the Celery event and its fields."""
     fields: dict[str, Any] = {"uuid": event.record.delivery.task_id, "task": event.record.task, "lock": event.name}
+    if event.record.about is not None:
+        fields["about"] = event.record.about
     match event:
         case LockAcquired():
             fields |= {"fencing_token": event.fencing_token, "waited_seconds": round(event.waited_seconds, 6)}

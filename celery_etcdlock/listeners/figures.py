@@ -67,6 +67,7 @@ class Figures:
             if isinstance(event, LockAcquired):
                 self._held[event.name, event.fencing_token] = {
                     "lock": event.name,
+                    "about": event.record.about,
                     "task": event.record.task,
                     "id": event.record.delivery.task_id,
                     "pid": self._pid,

@@ -1,6 +1,7 @@
 """The log of lock events: each line with its facts as fields of the log record too, for structured logs.
 
-Fields: ``lock_event``, ``lock_name``, ``task_id``, ``task_name``, ``fencing_token``, ``lock_holder`` (a task id),
+Fields: ``lock_event``, ``lock_name``, ``lock_about`` (the arguments that make the key, where they may be shown),
+``task_id``, ``task_name``, ``fencing_token``, ``lock_holder`` (a task id),
 ``waited_seconds``, ``held_seconds``, ``late_seconds``. A loss is an error, a takeover is information; the rest, which
 happens with every task, is for debugging.
 """
@@ -10,6 +11,7 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from celery_etcdlock.core.description import in_words
 from celery_etcdlock.core.events import (
     BeatTookOver,
     LockAcquired,
@@ -21,6 +23,7 @@ from celery_etcdlock.core.events import (
     TaskDeduplicated,
     TickSent,
 )
+from celery_etcdlock.core.printable import printable
 from celery_etcdlock.core.record import Record
 
 __all__ = ["log_event"]
@@ -32,27 +35,27 @@ def log_event(event: LockEvent) -> None:
     """A ``Listener``."""
     match event:
         case LockWasLost():
-            message = "celery-etcdlock: lock %r (fencing token %s) is lost: %s"
+            message = "celery-etcdlock: lock %s (fencing token %s) is lost: %s"
             _log(logging.ERROR, "lost", event, message, event.fencing_token, event.reason)
         case BeatTookOver():
-            message = "celery-etcdlock: lock %r: this beat is at work (fencing token %s, %s takeovers before)"
+            message = "celery-etcdlock: lock %s: this beat is at work (fencing token %s, %s takeovers before)"
             _log(logging.INFO, "beat", event, message, event.fencing_token, event.takeovers)
         case _ if not logger.isEnabledFor(logging.DEBUG):
             return
         case LockAcquired():
-            message, waited = "lock %r acquired (fencing token %s)", event.waited_seconds
+            message, waited = "lock %s acquired (fencing token %s)", event.waited_seconds
             _log(logging.DEBUG, "acquired", event, message, event.fencing_token, waited_seconds=waited)
         case LockReleased():
-            message, held = "lock %r released (fencing token %s)", event.held_seconds
+            message, held = "lock %s released (fencing token %s)", event.held_seconds
             _log(logging.DEBUG, "released", event, message, event.fencing_token, held_seconds=held)
         case LockConflicted():
-            _log(logging.DEBUG, "conflict", event, "lock %r is held by %s", _task_id(event.holder))
+            _log(logging.DEBUG, "conflict", event, "lock %s is held by %s", in_words(event.holder))
         case LockWaiting():
-            _log(logging.DEBUG, "waiting", event, "lock %r is waited for behind %s", _task_id(event.holder))
+            _log(logging.DEBUG, "waiting", event, "lock %s is waited for behind %s", in_words(event.holder))
         case TaskDeduplicated():
-            _log(logging.DEBUG, "deduplicated", event, "lock %r: a task ended without having run: %s", event.reason)
+            _log(logging.DEBUG, "deduplicated", event, "lock %s: a task ended without having run: %s", event.reason)
         case TickSent():
-            message, late = "lock %r: the tick of %r was sent, %.3f s late", event.late_seconds
+            message, late = "lock %s: the tick of %r was sent, %.3f s late", event.late_seconds
             _log(logging.DEBUG, "tick", event, message, event.entry, late, late_seconds=late)
 
 
@@ -64,11 +67,15 @@ def _log(level: int, kind: str, event: LockEvent, message: str, *arguments: obje
         "task_name": event.record.task,
         **more,
     }
+    named = repr(event.name)
+    if event.record.about is not None:
+        fields["lock_about"] = event.record.about
+        named += f" ({printable(event.record.about)})"
     if isinstance(event, LockAcquired | LockReleased | LockWasLost | BeatTookOver):
         fields["fencing_token"] = event.fencing_token
     if isinstance(event, LockConflicted | LockWaiting):
         fields["lock_holder"] = _task_id(event.holder)
-    logger.log(level, message, event.name, *arguments, extra=fields)
+    logger.log(level, message, named, *arguments, extra=fields)
 
 
 def _task_id(holder: Record | None) -> str:

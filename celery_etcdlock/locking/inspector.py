@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from typing import Protocol
 
-from celery_etcdlock.core.lock_table import Change, KeyEntry
+from celery_etcdlock.core.lock_table import Change, KeyEntry, Traces
 
 __all__ = ["Inspector"]
 
@@ -50,5 +50,8 @@ class Inspector(Protocol):
 
     def books(self) -> dict[str, dict[str, bytes]]:
         """What the holders of locks keep for the next ones (``operations.SaveStates``), by book and key."""
+
+    def traces(self) -> Traces:
+        """Whether anybody ever used this prefix; to be asked where no lock is held."""
 
     def close(self) -> None: ...

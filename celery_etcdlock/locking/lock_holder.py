@@ -6,8 +6,8 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from celery_etcdlock.core.description import holder_kind, in_words
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.record import STANDALONE_PREFIX
 from celery_etcdlock.errors import LockConflict
 from celery_etcdlock.locking.outcomes import Conflict
 
@@ -19,8 +19,9 @@ class LockHolder:
     """Who holds a lock. ``str()`` of it is one line.
 
     ``what`` is the task's name, or for a lock without a task its ``note``, else its name; ``task_id`` the task's id,
-    ``None`` without one; ``since`` Unix time in seconds by the holder's clock. All but ``description`` are ``None``
-    when what is stored there can't be read.
+    ``None`` without one; ``since`` Unix time in seconds by the holder's clock; ``about`` the arguments that make the
+    key, short and for people, where they may be shown. All but ``description`` are ``None`` when what is stored there
+    can't be read.
     """
 
     description: str
@@ -29,6 +30,7 @@ class LockHolder:
     host: str | None = None
     pid: int | None = None
     since: float | None = None
+    about: str | None = None
 
     def __str__(self) -> str:
         return self.description
@@ -42,14 +44,14 @@ def holder_of(keys: Sequence[Key]) -> LockHolder | None:
     description = describe_holder(tuple(keys))
     if record is None:
         return LockHolder(description)
-    task_id = record.delivery.task_id
     return LockHolder(
         description,
         record.task,
-        None if task_id.startswith(STANDALONE_PREFIX) else task_id,
+        None if holder_kind(record) == "process" else record.delivery.task_id,
         record.host,
         record.pid,
         record.since,
+        record.about,
     )
 
 
@@ -66,8 +68,5 @@ def describe_holder(keys: tuple[Key, ...]) -> str:
         return "somebody who let go meanwhile"
     record = keys[0].record
     if record is None:
-        return "something that isn't celery-etcdlock, or is a newer version of it"
-    since = time.strftime("%Y-%m-%d %H:%M:%S UTC", time.gmtime(record.since))
-    if record.delivery.task_id.startswith(STANDALONE_PREFIX):
-        return f"{record.delivery.task_id} ({record.task}) on {record.host}, since {since}"
-    return f"task {record.delivery.task_id} ({record.task}) on {record.host}, pid {record.pid}, since {since}"
+        return in_words(record)
+    return f"{in_words(record)}, since {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime(record.since))}"

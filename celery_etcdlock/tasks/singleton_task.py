@@ -19,6 +19,7 @@ from celery_etcdlock.tasks.definition.checks import check_definition, expected_e
 from celery_etcdlock.tasks.definition.foreign_options import refuse_foreign_options
 from celery_etcdlock.tasks.definition.lock_plan import LockPlan, is_built_in, plan_of
 from celery_etcdlock.tasks.definition.scope import scoped
+from celery_etcdlock.tasks.definition.shown_arguments import shown_by_celery
 from celery_etcdlock.tasks.entry.caller import request_here
 from celery_etcdlock.tasks.entry.seam import enter, guard, is_async_task, make_ready, ours
 from celery_etcdlock.tasks.execution.ended_before_lock import free_at_the_end
@@ -115,15 +116,22 @@ class SingletonTask(_TypedTask[P, R]):
             take_together()
 
     def _lock_names(
-        self, args: tuple[Any, ...], kwargs: dict[str, Any], headers: Mapping[str, Any] | None = None
+        self,
+        args: tuple[Any, ...],
+        kwargs: dict[str, Any],
+        headers: Mapping[str, Any] | None = None,
+        shown: Any = None,
     ) -> tuple[str, ...]:
-        """Of the locks of a call. ``headers``: those of its message, if they aren't those of what runs here."""
+        """Of the locks of a call. ``headers``: those of its message, if they aren't those of what runs here.
+
+        ``shown``: what has the ``argsrepr`` and ``kwargsrepr`` of the call, by default the request here.
+        """
         settings = EtcdLocks.from_app(self.app).settings
         dump = getattr(self, "_dump_pydantic_arguments", None)
         if dump is not None:
             args, kwargs = dump(args, kwargs)
         try:
-            names = self._lock_key(args, kwargs)
+            names = self._lock_key(args, kwargs, shown_by_celery(request_here(self) if shown is None else shown))
             if settings.scope is None:
                 return names
             if headers is None:
@@ -135,7 +143,7 @@ class SingletonTask(_TypedTask[P, R]):
             raise
 
     @functools.cached_property
-    def _lock_key(self) -> Callable[[tuple[Any, ...], dict[str, Any]], tuple[str, ...]]:
+    def _lock_key(self) -> Callable[..., tuple[str, ...]]:
         settings = EtcdLocks.from_app(self.app).settings
         return self._lock_plan.key.with_hash_key(settings.hash_key).names_for
 

@@ -1,6 +1,11 @@
 """What the page shows, kept up to date by two threads: one follows etcd, one asks the workers for their figures.
 
 Conflicts leave no trace in etcd, so only workers know how many there were; where none answers, the page says so.
+
+*Trust.* What was seen last stays on the page when etcd can't be asked, with the time when it was true (``seen_at``).
+Until etcd has answered once nothing is known, and the figures are ``None``: no lock seen isn't no lock held.
+
+*Cost.* The list of locks is made once for each change, not for each browser; TTLs are asked only for what is looked at.
 """
 
 from __future__ import annotations
@@ -10,25 +15,29 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable
+from dataclasses import asdict
 from typing import Any
 
 from celery_etcdlock.core.beat_view import beat_as_json, beats_of
-from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, LockTable, SnapshotOutdated, described
+from celery_etcdlock.core.expiry import seems_expired
+from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, LockTable, SnapshotOutdated
 from celery_etcdlock.core.timeline import Timeline
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.inspector import Inspector
+from celery_etcdlock.web.view import About, View, lock_as_json, page_of, timeline_of
 
 __all__ = ["Follower"]
 
 logger = logging.getLogger("celery_etcdlock")
 
-#: Locks and bars in one state: more than that nobody reads, and a browser would choke on.
-MOST_LOCKS = 500
-MOST_BARS = 1000
 #: Entries of one beat.
 MOST_ENTRIES = 200
 RETRY_SECONDS = 2.0
 TTL_SECONDS = 5.0
+#: Keys whose time is over are looked for this often.
+FORGET_SECONDS = 1.0
+#: Leases whose TTL is asked for at once: those of the pages that somebody looked at lately.
+MOST_LEASES = 500
 FIGURES_SECONDS = 10.0
 #: Conflicts per minute are counted over so many seconds.
 WINDOW_SECONDS = 60.0
@@ -39,16 +48,23 @@ Figures = dict[str, dict[str, int]]
 class Follower:
     """``figures`` returns each answering worker's lock figures (``inspect stats``); it may take a second."""
 
-    def __init__(self, inspector: Inspector, figures: Callable[[], Figures]) -> None:
+    def __init__(self, inspector: Inspector, figures: Callable[[], Figures], about: About | None = None) -> None:
         self._inspector = inspector
         self._figures = figures
+        self._about = about or About()
         self._changed = threading.Condition()
         self._version = 0
         self._board = LockTable()
+        self._locks: list[LockEntry] | None = None
+        self._forgot_at = 0.0
         self._timeline = Timeline()
         self._ttls: dict[int, float] = {}
+        self._looked_at: set[int] = set()
+        self._ttls_asked: set[int] = set()
         self._beats: list[dict[str, Any]] = []
-        self._error: str | None = "not connected yet"
+        self._error: str | None = None
+        self._seen_at: float | None = None
+        self._used: bool | None = None
         self._workers: int | None = None
         self._conflicts: deque[tuple[float, Figures]] = deque()
         self._stopped = False
@@ -66,40 +82,59 @@ class Follower:
             self._changed.wait_for(lambda: self._version != version, seconds)
             return self._version
 
-    def state(self) -> dict[str, Any]:
-        """All that the page shows."""
+    def state(self, view: View | None = None) -> dict[str, Any]:
+        """All that the page shows of what ``view`` looks at."""
+        view = view or View()
         now = time.time()
         with self._changed:
-            self._board.forget_those_over(now)
-            locks = self._board.locks()
-            shown = locks[:MOST_LOCKS]
-            return {
-                "now": round(now, 3),
-                "error": self._error,
-                "held": len(locks),
-                "waiting": sum(len(lock.waiters) for lock in locks),
-                "workers": self._workers,
-                "conflicts_per_minute": self._conflicts_per_minute(),
-                "locks": [self._lock_as_json(lock) for lock in shown],
-                "beats": self._beats,
-                "timeline_seconds": self._timeline.seconds,
-                "timeline": self._timeline.bars(now)[-MOST_BARS:],
-            }
+            locks = self._all_locks(now)
+            bars = self._timeline.bars(now)
+            ttls, seen_at, error = self._ttls, self._seen_at, self._error
+            conflicts = self._conflicts_per_minute()
+        shown, matching, page = page_of(locks, view)
+        leases = {owner.lease for lock in shown for owner in lock.owners if owner.lease}
+        with self._changed:
+            if len(self._looked_at) < MOST_LEASES:
+                self._looked_at |= leases
+        timeline, timeline_locks = timeline_of(bars, locks, view)
+        known = seen_at is not None
+        return {
+            "now": round(now, 3),
+            "about": asdict(self._about),
+            "error": error,
+            "seen_at": seen_at,
+            "held": len(locks) if known else None,
+            "waiting": sum(len(lock.waiters) for lock in locks) if known else None,
+            "workers": self._workers,
+            "conflicts_per_minute": conflicts,
+            "used": True if locks else self._used,
+            "matching": matching if known else None,
+            "page": page,
+            "size": view.size,
+            "locks": [lock_as_json(lock, ttls) for lock in shown],
+            "beats": self._beats,
+            "timeline_seconds": self._timeline.seconds,
+            "timeline": timeline,
+            "timeline_locks": timeline_locks,
+        }
+
+    def _all_locks(self, now: float) -> list[LockEntry]:
+        """To be called with the mutex held. The list isn't changed any more."""
+        if self._locks is None:
+            self._locks = self._board.locks()
+        if now - self._forgot_at > FORGET_SECONDS:
+            self._forgot_at = now
+            if any(seems_expired(entry.key, now) for lock in self._locks for entry in lock.owners + lock.waiters):
+                self._board.forget_those_over(now)
+                self._locks = self._board.locks()
+        return self._locks
 
     def entry(self, name: str, token: str, fencing_token: object) -> KeyEntry | None:
         """The owner's place that the page named: that holding, not a later one."""
         with self._changed:
-            owners = [owner for lock in self._board.find(name) for owner in lock.owners if owner.name == name]
+            owners = [owner for lock in self._all_locks(time.time()) if lock.name == name for owner in lock.owners]
         wanted = (token, fencing_token)
         return next((owner for owner in owners if (owner.key.token, owner.key.mod_revision) == wanted), None)
-
-    def _lock_as_json(self, lock: LockEntry) -> dict[str, Any]:
-        return {
-            "lock": lock.name,
-            "owners": [described(entry, self._ttls.get(entry.lease)) for entry in lock.owners],
-            "waiters": [described(entry) for entry in lock.waiters[:50]],
-            "waiting": len(lock.waiters),
-        }
 
     # --- etcd -----------------------------------------------------------------------------------------------
 
@@ -120,31 +155,48 @@ class Follower:
     def _follow_from_now(self) -> None:
         entries, revision = self._inspector.snapshot()
         with self._changed:
-            self._board = LockTable(entries)
-            owners = [owner for lock in self._board.locks() for owner in lock.owners]
+            self._board, self._locks = LockTable(entries), None
+            owners = [owner for lock in self._all_locks(time.time()) for owner in lock.owners]
             self._timeline.restart(owners, time.time())
         self._say(None)
-        ttls_at = 0.0
+        beats_at = ttls_at = 0.0
         for changes in self._inspector.changes(revision):
             if self._stopped:
                 return
             if changes:
                 with self._changed:
+                    self._locks = None
                     for change in changes:
                         for happening in self._board.apply(change):
                             self._timeline.apply(happening, time.time())
-                self._say(None)
-            if time.monotonic() - ttls_at > TTL_SECONDS:
-                owners = [owner for lock in self._board.locks()[:MOST_LOCKS] for owner in lock.owners]
-                self._ttls = self._inspector.ttls(owner.lease for owner in owners)
-                beats = beats_of(self._inspector.books(), self._board.locks())
-                self._beats = [{"name": beat.name} | beat_as_json(beat, MOST_ENTRIES) for beat in beats]
+            now = time.monotonic()
+            wanted = self._ttls_wanted(now - ttls_at > TTL_SECONDS)
+            if wanted:
+                self._ttls, self._ttls_asked = self._inspector.ttls(wanted), wanted
                 ttls_at = time.monotonic()
-                self._say(None)
+            if now - beats_at > TTL_SECONDS:
+                books = self._inspector.books()
+                with self._changed:
+                    beats = beats_of(books, self._all_locks(time.time()))
+                self._used = bool(self._locks) or self._inspector.traces().used
+                self._beats = [{"name": beat.name} | beat_as_json(beat, MOST_ENTRIES) for beat in beats]
+                beats_at = time.monotonic()
+            self._say(None)
+
+    def _ttls_wanted(self, due: bool) -> set[int]:
+        """Leases to ask for: when it is due those that were looked at since; before that, those that weren't yet."""
+        with self._changed:
+            looked_at = self._looked_at
+            if due:
+                self._looked_at = set()
+                return looked_at
+            return set() if looked_at <= self._ttls_asked else looked_at | self._ttls_asked
 
     def _say(self, error: str | None) -> None:
         with self._changed:
             self._error = error
+            if error is None:
+                self._seen_at = round(time.time(), 3)
             self._version += 1
             self._changed.notify_all()
 
@@ -176,4 +228,4 @@ class Follower:
             return None
         # A worker that was restarted counts from nothing.
         counts = [last[worker]["conflicts"] - first[worker]["conflicts"] for worker in known]
-        return round(sum(max(0, count) for count in counts) * 60 / (ended - began), 1)
+        return sum(max(0, count) for count in counts) * 60 / (ended - began)

@@ -25,17 +25,23 @@ import bottle
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.inspector import Inspector
 from celery_etcdlock.web.follower import Follower
+from celery_etcdlock.web.view import View
 
 __all__ = ["is_loopback", "make_app", "new_token", "serve"]
 
 COOKIE = "etcdlock_token"
 RELEASE_HEADER = "X-Etcdlock-Release"
-#: At most so many states a second, and one now and then so that a connection that is gone is noticed.
+#: Between two states of one browser at least so long, and so many times what making one took; and one now and then, so
+#: that a connection that is gone is noticed.
 LEAST_SECONDS = 0.4
+REST_FACTOR = 4
 HEARTBEAT_SECONDS = 10.0
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
-_TYPES = {"index.html": "text/html", "app.js": "text/javascript", "style.css": "text/css"}
+_TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
+_FILES = frozenset(
+    {"index.html", "style.css", "app.js", "beats.js", "locks.js", "release.js", "text.js", "timeline.js"}
+)
 _SAFETY = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -81,9 +87,22 @@ def make_app(follower: Follower, inspector: Inspector, token: str | None) -> bot
             return ""
         return _file("index.html")
 
+    def view() -> View:
+        try:
+            return View.from_query(bottle.request.query.decode())
+        except ValueError as error:
+            raise _refused(400, str(error)) from None
+
+    def state() -> dict[str, Any]:
+        return follower.state(view())
+
     def events() -> Iterator[bytes]:
+        looked_at = view()
         bottle.response.content_type = "text/event-stream"
-        return _events(follower)
+        return _events(follower, looked_at)
+
+    def file(name: str) -> Any:
+        return _file(name) if name in _FILES else _refused(404, "no such file")
 
     def release() -> dict[str, Any]:
         if not bottle.request.get_header(RELEASE_HEADER):
@@ -104,9 +123,9 @@ def make_app(follower: Follower, inspector: Inspector, token: str | None) -> bot
     app.add_hook("before_request", admit)
     app.add_hook("after_request", be_safe)
     app.route("/", "GET", page)
-    app.route("/<name:re:app.js|style.css>", "GET", _file)
+    app.route("/<name:re:[a-z]+[.](js|css)>", "GET", file)
     app.route("/favicon.ico", "GET", lambda: bottle.HTTPResponse(status=204))
-    app.route("/api/state", "GET", follower.state)
+    app.route("/api/state", "GET", state)
     app.route("/api/events", "GET", events)
     app.route("/api/release", "POST", release)
     return app
@@ -129,16 +148,18 @@ class _Handler(WSGIRequestHandler):
 
 
 def _file(name: str) -> bytes:
-    bottle.response.content_type = f"{_TYPES[name]}; charset=utf-8"
+    bottle.response.content_type = f"{_TYPES[name.rpartition('.')[2]]}; charset=utf-8"
     return resources.files("celery_etcdlock.web").joinpath("page").joinpath(name).read_bytes()
 
 
-def _events(follower: Follower) -> Iterator[bytes]:
+def _events(follower: Follower, view: View) -> Iterator[bytes]:
     version = -1
     while True:
         version = follower.wait(version, HEARTBEAT_SECONDS)
-        yield f"data: {json.dumps(follower.state())}\n\n".encode()
-        time.sleep(LEAST_SECONDS)  # what changes meanwhile is in the next state
+        began = time.monotonic()
+        yield f"data: {json.dumps(follower.state(view))}\n\n".encode()
+        # What changes meanwhile is in the next state.
+        time.sleep(max(LEAST_SECONDS, REST_FACTOR * (time.monotonic() - began)))
 
 
 def _refused(status: int, why: str) -> bottle.HTTPResponse:

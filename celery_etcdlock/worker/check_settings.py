@@ -74,8 +74,5 @@ class CheckSettings(bootsteps.Step):
                 warn_of_coroutine(task, worker.pool_cls)
         _ = locks.manager  # parses the endpoints, imports the listeners
         import_for_threads(settings)
-        where = f"etcd at {', '.join(settings.endpoints)}"
-        if settings.endpoints == (MEMORY_ENDPOINT,):
-            where = "each process's own memory, which protects nothing across processes"
         warn_if_away(settings)
-        logger.info("celery-etcdlock: locks in %s under %s, TTL %s s", where, settings.prefix, settings.ttl)
+        logger.info("celery-etcdlock: locks in %s under %s, TTL %s s", settings.where, settings.prefix, settings.ttl)

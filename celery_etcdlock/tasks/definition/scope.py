@@ -8,6 +8,7 @@ from urllib.parse import quote
 
 from celery.utils.imports import symbol_by_name
 
+from celery_etcdlock.core.lock_names import LockNames
 from celery_etcdlock.errors import InvalidKey, InvalidSetting
 
 __all__ = ["find_scope", "scoped"]
@@ -47,4 +48,4 @@ def scoped(
         raise InvalidKey(f"etcdlock_scope: {shown} returned {scope!r}: it must return a non-empty str, or None")
     # Without a colon of its own, so that the first one ends it.
     prefix = quote(scope, safe=" ._=,@-/", errors="surrogatepass")
-    return tuple(f"{prefix}:{name}" for name in names)
+    return LockNames.of((f"{prefix}:{name}" for name in names), getattr(names, "about", None))

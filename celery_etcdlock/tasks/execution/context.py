@@ -14,6 +14,7 @@ from celery_etcdlock.core.lifetimes import Lifetime
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import MessageRelation, Record
 from celery_etcdlock.core.task_options import TaskOptions
+from celery_etcdlock.errors import EtcdLockError
 from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.locking.outcomes import Conflict
 from celery_etcdlock.tasks.definition.lock_plan import LockPlan
@@ -49,7 +50,15 @@ class ExecutionContext:
 
     @property
     def record(self) -> Record:
-        return self.locks.record(self.call.delivery, self.task.name, self.options.lock_limit)
+        return self.locks.record(self.call.delivery, self.task.name, self.options.lock_limit, self._about)
+
+    @property
+    def _about(self) -> str | None:
+        """The arguments that make the key, for people."""
+        try:
+            return getattr(self.names(), "about", None)
+        except EtcdLockError:
+            return None  # where it matters, the names are asked for
 
     @property
     def ttl_seconds(self) -> int:

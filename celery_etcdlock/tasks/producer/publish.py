@@ -73,13 +73,15 @@ class Enqueued:
         self.headers = with_call(options.get("headers"), self.task_id)
         self._claims: list[Claim] = []
         self.in_chord_header = bool(options.get("chord"))
+        self._options = options
+        self._about: str | None = None
         self.seconds = claim_seconds(task, plan, options)
 
     @property
     def record(self) -> Record:
         """Of the key that is to stand for this call."""
         delivery = Delivery(self.task_id, call=call_in(self.headers))
-        record = self.locks.record(delivery, self.task.name, self.plan.options.lock_limit)
+        record = self.locks.record(delivery, self.task.name, self.plan.options.lock_limit, self._about)
         return replace(record, kind=KeyKind.WINDOW if self.lifetime.name == "until_expired" else KeyKind.CLAIM)
 
     def is_successor(self) -> bool:
@@ -90,7 +92,8 @@ class Enqueued:
         return current is not None and current.request.id == self.task_id
 
     def names(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
-        names = self.task._lock_names(args, dict(kwargs), self.headers)  # type: ignore[attr-defined]
+        names = self.task._lock_names(args, dict(kwargs), self.headers, self._options)  # type: ignore[attr-defined]
+        self._about = getattr(names, "about", None)
         return tuple(self.lifetime.queued_name(name) for name in names)
 
     def claim(self, names: tuple[str, ...]) -> Conflict | None:

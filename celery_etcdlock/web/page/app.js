@@ -1,198 +1,155 @@
-// The page of locks: draws the state that the server sends over one event stream, and asks for releases.
-// Everything that comes from tasks is put in as text, never as HTML.
-"use strict";
+// The page of locks: one event stream brings the state of what this browser looks at, and each part draws its own.
+// What is looked at (filter, order, page) is in the page's address, so that a reload and a link keep it.
 
-const byId = (id) => document.getElementById(id);
+import { drawBeats, drawBeatTimes } from "./beats.js";
+import { drawAges, drawLocks } from "./locks.js";
+import { ask, readyForReleases } from "./release.js";
+import { atTime, byId, count, duration, figure, name, setText, visible } from "./text.js";
+import { drawTimeline } from "./timeline.js";
+
+const FILTER_PAUSE = 250; // milliseconds after the last key
+const PHONE = matchMedia("(max-width: 48rem)");
+
 let state = null;
 let skew = 0; // seconds that the server's clock is ahead of this one
-let chosen = null; // the owner whose release is being confirmed
-
-function element(tag, className, text) {
-  const made = document.createElement(tag);
-  if (className) made.className = className;
-  if (text !== undefined) made.textContent = text;
-  return made;
-}
-
-function duration(seconds) {
-  const whole = Math.max(0, Math.floor(seconds));
-  const two = (number) => String(number).padStart(2, "0");
-  if (whole < 60) return `${whole}s`;
-  if (whole < 3600) return `${Math.floor(whole / 60)}m${two(whole % 60)}s`;
-  if (whole < 86400) return `${Math.floor(whole / 3600)}h${two(Math.floor((whole % 3600) / 60))}m`;
-  return `${Math.floor(whole / 86400)}d${two(Math.floor((whole % 86400) / 3600))}h`;
-}
+let paused = false;
+let events = null;
+let toAnnounce = false; // the user asked for another view: say what it found
+const view = viewOfAddress();
 
 const now = () => Date.now() / 1000 + skew;
 
-function cell(row, label, text, className) {
-  const made = element("td", className, text);
-  if (label) made.dataset.label = label;
-  row.append(made);
-  return made;
+function viewOfAddress() {
+  const given = new URLSearchParams(location.search);
+  const sort = byId("sort");
+  byId("filter").value = given.get("filter") ?? "";
+  sort.value = given.get("sort") ?? "contended";
+  if (!sort.value) sort.value = "contended";
+  const page = Number(given.get("page"));
+  return { filter: byId("filter").value, sort: sort.value, page: Number.isInteger(page) && page > 0 && page < 1e8 ? page : 1 };
 }
 
-function drawOwner(lock, owner) {
-  const row = element("tr");
-  row.dataset.lock = lock.lock;
-  cell(row, "", lock.lock, "lock");
-  const who = cell(row, "", owner.readable ? owner.task : "a record that this version can't read");
-  if (owner.readable) who.append(element("small", "", owner.task_id + (owner.retries ? `, retry ${owner.retries}` : "")));
-  cell(row, "on", owner.readable ? `${owner.host}:${owner.pid}` : "–");
-  const age = cell(row, "for", "", "number age");
-  if (owner.readable) age.dataset.since = owner.since;
-  cell(row, "TTL", owner.ttl_seconds === null ? "–" : duration(owner.ttl_seconds), "number");
-  const waiting = cell(row, "waiting", lock.waiting ? String(lock.waiting) : "–", "number");
-  if (lock.waiting) waiting.title = lock.waiters.map((waiter) => waiter.task_id).join("\n");
-  const button = element("button", "", "Release…");
-  button.addEventListener("click", () => ask(lock, owner));
-  cell(row, "", undefined).append(button);
-  return row;
+function look(changed) {
+  Object.assign(view, changed);
+  toAnnounce = true;
+  const query = new URLSearchParams();
+  if (view.filter) query.set("filter", view.filter);
+  if (view.sort !== "contended") query.set("sort", view.sort);
+  if (view.page > 1) query.set("page", view.page);
+  history.replaceState(null, "", `${query}` ? `?${query}` : location.pathname);
+  showPaused(false);
+  listen();
 }
 
-function drawTable() {
-  const wanted = byId("filter").value.trim().toLowerCase();
-  const rows = [];
-  for (const lock of state.locks) {
-    for (const owner of lock.owners) {
-      const text = [lock.lock, owner.task, owner.task_id, owner.host].join(" ").toLowerCase();
-      if (text.includes(wanted)) rows.push(drawOwner(lock, owner));
-    }
-  }
-  byId("locks").tBodies[0].replaceChildren(...rows);
-  byId("locks").hidden = rows.length === 0;
-  byId("nothing").hidden = rows.length > 0;
-  byId("nothing").textContent = state.held ? "No lock matches the filter." : "Nothing is locked.";
-  drawAges();
-}
-
-function drawAges() {
-  for (const age of document.querySelectorAll(".age[data-since]")) age.textContent = duration(now() - age.dataset.since);
-}
-
-function beatRow(entry) {
-  const row = element("tr");
-  const ago = (seconds) => (seconds >= 0 ? `in ${duration(seconds)}` : `overdue ${duration(-seconds)}`);
-  cell(row, "", entry.entry, "entry");
-  cell(row, "", entry.task);
-  cell(row, "", entry.schedule);
-  cell(row, "last", entry.last === null ? "–" : `${duration(now() - entry.last)} ago`, "number");
-  cell(row, "next", entry.next === null ? "–" : ago(entry.next - now()), "number");
-  cell(row, "runs", String(entry.count), "number");
-  return row;
-}
-
-function drawBeats() {
-  const drawn = [];
-  for (const beat of state.beats) {
-    const where = (one) => (one.readable ? `${one.host}:${one.pid}` : "somebody unreadable");
-    const standby = beat.standing_by.length ? `standing by: ${beat.standing_by.map(where).join(", ")}` : "nobody stands by";
-    const atWork = beat.at_work
-      ? `${where(beat.at_work)} is at work${beat.since === null ? "" : ` for ${duration(now() - beat.since)}`}`
-      : "no beat is at work, nothing is scheduled";
-    const table = element("table"), head = element("tr"), body = element("tbody");
-    for (const title of ["Entry", "Task", "Schedule", "Last", "Next", "Runs"]) head.append(element("th", "", title));
-    const top = element("thead");
-    top.append(head);
-    body.append(...beat.entries.map(beatRow));
-    table.append(top, body);
-    drawn.push(element("p", "beat", `${beat.name}: ${atWork}; ${standby}; ${beat.takeovers} takeovers before`), table);
-  }
-  byId("beat-list").replaceChildren(...drawn);
-  byId("beats").hidden = drawn.length === 0;
-}
-
-function drawTimeline() {
-  const span = state.timeline_seconds, end = now(), start = end - span;
-  const rows = new Map();
-  for (const bar of state.timeline) {
-    if (!rows.has(bar.lock)) rows.set(bar.lock, []);
-    rows.get(bar.lock).push(bar);
-  }
-  const drawn = [];
-  for (const name of [...rows.keys()].sort().slice(0, 60)) {
-    const row = element("div", "row"), track = element("div", "track");
-    const label = element("div", "name", name);
-    label.title = name;
-    for (const bar of rows.get(name)) {
-      const from = Math.max(bar.began, start), to = bar.ended === null ? end : bar.ended;
-      if (to < start) continue;
-      const drawnBar = element("div", bar.ended === null ? "bar going" : "bar");
-      drawnBar.style.left = `${((from - start) / span) * 100}%`;
-      drawnBar.style.width = `${(Math.max(0, to - from) / span) * 100}%`;
-      drawnBar.title = `${bar.task} ${bar.task_id}\n${bar.host}\n${duration(to - bar.began)}`;
-      track.append(drawnBar);
-    }
-    row.append(label, track);
-    drawn.push(row);
-  }
-  const scale = element("div", "row"), ticks = element("div", "scale");
-  ticks.append(element("span", "", `${span / 60} min ago`), element("span", "", `${span / 120}`), element("span", "", "now"));
-  scale.append(element("div"), ticks);
-  byId("timeline").replaceChildren(...drawn, scale);
-  byId("minutes").textContent = span / 60;
-}
-
-function draw() {
-  byId("held").textContent = state.held;
-  byId("waiting").textContent = state.waiting;
-  byId("conflicts").textContent = state.conflicts_per_minute === null ? "–" : state.conflicts_per_minute;
-  byId("workers").textContent = state.workers === null ? "–" : state.workers;
-  tell(state.error === null ? "live" : `etcd: ${state.error}`, state.error !== null);
-  drawTable();
-  drawBeats();
-  drawTimeline();
+function listen() {
+  if (events) events.close();
+  const query = new URLSearchParams({ ...view, size: PHONE.matches ? 10 : 20 });
+  events = new EventSource(`api/events?${query}`);
+  events.onmessage = (message) => {
+    state = JSON.parse(message.data);
+    skew = state.now - Date.now() / 1000;
+    draw();
+  };
+  events.onerror = () => tell("the page's server can't be reached; trying again", true);
 }
 
 function tell(text, bad) {
-  byId("status").textContent = text;
+  setText(byId("status"), text);
   byId("status").classList.toggle("bad", bad);
 }
 
-function ask(lock, owner) {
-  chosen = { lock: lock.lock, token: owner.token, fencing_token: owner.fencing_token };
-  byId("confirm-lock").textContent = lock.lock;
-  byId("confirm-owner").textContent = owner.readable
-    ? `held by task ${owner.task_id} (${owner.task}) on ${owner.host}, pid ${owner.pid}, for ${duration(now() - owner.since)}`
-    : "";
-  byId("force").checked = false;
-  byId("outcome").textContent = "";
-  byId("release").disabled = false;
-  byId("confirm").showModal();
+function draw() {
+  const { error, seen_at: seenAt, about } = state;
+  const known = seenAt !== null;
+  if (error) tell(`${about.store} can't be reached`, true);
+  else tell(paused ? "paused" : known ? "live" : `connecting to ${about.store}…`, false);
+  drawBanner(error, seenAt, about);
+  drawAbout(about);
+  if (paused) return;
+  setText(byId("held"), figure(state.held));
+  setText(byId("waiting"), figure(state.waiting));
+  setText(byId("conflicts"), figure(state.conflicts_per_minute));
+  setText(byId("workers"), figure(state.workers));
+  drawLocks(state, now(), (lock, owner) => ask(lock, owner, now()));
+  drawNothing(known, about);
+  drawPager();
+  drawTimeline(state, now());
+  drawBeats(state, now());
 }
 
-const OUTCOMES = {
-  asked: "Asked. The lock is gone from the list once its holder has let go, within a third of its TTL and what the task takes to end.",
-  deleted: "Deleted: the lock is free.",
-  gone: "Nobody could be asked: the holder let go by itself, or nobody renews this key. If it stays, delete it.",
-};
+function drawAbout(about) {
+  const of = about.app ? `of ${visible(about.app)}` : "";
+  setText(byId("app"), of);
+  setText(byId("where"), about.prefix ? `${visible(about.prefix)} on ${about.endpoints.map(visible).join(", ")}` : "");
+  const figures = state.held === null ? "" : `${count(state.held)} held, ${count(state.waiting)} waiting · `;
+  const title = `${figures}Locks ${of}`.trim();
+  if (document.title !== title) document.title = title;
+}
 
-async function release() {
-  byId("release").disabled = true;
-  try {
-    const answer = await fetch("api/release", {
-      method: "POST",
-      headers: { "Content-Type": "application/json", "X-Etcdlock-Release": "1" },
-      body: JSON.stringify({ ...chosen, force: byId("force").checked }),
-    });
-    byId("outcome").textContent = answer.ok ? OUTCOMES[(await answer.json()).outcome] : await answer.text();
-  } catch (error) {
-    byId("outcome").textContent = `The server can't be reached: ${error.message}`;
+// Said once when it begins; the time since then is not said anew each second.
+function drawBanner(error, seenAt, about) {
+  const stale = byId("stale");
+  stale.hidden = !error;
+  if (!error) return setText(stale, "");
+  const what = seenAt === null
+    ? `${about.store} hasn't answered since this page's server started, so nobody knows here what is locked.`
+    : `${about.store} can't be reached. Below is what was held at ${atTime(seenAt)}.`;
+  setText(stale, `${what} ${error}`);
+}
+
+function drawNothing(known, about) {
+  const nothing = byId("nothing");
+  nothing.hidden = known && state.matching > 0;
+  if (!known) setText(nothing, state.error ? `Not known: ${about.store} can't be reached.` : "Not known yet: waiting for the first answer.");
+  else if (state.held) setText(nothing, `None of ${count(state.held, "lock matches", "locks match")} the filter.`);
+  else {
+    const unused = state.used === false ? " This prefix was never used: are app, prefix and endpoints the right ones?" : "";
+    setText(nothing, (about.prefix ? `No locks held under ${visible(about.prefix)}.` : "No locks held.") + unused);
   }
-  byId("release").disabled = false;
 }
 
-byId("cancel").addEventListener("click", () => byId("confirm").close());
-byId("release").addEventListener("click", release);
-byId("filter").addEventListener("input", () => state && drawTable());
-setInterval(() => { if (state) drawAges(); }, 1000);
-setInterval(() => { if (state) drawTimeline(); }, 5000);
-setInterval(() => { if (state) drawBeats(); }, 1000);
+function drawPager() {
+  const { matching, page, size, held } = state;
+  const first = (page - 1) * size + 1, last = Math.min(page * size, matching);
+  byId("pager").hidden = !matching || matching <= size;
+  const of = matching === held ? count(held) : `${count(matching)} that match, of ${count(held)}`;
+  const range = `${count(first)}–${count(last)} of ${of}`;
+  setText(byId("range"), range);
+  for (const [id, off] of [["previous", page <= 1], ["next", last >= matching]]) byId(id).setAttribute("aria-disabled", off);
+  view.page = page;
+  if (!toAnnounce) return;
+  toAnnounce = false;
+  setText(byId("announce"), matching ? `Locks ${range}` : byId("nothing").textContent);
+}
 
-const events = new EventSource("api/events");
-events.onmessage = (message) => {
-  state = JSON.parse(message.data);
-  skew = state.now - Date.now() / 1000;
-  draw();
-};
-events.onerror = () => tell("the server can't be reached; trying again", true);
+function showPaused(wanted) {
+  paused = wanted;
+  byId("pause").setAttribute("aria-pressed", paused);
+}
+
+function turn(button, by) {
+  if (byId(button).getAttribute("aria-disabled") !== "true") look({ page: view.page + by });
+}
+
+let typing = null;
+byId("filter").addEventListener("input", () => {
+  clearTimeout(typing);
+  typing = setTimeout(() => look({ filter: byId("filter").value.trim(), page: 1 }), FILTER_PAUSE);
+});
+byId("sort").addEventListener("change", () => look({ sort: byId("sort").value, page: 1 }));
+byId("controls").addEventListener("submit", (event) => event.preventDefault());
+byId("previous").addEventListener("click", () => turn("previous", -1));
+byId("next").addEventListener("click", () => turn("next", 1));
+byId("pause").addEventListener("click", () => {
+  showPaused(!paused);
+  if (state) draw();
+});
+PHONE.addEventListener("change", listen);
+readyForReleases();
+setInterval(() => {
+  if (!state || paused) return;
+  drawAges(now());
+  drawBeatTimes(now());
+}, 1000);
+setInterval(() => { if (state && !paused) drawTimeline(state, now()); }, 5000);
+listen();

@@ -252,7 +252,8 @@ class MessageRuns:
         while True:
             left = [key for lane in self._lanes.values() for key, _ in self._keys(lane.prefix)]
             # A claim may stand for an hour, so its lease lasts for longer than anybody waits here: nothing hangs on it.
-            left = [key for key in left if "/session/" not in key]
+            # And that a worker was here once is there to stay.
+            left = [key for key in left if "/session/" not in key and not key.endswith("/used")]
             if not left or time.monotonic() > ends_at:
                 return left
             time.sleep(1)

@@ -12,6 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,10 @@ import pytest
 from celery import Celery
 
 from celery_etcdlock import EtcdLocks, LockLost
+from celery_etcdlock.core.operations import FenceSession, GrantLease, TryAcquire
+from celery_etcdlock.core.record import Delivery, KeyKind, Record
+from celery_etcdlock.core.replies import SessionFenced
+from celery_etcdlock.wiring import open_inspector
 from tests.etcd_server import EtcdServer, free_ports
 from tests.integration.cli.conftest import Run, run_on
 from tests.waiting import wait_for
@@ -56,7 +61,8 @@ def test_show_names_owners_and_waiters_and_finds_by_task_id(app: Celery, run: Ru
         waiter.start()
         wait_for(lambda: run("ls", "--json").json[0]["waiters"], "somebody waits")
         shown = run("show", "a")
-        assert "waiting 1   task no task, pid" in shown.out
+        assert "waiting 1   pid " in shown.out
+        assert "no task" not in shown.out
         [record, _] = [key.record for key in locks.holders("a")]
         assert record is not None
         assert run("show", record.delivery.task_id).code == 0
@@ -70,7 +76,7 @@ def test_release_asks_and_then_waits_for_the_holder(app: Celery, run: Run) -> No
     with locks.lock("a"):
         refused = run("release", "a", answer="n\n")
         assert refused.code == 1
-        assert "Ask that task to let go?" in refused.out
+        assert "Ask that process to release it? Nothing interrupts it" in refused.out
         assert "nothing was done" in refused.err
         stays = run("release", "a", "--yes", "--timeout", "0.1")
         assert (stays.code, "still held" in stays.err) == (1, True)
@@ -131,7 +137,7 @@ def test_without_etcd_the_exit_code_is_three(new_app: Callable[..., Celery], com
 def test_wrong_settings_and_a_store_without_a_view_are_usage_errors(new_app: Callable[..., Celery]) -> None:
     assert run_on(new_app(etcdlock_ttl="soon"), "ls").code == 2
     ran = run_on(new_app(etcdlock_endpoints="memory://"), "ls")
-    assert (ran.code, "needs an etcd" in ran.err) == (2, True)
+    assert (ran.code, "memory of each process" in ran.err) == (2, True)
 
 
 @pytest.fixture
@@ -209,3 +215,46 @@ def test_top_draws_the_locks(app: Celery, celery_command: Callable[..., subproce
 def test_top_needs_a_terminal(run: Run) -> None:
     ran = run("top")
     assert (ran.code, "draws on a terminal" in ran.err) == (2, True)
+
+
+def test_an_empty_list_says_where_it_looked_and_whether_anybody_was_ever_there(
+    app: Celery, new_app: Callable[..., Celery], run: Run
+) -> None:
+    other = new_app()
+    with EtcdLocks.from_app(other).lock("a"):
+        never = run("ls")
+        assert f"etcd at {app.conf.etcdlock_endpoints}, prefix /celery-etcdlock/{app.main}/" in never.err
+        assert "No worker was ever started with this prefix" in never.err
+        assert "Prefixes that are in use there: /celery-etcdlock/" in never.err
+        assert f"prefix /celery-etcdlock/{other.main}/" in run_on(other, "ls").err
+    inspector = open_inspector(EtcdLocks.from_app(app).settings)
+    inspector.write_note("worker@host", "{}", 10)
+    inspector.delete_note("worker@host")
+    inspector.close()
+    assert "No worker" not in run("ls").err
+
+
+def test_a_release_says_that_nobody_renews_or_can_be_asked(app: Celery, run: Run) -> None:
+    locks = EtcdLocks.from_app(app)
+    store = locks.manager.store
+    lease = 7_000_000 + os.getpid()
+    store.perform(GrantLease(lease, 4), 5.0)
+    fenced = store.perform(FenceSession(lease), 5.0)
+    assert isinstance(fenced, SessionFenced)
+    dead = Record(Delivery("id-of-dead"), "proj.t", "gone-host", 1, time.time(), about="account_id=7")
+    claim = replace(dead, delivery=Delivery("queued"), kind=KeyKind.CLAIM, until=time.time() + 60)
+    for name, record in (("dead", dead), ("claim", claim)):
+        store.perform(TryAcquire(lease, fenced.epoch, name, "t", record), 5.0)
+    assert "task id-of-dead (proj.t, account_id=7) on gone-host, pid 1" in run("show", "dead").out
+    assert "ABOUT" in run("ls").out
+    queued = run("release", "claim", "--yes")
+    assert (queued.code, "nobody can be asked" in queued.err) == (1, True)
+    still = run("release", "dead", "--yes", "--timeout", "0")
+    assert (still.code, "Nobody has renewed it" in still.err) == (1, True)
+    gone = run("release", "id-of-dead", "--yes", "--timeout", "30")
+    assert (gone.code, "its lease ran out" in gone.out) == (0, True)
+
+
+@pytest.mark.parametrize("seconds", ["-1", "nan", "soon"])
+def test_a_timeout_that_is_none_is_a_usage_error(run: Run, seconds: str) -> None:
+    assert run("release", "a", "--timeout", seconds).code == 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
@@ -23,13 +24,16 @@ from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.wiring import open_inspector
 from tests.conftest import missing
-from tests.etcd_server import running_etcd
+from tests.etcd_server import free_ports, running_etcd
 from tests.waiting import wait_for
 
 bottle = pytest.importorskip("bottle")
 
 from celery_etcdlock.web.follower import Figures, Follower  # noqa: E402 - they need bottle
 from celery_etcdlock.web.server import is_loopback, make_app, serve  # noqa: E402
+from celery_etcdlock.web.view import About  # noqa: E402
+
+DASH = "\N{EN DASH}"
 
 
 @dataclass
@@ -55,10 +59,12 @@ class Page:
 def start_page(app: Celery) -> Iterator[Callable[..., Page]]:
     stops: list[Callable[[], None]] = []
 
-    def start(token: str | None = None, of: Celery = app) -> Page:
-        inspector = open_inspector(EtcdLocks.from_app(of).settings)
+    def start(token: str | None = None, of: Celery = app, reached: bool = True) -> Page:
+        settings = EtcdLocks.from_app(of).settings
+        inspector = open_inspector(settings)
         figures: Figures = {"w1@host": {"conflicts": 0}}
-        follower = Follower(inspector, lambda: {worker: dict(counts) for worker, counts in figures.items()})
+        about = About("proj", "/locks/", settings.endpoints)
+        follower = Follower(inspector, lambda: {worker: dict(counts) for worker, counts in figures.items()}, about)
         follower.start()
         bound: list[int] = []
         ready = threading.Event()
@@ -72,8 +78,8 @@ def start_page(app: Celery) -> Iterator[Callable[..., Page]]:
         assert ready.wait(10)
         stops.extend((follower.stop, inspector.close))
         page = Page(f"http://127.0.0.1:{bound[0]}/", follower, figures)
-        if token is None:
-            wait_for(lambda: page.state()["error"] is None, "the page follows etcd")
+        if token is None and reached:
+            wait_for(lambda: page.state()["seen_at"] is not None, "the page follows etcd")
         return page
 
     yield start
@@ -88,8 +94,9 @@ def test_the_state_tells_who_holds_and_held_what(app: Celery, start_page: Callab
         (shown,) = page.state()["locks"]
         assert shown["owners"][0]["fencing_token"] == lock.fencing_token
     wait_for(lambda: page.state()["held"] == 0, "the release is seen")
-    (bar,) = page.state()["timeline"]
-    assert bar["lock"] == "a"
+    (row,) = page.state()["timeline"]
+    (bar,) = row["bars"]
+    assert row["lock"] == "a"
     assert bar["began"] <= bar["ended"]
 
 
@@ -117,7 +124,7 @@ def test_another_hosts_name_is_refused(start_page: Callable[..., Page]) -> None:
 
 def test_with_a_token_nothing_goes_without_it(start_page: Callable[..., Page]) -> None:
     page = start_page("secret-token")
-    for path in ("", "app.js", "api/state", "api/events", "?token=wrong"):
+    for path in ("", "app.js", "locks.js", "api/state", "api/events", "?token=wrong"):
         status, text, _ = page.request(path)
         assert (status, "secret" in text) == (401, False)
     opener = urllib.request.build_opener(urllib.request.HTTPCookieProcessor())
@@ -185,17 +192,19 @@ def test_the_page_is_live_and_releases(
 ) -> None:
     page = start_page()
     tab = new_tab(page.url)
-    tab.wait_for_selector("text=Nothing is locked.")
+    tab.wait_for_selector("text=No locks held")
     locks = EtcdLocks.from_app(app)
     held = locks.lock("<b>proj.rebuild</b>")
     lock = held.__enter__()
     with locks.lock("proj.other"):
         tab.wait_for_selector("td.lock:has-text('proj.other')")
-        assert tab.locator("#locks tbody tr").count() == 2
+        assert tab.locator("#locks .opener").count() == 2
         assert tab.locator("#held").inner_text() == "2"
         tab.fill("#filter", "rebuild")
-        assert tab.locator("#locks tbody tr").count() == 1
+        tab.wait_for_selector("td.lock:has-text('proj.other')", state="detached")
+        assert "filter=rebuild" in tab.url
         tab.fill("#filter", "")
+        tab.wait_for_selector("td.lock:has-text('proj.other')")
     tab.wait_for_selector("td.lock:has-text('proj.other')", state="detached")
     assert tab.locator("td.lock").inner_text() == "<b>proj.rebuild</b>"
     assert tab.locator("#timeline .bar").count() == 2
@@ -209,7 +218,7 @@ def test_the_page_is_live_and_releases(
     tab.wait_for_selector("#outcome:has-text('Asked.')")
     wait_for(lambda: lock.lost, "the holder is told")
     held.__exit__(None, None, None)
-    tab.wait_for_selector("text=Nothing is locked.")
+    tab.wait_for_selector("text=No locks held")
     assert tab.problems == []
     assert tab.outside == []
 
@@ -245,6 +254,58 @@ def test_the_page_is_readable_on_a_phone(
         assert tab.locator("text=Release…").bounding_box()["height"] >= 32
 
 
+def test_a_page_that_never_reached_etcd_claims_nothing(
+    new_app: Callable[..., Celery], start_page: Callable[..., Page], new_tab: Callable[..., Any]
+) -> None:
+    (port,) = free_ports(1)
+    page = start_page(of=new_app(etcdlock_endpoints=f"127.0.0.1:{port}", etcdlock_timeout=1), reached=False)
+    tab = new_tab(page.url)
+    tab.wait_for_selector('#stale:has-text("hasn\'t answered")')
+    assert [tab.locator(f"#{figure}").inner_text() for figure in ("held", "waiting")] == [DASH, DASH]
+    assert "Not known" in tab.locator("#nothing").inner_text()
+    assert "No locks" not in tab.locator("body").inner_text()
+    assert f"/locks/ on 127.0.0.1:{port}" in tab.locator("header").inner_text()
+
+
+def test_the_page_with_more_locks_than_one_page(
+    app: Celery, start_page: Callable[..., Page], new_tab: Callable[..., Any]
+) -> None:
+    locks = EtcdLocks.from_app(app)
+    with contextlib.ExitStack() as held:
+        for number in range(24):
+            held.enter_context(locks.lock(f"proj.sync:{number:02}"))
+        evil = "\u202egnp.\x1b[2J" + "x" * 120
+        held.enter_context(locks.lock(evil))
+        tab = new_tab(start_page().url)
+        tab.wait_for_selector(f"#range:has-text('1{DASH}20 of 25')")
+        tab.focus("text=Next")
+        tab.keyboard.press("Enter")
+        tab.wait_for_selector(f"#range:has-text('21{DASH}25 of 25')")
+        assert tab.evaluate("document.activeElement.id") == "next"
+        assert tab.locator("#announce").text_content() == f"Locks 21{DASH}25 of 25"
+        opener = tab.locator(".opener:has-text('gnp')")
+        opener.focus()
+        tab.keyboard.press("Enter")
+        assert opener.get_attribute("aria-expanded") == "true"
+        assert tab.locator(".detail:visible dd").first.inner_text().startswith("\\u202egnp.\\x1b[2Jxx")
+        assert tab.evaluate("document.documentElement.scrollWidth <= innerWidth")
+        # One that others wait for comes first.
+        waiter = threading.Thread(target=lambda: _hold_for_a_moment(locks, "proj.sync:23"))
+        tab.select_option("#sort", "name")
+        tab.wait_for_selector(f"#range:has-text('1{DASH}20 of 25')")
+        waiter.start()
+        tab.select_option("#sort", "contended")
+        tab.wait_for_selector("#locks tbody:nth-of-type(1) .waiting:has-text('1')")
+        assert tab.locator(".opener").first.inner_text() == "proj.sync:23"
+        assert tab.problems == []
+    waiter.join(20)
+
+
+def _hold_for_a_moment(locks: EtcdLocks, name: str) -> None:
+    with locks.lock(name, wait_timeout=60):
+        pass
+
+
 def test_the_page_says_when_its_server_is_gone_and_when_etcd_is(
     new_app: Callable[..., Celery], start_page: Callable[..., Page], new_tab: Callable[..., Any]
 ) -> None:
@@ -252,10 +313,11 @@ def test_the_page_says_when_its_server_is_gone_and_when_etcd_is(
         tab = new_tab(start_page(of=new_app(etcdlock_endpoints=server.endpoint, etcdlock_timeout=1)).url)
         tab.wait_for_selector("#status:has-text('live')")
         server.kill()
-        tab.wait_for_selector("#status.bad:has-text('etcd:')")
+        tab.wait_for_selector('#status.bad:has-text("etcd can\'t be reached")')
+        assert "what was held at" in tab.locator("#stale").inner_text()
         server.start()
         tab.wait_for_selector("#status:has-text('live')")
-    tab.route("**/api/events", lambda route: route.abort())
+    tab.route("**/api/events*", lambda route: route.abort())
     tab.reload()
     tab.wait_for_selector("#status.bad:has-text('trying again')")
 

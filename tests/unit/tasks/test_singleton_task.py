@@ -162,7 +162,7 @@ class TestCalls:
         def task() -> str:
             return current_lock().name
 
-        with held(app, f"{__name__}.task"), pytest.raises(LockConflict, match="no task, pid"):
+        with held(app, f"{__name__}.task"), pytest.raises(LockConflict, match="is held by pid"):
             task()
         assert task() == f"{__name__}.task"
 

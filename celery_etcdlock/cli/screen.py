@@ -1,0 +1,99 @@
+"""What ``top`` draws, on a terminal of any size: 80 x 24 is the one that it must fit.
+
+FOR, TTL and WAITING say how a lock is doing, so they always keep their whole width. The lock's name gets what is left,
+cut in its middle: both the task at its start and the digest at its end tell locks apart. OWNER and TASK need a wide
+terminal. What doesn't fit below is counted in the last line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich.cells import cell_len, set_cell_size
+from rich.console import Group
+from rich.text import Text
+
+from celery_etcdlock.cli.table import HEADINGS, rows_of
+from celery_etcdlock.core.lock_order import contended_first
+from celery_etcdlock.core.lock_table import LockEntry
+
+__all__ = ["rows_that_fit", "screen"]
+
+#: The two lines above the table, its headings, and the last line.
+OTHER_LINES = 4
+GAP = 2
+#: Columns of figures: as wide as what is in them, and to the right.
+FIGURES = ("FOR", "TTL", "WAITING")
+#: From how many columns of the terminal on a column is drawn, and how wide it may be; WHERE and ABOUT a share of it.
+FROM_WIDTH = {"WHERE": 60, "ABOUT": 80, "TASK": 120, "OWNER": 160}
+MOST_WIDTH = {"TASK": 32, "OWNER": 36}
+#: Their ends tell them apart: a digest, a process id.
+CUT_IN_THE_MIDDLE = ("LOCK", "WHERE")
+#: Characters of a name's end that stay when its middle is cut.
+TAIL = 6
+
+
+def rows_that_fit(height: int) -> int:
+    return max(1, height - OTHER_LINES)
+
+
+def screen(
+    locks: Sequence[LockEntry],
+    ttls: Mapping[int, float],
+    width: int,
+    height: int,
+    *,
+    where: str,
+    now: float | None = None,
+) -> Group:
+    """``where`` names what is looked at: the prefix and the endpoints. ``now`` is Unix time in seconds."""
+    waiting = sum(len(lock.waiters) for lock in locks)
+    head = f"{len(locks)} {'lock' if len(locks) == 1 else 'locks'} held, {waiting} waiting · ctrl-c ends"
+    fit = rows_that_fit(height)
+    total = sum(len(lock.owners) for lock in locks)
+    rows = rows_of(contended_first(locks)[:fit], ttls, now)[:fit]
+    names = [name for name in HEADINGS if width >= FROM_WIDTH.get(name, 0)]
+    if all(row[HEADINGS.index(name)] == "-" for name in names if name == "ABOUT" for row in rows):
+        names = [name for name in names if name != "ABOUT"]  # nothing to say
+    cells = [[row[HEADINGS.index(name)] for name in names] for row in rows]
+    widths = _widths(names, cells, width)
+    lines = [Text(_cut_end(head, width)), Text(_cut_end(where, width), style="dim")]
+    lines.append(Text(_line(names, names, widths), style="bold"))
+    for row, full in zip(cells, rows, strict=True):
+        lines.append(Text(_line(names, row, widths), style="yellow" if full[-1] != "-" else ""))
+    if total > len(rows):
+        lines.append(Text(f"and {total - len(rows)} more", style="dim"))
+    for line in lines:
+        line.no_wrap = True
+    return Group(*lines)
+
+
+def _widths(names: Sequence[str], rows: Sequence[Sequence[str]], width: int) -> list[int]:
+    widths = [max(map(cell_len, column)) for column in zip(names, *rows, strict=True)]
+    most = MOST_WIDTH | {"WHERE": max(16, width // 5), "ABOUT": max(18, width // 5)}
+    widths = [min(needs, most.get(name, needs)) for name, needs in zip(names, widths, strict=True)]
+    others = sum(widths[1:]) + GAP * (len(widths) - 1)
+    widths[0] = max(1, min(widths[0], width - others))
+    return widths
+
+
+def _line(names: Sequence[str], row: Sequence[str], widths: Sequence[int]) -> str:
+    cells = []
+    for name, cell, width in zip(names, row, widths, strict=True):
+        if name in FIGURES:
+            cells.append(cell.rjust(width))
+        else:
+            cut = _cut_middle if name in CUT_IN_THE_MIDDLE else _cut_end
+            cells.append(set_cell_size(cut(cell, width), width))
+    return (" " * GAP).join(cells).rstrip()
+
+
+def _cut_end(text: str, width: int) -> str:
+    return text if cell_len(text) <= width else set_cell_size(text, width - 1) + "…"
+
+
+def _cut_middle(text: str, width: int) -> str:
+    if cell_len(text) <= width or width < 2 * TAIL:
+        return _cut_end(text, width)
+    tail = text[-TAIL:]
+    return set_cell_size(text, width - cell_len(tail) - 1) + "…" + tail

@@ -1,0 +1,20 @@
+"""In what order an operator reads locks: those that others wait for come first, then those held for longest."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from celery_etcdlock.core.lock_table import LockEntry
+
+__all__ = ["contended_first", "held_since"]
+
+
+def contended_first(locks: Iterable[LockEntry]) -> list[LockEntry]:
+    """Most waiters first, then the longest held; a holder whose record can't be read counts as held for longest."""
+    return sorted(locks, key=lambda lock: (-len(lock.waiters), held_since(lock), lock.name))
+
+
+def held_since(lock: LockEntry) -> float:
+    """Unix time in seconds; 0 where no record says."""
+    records = [owner.key.record for owner in lock.owners[:1]]
+    return records[0].since if records and records[0] is not None else 0.0

@@ -1,0 +1,170 @@
+"""The operator's view of locks in a Redis: all keys under the prefix, read again and again.
+
+Redis has no watch: ``changes`` reads all locks once a second and compares. A survey isn't one moment's, since Redis
+reads one key after the other; what is deleted or asked compares revisions, as everywhere, so a view that is late does
+no harm.
+The layout is that of ``redis_store.lua``.
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from celery_etcdlock.core.lock_table import Change, KeyEntry, Traces
+from celery_etcdlock.core.name_escaping import escape_name
+from celery_etcdlock.core.operations import AskToRelease, Release
+from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.record import decode_record
+from celery_etcdlock.core.replies import Asked, Released
+from celery_etcdlock.locking.redis_store import RedisStore, _unavailable
+
+__all__ = ["RedisInspector"]
+
+POLL_SECONDS = 1.0
+KEYS_PER_SCAN = 1000
+MOST_NOTE_BYTES = 256 * 1024
+
+_glob_special = re.compile(r"([*?\[\]\\^-])")
+
+
+class RedisInspector:
+    """See ``locking.inspector.Inspector``. ``connect`` makes a ``redis.Redis`` whose calls have a time-out."""
+
+    def __init__(self, connect: Callable[[], Any], store: RedisStore, prefix: str, timeout_seconds: float) -> None:
+        self._connect = connect
+        self._client: Any = None
+        self._store = store
+        self._prefix = prefix
+        self._timeout_seconds = timeout_seconds
+        #: What was seen last, to compare with.
+        self._surveyed: dict[tuple[str, str], KeyEntry] = {}
+
+    def snapshot(self) -> tuple[list[KeyEntry], int]:
+        revision = self.revision()
+        entries = self._entries(self._names("v1/"))
+        self._surveyed = {(entry.name, entry.key.token): entry for entry in entries}
+        return entries, revision
+
+    def ttls(self, leases: Iterable[int]) -> dict[int, float]:
+        wanted = sorted({lease for lease in leases if lease})
+        with self._asking() as client:
+            pipeline = client.pipeline(transaction=False)
+            for lease in wanted:
+                pipeline.pttl(f"{self._prefix}lease/{lease}")
+            left = pipeline.execute() if wanted else []
+        return {lease: ms / 1000 for lease, ms in zip(wanted, left, strict=True) if ms > 0}
+
+    def changes(self, after_revision: int) -> Iterator[list[Change] | None]:
+        while True:
+            before = self._surveyed
+            _, revision = self.snapshot()
+            now = self._surveyed
+            gone = [Change(entry, True, revision) for key, entry in before.items() if key not in now]
+            written = [entry for key, entry in now.items() if before.get(key) != entry]
+            changes = gone + [Change(entry, False, entry.key.mod_revision) for entry in written]
+            yield changes or None
+            time.sleep(POLL_SECONDS)
+
+    def revision(self) -> int:
+        with self._asking() as client:
+            return int(client.get(f"{self._prefix}revision") or 0)
+
+    def deletions(self, after_revision: int) -> Iterator[set[str]]:
+        for changes in self.changes(after_revision):
+            yield {change.entry.segment for change in changes or () if change.gone}
+
+    def ask_to_release(self, entry: KeyEntry, by: str) -> bool:
+        ask = AskToRelease(entry.name, entry.key.token, entry.key.mod_revision, by)
+        return isinstance(self._store.perform(ask, self._timeout_seconds), Asked)
+
+    def is_there(self, entry: KeyEntry) -> bool:
+        token, revision = entry.key.token, entry.key.mod_revision
+        return any((one.key.token, one.key.mod_revision) == (token, revision) for one in self._entries([entry.name]))
+
+    def delete(self, entry: KeyEntry) -> bool:
+        release = Release(entry.name, entry.key.token, entry.key.mod_revision)
+        return isinstance(self._store.perform(release, self._timeout_seconds), Released)
+
+    def notes(self) -> dict[str, str]:
+        found = {}
+        for host in self._names("worker/"):
+            with self._asking() as client:
+                text = client.get(f"{self._prefix}worker/{host}")
+            if text is not None and len(text) <= MOST_NOTE_BYTES:
+                found[host] = text.decode("utf-8", "replace")
+        return found
+
+    def write_note(self, host: str, text: str, seconds: int) -> None:
+        with self._asking() as client:
+            client.set(f"{self._prefix}worker/{host}", text.encode(), ex=seconds)
+            client.set(f"{self._prefix}used", b"")
+
+    def delete_note(self, host: str) -> None:
+        with self._asking() as client:
+            client.delete(f"{self._prefix}worker/{host}")
+
+    def books(self) -> dict[str, dict[str, bytes]]:
+        books: dict[str, dict[str, bytes]] = {}
+        for name in self._names("beat/"):
+            with self._asking() as client:
+                states = client.hgetall(f"{self._prefix}beat/{name}")
+            books[name] = {key.decode("utf-8", "replace"): value.partition(b":")[2] for key, value in states.items()}
+        return books
+
+    def traces(self) -> Traces:
+        with self._asking() as client:
+            return Traces(used=bool(client.exists(f"{self._prefix}revision", f"{self._prefix}used")))
+
+    def close(self) -> None:
+        client, self._client = self._client, None
+        if client is not None:
+            client.close()
+        self._store.close()
+
+    @contextmanager
+    def _asking(self) -> Iterator[Any]:
+        """A client. Raises ``LockUnavailable`` for whatever it raises."""
+        from redis import exceptions
+
+        try:
+            if self._client is None:
+                self._client = self._connect()
+            yield self._client
+        except (exceptions.RedisError, OSError) as error:
+            raise _unavailable(error) from error
+
+    def _names(self, kind: str) -> list[str]:
+        """What the keys of one kind are called, without prefix and kind."""
+        start = f"{self._prefix}{kind}"
+        pattern = _glob_special.sub(r"\\\1", start) + "*"
+        with self._asking() as client:
+            keys = {bytes(key) for key in client.scan_iter(match=pattern, count=KEYS_PER_SCAN)}
+        return sorted(key.decode("utf-8", "surrogateescape")[len(start) :] for key in keys)
+
+    def _entries(self, names: Sequence[str]) -> list[KeyEntry]:
+        """Those whose lease hasn't run out; the store itself deletes the others when it comes across them."""
+        with self._asking() as client:
+            pipeline = client.pipeline(transaction=False)
+            for name in names:
+                pipeline.hgetall(f"{self._prefix}v1/{name}".encode("utf-8", "surrogateescape"))
+            stored = pipeline.execute() if names else []
+        entries = [
+            entry
+            for name, tokens in zip(names, stored, strict=True)
+            for token, value in tokens.items()
+            if (entry := _place(name, token, value)) is not None
+        ]
+        alive = self.ttls(entry.lease for entry in entries)
+        return [entry for entry in entries if entry.lease in alive]
+
+
+def _place(name: str, token: bytes, value: bytes) -> KeyEntry | None:
+    match value.split(b":", 3):
+        case [create, mod, lease, record] if create.isdigit() and mod.isdigit() and lease.isdigit() and name:
+            key = Key(token.decode("utf-8", "replace"), int(create), int(mod), decode_record(record), int(lease))
+            return KeyEntry(name, escape_name(name), key, int(lease))
+    return None
