@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterator
 
@@ -23,6 +24,14 @@ def missing(what: str) -> None:
     if IN_CI:
         pytest.fail(f"{what} is missing, and in CI nothing is skipped", pytrace=False)
     pytest.skip(f"{what} is missing")
+
+
+@pytest.fixture(autouse=True)
+def same_log_level() -> Iterator[None]:
+    """A worker in this process raises the root logger's, and would hide later tests' warnings from ``caplog``."""
+    level = logging.getLogger().level
+    yield
+    logging.getLogger().setLevel(level)
 
 
 @pytest.fixture(scope="session")

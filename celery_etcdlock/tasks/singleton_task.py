@@ -60,7 +60,7 @@ WORKER_STEPS = (
     "celery_etcdlock.worker.inspect_commands:KeepFigures",
     "celery_etcdlock.worker.free_never_started:FreeNeverStarted",
     "celery_etcdlock.worker.apply_dedup:ApplyDedup",
-    "celery_etcdlock.worker.option_mismatch:CompareSettings",
+    "celery_etcdlock.worker.option_mismatch:CompareOptions",
 )
 CONSUMER_STEPS = ("celery_etcdlock.worker.gate:Gate", "celery_etcdlock.worker.watch_unstarted:WatchUnstarted")
 
