@@ -18,7 +18,7 @@ import nox
 
 ROOT = Path(__file__).parent
 PROJECT = nox.project.load_toml(ROOT / "pyproject.toml")["project"]
-PYTHONS = ("3.10", "3.11", "3.12", "3.13")
+PYTHONS = ("3.10", "3.11", "3.12", "3.13", "3.14", "3.15")
 CELERIES = ("5.4", "5.5", "5.6", "5.7")
 #: `make test` runs on another Python with 5.7, and `lowest` on 3.10 with 5.4.
 IN_CI = {("3.12", "5.5"), ("3.13", "5.6")}

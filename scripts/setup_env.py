@@ -49,7 +49,7 @@ def main() -> int:
     try:
         if sys.version_info < OLDEST:
             raise SetUpFailed(
-                f"Python {sys.version.split()[0]} is too old, celery-etcdlock needs 3.10 to 3.13.\n"
+                f"Python {sys.version.split()[0]} is too old, celery-etcdlock needs 3.10 to 3.15.\n"
                 "Name another one: PYTHON=python3.12 make ..."
             )
         with one_at_a_time():

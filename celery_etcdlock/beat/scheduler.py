@@ -60,6 +60,11 @@ class EtcdScheduler(Scheduler):
         self._locks = EtcdLocks.from_app(app)
         self._settings = self._locks.settings
         self._inner_class = _scheduler_class(self._settings.beat_scheduler)
+        try:
+            self._listeners = [find_listener(entry) for entry in self._settings.listeners or ()]
+            open_stores(self._settings)  # parses the endpoints, and connects to nothing
+        except InvalidSetting as error:
+            raise ImproperlyConfigured(str(error)) from None
         self._arguments = kwargs
         self._name = lock_name_of(self._settings, app)
         self._alarm = Alarm()
@@ -157,11 +162,7 @@ class EtcdScheduler(Scheduler):
         self._safe_points.install()
         store, renewal_store = open_stores(self._settings)
         timeout = self._settings.timeout
-        try:
-            listeners = [find_listener(entry) for entry in self._settings.listeners or ()]
-        except InvalidSetting as error:
-            raise ImproperlyConfigured(str(error)) from None
-        listener = Listeners([send_signal, *listeners, self._hear])
+        listener = Listeners([send_signal, *self._listeners, self._hear])
         self._manager = LockManager(store, renewal_store, timeout_seconds=timeout, listener=listener)
         self._election = LeaderElection(
             self._manager,

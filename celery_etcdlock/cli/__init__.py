@@ -13,6 +13,7 @@ import importlib
 
 import click
 
+from celery_etcdlock.cli.one_line import end_in_one_line
 from celery_etcdlock.cli.worker_options import extend_worker_command
 
 __all__ = ["etcdlock"]
@@ -20,8 +21,9 @@ __all__ = ["etcdlock"]
 #: So that ``celery inspect`` knows ``locks``.
 importlib.import_module("celery_etcdlock.worker.inspect_commands")
 extend_worker_command()
+end_in_one_line()
 
-COMMANDS = ("ls", "show", "release", "watch", "top", "doctor", "web")
+COMMANDS = ("ls", "show", "release", "watch", "top", "doctor", "web", "dev")
 
 
 class _Commands(click.Group):

@@ -7,6 +7,7 @@ found at start; the client parses them.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -85,7 +86,7 @@ SETTINGS: tuple[Setting, ...] = (
         "etcdlock_timeout",
         5,
         number_of_seconds,
-        "seconds that one call to etcd may take; less than `etcdlock_ttl`",
+        "seconds that one call to etcd may take; less than `etcdlock_ttl`, and by default at most half of it",
     ),
     Setting("etcdlock_on_conflict", "skip", check_policy_name, "what a loser gets, for tasks that don't say"),
     Setting(
@@ -229,6 +230,7 @@ class Settings:
                 raise InvalidSetting(f"{source} {error}") from None
         if values["prefix"] is None:
             values["prefix"] = f"/celery-etcdlock/{escape_name(app_name or 'default')}/"
+        _adapt_defaults(values, {setting.field for setting in SETTINGS if mapping.get(setting.name) is not None})
         settings = cls(**values)
         settings._check_together()
         return settings
@@ -269,8 +271,8 @@ class Settings:
             raise InvalidSetting("etcdlock_client_key is set without etcdlock_client_cert: set both or neither")
         if self.timeout >= self.ttl:
             raise InvalidSetting(
-                f"etcdlock_timeout ({self.timeout:g} s) must be less than etcdlock_ttl ({self.ttl} s), or a lease "
-                "runs out while one renewal is waited for: lower etcdlock_timeout or raise etcdlock_ttl"
+                f"etcdlock_timeout ({self.timeout:g} s) must be less than etcdlock_ttl ({self.ttl} s): "
+                "lower etcdlock_timeout or raise etcdlock_ttl"
             )
         if self.beat_ttl is not None and self.timeout >= self.beat_ttl:
             raise InvalidSetting(
@@ -284,6 +286,14 @@ class Settings:
                         f"etcdlock_channel and etcdlock_{name} are both set: the channel brings its own "
                         "credentials, leave one out"
                     )
+
+
+def _adapt_defaults(values: dict[str, Any], given: set[str]) -> None:
+    """A default gives way to what was set: the time-out to a short TTL, the TTL to a long time-out."""
+    if "timeout" not in given:
+        values["timeout"] = min(values["timeout"], values["ttl"] / 2, (values["beat_ttl"] or values["ttl"]) / 2)
+    elif "ttl" not in given:
+        values["ttl"] = max(values["ttl"], math.ceil(2 * values["timeout"]))
 
 
 def _refuse_unknown(mapping: Mapping[str, Any]) -> None:

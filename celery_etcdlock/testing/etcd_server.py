@@ -142,12 +142,16 @@ class EtcdServer:
             command.append("--unsafe-no-fsync")
         return command + self._extra
 
-    def spawn(self) -> EtcdServer:
-        """Start without waiting."""
-        environment = {key: value for key, value in os.environ.items() if not key.startswith("ETCD_")}
+    def spawn(self, **options: Any) -> EtcdServer:
+        """Start without waiting. ``options`` are those of ``subprocess.Popen``."""
+        environment = {
+            key: value
+            for key, value in os.environ.items()
+            if not key.startswith("ETCD_") or key == "ETCD_UNSUPPORTED_ARCH"
+        }
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603
-                self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment
+                self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, **options
             )
         return self
 

@@ -140,6 +140,35 @@ def test_accepted(mapping: dict[str, Any], field: str, stored: object) -> None:
     assert getattr(settings(**mapping), field) == stored
 
 
+@pytest.mark.parametrize(
+    ("given", "ttl", "timeout"),
+    [
+        ({}, 30, 5),
+        ({"ttl": 60}, 60, 5),
+        ({"ttl": 5}, 5, 2.5),
+        ({"ttl": 2}, 2, 1),
+        ({"ttl": 2, "beat_ttl": 30}, 2, 1),
+        ({"beat_ttl": 3}, 30, 1.5),
+        ({"timeout": 15}, 30, 15),
+        ({"timeout": 20.2}, 41, 20.2),
+        ({"ttl": 6, "timeout": 5}, 6, 5),
+    ],
+)
+def test_a_default_gives_way_to_what_is_set(given: dict[str, Any], ttl: int, timeout: float) -> None:
+    made = settings(**given)
+    assert (made.ttl, made.timeout) == (ttl, timeout)
+
+
+def test_a_time_out_that_was_set_is_less_than_the_ttl_that_was_set() -> None:
+    with pytest.raises(InvalidSetting) as caught:
+        settings(ttl=5, timeout=5)
+    assert str(caught.value) == (
+        "etcdlock_timeout (5 s) must be less than etcdlock_ttl (5 s): lower etcdlock_timeout or raise etcdlock_ttl"
+    )
+    with pytest.raises(InvalidSetting, match=r"etcdlock_timeout \(4 s\) must be less than etcdlock_beat_ttl \(3 s\)"):
+        settings(timeout=4, beat_ttl=3)
+
+
 LIST = "etcdlock_endpoints must be a list of endpoints or one comma-separated str, not "
 EMPTY = "etcdlock_endpoints is empty: name at least one endpoint, like '127.0.0.1:2379', or leave it out"
 REDIS = "etcdlock_endpoints has a Redis beside other endpoints: locks are in one Redis, or in an etcd"
@@ -187,10 +216,6 @@ REDIS = "etcdlock_endpoints has a Redis beside other endpoints: locks are in one
         ("ttl", "30", "etcdlock_ttl must be a whole number of seconds (etcd's leases are), not '30'"),
         ("ttl", True, "etcdlock_ttl must be a whole number of seconds (etcd's leases are), not True"),
         ("ttl", 2.5, "etcdlock_ttl must be a whole number of seconds (etcd's leases are), not 2.5"),
-        ("ttl", 5, "etcdlock_timeout (5 s) must be less than etcdlock_ttl (5 s), or a lease runs out while one "
-         "renewal is waited for: lower etcdlock_timeout or raise etcdlock_ttl"),
-        ("timeout", 30, "etcdlock_timeout (30 s) must be less than etcdlock_ttl (30 s), or a lease runs out while one "
-         "renewal is waited for: lower etcdlock_timeout or raise etcdlock_ttl"),
         ("timeout", 0, "etcdlock_timeout must be a finite number of seconds above 0, not 0"),
         ("timeout", math.inf, "etcdlock_timeout must be a finite number of seconds above 0, not inf"),
         ("timeout", False, "etcdlock_timeout must be a number of seconds, not False"),

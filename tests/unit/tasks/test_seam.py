@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
-from celery import Celery, Task
+from celery import Celery, Task, _state
 from celery.app import trace
 
 from celery_etcdlock import (
@@ -403,7 +403,11 @@ class TestBases:
             assert isinstance(task, SingletonTask)
             lab.close()
 
-    def test_ours_as_the_apps_class_leaves_celerys_own_tasks_alone(self) -> None:
+    def test_ours_as_the_apps_class_leaves_celerys_own_tasks_alone(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        # Each app gets the shared tasks of its process: here only Celery's, not those that other tests left.
+        own = {each for each in _state._on_app_finalizers if each.__module__ == "celery.app.builtins"}
+        monkeypatch.setattr(_state, "_on_app_finalizers", own)
+
         class Ours(SingletonTask[Any, Any]):
             abstract = True
             unique_on = "*"
