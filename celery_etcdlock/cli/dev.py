@@ -153,7 +153,7 @@ def _last_words(dev_folder: DevFolder) -> str:
             if entry.get("level") in ("fatal", "panic"):
                 said = f"{entry.get('msg', '')} {entry.get('error', '')}".strip()
                 break
-    return f"{said[:300]} (its log: {dev_folder.log_path}). If its data are damaged, name another folder with --data FOLDER"
+    return f"{said[:300]} (its log: {dev_folder.log_path}). If its data are damaged: --data ANOTHER_FOLDER"
 
 
 def _say(app: Celery, binary: Binary, server: EtcdServer, dev_folder: DevFolder) -> None:
