@@ -58,10 +58,11 @@ def test_it_runs_until_it_is_ended_and_takes_etcd_along(
     finally:
         process.kill()
         process.wait()
-        note = tmp_path / "folder" / "etcdlock-dev.json"
-        if process.returncode and note.exists() and note.read_text():
-            os.kill(json.loads(note.read_text())["pid"], signal.SIGKILL)
-    assert not is_listening(said[1])
+        note = (tmp_path / "folder" / "etcdlock-dev.json").read_text()
+        was_left = is_listening(json.loads(note)["endpoint"])
+        if was_left:
+            os.kill(json.loads(note)["pid"], signal.SIGKILL)
+    assert not was_left
     assert (tmp_path / "folder" / "data" / "member").is_dir()
 
 
