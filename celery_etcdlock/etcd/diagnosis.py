@@ -10,10 +10,12 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from celery_etcdlock.core.check_results import CheckResult, Level, version_check_result
+from celery_etcdlock.core.roles import role_commands
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient
 from celery_etcdlock.etcd.errors import AuthenticationFailed, Compacted, EtcdStatusError, PermissionDenied, StatusCode
+from celery_etcdlock.etcd.key_layout import end_of
 
 __all__ = ["diagnose"]
 
@@ -37,8 +39,14 @@ def diagnose(
 ) -> Iterator[CheckResult]:
     """Findings, one by one as they are made. Doesn't raise for what it can report."""
     statuses: dict[str, Any] = {}
+    refused: list[str] = []
     for endpoint in endpoints:
-        yield from _endpoint(open_client, endpoint, timeout_seconds, statuses)
+        yield from _endpoint(open_client, endpoint, timeout_seconds, statuses, refused)
+    if refused and not statuses:
+        text = f"{refused[0]} answered, but refused the login, so nothing more can be checked"
+        remedy = "; ".join(["as etcd's root, a user that may lock and one that may look", *role_commands(prefix)])
+        yield CheckResult(Level.BROKEN, "login", text, remedy)
+        return
     if not statuses:
         remedy = "check etcdlock_endpoints, the network, and the certificates"
         yield CheckResult(Level.BROKEN, "etcd", "no endpoint answered, so nothing more can be checked", remedy)
@@ -69,7 +77,7 @@ def _reported(check_results: Iterator[CheckResult]) -> Iterator[CheckResult]:
 
 
 def _endpoint(
-    open_client: OpenClient, endpoint: str, timeout_seconds: float, statuses: dict[str, Any]
+    open_client: OpenClient, endpoint: str, timeout_seconds: float, statuses: dict[str, Any], refused: list[str]
 ) -> Iterator[CheckResult]:
     client = open_client((endpoint,))
     shown = str(client.endpoints[0])
@@ -78,7 +86,9 @@ def _endpoint(
         request = messages.StatusRequest().SerializeToString()
         answer = client.call("/etcdserverpb.Maintenance/Status", request, timeout_seconds, repeatable=True)
     except AuthenticationFailed as error:
-        yield CheckResult(Level.BROKEN, f"endpoint {shown}", str(error))
+        refused.append(shown)
+        remedy = "check etcdlock_username and etcdlock_password (or the client's certificate)"
+        yield CheckResult(Level.BROKEN, f"endpoint {shown}", f"it answered, but refused the login: {error}", remedy)
         return
     except LockUnavailable as error:
         remedy = "" if len(str(error)) > 120 else "is it running, and is the address that of its client port?"
@@ -117,6 +127,7 @@ class _Cluster:
         self._prefix = prefix
         self._timeout_seconds = timeout_seconds
         self._revision = 0
+        self._looks_only = False
 
     def _call(self, method: str, request: Any, reply: Any) -> Any:
         path = f"/etcdserverpb.{method}"
@@ -186,20 +197,23 @@ class _Cluster:
         except (PermissionDenied, EtcdStatusError):
             return  # switched off, or not for us to see: the probe tells what counts
         if "root" in roles:
-            remedy = "make a user with a role that has readwrite on the prefix alone"
+            remedy = "; ".join(["make a user that may only lock", *role_commands(self._prefix)[:3]])
             yield CheckResult(Level.WARNING, "permissions", f"user {username} is root", remedy)
             return
         start, end = self._prefix.encode(), self._prefix.encode()[:-1] + b"0"
-        whole = [
-            permission
+        on_prefix = [
+            permission.permType
             for permission in permissions
-            if permission.permType == messages.Permission.READWRITE
-            and permission.key <= start
-            and (permission.range_end == b"\0" or permission.range_end >= end)
+            if permission.key <= start and (permission.range_end == b"\0" or permission.range_end >= end)
         ]
         listed = f"user {username}, role{'s' if len(roles) != 1 else ''} {', '.join(roles) or 'none at all'}"
-        if whole:
+        if messages.Permission.READWRITE in on_prefix:
             yield CheckResult(Level.OK, "permissions", f"{listed}: readwrite on {self._prefix}")
+        elif messages.Permission.READ in on_prefix:
+            self._looks_only = True
+            text = f"{listed}: may look, and not lock: ls, show, watch, top and web work, workers and release don't"
+            remedy = "; ".join(["for workers", *role_commands(self._prefix)[:3]])
+            yield CheckResult(Level.WARNING, "permissions", text, remedy)
         else:
             role = roles[0] if roles else "ROLE"
             remedy = f"etcdctl role grant-permission {role} --prefix=true readwrite {self._prefix}"
@@ -207,6 +221,9 @@ class _Cluster:
 
     def probe(self, ttl_seconds: int) -> Iterator[CheckResult]:
         """Does what a lock does: read, grant, write, delete."""
+        if self._looks_only:
+            yield from self._probe_of_looking()
+            return
         key = f"{self._prefix}doctor/{secrets.token_hex(8)}".encode()
         doing = "read"
         try:
@@ -227,6 +244,11 @@ class _Cluster:
         if max(PROBE_TTL_SECONDS, ttl_seconds) < lease.TTL:
             text = f"etcd's least TTL is {lease.TTL} s, more than etcdlock_ttl ({ttl_seconds} s)"
             yield CheckResult(Level.WARNING, "TTL", text, "raise etcdlock_ttl, or lower etcd's --election-timeout")
+
+    def _probe_of_looking(self) -> Iterator[CheckResult]:
+        request = messages.RangeRequest(key=self._prefix.encode(), range_end=end_of(self._prefix.encode()), limit=1)
+        self._revision = self._call("KV/Range", request, messages.RangeResponse).header.revision
+        yield CheckResult(Level.OK, "probe", f"reading works under {self._prefix}; writing wasn't tried")
 
     def room(self, statuses: Mapping[str, Any]) -> Iterator[CheckResult]:
         largest = max(statuses.values(), key=lambda status: status.dbSize)

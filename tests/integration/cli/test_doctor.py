@@ -2,18 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
 from typing import Any
 
+import pytest
 from celery import Celery
 
-from celery_etcdlock import EtcdLocks
+from celery_etcdlock import EtcdLocks, LockUnavailable
 from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.roles import role_commands
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient
 from celery_etcdlock.locking.lock import Lock
 from tests.etcd_server import EtcdServer, free_ports, running_etcd
 from tests.integration.cli.conftest import Ran, run_on
+
+#: One that may read what is elsewhere.
+POOR = "etcdctl role grant-permission reader --prefix=true read /elsewhere/"
 
 
 def check_results(ran: Ran, level: str) -> dict[str, dict[str, Any]]:
@@ -80,21 +86,63 @@ def test_a_user_without_permission_is_told_which_is_missing(new_app: Callable[..
         assert "can't" in broken["probe"]["text"]
         assert "poor-secret" not in ran.out + ran.err
         wrong = new_app(etcdlock_endpoints=server.endpoint, etcdlock_username="poor", etcdlock_password="wrong")
-        assert "etcdlock_password" in run_on(wrong, "doctor").out
+        refused = run_on(wrong, "doctor")
+        assert "etcdlock_password" in refused.out
+        assert "answered, but refused the login" in refused.out
+        assert "no endpoint answered" not in refused.out
+        assert f"celery-locks --prefix=true readwrite /celery-etcdlock/{wrong.main}/" in refused.out
 
 
-def _add_users(server: EtcdServer) -> None:
+def test_the_least_roles_lock_and_look_and_no_more(new_app: Callable[..., Celery]) -> None:
+    """What docs/operating.md and ``doctor`` tell to grant: run as they say it, by etcd's own calls."""
+    with running_etcd(fsync=False) as server:
+        prefix = f"/celery-etcdlock/{new_app().main}/"
+        grants = [command for command in role_commands(prefix) if "grant-permission" in command]
+        _add_users(server, dict(zip(("worker", "look"), grants, strict=True)))
+
+        def of(user: str, prefix: str = prefix) -> Celery:
+            login = {"etcdlock_username": user, "etcdlock_password": f"{user}-secret"}
+            return new_app(etcdlock_endpoints=server.endpoint, etcdlock_prefix=prefix, **login)
+
+        worker, look = of("worker"), of("look")
+        assert run_on(worker, "doctor").code == 0
+        held = EtcdLocks.from_app(worker).lock("a")
+        with held:
+            owner = run_on(look, "ls", "--json").json[0]["owners"][0]
+            assert owner["ttl_seconds"] > 0
+            assert run_on(look, "show", "a").code == 0
+            for how in (["--force"], ["--timeout", "0"]):
+                refused = run_on(look, "release", "a", "--yes", *how)
+                assert (refused.code, "permission denied" in refused.err) == (3, True)
+            held.check()
+            assert run_on(worker, "release", "a", "--yes", "--timeout", "0").code == 1
+        ran = run_on(look, "doctor", "--json")
+        assert (ran.code, "may look, and not lock" in check_results(ran, "warning")["permissions"]["text"]) == (0, True)
+        with pytest.raises(LockUnavailable, match="permission denied"):
+            EtcdLocks.from_app(look).lock("b").acquire()
+        with pytest.raises(LockUnavailable, match="permission denied"):
+            EtcdLocks.from_app(of("worker", "/celery-etcdlock/other/")).lock("b").acquire()
+
+
+def _add_users(server: EtcdServer, granted: Mapping[str, str] = MappingProxyType({"poor": POOR})) -> None:
+    """Root, and users with a role each that ``granted`` says by an etcdctl command. Then logins are needed."""
     client = EtcdClient(server.endpoint)
 
     def call(method: str, request: Any) -> None:
         client.call(f"/etcdserverpb.Auth/{method}", request.SerializeToString(), 5.0)
 
-    for user in ("root", "poor"):
+    def add(user: str, role: str) -> None:
         call("UserAdd", messages.AuthUserAddRequest(name=user, password=f"{user}-secret"))
-    for role in ("root", "reader"):
         call("RoleAdd", messages.AuthRoleAddRequest(name=role))
-    permission = messages.Permission(permType=messages.Permission.READ, key=b"/celery-etcdlock/", range_end=b"/d")
-    call("RoleGrantPermission", messages.AuthRoleGrantPermissionRequest(name="reader", perm=permission))
-    call("UserGrantRole", messages.AuthUserGrantRoleRequest(user="root", role="root"))
-    call("UserGrantRole", messages.AuthUserGrantRoleRequest(user="poor", role="reader"))
+        call("UserGrantRole", messages.AuthUserGrantRoleRequest(user=user, role=role))
+
+    add("root", "root")
+    for user, command in granted.items():
+        *_, role, with_prefix, kind, start = command.split()
+        assert with_prefix == "--prefix=true"
+        add(user, role)
+        end = start[:-1].encode() + bytes([start.encode()[-1] + 1])
+        of_kind = messages.Permission.READ if kind == "read" else messages.Permission.READWRITE
+        permission = messages.Permission(permType=of_kind, key=start.encode(), range_end=end)
+        call("RoleGrantPermission", messages.AuthRoleGrantPermissionRequest(name=role, perm=permission))
     call("AuthEnable", messages.AuthEnableRequest())
