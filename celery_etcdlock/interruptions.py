@@ -10,8 +10,6 @@ from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_etcdlock.errors import LockLost
 
-__all__ = ["interrupts"]
-
 
 def interrupts(error: BaseException) -> bool:
     """Whether ``error`` was thrown in from outside, rather than raised by the code that ran."""

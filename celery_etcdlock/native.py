@@ -13,8 +13,6 @@ from _thread import LockType
 from collections.abc import Callable
 from typing import Any
 
-__all__ = ["Alarm", "allocate_mutex", "allocate_owned_mutex", "original", "start_thread", "unlock"]
-
 
 def original(module: str, name: str) -> Any:
     """``module.name`` as it was before gevent patched it, if it did."""

@@ -19,19 +19,6 @@ if TYPE_CHECKING:
     from celery_etcdlock.etcd.sockets import Sockets
     from celery_etcdlock.locking.redis_store import RedisStore
 
-__all__ = [
-    "MEMORY_ENDPOINT",
-    "check_inspectable",
-    "etcd_key",
-    "import_for_threads",
-    "open_client",
-    "open_deletions",
-    "open_inspector",
-    "open_redis_client",
-    "open_redis_store",
-    "open_stores",
-]
-
 
 def open_stores(settings: Settings) -> tuple[LockStore, LockStore]:
     """Two stores on the same locks: one for tasks, and one for the renewal, whose connection nothing else may delay.

@@ -14,8 +14,6 @@ from celery.exceptions import ImproperlyConfigured
 from celery_etcdlock.core.settings import SETTING_NAMES, Settings
 from celery_etcdlock.errors import InvalidSetting
 
-__all__ = ["broker_fingerprint", "host_name", "settings_of"]
-
 
 def settings_of(app: Celery) -> Settings:
     """The app's settings, checked. Raises ``ImproperlyConfigured``, which names the setting and the remedy."""

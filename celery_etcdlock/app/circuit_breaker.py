@@ -14,8 +14,6 @@ from collections.abc import Callable
 
 from celery_etcdlock.errors import LockUnavailable
 
-__all__ = ["CircuitBreaker"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 WHAT_TASKS_DO = {

@@ -24,6 +24,7 @@ from celery_etcdlock.app.circuit_breaker import CircuitBreaker
 from celery_etcdlock.core.events import Listener, LockEvent
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.setting_checks import MEMORY_ENDPOINT
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import InvalidSetting
 from celery_etcdlock.listeners import Listeners, find_listener
@@ -31,19 +32,18 @@ from celery_etcdlock.listeners.celery_events import CeleryEvents
 from celery_etcdlock.locking.child_lease_guardian import Guardian
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
-from celery_etcdlock.locking.lock_holder import conflict_error, describe_holder
+from celery_etcdlock.locking.lock_holder import describe_holder
 from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.locking.outcomes import Claim, Conflict
 from celery_etcdlock.signals import send_signal
 from celery_etcdlock.standalone.etcd_lock import EtcdLock
 from celery_etcdlock.standalone.held_lock import HeldLock
 from celery_etcdlock.standalone.process_access import ProcessAccess
-from celery_etcdlock.wiring import MEMORY_ENDPOINT, etcd_key, open_deletions, open_stores
+from celery_etcdlock.wiring import etcd_key, open_deletions, open_stores
 
 if TYPE_CHECKING:
     from celery_etcdlock.standalone.async_etcd_lock import AsyncEtcdLock
 
-__all__ = ["EtcdLocks", "conflict_error", "describe_holder", "locks_at", "warn_of_another_broker"]
 
 logger = logging.getLogger("celery_etcdlock")
 

@@ -6,8 +6,6 @@ import logging
 from datetime import datetime, timedelta, timezone
 from typing import Any
 
-__all__ = ["aware", "described", "due_at", "is_too_old", "like"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 

@@ -27,8 +27,6 @@ from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.saved_states import MOST_WRITES, SavedStates
 from celery_etcdlock.tasks.execution.interruption import Interruption
 
-__all__ = ["WORK", "StateTooNew", "Term", "Tick", "mark_of", "segment_of"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 Result = TypeVar("Result")

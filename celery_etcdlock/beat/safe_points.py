@@ -14,8 +14,6 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-__all__ = ["PATIENCE_SECONDS", "SafePoints"]
-
 PATIENCE_SECONDS = 5.0
 
 

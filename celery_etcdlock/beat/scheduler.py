@@ -33,8 +33,6 @@ from celery_etcdlock.native import Alarm
 from celery_etcdlock.signals import send_signal
 from celery_etcdlock.wiring import open_stores
 
-__all__ = ["TASK", "EtcdScheduler", "lock_name_of"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 #: What stands for a task's name in the record of a beat's lock.

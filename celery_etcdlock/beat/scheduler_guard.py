@@ -28,8 +28,6 @@ from celery_etcdlock.beat.leader_term import Term, Tick, segment_of
 from celery_etcdlock.core.beat_state import EntryState, Phase, later_run
 from celery_etcdlock.errors import LockLost, LockUnavailable
 
-__all__ = ["Guard", "guarded"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 #: Seconds after which a broker, or etcd, that was away is asked again.

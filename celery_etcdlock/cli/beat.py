@@ -6,12 +6,11 @@ from collections.abc import Iterable
 from fnmatch import fnmatchcase
 from typing import Any
 
-from celery_etcdlock.cli.table import duration, printable, text_table
+from celery_etcdlock.cli.table import duration, text_table
 from celery_etcdlock.core.beat_state import EntryState
 from celery_etcdlock.core.beat_view import BeatView, beat_as_json
 from celery_etcdlock.core.lock_table import KeyEntry
-
-__all__ = ["beat_text", "shows_beat", "with_beats"]
+from celery_etcdlock.core.printable import printable
 
 HEADINGS = ("ENTRY", "TASK", "SCHEDULE", "LAST", "NEXT", "RUNS", "STATE")
 #: More entries than that aren't printed; ``--json`` has all.

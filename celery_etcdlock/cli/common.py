@@ -21,20 +21,6 @@ from celery_etcdlock.errors import InvalidSetting, LockUnavailable
 from celery_etcdlock.locking.inspector import Inspector
 from celery_etcdlock.wiring import open_inspector
 
-__all__ = [
-    "CHECK_PLACE",
-    "NOT_DONE",
-    "app_of",
-    "fail",
-    "inspecting",
-    "lock_table_of",
-    "not_found",
-    "nothing_held",
-    "place_of",
-    "print_json",
-    "settings_for",
-]
-
 NOT_DONE = 1
 WRONG_USAGE = 2
 UNAVAILABLE = 3

@@ -26,8 +26,6 @@ from celery_etcdlock.cli.dev_folder import DevFolder
 from celery_etcdlock.core.check_results import Level, version_check_result
 from celery_etcdlock.testing.etcd_server import EtcdServer, free_ports
 
-__all__ = ["command"]
-
 HOST = "127.0.0.1"
 DEFAULT_PORT = 2379
 FOLDER = ".etcdlock-dev"

@@ -12,8 +12,6 @@ from pathlib import Path
 
 import click
 
-__all__ = ["NEWER", "Binary", "CannotStart", "find_binary"]
-
 VERSION_SECONDS = 20.0
 NEWER = "https://etcd.io/docs/latest/install (macOS: brew install etcd)"
 

@@ -16,8 +16,6 @@ from typing import Any
 
 from celery_etcdlock.cli.dev_binary import Binary, CannotStart
 
-__all__ = ["DevFolder"]
-
 NOTE = "etcdlock-dev.json"
 #: Kept out of the project's repository.
 GITIGNORE = "*\n"

@@ -19,16 +19,14 @@ from celery_etcdlock.cli.common import (
     print_json,
     settings_for,
 )
-from celery_etcdlock.cli.table import printable
 from celery_etcdlock.core.beat_view import beat_check_results, beats_of
 from celery_etcdlock.core.check_results import CheckResult, Level
 from celery_etcdlock.core.lock_table import KeyEntry, LockTable, Traces
+from celery_etcdlock.core.printable import printable
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import InvalidSetting, LockUnavailable
 from celery_etcdlock.locking.clock_check import check_clock
 from celery_etcdlock.wiring import check_inspectable, open_client, open_inspector, open_redis_client, open_redis_store
-
-__all__ = ["command"]
 
 _MARKS = {Level.OK: ("ok", "green"), Level.WARNING: ("warning", "yellow"), Level.BROKEN: ("BROKEN", "red")}
 

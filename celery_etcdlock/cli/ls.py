@@ -21,8 +21,6 @@ from celery_etcdlock.cli.table import HEADINGS, rows_of, text_table, without_emp
 from celery_etcdlock.core.beat_view import beats_of
 from celery_etcdlock.core.lock_table import LockEntry, described
 
-__all__ = ["command", "lock_as_json"]
-
 
 @click.command(name="ls")
 @click.argument("pattern", required=False)

@@ -18,8 +18,6 @@ from celery.exceptions import ImproperlyConfigured
 
 from celery_etcdlock.errors import InvalidSetting
 
-__all__ = ["end_in_one_line"]
-
 
 class WrongConfiguration(click.ClickException):
     exit_code = 2

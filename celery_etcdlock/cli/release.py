@@ -22,13 +22,12 @@ import click
 
 from celery_etcdlock.cli.common import NOT_DONE, fail, inspecting, lock_table_of, not_found, settings_for
 from celery_etcdlock.cli.show import described_owner
-from celery_etcdlock.cli.table import duration, printable
+from celery_etcdlock.cli.table import duration
 from celery_etcdlock.core.description import holder_kind
 from celery_etcdlock.core.key_kinds import written_by_a_process
 from celery_etcdlock.core.lock_table import KeyEntry, LockTable
+from celery_etcdlock.core.printable import printable
 from celery_etcdlock.locking.inspector import Inspector
-
-__all__ = ["command", "wait_until_gone", "who_asks"]
 
 POLL_SECONDS = 0.2
 #: TTLs are asked for this often, in seconds.

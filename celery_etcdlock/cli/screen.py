@@ -17,8 +17,6 @@ from celery_etcdlock.cli.table import HEADINGS, rows_of
 from celery_etcdlock.core.lock_order import contended_first
 from celery_etcdlock.core.lock_table import LockEntry
 
-__all__ = ["rows_that_fit", "screen"]
-
 #: The two lines above the table, its headings, and the last line.
 OTHER_LINES = 4
 GAP = 2

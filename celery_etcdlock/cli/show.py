@@ -17,11 +17,10 @@ from celery_etcdlock.cli.common import (
     settings_for,
 )
 from celery_etcdlock.cli.ls import lock_as_json
-from celery_etcdlock.cli.table import duration, printable
+from celery_etcdlock.cli.table import duration
 from celery_etcdlock.core.description import in_words
 from celery_etcdlock.core.lock_table import KeyEntry, LockEntry
-
-__all__ = ["command", "described_owner"]
+from celery_etcdlock.core.printable import printable
 
 
 @click.command(name="show")

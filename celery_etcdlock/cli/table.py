@@ -10,8 +10,6 @@ from celery_etcdlock.core.description import holder_kind
 from celery_etcdlock.core.lock_table import KeyEntry, LockEntry
 from celery_etcdlock.core.printable import printable
 
-__all__ = ["HEADINGS", "duration", "printable", "rows_of", "text_table", "without_empty"]
-
 HEADINGS = ("LOCK", "ABOUT", "OWNER", "TASK", "WHERE", "FOR", "TTL", "WAITING")
 
 

@@ -17,7 +17,6 @@ from celery_etcdlock.locking.inspector import Inspector
 if TYPE_CHECKING:
     from rich.live import Live
 
-__all__ = ["command"]
 
 #: TTLs are asked for anew this often, in seconds: they only show whether a holder is still renewing.
 TTL_SECONDS = 5.0

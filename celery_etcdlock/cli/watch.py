@@ -9,10 +9,8 @@ import click
 
 from celery_etcdlock.cli.common import inspecting, json_option
 from celery_etcdlock.cli.show import described_owner
-from celery_etcdlock.cli.table import printable
 from celery_etcdlock.core.lock_table import LockEntry, LockTable, SnapshotOutdated, Transition, described, matching
-
-__all__ = ["command"]
+from celery_etcdlock.core.printable import printable
 
 
 @click.command(name="watch")

@@ -9,8 +9,6 @@ import click
 
 from celery_etcdlock.cli.common import WRONG_USAGE, app_of, fail, inspecting, place_of, settings_for
 
-__all__ = ["command"]
-
 TOKEN_VARIABLE = "ETCDLOCK_WEB_TOKEN"  # noqa: S105 - a name, not a token
 #: Seconds that the workers have to answer with their figures.
 ANSWER_SECONDS = 1.0

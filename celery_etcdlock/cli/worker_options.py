@@ -12,8 +12,6 @@ import click
 from celery.bin.worker import worker as worker_command
 from celery.signals import worker_init
 
-__all__ = ["extend_worker_command"]
-
 OPTION = "--etcdlock-dedup"
 HELP = (
     "Lock tasks that know nothing of locks: 'task_id' (the default) never runs a message twice; task name patterns, "

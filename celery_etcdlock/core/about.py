@@ -23,8 +23,6 @@ from uuid import UUID
 from celery_etcdlock.core.canonical import base_of
 from celery_etcdlock.core.printable import printable
 
-__all__ = ["MOST_CHARACTERS", "IsShown", "about", "value_in_words"]
-
 MOST_CHARACTERS = 80
 MOST_ITEMS = 4
 _CREDENTIAL = re.compile(r"pass(word|wd|phrase)?$|pwd$|secret|token|credential|api_?key|private_?key", re.IGNORECASE)

@@ -25,18 +25,6 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-__all__ = [
-    "ABSENT_SECONDS",
-    "EntryState",
-    "Phase",
-    "Unreadable",
-    "WorkState",
-    "decode_state",
-    "encode_state",
-    "later_run",
-    "not_from_the_future",
-]
-
 STATE_VERSION = 1
 MAX_STATE_BYTES = 16384
 MAX_TEXT_LENGTH = 200

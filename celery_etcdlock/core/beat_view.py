@@ -10,8 +10,6 @@ from celery_etcdlock.core.beat_state import EntryState, Phase, Unreadable, WorkS
 from celery_etcdlock.core.check_results import CheckResult, Level
 from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, described
 
-__all__ = ["BEAT_PREFIX", "BeatView", "beat_as_json", "beat_check_results", "beats_of"]
-
 #: What the names of all beats' locks begin with.
 BEAT_PREFIX = "beat:"
 #: An entry is overdue when its next tick lies so many seconds back.

@@ -28,8 +28,6 @@ from uuid import UUID
 
 from celery_etcdlock.errors import InvalidKey
 
-__all__ = ["MAX_DEPTH", "MAX_VALUES", "base_of", "canonical_text", "decimal_digits"]
-
 MAX_DEPTH = 50
 MAX_VALUES = 1_000_000  # shared lists within lists grow exponentially long before MAX_DEPTH
 

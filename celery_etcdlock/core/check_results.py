@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 
-__all__ = ["CheckResult", "Level", "version_check_result"]
-
 # Per minor version: the first release that has what locks need, and what is wrong before it.
 _FIRST_GOOD: dict[tuple[int, int], tuple[int, str]] = {
     (3, 4): (42, "3.4 is end-of-life, and before 3.4.42 it grants leases without a login"),

@@ -22,19 +22,6 @@ from enum import Enum
 from celery_etcdlock.core.policies import POLICIES
 from celery_etcdlock.core.record import MessageRelation
 
-__all__ = [
-    "Fail",
-    "Join",
-    "Place",
-    "Reschedule",
-    "RunUnprotected",
-    "Situation",
-    "Skip",
-    "WaitForPredecessor",
-    "on_conflict",
-    "on_unavailable",
-]
-
 #: Seconds that a retry waits in its slot for the release of the run before it.
 PREDECESSOR_SECONDS = 1.0
 

@@ -19,8 +19,6 @@ from typing import Any
 
 from celery_etcdlock.errors import InvalidKey
 
-__all__ = ["Decorated", "hides"]
-
 #: More added arguments than that nobody looks for.
 MOST_ADDED = 3
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)

@@ -15,8 +15,6 @@ from typing import Any
 
 from celery_etcdlock.core.value_checks import shown
 
-__all__ = ["TASK_ID", "DedupRule", "check_dedup", "rule_for", "rules_from_words"]
-
 TASK_ID = "task_id"
 BUILT_IN = "celery."
 

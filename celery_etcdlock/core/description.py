@@ -5,8 +5,6 @@ from __future__ import annotations
 from celery_etcdlock.core.printable import printable
 from celery_etcdlock.core.record import DIRECT_PREFIX, STANDALONE_PREFIX, KeyKind, Record
 
-__all__ = ["UNREADABLE", "holder_kind", "in_words", "what_it_is_about"]
-
 UNREADABLE = "something that isn't celery-etcdlock, or is a newer version of it"
 
 #: What a key that no process renews stands for, behind the task that put it.

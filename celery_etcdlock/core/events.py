@@ -11,19 +11,6 @@ from typing import Protocol
 
 from celery_etcdlock.core.record import Record
 
-__all__ = [
-    "BeatTookOver",
-    "Listener",
-    "LockAcquired",
-    "LockConflicted",
-    "LockEvent",
-    "LockReleased",
-    "LockWaiting",
-    "LockWasLost",
-    "TaskDeduplicated",
-    "TickSent",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class LockAcquired:

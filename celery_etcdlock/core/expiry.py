@@ -31,8 +31,6 @@ from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import EndByLease, Record
 from celery_etcdlock.core.replies import LeaseAge, LeaseUnknown
 
-__all__ = ["LONGEST_SKEW_SECONDS", "SKEW_SECONDS", "Expiry", "ending", "seems_expired"]
-
 #: Seconds by which the wall clocks of hosts that are in order differ: so much later than ``until`` the store is asked.
 SKEW_SECONDS = 1.0
 

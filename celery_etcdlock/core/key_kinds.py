@@ -39,19 +39,6 @@ from enum import Enum
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, KeyKind, Record
 
-__all__ = [
-    "REPLACEABLE",
-    "TRANSITIONS",
-    "Relation",
-    "ends_with",
-    "find",
-    "is_kept_out",
-    "is_position",
-    "is_replaceable",
-    "relation",
-    "written_by_a_process",
-]
-
 
 class Relation(Enum):
     """What a key is to a run that wants the lock."""

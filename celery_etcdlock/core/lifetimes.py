@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-__all__ = ["LIFETIMES", "QUEUED_SUFFIX", "Lifetime"]
-
 #: Of the names of locks that end when their task starts.
 QUEUED_SUFFIX = ":queued"
 

@@ -33,8 +33,6 @@ from celery_etcdlock.core.name_template import NameTemplate
 from celery_etcdlock.core.value_checks import did_you_mean, kind_of, shown
 from celery_etcdlock.errors import InvalidKey, InvalidOption
 
-__all__ = ["LockNames", "LockNaming", "normalise_unique_on"]
-
 DIGEST_HEX_DIGITS = 32
 _BLAKE2B_MAX_KEY_BYTES = 64
 _PERSONALISATION = b"celery-etcdlock"

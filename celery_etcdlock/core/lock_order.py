@@ -6,8 +6,6 @@ from collections.abc import Iterable
 
 from celery_etcdlock.core.lock_table import LockEntry
 
-__all__ = ["contended_first", "held_since"]
-
 
 def contended_first(locks: Iterable[LockEntry]) -> list[LockEntry]:
     """Most waiters first, then the longest held; a holder whose record can't be read counts as held for longest."""

@@ -22,19 +22,6 @@ from celery_etcdlock.core.name_escaping import escape_name
 from celery_etcdlock.core.ownership import Key, owners
 from celery_etcdlock.core.printable import printable
 
-__all__ = [
-    "Change",
-    "KeyEntry",
-    "Kind",
-    "LockEntry",
-    "LockTable",
-    "SnapshotOutdated",
-    "Traces",
-    "Transition",
-    "described",
-    "matching",
-]
-
 
 @dataclass(frozen=True, slots=True)
 class KeyEntry:

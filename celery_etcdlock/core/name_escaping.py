@@ -14,8 +14,6 @@ from urllib.parse import quote, unquote
 
 from celery_etcdlock.errors import InvalidKey
 
-__all__ = ["MAX_SEGMENT_BYTES", "escape_name", "unescape_name"]
-
 MAX_SEGMENT_BYTES = 200
 _KEPT_BYTES = 150
 _SAFE = "._:=,@-"

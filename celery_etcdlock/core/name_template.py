@@ -19,8 +19,6 @@ from celery_etcdlock.core.canonical import base_of, decimal_digits
 from celery_etcdlock.core.value_checks import did_you_mean
 from celery_etcdlock.errors import InvalidKey, InvalidOption
 
-__all__ = ["NameTemplate"]
-
 _field = re.compile(r"(?P<argument>[^.\[\]]+)(?P<steps>(?:\.[^.\[\]]+|\[[^\[\]]+\])*)").fullmatch
 _steps = re.compile(r"\.([^.\[\]]+)|\[([^\[\]]+)\]").findall
 

@@ -22,8 +22,6 @@ from enum import Enum
 
 from celery_etcdlock.core.record import Record
 
-__all__ = ["Key", "Standing", "effective_limit", "leave_room", "owners", "preceding", "standing", "trust_deadline"]
-
 #: How much slower than the server's our clock may run, as a fraction: 20 times what NTP may slew.
 DRIFT = 0.01
 

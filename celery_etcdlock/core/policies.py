@@ -14,8 +14,6 @@ from typing import Any
 from celery_etcdlock.core.lifetimes import Lifetime
 from celery_etcdlock.core.value_checks import choice, did_you_mean, shown
 
-__all__ = ["POLICIES", "Policies", "Policy", "check_on_conflict", "check_policy_name", "having"]
-
 
 @dataclass(frozen=True, slots=True)
 class Facts:

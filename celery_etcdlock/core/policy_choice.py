@@ -7,8 +7,6 @@ from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.core.task_options import TaskOptions
 from celery_etcdlock.errors import InvalidOption, LockConflict
 
-__all__ = ["policy_of"]
-
 
 def policy_of(
     options: TaskOptions, settings: Settings, conflict: LockConflict, *, at_enqueue: bool

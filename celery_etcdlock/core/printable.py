@@ -8,8 +8,6 @@ page puts it in as text too.
 
 from __future__ import annotations
 
-__all__ = ["printable"]
-
 
 def printable(text: str) -> str:
     """``text`` without anything that isn't seen. What is shown can be given back to a command to find the lock."""

@@ -14,8 +14,6 @@ from celery_etcdlock.core.key_kinds import Relation, find
 from celery_etcdlock.core.ownership import Key, effective_limit
 from celery_etcdlock.core.record import Delivery
 
-__all__ = ["Waiting", "ready_waiters"]
-
 
 @dataclass(frozen=True, slots=True)
 class Waiting:

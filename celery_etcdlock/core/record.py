@@ -21,20 +21,6 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
-__all__ = [
-    "DIRECT_PREFIX",
-    "RECORD_VERSION",
-    "STANDALONE_PREFIX",
-    "Delivery",
-    "EndByLease",
-    "KeyKind",
-    "MessageRelation",
-    "Record",
-    "Step",
-    "decode_record",
-    "encode_record",
-]
-
 RECORD_VERSION = 1
 MAX_RECORD_BYTES = 8192
 #: Bytes of a text for people, as JSON; what is longer is cut.

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-__all__ = ["role_commands"]
-
 
 def role_commands(prefix: str) -> tuple[str, ...]:
     """For etcd's root. Producers need the worker's role, too: a call may take a lock. Passwords are asked for."""

@@ -11,21 +11,6 @@ from typing import Any
 
 from celery_etcdlock.core.value_checks import kind_of, shown
 
-__all__ = [
-    "LEAST_HASH_KEY_BYTES",
-    "MEMORY_ENDPOINT",
-    "REDIS_SCHEMES",
-    "check_channel",
-    "check_endpoints",
-    "check_hash_key",
-    "check_listeners",
-    "check_path",
-    "check_prefix",
-    "check_scheduler",
-    "check_scope",
-    "check_text",
-]
-
 LEAST_HASH_KEY_BYTES = 16
 MAX_PREFIX_BYTES = 512
 MEMORY_ENDPOINT = "memory://"

@@ -39,8 +39,6 @@ from celery_etcdlock.core.value_checks import (
 )
 from celery_etcdlock.errors import InvalidSetting
 
-__all__ = ["ENDPOINTS_VARIABLE", "SETTINGS", "SETTING_NAMES", "Setting", "Settings"]
-
 PREFIX_OF_NAMES = "etcdlock_"
 ENDPOINTS_VARIABLE = "ETCDLOCK_ENDPOINTS"
 

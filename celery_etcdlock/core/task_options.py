@@ -24,8 +24,6 @@ from celery_etcdlock.core.value_checks import (
 )
 from celery_etcdlock.errors import InvalidOption
 
-__all__ = ["OPTIONS", "OPTION_NAMES", "Option", "TaskOptions", "check_option_names"]
-
 
 @dataclass(frozen=True)
 class Option:

@@ -8,8 +8,6 @@ from typing import Any
 
 from celery_etcdlock.core.lock_table import KeyEntry, Kind, Transition
 
-__all__ = ["Timeline"]
-
 
 @dataclass
 class _Hold:

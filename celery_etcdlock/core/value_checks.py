@@ -11,19 +11,6 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-__all__ = [
-    "check_count",
-    "check_flag",
-    "check_limit",
-    "check_whole_seconds",
-    "choice",
-    "did_you_mean",
-    "kind_of",
-    "least_seconds",
-    "number_of_seconds",
-    "shown",
-]
-
 # etcd raises a lease's TTL to its own least, one and a half election timeouts, which is 2 s by default, and
 # refuses any above the greatest.
 LEAST_TTL_SECONDS = 2

@@ -22,8 +22,6 @@ from celery_etcdlock.etcd.sockets import Sockets, patched
 from celery_etcdlock.etcd.streaming_call import EtcdStream
 from celery_etcdlock.etcd.tls import TlsFiles
 
-__all__ = ["EtcdClient"]
-
 
 class EtcdClient:
     """A client of one etcd cluster, for any number of threads.

@@ -12,8 +12,6 @@ from typing import Any
 
 from celery_etcdlock.etcd.errors import OtherCluster, RevisionsWentBack
 
-__all__ = ["ClusterIdentity"]
-
 
 class ClusterIdentity:
     """What one process has seen of its etcd. Safe for use from many threads."""

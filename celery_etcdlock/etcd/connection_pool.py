@@ -22,8 +22,6 @@ from celery_etcdlock.etcd.grpc_connection import GrpcConnection
 from celery_etcdlock.etcd.sockets import Sockets
 from celery_etcdlock.etcd.tls import TlsFiles
 
-__all__ = ["Pool"]
-
 MOST_IDLE_CONNECTIONS = 32
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()

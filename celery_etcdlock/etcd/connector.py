@@ -12,8 +12,6 @@ from celery_etcdlock.etcd.grpc_connection import GrpcConnection
 from celery_etcdlock.etcd.sockets import Channel, Sockets, connect_tcp
 from celery_etcdlock.etcd.tls import TlsChannel, TlsFiles, client_context, explain_tls_error
 
-__all__ = ["Connector"]
-
 
 class Connector:
     """Connects to one of ``healths``' endpoints. ``open`` are its connections that live, for a fork to forget."""

@@ -17,8 +17,6 @@ from celery_etcdlock.etcd.client import EtcdClient
 from celery_etcdlock.etcd.errors import AuthenticationFailed, Compacted, EtcdStatusError, PermissionDenied, StatusCode
 from celery_etcdlock.etcd.key_layout import end_of
 
-__all__ = ["diagnose"]
-
 #: etcd's default quota, used where a server doesn't tell its own (before 3.6).
 DEFAULT_QUOTA_BYTES = 2 * 1024**3
 #: Revisions after which an etcd that compacts would have done so.

@@ -14,8 +14,6 @@ from dataclasses import dataclass
 
 from celery_etcdlock.errors import InvalidSetting
 
-__all__ = ["DEFAULT_PORT", "Endpoint", "EndpointHealth", "next_endpoint", "parse_endpoints"]
-
 DEFAULT_PORT = 2379
 FIRST_REST_SECONDS = 0.05
 LONGEST_REST_SECONDS = 1.0

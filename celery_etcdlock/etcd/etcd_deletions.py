@@ -11,8 +11,6 @@ from celery_etcdlock.etcd.errors import EtcdError
 from celery_etcdlock.etcd.key_layout import Layout, end_of
 from celery_etcdlock.etcd.streaming_call import EtcdStream
 
-__all__ = ["EtcdDeletions"]
-
 QUIET_SECONDS = 1.0
 LONGEST_WATCH_SECONDS = 3600.0
 

@@ -16,8 +16,6 @@ from celery_etcdlock.etcd.errors import Compacted, PermissionDenied
 from celery_etcdlock.etcd.etcd_store import EtcdStore
 from celery_etcdlock.etcd.key_layout import Layout, end_of, token_in, unchanged
 
-__all__ = ["EtcdInspector"]
-
 KEYS_PER_PAGE = 1000
 MOST_NOTE_BYTES = 256 * 1024
 #: Where apps have their prefix unless ``etcdlock_prefix`` says otherwise, and how many of them are named at most.

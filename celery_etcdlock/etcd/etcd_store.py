@@ -11,50 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-from celery_etcdlock.core.operations import (
-    AskAge,
-    AskToRelease,
-    AwaitChange,
-    CheckKeys,
-    Enqueue,
-    FenceSession,
-    GrantLease,
-    HeldKey,
-    KeepAlive,
-    LoadStates,
-    Look,
-    LookForDone,
-    LookForMark,
-    MarkDone,
-    PlaceOperation,
-    Promote,
-    Release,
-    RevokeLease,
-    SaveStates,
-    StoreOperation,
-    TryAcquire,
-    TryAll,
-    TryEach,
-    Unmark,
-)
-from celery_etcdlock.core.replies import (
-    Asked,
-    Changed,
-    Done,
-    DoneSeen,
-    KeptAlive,
-    KeysSeen,
-    LeaseAge,
-    LeaseGranted,
-    LeaseUnknown,
-    MarkSeen,
-    NotHeld,
-    Present,
-    ReleaseAsked,
-    SessionFenced,
-    SessionGone,
-    StoreReply,
-)
+from celery_etcdlock.core import operations as ops
+from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.cluster_identity import ClusterIdentity
 from celery_etcdlock.etcd.errors import (
@@ -69,8 +27,6 @@ from celery_etcdlock.etcd.key_layout import Layout, end_of, keys_in, read, token
 from celery_etcdlock.etcd.lock_transactions import LockTransactions, Transaction
 from celery_etcdlock.etcd.recent_conflicts import RecentConflicts, rehearsal
 from celery_etcdlock.etcd.state_transactions import States
-
-__all__ = ["EtcdStore", "Transport"]
 
 #: Operations in one transaction, of the 128 that etcd's ``--max-txn-ops`` allows by default.
 MOST_TOGETHER = 64
@@ -118,37 +74,39 @@ class EtcdStore:
         self._layout = Layout(prefix)
         self._places = places_class(self._layout)
         self._states = States(self._layout)
-        self._handlers: dict[type[Any], Callable[[Any, float], StoreReply]] = {
-            GrantLease: self._grant_lease,
-            FenceSession: self._fence_session,
-            KeepAlive: self._keep_alive,
-            CheckKeys: self._check_keys,
-            RevokeLease: self._revoke_lease,
-            TryAcquire: self._try,
-            Enqueue: self._place,
-            Promote: self._place,
-            TryEach: self._place,
-            TryAll: self._place,
-            Release: self._place,
-            AskAge: self._ask_age,
-            Look: self._look,
-            LookForMark: self._look_for_mark,
-            Unmark: self._unmark,
-            MarkDone: self._mark_done,
-            LookForDone: self._look_for_done,
-            AwaitChange: self._await_change,
-            AskToRelease: self._ask_to_release,
-            SaveStates: self._save_states,
-            LoadStates: self._load_states,
+        self._handlers: dict[type[Any], Callable[[Any, float], store_replies.StoreReply]] = {
+            ops.GrantLease: self._grant_lease,
+            ops.FenceSession: self._fence_session,
+            ops.KeepAlive: self._keep_alive,
+            ops.CheckKeys: self._check_keys,
+            ops.RevokeLease: self._revoke_lease,
+            ops.TryAcquire: self._try,
+            ops.Enqueue: self._place,
+            ops.Promote: self._place,
+            ops.TryEach: self._place,
+            ops.TryAll: self._place,
+            ops.Release: self._place,
+            ops.AskAge: self._ask_age,
+            ops.Look: self._look,
+            ops.LookForMark: self._look_for_mark,
+            ops.Unmark: self._unmark,
+            ops.MarkDone: self._mark_done,
+            ops.LookForDone: self._look_for_done,
+            ops.AwaitChange: self._await_change,
+            ops.AskToRelease: self._ask_to_release,
+            ops.SaveStates: self._save_states,
+            ops.LoadStates: self._load_states,
         }
 
-    def perform(self, operation: StoreOperation, timeout_seconds: float) -> StoreReply:
+    def perform(self, operation: ops.StoreOperation, timeout_seconds: float) -> store_replies.StoreReply:
         try:
             return self._handlers[type(operation)](operation, timeout_seconds)
         except LeaseNotFound:
-            return Done() if isinstance(operation, RevokeLease) else SessionGone()
+            return store_replies.Done() if isinstance(operation, ops.RevokeLease) else store_replies.SessionGone()
 
-    def perform_together(self, operations: Sequence[PlaceOperation], timeout_seconds: float) -> list[StoreReply]:
+    def perform_together(
+        self, operations: Sequence[ops.PlaceOperation], timeout_seconds: float
+    ) -> list[store_replies.StoreReply]:
         """Several operations on different lock names, as one transaction of nested ones."""
         if len({operation.name for operation in operations}) < len(operations):
             raise ValueError("a lock name occurs twice in one transaction (rule 4)")
@@ -169,34 +127,36 @@ class EtcdStore:
 
     # --- sessions ---------------------------------------------------------------------------------------------
 
-    def _grant_lease(self, operation: GrantLease, timeout_seconds: float) -> StoreReply:
+    def _grant_lease(self, operation: ops.GrantLease, timeout_seconds: float) -> store_replies.StoreReply:
         request = messages.LeaseGrantRequest(ID=operation.lease, TTL=operation.ttl_seconds)
         try:
             reply = self._call("Lease/LeaseGrant", request, messages.LeaseGrantResponse, timeout_seconds, True)
         except LeaseExists:
             # By an earlier, unanswered request of ours: the id is random. Its TTL is no less than asked for.
-            return LeaseGranted(operation.ttl_seconds)
-        return LeaseGranted(reply.TTL)
+            return store_replies.LeaseGranted(operation.ttl_seconds)
+        return store_replies.LeaseGranted(reply.TTL)
 
-    def _fence_session(self, operation: FenceSession, timeout_seconds: float) -> StoreReply:
+    def _fence_session(self, operation: ops.FenceSession, timeout_seconds: float) -> store_replies.StoreReply:
         request = messages.PutRequest(key=self._layout.session_key(operation.lease), lease=operation.lease)
         reply = self._call("KV/Put", request, messages.PutResponse, timeout_seconds, True)
-        return SessionFenced(reply.header.revision, reply.header.raft_term)
+        return store_replies.SessionFenced(reply.header.revision, reply.header.raft_term)
 
-    def _keep_alive(self, operation: KeepAlive, timeout_seconds: float) -> StoreReply:
+    def _keep_alive(self, operation: ops.KeepAlive, timeout_seconds: float) -> store_replies.StoreReply:
         request = messages.LeaseKeepAliveRequest(ID=operation.lease)
         reply = self._call("Lease/LeaseKeepAlive", request, messages.LeaseKeepAliveResponse, timeout_seconds, True)
         # etcd has no error for an expired lease here: its TTL is zero or absent.
-        return KeptAlive(reply.TTL, reply.header.raft_term) if reply.TTL > 0 else SessionGone()
+        return (
+            store_replies.KeptAlive(reply.TTL, reply.header.raft_term) if reply.TTL > 0 else store_replies.SessionGone()
+        )
 
-    def _check_keys(self, operation: CheckKeys, timeout_seconds: float) -> StoreReply:
+    def _check_keys(self, operation: ops.CheckKeys, timeout_seconds: float) -> store_replies.StoreReply:
         try:
             return self._check_keys_at_once(operation, timeout_seconds)
         except NoSpace:
             # An etcd that is full refuses even transactions that write nothing, and goes on answering plain reads.
             return self._check_keys_one_by_one(operation, timeout_seconds)
 
-    def _check_keys_one_by_one(self, operation: CheckKeys, timeout_seconds: float) -> StoreReply:
+    def _check_keys_one_by_one(self, operation: ops.CheckKeys, timeout_seconds: float) -> store_replies.StoreReply:
         def see(key: bytes) -> Any:
             request = messages.RangeRequest(key=key, keys_only=True)
             reply = self._call("KV/Range", request, messages.RangeResponse, timeout_seconds, True)
@@ -205,19 +165,19 @@ class EtcdStore:
 
         terms: set[int] = set()
         if not see(self._layout.session_key(operation.lease)):
-            return SessionGone()
-        missing: set[HeldKey] = set()
+            return store_replies.SessionGone()
+        missing: set[ops.HeldKey] = set()
         for held in operation.keys:
             kvs = see(self._layout.key(held.name, held.token))
             if not kvs or kvs[0].mod_revision != held.mod_revision:
                 missing.add(held)
-        return KeysSeen(terms.pop() if len(terms) == 1 else 0, frozenset(missing))
+        return store_replies.KeysSeen(terms.pop() if len(terms) == 1 else 0, frozenset(missing))
 
-    def _check_keys_at_once(self, operation: CheckKeys, timeout_seconds: float) -> StoreReply:
+    def _check_keys_at_once(self, operation: ops.CheckKeys, timeout_seconds: float) -> store_replies.StoreReply:
         asked_start = self._layout.asked_start(operation.lease)
-        asked: tuple[ReleaseAsked, ...] = ()
+        asked: tuple[store_replies.ReleaseAsked, ...] = ()
         terms: set[int] = set()
-        missing: set[HeldKey] = set()
+        missing: set[ops.HeldKey] = set()
         # Once at least: the session's own key is checked even where none is held.
         for start in range(0, max(len(operation.keys), 1), KEYS_PER_CHECK):
             some = operation.keys[start : start + KEYS_PER_CHECK]
@@ -239,41 +199,43 @@ class EtcdStore:
             terms.add(reply.header.raft_term)
             asking, *rest = [response.response_range.kvs for response in reply.responses]
             asked = tuple(
-                ReleaseAsked(token_in(kv, asked_start), kv.value.decode("utf-8", "replace"), kv.mod_revision)
+                store_replies.ReleaseAsked(
+                    token_in(kv, asked_start), kv.value.decode("utf-8", "replace"), kv.mod_revision
+                )
                 for kv in asking
             )
             if reply.succeeded:
                 continue
             session, *found = rest
             if not session:
-                return SessionGone()
+                return store_replies.SessionGone()
             missing.update(
                 held
                 for held, kvs in zip(some, found, strict=True)
                 if not kvs or kvs[0].mod_revision != held.mod_revision
             )
-        return KeysSeen(terms.pop() if len(terms) == 1 else 0, frozenset(missing), asked)
+        return store_replies.KeysSeen(terms.pop() if len(terms) == 1 else 0, frozenset(missing), asked)
 
-    def _revoke_lease(self, operation: RevokeLease, timeout_seconds: float) -> StoreReply:
+    def _revoke_lease(self, operation: ops.RevokeLease, timeout_seconds: float) -> store_replies.StoreReply:
         request = messages.LeaseRevokeRequest(ID=operation.lease)
         self._call("Lease/LeaseRevoke", request, messages.LeaseRevokeResponse, timeout_seconds, True)
-        return Done()
+        return store_replies.Done()
 
-    def _ask_age(self, operation: AskAge, timeout_seconds: float) -> StoreReply:
+    def _ask_age(self, operation: ops.AskAge, timeout_seconds: float) -> store_replies.StoreReply:
         request = messages.LeaseTimeToLiveRequest(ID=operation.lease)
         reply = self._call("Lease/LeaseTimeToLive", request, messages.LeaseTimeToLiveResponse, timeout_seconds, True)
         if not reply.grantedTTL:
-            return LeaseUnknown()
+            return store_replies.LeaseUnknown()
         # The leader cuts what is left to whole seconds, so the age that it implies is up to one second too high.
-        return LeaseAge(float(reply.grantedTTL - reply.TTL - 1), reply.header.raft_term)
+        return store_replies.LeaseAge(float(reply.grantedTTL - reply.TTL - 1), reply.header.raft_term)
 
     # --- places under a name ----------------------------------------------------------------------------------
 
-    def _place(self, operation: Transaction, timeout_seconds: float) -> StoreReply:
+    def _place(self, operation: Transaction, timeout_seconds: float) -> store_replies.StoreReply:
         reply = self._txn(self._places.request(operation), timeout_seconds)
         return self._places.reply(operation, reply, reply.header.revision)
 
-    def _try(self, operation: TryAcquire, timeout_seconds: float) -> StoreReply:
+    def _try(self, operation: ops.TryAcquire, timeout_seconds: float) -> store_replies.StoreReply:
         recent_conflicts = self._recent_conflicts
         if recent_conflicts is None:
             return self._place(operation, timeout_seconds)
@@ -292,55 +254,55 @@ class EtcdStore:
         recent_conflicts.note(operation.name, refused=not reply.succeeded)
         return self._places.reply(operation, reply, reply.header.revision)
 
-    def _look(self, operation: Look, timeout_seconds: float) -> StoreReply:
+    def _look(self, operation: ops.Look, timeout_seconds: float) -> store_replies.StoreReply:
         start = self._layout.name_start(operation.name)
         request = messages.RangeRequest(key=start, range_end=end_of(start))
         reply = self._call("KV/Range", request, messages.RangeResponse, timeout_seconds, True)
-        return Present(keys_in(reply.kvs, start), reply.header.revision)
+        return store_replies.Present(keys_in(reply.kvs, start), reply.header.revision)
 
-    def _look_for_mark(self, operation: LookForMark, timeout_seconds: float) -> StoreReply:
+    def _look_for_mark(self, operation: ops.LookForMark, timeout_seconds: float) -> store_replies.StoreReply:
         request = messages.RangeRequest(key=self._layout.mark(operation.task_id), keys_only=True)
         reply = self._call("KV/Range", request, messages.RangeResponse, timeout_seconds, True)
-        return MarkSeen(bool(reply.kvs))
+        return store_replies.MarkSeen(bool(reply.kvs))
 
-    def _unmark(self, operation: Unmark, timeout_seconds: float) -> StoreReply:
+    def _unmark(self, operation: ops.Unmark, timeout_seconds: float) -> store_replies.StoreReply:
         request = messages.DeleteRangeRequest(key=self._layout.mark(operation.task_id))
         self._call("KV/DeleteRange", request, messages.DeleteRangeResponse, timeout_seconds, True)
-        return Done()
+        return store_replies.Done()
 
-    def _mark_done(self, operation: MarkDone, timeout_seconds: float) -> StoreReply:
+    def _mark_done(self, operation: ops.MarkDone, timeout_seconds: float) -> store_replies.StoreReply:
         request = messages.PutRequest(key=self._layout.done_mark(operation.delivery), lease=operation.lease)
         self._call("KV/Put", request, messages.PutResponse, timeout_seconds, True)
-        return Done()
+        return store_replies.Done()
 
-    def _look_for_done(self, operation: LookForDone, timeout_seconds: float) -> StoreReply:
+    def _look_for_done(self, operation: ops.LookForDone, timeout_seconds: float) -> store_replies.StoreReply:
         request = messages.RangeRequest(key=self._layout.done_mark(operation.delivery), keys_only=True)
         reply = self._call("KV/Range", request, messages.RangeResponse, timeout_seconds, True)
-        return DoneSeen(bool(reply.kvs))
+        return store_replies.DoneSeen(bool(reply.kvs))
 
-    def _ask_to_release(self, operation: AskToRelease, timeout_seconds: float) -> StoreReply:
+    def _ask_to_release(self, operation: ops.AskToRelease, timeout_seconds: float) -> store_replies.StoreReply:
         key = self._layout.key(operation.name, operation.token)
         return self.ask_holder(key, operation.mod_revision, operation.by, timeout_seconds)
 
-    def ask_holder(self, key: bytes, mod_revision: int, by: str, timeout_seconds: float) -> StoreReply:
+    def ask_holder(self, key: bytes, mod_revision: int, by: str, timeout_seconds: float) -> store_replies.StoreReply:
         """``AskToRelease``, for a key whose name may not be known whole."""
         found = self._call("KV/Range", messages.RangeRequest(key=key), messages.RangeResponse, timeout_seconds, True)
         if not found.kvs or not found.kvs[0].lease:
-            return NotHeld()
+            return store_replies.NotHeld()
         (kv,) = found.kvs
         asked_key = self._layout.asked_start(kv.lease) + key.rpartition(b"/")[2]
         ask = messages.PutRequest(key=asked_key, value=by.encode(), lease=kv.lease)
         put = messages.RequestOp(request_put=ask)
         request = messages.TxnRequest(compare=[unchanged(key, mod_revision)], success=[put])
-        return Asked() if self._txn(request, timeout_seconds).succeeded else NotHeld()
+        return store_replies.Asked() if self._txn(request, timeout_seconds).succeeded else store_replies.NotHeld()
 
     # --- states that outlive their holder -----------------------------------------------------------------------
 
-    def _save_states(self, operation: SaveStates, timeout_seconds: float) -> StoreReply:
+    def _save_states(self, operation: ops.SaveStates, timeout_seconds: float) -> store_replies.StoreReply:
         reply = self._txn(self._states.request(operation), timeout_seconds)
         return self._states.reply(operation, reply)
 
-    def _load_states(self, operation: LoadStates, timeout_seconds: float) -> StoreReply:
+    def _load_states(self, operation: ops.LoadStates, timeout_seconds: float) -> store_replies.StoreReply:
         ends_at = time.monotonic() + timeout_seconds
 
         def read_page(request: Any) -> Any:
@@ -351,7 +313,7 @@ class EtcdStore:
 
     # --- waiting --------------------------------------------------------------------------------------------------
 
-    def _await_change(self, operation: AwaitChange, timeout_seconds: float) -> StoreReply:
+    def _await_change(self, operation: ops.AwaitChange, timeout_seconds: float) -> store_replies.StoreReply:
         create = messages.WatchCreateRequest(start_revision=operation.after_revision + 1)
         if operation.token is None:
             create.key = self._layout.name_start(operation.name)
@@ -376,7 +338,7 @@ class EtcdStore:
         except EtcdError:
             if stop is None or not stop.stopped:
                 raise
-        return Changed()
+        return store_replies.Changed()
 
     # --- calls ------------------------------------------------------------------------------------------------
 

@@ -9,8 +9,6 @@ from __future__ import annotations
 
 from celery_etcdlock.etcd.frames import LEAST_FRAME_SIZE, NUMBER, WINDOW_UPDATE, Http2Error, frame
 
-__all__ = ["Incoming", "Outgoing"]
-
 DEFAULT_WINDOW = 65_535  # 6.9.2
 LARGEST_WINDOW = 2**31 - 1  # 6.9.1
 OUR_WINDOW = 8 * 1024 * 1024

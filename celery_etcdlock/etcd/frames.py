@@ -10,8 +10,6 @@ from struct import Struct
 
 from celery_etcdlock.etcd.errors import NotEtcd
 
-__all__ = ["Http2Error", "error_name", "frame", "header_frames", "not_http2", "unpadded"]
-
 DATA, HEADERS, PRIORITY, RST_STREAM, SETTINGS, PUSH_PROMISE, PING, GOAWAY, WINDOW_UPDATE, CONTINUATION = range(10)
 # Flags (6.1, 6.2, 6.5, 6.7).
 END_STREAM = ACK = 0x01

@@ -25,8 +25,6 @@ from celery_etcdlock.etcd.http2_protocol import PREFACE, Http2Protocol
 from celery_etcdlock.etcd.sockets import Channel, NotAllSent
 from celery_etcdlock.etcd.tls import explain_tls_error
 
-__all__ = ["GrpcConnection"]
-
 LAST_STREAM_ID = 2**30
 PING_AFTER_SECONDS = 10.0  # etcd takes offence at pings more often than every 5 s
 PONG_WITHIN_SECONDS = 10.0

@@ -7,8 +7,6 @@ from urllib.parse import unquote_to_bytes
 from celery_etcdlock.etcd.errors import EtcdError, NotEtcd, StatusCode, status_error
 from celery_etcdlock.etcd.header_blocks import Fields
 
-__all__ = ["PREFIX_BYTES", "Reply", "framed"]
-
 PREFIX_BYTES = 5
 LARGEST_MESSAGE_BYTES = 256 * 1024 * 1024
 

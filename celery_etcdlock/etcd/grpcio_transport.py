@@ -20,8 +20,6 @@ from celery_etcdlock.etcd.errors import ConnectFailed, EtcdError, StatusCode, To
 from celery_etcdlock.etcd.login import check_watch
 from celery_etcdlock.etcd.messages import KEEP_ALIVE
 
-__all__ = ["GrpcStream", "GrpcTransport"]
-
 _NEVER_SENT = ("failed to connect to all addresses", "DNS resolution failed", "empty address list")
 
 

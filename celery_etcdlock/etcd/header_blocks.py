@@ -17,8 +17,6 @@ from hpack import Decoder
 
 from celery_etcdlock.etcd.frames import Http2Error
 
-__all__ = ["NO_TABLE", "Fields", "RememberingDecoder", "header_block"]
-
 NO_TABLE = b"\x20"
 LARGEST_LIST_BYTES = 65_536
 #: A server may send what never repeats, an error's text for one.

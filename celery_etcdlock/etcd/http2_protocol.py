@@ -22,28 +22,8 @@ from __future__ import annotations
 
 from celery_etcdlock.etcd import frames
 from celery_etcdlock.etcd.flow_control import DEFAULT_WINDOW, OUR_WINDOW, Incoming, Outgoing
-from celery_etcdlock.etcd.frames import (
-    ACK,
-    CONTINUATION,
-    DATA,
-    END_HEADERS,
-    END_STREAM,
-    HEADERS,
-    LOW_31_BITS,
-    PADDED,
-    PING,
-    SETTINGS,
-    WINDOW_UPDATE,
-    WITH_PRIORITY,
-    Http2Error,
-    error_name,
-    frame,
-    unpadded,
-)
 from celery_etcdlock.etcd.grpc_reply import PREFIX_BYTES, Reply, framed
 from celery_etcdlock.etcd.header_blocks import LARGEST_LIST_BYTES, NO_TABLE, RememberingDecoder
-
-__all__ = ["Http2Protocol"]
 
 LARGEST_BLOCK = LARGEST_LIST_BYTES
 MOST_TALK = 1000
@@ -58,8 +38,10 @@ _OUR_SETTINGS = {
 PREFACE = b"".join(
     (
         frames.CLIENT_PREFACE,
-        frame(SETTINGS, 0, 0, b"".join(frames.SETTING.pack(*setting) for setting in _OUR_SETTINGS.items())),
-        frame(WINDOW_UPDATE, 0, 0, frames.NUMBER.pack(OUR_WINDOW - DEFAULT_WINDOW)),
+        frames.frame(
+            frames.SETTINGS, 0, 0, b"".join(frames.SETTING.pack(*setting) for setting in _OUR_SETTINGS.items())
+        ),
+        frames.frame(frames.WINDOW_UPDATE, 0, 0, frames.NUMBER.pack(OUR_WINDOW - DEFAULT_WINDOW)),
     )
 )
 
@@ -120,7 +102,9 @@ class Http2Protocol:
             self._body, self._body_sent = framed(message), 0
             return self.take_owed() + head
         outgoing.sent(length)
-        data_head = frames.HEADER.pack(length >> 8, length & 255, DATA, END_STREAM if end else 0, stream_id)
+        data_head = frames.HEADER.pack(
+            length >> 8, length & 255, frames.DATA, frames.END_STREAM if end else 0, stream_id
+        )
         whole = head + data_head + framed(message)
         return self.take_owed() + whole if self._owed else whole
 
@@ -135,7 +119,9 @@ class Http2Protocol:
             self._body = b""
         self._outgoing.sent(len(part))
         self._talk = 0
-        return frame(DATA, END_STREAM if self._ends and not self._body else 0, self.stream_id, part)
+        return frames.frame(
+            frames.DATA, frames.END_STREAM if self._ends and not self._body else 0, self.stream_id, part
+        )
 
     def cancel(self) -> bytes:
         """End the current stream: the bytes that say so (RST_STREAM, 6.4), unless both sides have ended it."""
@@ -144,10 +130,10 @@ class Http2Protocol:
         self._cancelled_up_to = self.stream_id
         self.reply.ended = True
         self._body = b""
-        return self.take_owed() + frame(frames.RST_STREAM, 0, self.stream_id, frames.NUMBER.pack(frames.CANCEL))
+        return self.take_owed() + frames.frame(frames.RST_STREAM, 0, self.stream_id, frames.NUMBER.pack(frames.CANCEL))
 
     def ping(self) -> bytes:
-        return self.take_owed() + frame(PING, 0, 0, b"etcdlock")
+        return self.take_owed() + frames.frame(frames.PING, 0, 0, b"etcdlock")
 
     def take_owed(self) -> bytes:
         self.must_send = False
@@ -179,16 +165,16 @@ class Http2Protocol:
             high, low, kind, flags, stream_id = unpack(data, position)
             length = high << 8 | low
             if length > frames.LEAST_FRAME_SIZE:
-                raise Http2Error("FRAME_SIZE_ERROR", f"a frame of {length} bytes")
+                raise frames.Http2Error("FRAME_SIZE_ERROR", f"a frame of {length} bytes")
             start = position + frames.HEADER_BYTES
             position = start + length
             if position > size:
                 position = start - frames.HEADER_BYTES
                 break
-            if self._block is not None and kind != CONTINUATION:
-                raise Http2Error("PROTOCOL_ERROR", "a header block that isn't continued")  # 6.10
+            if self._block is not None and kind != frames.CONTINUATION:
+                raise frames.Http2Error("PROTOCOL_ERROR", "a header block that isn't continued")  # 6.10
             if kind < len(_HANDLERS):  # frames of other types are ignored (4.1), but counted
-                _HANDLERS[kind](self, flags, stream_id & LOW_31_BITS, data[start:position])
+                _HANDLERS[kind](self, flags, stream_id & frames.LOW_31_BITS, data[start:position])
             else:
                 self._just_talk(kind)
         self._partial = data[position:]
@@ -196,7 +182,7 @@ class Http2Protocol:
     def _just_talk(self, kind: int) -> None:
         self._talk += 1
         if self._talk > MOST_TALK:
-            raise Http2Error("ENHANCE_YOUR_CALM", f"a flood of frames, the last of type {kind}")
+            raise frames.Http2Error("ENHANCE_YOUR_CALM", f"a flood of frames, the last of type {kind}")
 
     def _control(self, kind: int, stream_id: int, payload: bytes) -> None:
         """Every frame that carries no reply begins with this."""
@@ -205,7 +191,7 @@ class Http2Protocol:
 
     def _check_opened(self, stream_id: int, what: str) -> None:
         if stream_id > self.stream_id or not stream_id & 1:
-            raise Http2Error("PROTOCOL_ERROR", f"{what} on stream {stream_id}, which we didn't open")
+            raise frames.Http2Error("PROTOCOL_ERROR", f"{what} on stream {stream_id}, which we didn't open")
 
     def _is_current(self, stream_id: int, what: str) -> bool:
         """False for what comes late on a stream that we cancelled; raises for a stream that can't have any frame."""
@@ -213,39 +199,39 @@ class Http2Protocol:
             return True
         self._check_opened(stream_id, what)
         if stream_id > self._cancelled_up_to:
-            raise Http2Error("STREAM_CLOSED", f"{what} on stream {stream_id}, which it had ended")
+            raise frames.Http2Error("STREAM_CLOSED", f"{what} on stream {stream_id}, which it had ended")
         return False
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.1
         length = len(payload)
         if update := self._incoming.on_connection(length):
-            self._schedule_delete(update)
+            self._owe(update)
         if not self._is_current(stream_id, "DATA"):
-            return self._just_talk(DATA)
+            return self._just_talk(frames.DATA)
         reply = self.reply
         if not reply.begun:
-            raise Http2Error("PROTOCOL_ERROR", "DATA before HEADERS")  # 8.1
-        if flags & PADDED:
-            payload = unpadded(payload)
-        if flags & END_STREAM:
+            raise frames.Http2Error("PROTOCOL_ERROR", "DATA before HEADERS")  # 8.1
+        if flags & frames.PADDED:
+            payload = frames.unpadded(payload)
+        if flags & frames.END_STREAM:
             reply.ended = True
         elif update := self._incoming.on_stream(stream_id, length):
-            self._schedule_delete(update)
+            self._owe(update)
         if payload:
             self._talk = 0
             reply.add_data(payload)
         else:
-            self._just_talk(DATA)
+            self._just_talk(frames.DATA)
         return None
 
     def _on_headers(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.2
-        if flags & PADDED:
-            payload = unpadded(payload)
-        if flags & WITH_PRIORITY:
+        if flags & frames.PADDED:
+            payload = frames.unpadded(payload)
+        if flags & frames.WITH_PRIORITY:
             if len(payload) < 5:
-                raise Http2Error("FRAME_SIZE_ERROR", "HEADERS without the priority that they announce")
+                raise frames.Http2Error("FRAME_SIZE_ERROR", "HEADERS without the priority that they announce")
             payload = payload[5:]
-        if flags & END_HEADERS:
+        if flags & frames.END_HEADERS:
             self._digest_block(flags, stream_id, payload)
         else:
             self._block, self._block_flags, self._block_stream = bytearray(payload), flags, stream_id
@@ -253,30 +239,30 @@ class Http2Protocol:
     def _on_continuation(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.10
         block = self._block
         if block is None or stream_id != self._block_stream:
-            raise Http2Error("PROTOCOL_ERROR", "CONTINUATION of nothing")
-        self._just_talk(CONTINUATION)
+            raise frames.Http2Error("PROTOCOL_ERROR", "CONTINUATION of nothing")
+        self._just_talk(frames.CONTINUATION)
         block += payload
         if len(block) > LARGEST_BLOCK:
-            raise Http2Error("ENHANCE_YOUR_CALM", f"headers of more than {LARGEST_BLOCK} bytes")
-        if flags & END_HEADERS:
+            raise frames.Http2Error("ENHANCE_YOUR_CALM", f"headers of more than {LARGEST_BLOCK} bytes")
+        if flags & frames.END_HEADERS:
             self._block = None
             self._digest_block(self._block_flags, stream_id, bytes(block))
 
     def _digest_block(self, flags: int, stream_id: int, block: bytes) -> None:
         fields = self._decoder.decode(block)  # always: it may change the table
         if not self._is_current(stream_id, "HEADERS"):
-            return self._just_talk(HEADERS)
-        reply, last = self.reply, bool(flags & END_STREAM)
+            return self._just_talk(frames.HEADERS)
+        reply, last = self.reply, bool(flags & frames.END_STREAM)
         if reply.begun and not last:
-            raise Http2Error("PROTOCOL_ERROR", "HEADERS in the middle of a reply")  # 8.1
+            raise frames.Http2Error("PROTOCOL_ERROR", "HEADERS in the middle of a reply")  # 8.1
         if not reply.begun:
             status = fields.http_status
             if len(status) != 3 or not status.isdigit():
-                raise Http2Error("PROTOCOL_ERROR", "a reply without an HTTP status")  # 8.3.2
+                raise frames.Http2Error("PROTOCOL_ERROR", "a reply without an HTTP status")  # 8.3.2
             if status[:1] == b"1":
                 if last:
-                    raise Http2Error("PROTOCOL_ERROR", "a reply that ends before it has begun")  # 8.1
-                return self._just_talk(HEADERS)
+                    raise frames.Http2Error("PROTOCOL_ERROR", "a reply that ends before it has begun")  # 8.1
+                return self._just_talk(frames.HEADERS)
         reply.add_headers(fields, last)
         return None
 
@@ -290,45 +276,45 @@ class Http2Protocol:
             self.reply.reset_code = int.from_bytes(payload, "big")
 
     def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.5
-        self._control(SETTINGS, stream_id, payload)
-        if flags & ACK:
+        self._control(frames.SETTINGS, stream_id, payload)
+        if flags & frames.ACK:
             if payload:
-                raise Http2Error("FRAME_SIZE_ERROR", "SETTINGS that acknowledge and set")
+                raise frames.Http2Error("FRAME_SIZE_ERROR", "SETTINGS that acknowledge and set")
             return
         for setting, value in frames.SETTING.iter_unpack(payload):
             if setting == frames.INITIAL_WINDOW_SIZE:
                 self._outgoing.set_initial(value)
             elif setting == frames.MAX_FRAME_SIZE:
                 if not frames.LEAST_FRAME_SIZE <= value <= frames.LARGEST_FRAME_SIZE:
-                    raise Http2Error("PROTOCOL_ERROR", f"a setting of {value} bytes as frame size")
+                    raise frames.Http2Error("PROTOCOL_ERROR", f"a setting of {value} bytes as frame size")
                 self._outgoing.largest_frame = value
             elif setting == frames.MAX_CONCURRENT_STREAMS:
                 self._most_streams = value
             elif setting == frames.ENABLE_PUSH and value:
-                raise Http2Error("PROTOCOL_ERROR", "a server that sets ENABLE_PUSH")  # 6.5.2
+                raise frames.Http2Error("PROTOCOL_ERROR", "a server that sets ENABLE_PUSH")  # 6.5.2
         self.ready = True
-        self._schedule_delete(_SETTINGS_ACK)
+        self._owe(_SETTINGS_ACK)
 
     def _on_push(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.6
-        raise Http2Error("PROTOCOL_ERROR", "a push, which we have forbidden")
+        raise frames.Http2Error("PROTOCOL_ERROR", "a push, which we have forbidden")
 
     def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.7
-        self._control(PING, stream_id, payload)
-        if not flags & ACK:
+        self._control(frames.PING, stream_id, payload)
+        if not flags & frames.ACK:
             self.pongs.append(_PONG + payload)
 
     def _on_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.8
         self._control(frames.GOAWAY, stream_id, payload)
         last, code = (int.from_bytes(payload[start : start + 4], "big") for start in (0, 4))
-        last &= LOW_31_BITS
+        last &= frames.LOW_31_BITS
         self.last_processed = last if self.last_processed is None else min(last, self.last_processed)
-        self.goaway_reason = payload[8:].decode("utf-8", "replace")[:200] or error_name(code)
+        self.goaway_reason = payload[8:].decode("utf-8", "replace")[:200] or frames.error_name(code)
 
     def _on_window_update(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.9
-        self._control(WINDOW_UPDATE, stream_id, payload)
-        increment = int.from_bytes(payload, "big") & LOW_31_BITS
+        self._control(frames.WINDOW_UPDATE, stream_id, payload)
+        increment = int.from_bytes(payload, "big") & frames.LOW_31_BITS
         if not increment:
-            raise Http2Error("PROTOCOL_ERROR", "a WINDOW_UPDATE of nothing")
+            raise frames.Http2Error("PROTOCOL_ERROR", "a WINDOW_UPDATE of nothing")
         if not stream_id:
             return self._outgoing.more_on_connection(increment)
         self._check_opened(stream_id, "WINDOW_UPDATE")
@@ -336,13 +322,13 @@ class Http2Protocol:
             self._outgoing.more_on_stream(increment)
         return None
 
-    def _schedule_delete(self, data: bytes) -> None:
+    def _owe(self, data: bytes) -> None:
         self._owed.append(data)
         self.must_send = True
 
 
-_SETTINGS_ACK = frame(SETTINGS, ACK, 0, b"")
-_PONG = frame(PING, ACK, 0, bytes(8))[: frames.HEADER_BYTES]
+_SETTINGS_ACK = frames.frame(frames.SETTINGS, frames.ACK, 0, b"")
+_PONG = frames.frame(frames.PING, frames.ACK, 0, bytes(8))[: frames.HEADER_BYTES]
 _HANDLERS = (
     Http2Protocol._on_data,
     Http2Protocol._on_headers,

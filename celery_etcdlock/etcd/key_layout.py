@@ -22,8 +22,6 @@ from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, decode_record
 from celery_etcdlock.etcd import messages
 
-__all__ = ["Layout", "end_of", "keys_in", "read", "token_in", "unchanged"]
-
 
 class Layout:
     """The keys of one prefix."""

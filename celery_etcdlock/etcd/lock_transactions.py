@@ -18,34 +18,14 @@ from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
-from celery_etcdlock.core.operations import (
-    Enqueue,
-    PlaceOperation,
-    Promote,
-    Release,
-    TryAcquire,
-    TryAll,
-    TryEach,
-)
+from celery_etcdlock.core import operations as ops
+from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import KeyKind, encode_record
-from celery_etcdlock.core.replies import (
-    EachTried,
-    EpochMoved,
-    NotHeld,
-    Owned,
-    Present,
-    Queued,
-    Released,
-    SessionGone,
-    StoreReply,
-)
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.key_layout import Layout, end_of, keys_in, read, unchanged
 
-__all__ = ["LockTransactions", "Transaction"]
-
-Transaction = PlaceOperation | TryEach | TryAll
+Transaction = ops.PlaceOperation | ops.TryEach | ops.TryAll
 
 Compare = messages.Compare
 RequestOp = messages.RequestOp
@@ -58,40 +38,40 @@ class LockTransactions:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
         self._requests: dict[type[Any], Callable[[Any], Any]] = {
-            TryAcquire: self._try_acquire,
-            TryEach: self._try_each,
-            TryAll: self._try_all,
-            Enqueue: self._enqueue,
-            Promote: self._promote,
-            Release: self._release,
+            ops.TryAcquire: self._try_acquire,
+            ops.TryEach: self._try_each,
+            ops.TryAll: self._try_all,
+            ops.Enqueue: self._enqueue,
+            ops.Promote: self._promote,
+            ops.Release: self._release,
         }
-        self._replies: dict[type[Any], Callable[[Any, Any, int], StoreReply]] = {
-            TryAcquire: self._tried,
-            TryEach: self._each_tried,
-            TryAll: self._all_tried,
-            Enqueue: self._enqueued,
-            Promote: self._promoted,
-            Release: self._released,
+        self._replies: dict[type[Any], Callable[[Any, Any, int], store_replies.StoreReply]] = {
+            ops.TryAcquire: self._tried,
+            ops.TryEach: self._each_tried,
+            ops.TryAll: self._all_tried,
+            ops.Enqueue: self._enqueued,
+            ops.Promote: self._promoted,
+            ops.Release: self._released,
         }
 
     def request(self, operation: Transaction) -> Any:
         """The operation as a ``TxnRequest``."""
         return self._requests[type(operation)](operation)
 
-    def reply(self, operation: Transaction, response: Any, revision: int) -> StoreReply:
+    def reply(self, operation: Transaction, response: Any, revision: int) -> store_replies.StoreReply:
         """What a ``TxnResponse`` means. ``revision`` is the store's after the transaction."""
         return self._replies[type(operation)](operation, response, revision)
 
     # --- requests -------------------------------------------------------------------------------------------
 
-    def _try_acquire(self, operation: TryAcquire) -> Any:
+    def _try_acquire(self, operation: ops.TryAcquire) -> Any:
         return TxnRequest(
             compare=[self._epoch(operation), self._name_is_as_seen(operation)],
             success=[self._put(operation), *self._done(operation)],
             failure=[self._session(operation), self._all_under(operation.name), *self._done(operation)],
         )
 
-    def _try_each(self, operation: TryEach) -> Any:
+    def _try_each(self, operation: ops.TryEach) -> Any:
         nested = [
             TxnRequest(
                 compare=[self._name_is_as_seen(each)], success=[self._put(each)], failure=[self._all_under(each.name)]
@@ -104,7 +84,7 @@ class LockTransactions:
             failure=[self._session(operation.tries[0])],
         )
 
-    def _try_all(self, operation: TryAll) -> Any:
+    def _try_all(self, operation: ops.TryAll) -> Any:
         first = operation.tries[0]
         return TxnRequest(
             compare=[self._epoch(first), *(self._name_is_as_seen(each) for each in operation.tries)],
@@ -116,14 +96,14 @@ class LockTransactions:
             ],
         )
 
-    def _enqueue(self, operation: Enqueue) -> Any:
+    def _enqueue(self, operation: ops.Enqueue) -> Any:
         return TxnRequest(
             compare=[self._epoch(operation), unchanged(self._layout.key(operation.name, operation.token), 0)],
             success=[self._put(operation), *self._line(operation)],
             failure=[self._session(operation), *self._line(operation)],
         )
 
-    def _promote(self, operation: Promote) -> Any:
+    def _promote(self, operation: ops.Promote) -> Any:
         start = self._layout.name_start(operation.name)
         compare = [
             self._epoch(operation),
@@ -146,7 +126,7 @@ class LockTransactions:
         why = [self._session(operation), *self._line(operation, operation.create_revision)]
         return TxnRequest(compare=compare, success=success, failure=why)
 
-    def _release(self, operation: Release) -> Any:
+    def _release(self, operation: ops.Release) -> Any:
         key = self._layout.key(operation.name, operation.token)
         success = [RequestOp(request_delete_range=messages.DeleteRangeRequest(key=key))]
         if operation.done is not None:
@@ -154,20 +134,20 @@ class LockTransactions:
             success.append(RequestOp(request_put=mark))
         return TxnRequest(compare=[unchanged(key, operation.mod_revision)], success=success)
 
-    def _done(self, operation: TryAcquire | Promote) -> list[Any]:
+    def _done(self, operation: ops.TryAcquire | ops.Promote) -> list[Any]:
         """Read the mark of the run that asks, if its messages can be told from those of another call."""
         delivery = operation.record.delivery
         return [read(self._layout.done_mark(delivery.run), keys_only=True)] if _asks(operation) else []
 
-    def _epoch(self, operation: TryAcquire | Enqueue | Promote) -> Any:
+    def _epoch(self, operation: ops.TryAcquire | ops.Enqueue | ops.Promote) -> Any:
         return unchanged(self._layout.session_key(operation.lease), operation.epoch)
 
-    def _put(self, operation: TryAcquire | Enqueue | Promote) -> Any:
+    def _put(self, operation: ops.TryAcquire | ops.Enqueue | ops.Promote) -> Any:
         key = self._layout.key(operation.name, operation.token)
         value = encode_record(operation.record)
         return RequestOp(request_put=messages.PutRequest(key=key, value=value, lease=operation.lease))
 
-    def _name_is_as_seen(self, operation: TryAcquire) -> Any:
+    def _name_is_as_seen(self, operation: ops.TryAcquire) -> Any:
         """Compare: no key has been created under the name since the caller looked."""
         start = self._layout.name_start(operation.name)
         return Compare(
@@ -178,14 +158,14 @@ class LockTransactions:
             create_revision=operation.seen_revision + 1,
         )
 
-    def _session(self, operation: TryAcquire | Enqueue | Promote) -> Any:
+    def _session(self, operation: ops.TryAcquire | ops.Enqueue | ops.Promote) -> Any:
         return read(self._layout.session_key(operation.lease), keys_only=True)
 
     def _all_under(self, name: str) -> Any:
         start = self._layout.name_start(name)
         return read(start, end_of(start))
 
-    def _line(self, operation: Enqueue | Promote, create_revision: int = 0) -> list[Any]:
+    def _line(self, operation: ops.Enqueue | ops.Promote, create_revision: int = 0) -> list[Any]:
         """Reads: the first in line, our own key, and the one just before it (0: ours is the last)."""
         start = self._layout.name_start(operation.name)
         by_age = partial(
@@ -198,69 +178,73 @@ class LockTransactions:
 
     # --- replies --------------------------------------------------------------------------------------------
 
-    def _tried(self, operation: TryAcquire, response: Any, revision: int) -> StoreReply:
+    def _tried(self, operation: ops.TryAcquire, response: Any, revision: int) -> store_replies.StoreReply:
         has_run = _has_run(operation, response)
         if response.succeeded:
-            return Owned(revision, has_run)
+            return store_replies.Owned(revision, has_run)
         refused = self._why_refused(operation, response, revision)
-        return _mine_or_all(operation, refused.keys, revision, has_run) if isinstance(refused, Present) else refused
+        return (
+            _mine_or_all(operation, refused.keys, revision, has_run)
+            if isinstance(refused, store_replies.Present)
+            else refused
+        )
 
-    def _each_tried(self, operation: TryEach, response: Any, revision: int) -> StoreReply:
+    def _each_tried(self, operation: ops.TryEach, response: Any, revision: int) -> store_replies.StoreReply:
         if not response.succeeded:
             return _moved_or_gone(response)
-        outcomes: list[Owned | Present] = []
+        outcomes: list[store_replies.Owned | store_replies.Present] = []
         for each, one in zip(operation.tries, response.responses, strict=True):
             if one.response_txn.succeeded:
-                outcomes.append(Owned(revision))
+                outcomes.append(store_replies.Owned(revision))
             else:
                 keys = self._keys(one.response_txn.responses, each.name)
                 outcomes.append(_mine_or_all(each, keys, revision))
-        return EachTried(tuple(outcomes))
+        return store_replies.EachTried(tuple(outcomes))
 
-    def _all_tried(self, operation: TryAll, response: Any, revision: int) -> StoreReply:
+    def _all_tried(self, operation: ops.TryAll, response: Any, revision: int) -> store_replies.StoreReply:
         tries = operation.tries
         has_run = _has_run(tries[0], response)
         if response.succeeded:
-            return Owned(revision, has_run)
+            return store_replies.Owned(revision, has_run)
         found = [self._keys([one], each.name) for one, each in zip(list(response.responses)[1:], tries, strict=False)]
         mine = [key for each, keys in zip(tries, found, strict=True) for key in keys if key.token == each.token]
         if len(mine) == len(tries):
-            return Owned(max(key.create_revision for key in mine), has_run)
+            return store_replies.Owned(max(key.create_revision for key in mine), has_run)
         session = response.responses[0].response_range.kvs
         if not session or session[0].mod_revision != tries[0].epoch:
             return _moved_or_gone(response)
-        return EachTried(tuple(Present(keys, revision, has_run) for keys in found))
+        return store_replies.EachTried(tuple(store_replies.Present(keys, revision, has_run) for keys in found))
 
-    def _enqueued(self, operation: Enqueue, response: Any, revision: int) -> StoreReply:
+    def _enqueued(self, operation: ops.Enqueue, response: Any, revision: int) -> store_replies.StoreReply:
         if response.succeeded:
-            return Queued(self._keys(response.responses[1:], operation.name), revision)
+            return store_replies.Queued(self._keys(response.responses[1:], operation.name), revision)
         return self._why_refused(operation, response, revision)
 
-    def _promoted(self, operation: Promote, response: Any, revision: int) -> StoreReply:
+    def _promoted(self, operation: ops.Promote, response: Any, revision: int) -> store_replies.StoreReply:
         if response.succeeded:
-            return Owned(revision, _has_run(operation, response))
+            return store_replies.Owned(revision, _has_run(operation, response))
         return self._why_refused(operation, response, revision, operation.mod_revision)
 
-    def _released(self, operation: Release, response: Any, revision: int) -> StoreReply:
-        return Released() if response.succeeded else NotHeld()
+    def _released(self, operation: ops.Release, response: Any, revision: int) -> store_replies.StoreReply:
+        return store_replies.Released() if response.succeeded else store_replies.NotHeld()
 
     def _why_refused(
         self,
-        operation: TryAcquire | Enqueue | Promote,
+        operation: ops.TryAcquire | ops.Enqueue | ops.Promote,
         response: Any,
         revision: int,
         unchanged_at: int | None = None,
-    ) -> Present | EpochMoved | SessionGone:
+    ) -> store_replies.Present | store_replies.EpochMoved | store_replies.SessionGone:
         """What the failure branch saw. The epoch is the reason only if our key is as the operation expected it."""
         session = response.responses[0].response_range.kvs
         if not session:
-            return SessionGone()
+            return store_replies.SessionGone()
         keys = self._keys(response.responses[1:], operation.name)
         mine = next((key for key in keys if key.token == operation.token), None)
         as_expected = mine is None if unchanged_at is None else mine is not None and mine.mod_revision == unchanged_at
         if as_expected and session[0].mod_revision != operation.epoch:
-            return EpochMoved(session[0].mod_revision)
-        return Present(keys, revision)
+            return store_replies.EpochMoved(session[0].mod_revision)
+        return store_replies.Present(keys, revision)
 
     def _keys(self, responses: Iterable[Any], name: str) -> tuple[Key, ...]:
         """The keys under the name that some reads in one transaction found, each once."""
@@ -270,25 +254,29 @@ class LockTransactions:
 
 
 def _mine_or_all(
-    operation: TryAcquire, keys: tuple[Key, ...], revision: int, has_run: bool | None = None
-) -> Owned | Present:
+    operation: ops.TryAcquire, keys: tuple[Key, ...], revision: int, has_run: bool | None = None
+) -> store_replies.Owned | store_replies.Present:
     """What a refused try-lock saw: its own key, if an earlier try of the same token put it.
 
     Who puts a key creates it. If it was rewritten since, that was somebody else, whose write isn't ours to undo.
     """
     mine = next((key for key in keys if key.token == operation.token), None)
-    return Present(keys, revision, has_run) if mine is None else Owned(mine.create_revision, has_run)
+    return (
+        store_replies.Present(keys, revision, has_run)
+        if mine is None
+        else store_replies.Owned(mine.create_revision, has_run)
+    )
 
 
-def _asks(operation: TryAcquire | Promote) -> bool:
+def _asks(operation: ops.TryAcquire | ops.Promote) -> bool:
     """Whether the operation asks if its run has come to its end before: one that is about to run."""
     return operation.record.kind is KeyKind.HELD and operation.record.delivery.call is not None
 
 
-def _has_run(operation: TryAcquire | Promote, response: Any) -> bool | None:
+def _has_run(operation: ops.TryAcquire | ops.Promote, response: Any) -> bool | None:
     return bool(response.responses[-1].response_range.kvs) if _asks(operation) else None
 
 
-def _moved_or_gone(response: Any) -> EpochMoved | SessionGone:
+def _moved_or_gone(response: Any) -> store_replies.EpochMoved | store_replies.SessionGone:
     session = response.responses[0].response_range.kvs
-    return EpochMoved(session[0].mod_revision) if session else SessionGone()
+    return store_replies.EpochMoved(session[0].mod_revision) if session else store_replies.SessionGone()

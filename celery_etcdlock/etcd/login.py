@@ -10,8 +10,6 @@ from collections.abc import Callable
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.errors import AuthenticationFailed, EtcdError, EtcdStatusError, StatusCode, TokenRejected
 
-__all__ = ["NO_LOGIN_NEEDED", "Login", "check_watch"]
-
 AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 MOST_LOGINS_PER_CALL = 3
 NO_LOGIN_NEEDED = ""

@@ -22,8 +22,6 @@ from google.protobuf.message import DecodeError
 
 from celery_etcdlock.etcd.errors import EtcdError
 
-__all__ = ["CORRUPT", "KEEP_ALIVE", "NONE", "NOSPACE", "WATCH", "decoded"]
-
 # AlarmType
 NONE = 0
 NOSPACE = 1

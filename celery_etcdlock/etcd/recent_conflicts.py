@@ -13,8 +13,6 @@ from typing import Any
 
 from celery_etcdlock.etcd import messages
 
-__all__ = ["RecentConflicts", "rehearsal"]
-
 LATELY_SECONDS = 1.0
 MOST_NAMES = 1024
 

@@ -6,8 +6,6 @@ import math
 
 from celery_etcdlock.etcd.header_blocks import header_block
 
-__all__ = ["RequestHeaders"]
-
 MOST_KEPT = 64
 SERVER_WAITS_LONGER_SECONDS = 1.0
 

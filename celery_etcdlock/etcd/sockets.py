@@ -25,8 +25,6 @@ from typing import Any, Protocol
 from celery_etcdlock.etcd.errors import ConnectFailed
 from celery_etcdlock.native import original
 
-__all__ = ["Channel", "PlainChannel", "Sockets", "connect_tcp", "native", "patched"]
-
 # Loaded now: Python does it in the first getaddrinfo, and a process that forks while one of its threads is in there
 # (a worker's MainProcess that connects while its pool starts) leaves the child a module whose lock nobody gives back.
 codecs.lookup("idna")

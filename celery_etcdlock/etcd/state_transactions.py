@@ -10,8 +10,6 @@ from celery_etcdlock.core.replies import NotHeld, State, StatesRefused, StatesSa
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.key_layout import Layout, end_of, read, token_in, unchanged
 
-__all__ = ["States"]
-
 STATES_PER_PAGE = 1000
 
 RequestOp = messages.RequestOp

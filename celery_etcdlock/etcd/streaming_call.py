@@ -12,8 +12,6 @@ from celery_etcdlock.etcd.login import MOST_LOGINS_PER_CALL, Login, check_watch
 from celery_etcdlock.etcd.messages import WATCH
 from celery_etcdlock.etcd.request_headers import RequestHeaders
 
-__all__ = ["EtcdStream"]
-
 
 class EtcdStream:
     """A context manager over the answers, each as bytes. One thread uses it; any thread may ``cancel``.

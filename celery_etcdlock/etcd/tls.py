@@ -13,8 +13,6 @@ from dataclasses import dataclass
 from celery_etcdlock.etcd.errors import ConnectionLost, EtcdError, NotEtcd, TlsFailed
 from celery_etcdlock.etcd.sockets import RECEIVE_BYTES, Channel
 
-__all__ = ["TlsChannel", "TlsFiles", "client_context", "explain_tls_error"]
-
 
 @dataclass(frozen=True)
 class TlsFiles:

@@ -17,21 +17,9 @@ from typing import Any
 
 from celery import Celery
 
-from celery_etcdlock.core.events import (
-    BeatTookOver,
-    LockAcquired,
-    LockConflicted,
-    LockEvent,
-    LockReleased,
-    LockWaiting,
-    LockWasLost,
-    TaskDeduplicated,
-    TickSent,
-)
+from celery_etcdlock.core import events as lock_events
 from celery_etcdlock.core.record import Record
 from celery_etcdlock.native import Alarm, start_thread
-
-__all__ = ["CeleryEvents"]
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -53,7 +41,7 @@ class CeleryEvents:
         self._empty = Alarm()
         self._stopped = False
 
-    def __call__(self, event: LockEvent, /) -> None:
+    def __call__(self, event: lock_events.LockEvent, /) -> None:
         if self._pid != os.getpid():
             self._start()
         if len(self._waiting) < MOST_WAITING:
@@ -100,29 +88,29 @@ class CeleryEvents:
                     self._alarm.wait(None)
 
 
-def _described(event: LockEvent) -> tuple[str, dict[str, Any]]:
+def _described(event: lock_events.LockEvent) -> tuple[str, dict[str, Any]]:
     """The type of the Celery event and its fields."""
     fields: dict[str, Any] = {"uuid": event.record.delivery.task_id, "task": event.record.task, "lock": event.name}
     if event.record.about is not None:
         fields["about"] = event.record.about
     match event:
-        case LockAcquired():
+        case lock_events.LockAcquired():
             fields |= {"fencing_token": event.fencing_token, "waited_seconds": round(event.waited_seconds, 6)}
             return "etcdlock-acquired", fields
-        case LockReleased():
+        case lock_events.LockReleased():
             fields |= {"fencing_token": event.fencing_token, "held_seconds": round(event.held_seconds, 6)}
             return "etcdlock-released", fields
-        case LockConflicted():
+        case lock_events.LockConflicted():
             return "etcdlock-conflict", fields | _holder(event.holder)
-        case LockWaiting():
+        case lock_events.LockWaiting():
             return "etcdlock-waiting", fields | _holder(event.holder)
-        case LockWasLost():
+        case lock_events.LockWasLost():
             return "etcdlock-lost", fields | {"fencing_token": event.fencing_token, "reason": event.reason}
-        case TaskDeduplicated():
+        case lock_events.TaskDeduplicated():
             return "task-deduplicated", fields | {"reason": event.reason}
-        case TickSent():
+        case lock_events.TickSent():
             return "etcdlock-tick", fields | {"entry": event.entry, "late_seconds": round(event.late_seconds, 6)}
-        case BeatTookOver():
+        case lock_events.BeatTookOver():
             fields |= {"fencing_token": event.fencing_token, "takeovers": event.takeovers}
             return "etcdlock-beat", fields
 

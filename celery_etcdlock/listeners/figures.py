@@ -17,24 +17,15 @@ from typing import Any
 
 from billiard.process import current_process
 
-from celery_etcdlock.core.events import (
-    LockAcquired,
-    LockConflicted,
-    LockEvent,
-    LockReleased,
-    LockWasLost,
-    TaskDeduplicated,
-)
+from celery_etcdlock.core import events as lock_events
 from celery_etcdlock.native import allocate_mutex
 
-__all__ = ["Figures"]
-
 COUNTS: dict[type, str] = {
-    LockAcquired: "acquired",
-    LockReleased: "released",
-    LockConflicted: "conflicts",
-    LockWasLost: "lost",
-    TaskDeduplicated: "deduplicated",
+    lock_events.LockAcquired: "acquired",
+    lock_events.LockReleased: "released",
+    lock_events.LockConflicted: "conflicts",
+    lock_events.LockWasLost: "lost",
+    lock_events.TaskDeduplicated: "deduplicated",
 }
 _ORDER = tuple(COUNTS)
 _HEAD = struct.Struct(f"<{len(COUNTS) + 2}q")  # pid, counts, bytes of text
@@ -56,7 +47,7 @@ class Figures:
         self._counts: list[int] = []
         self._held: dict[tuple[str, int], dict[str, Any]] = {}
 
-    def __call__(self, event: LockEvent, /) -> None:
+    def __call__(self, event: lock_events.LockEvent, /) -> None:
         kind = type(event)
         if kind not in COUNTS:
             return
@@ -64,7 +55,7 @@ class Figures:
             self._begin()
         with self._mutex:
             self._counts[_ORDER.index(kind)] += 1
-            if isinstance(event, LockAcquired):
+            if isinstance(event, lock_events.LockAcquired):
                 self._held[event.name, event.fencing_token] = {
                     "lock": event.name,
                     "about": event.record.about,
@@ -74,7 +65,7 @@ class Figures:
                     "since": event.record.since,
                     "fencing_token": event.fencing_token,
                 }
-            elif isinstance(event, LockReleased | LockWasLost):
+            elif isinstance(event, lock_events.LockReleased | lock_events.LockWasLost):
                 self._held.pop((event.name, event.fencing_token), None)
             self._write()
 

@@ -13,19 +13,8 @@ from typing import Any
 from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode, TracerProvider
 
-from celery_etcdlock.core.events import (
-    Listener,
-    LockAcquired,
-    LockConflicted,
-    LockEvent,
-    LockReleased,
-    LockWaiting,
-    LockWasLost,
-    TaskDeduplicated,
-)
+from celery_etcdlock.core import events as lock_events
 from celery_etcdlock.core.record import Record
-
-__all__ = ["OpenTelemetryListener", "listener"]
 
 #: Waits shorter than this, in seconds, are the acquire's own round trip and get no span.
 LEAST_WAIT_SECONDS = 0.05
@@ -38,10 +27,10 @@ class OpenTelemetryListener:
         self._tracer = trace.get_tracer("celery_etcdlock", tracer_provider=provider)
         self._held: dict[tuple[str, int], trace.Span] = {}
 
-    def __call__(self, event: LockEvent, /) -> None:
+    def __call__(self, event: lock_events.LockEvent, /) -> None:
         task = event.record.task
         match event:
-            case LockAcquired():
+            case lock_events.LockAcquired():
                 attributes = _attributes(event) | {"etcdlock.fencing_token": event.fencing_token}
                 now = time.time_ns()
                 if event.waited_seconds >= LEAST_WAIT_SECONDS:
@@ -49,21 +38,21 @@ class OpenTelemetryListener:
                     self._tracer.start_span(f"lock wait {task}", attributes=attributes, start_time=began).end(now)
                 span = self._tracer.start_span(f"lock {task}", attributes=attributes, start_time=now)
                 self._held[event.name, event.fencing_token] = span
-            case LockReleased() | LockWasLost():
+            case lock_events.LockReleased() | lock_events.LockWasLost():
                 span = self._held.pop((event.name, event.fencing_token), trace.INVALID_SPAN)
-                if isinstance(event, LockWasLost):
+                if isinstance(event, lock_events.LockWasLost):
                     span.set_status(Status(StatusCode.ERROR, f"the lock is lost: {event.reason}"))
                 span.end()
-            case LockConflicted():
+            case lock_events.LockConflicted():
                 trace.get_current_span().add_event("etcdlock.conflict", _with_holder(event, event.holder))
-            case LockWaiting():
+            case lock_events.LockWaiting():
                 trace.get_current_span().add_event("etcdlock.waiting", _with_holder(event, event.holder))
-            case TaskDeduplicated():
+            case lock_events.TaskDeduplicated():
                 attributes = _attributes(event) | {"etcdlock.reason": event.reason}
                 trace.get_current_span().add_event("etcdlock.deduplicated", attributes)
 
 
-def _attributes(event: LockEvent) -> dict[str, Any]:
+def _attributes(event: lock_events.LockEvent) -> dict[str, Any]:
     return {
         "etcdlock.name": event.name,
         "celery.task_name": event.record.task,
@@ -71,11 +60,11 @@ def _attributes(event: LockEvent) -> dict[str, Any]:
     }
 
 
-def _with_holder(event: LockEvent, holder: Record | None) -> dict[str, Any]:
+def _with_holder(event: lock_events.LockEvent, holder: Record | None) -> dict[str, Any]:
     attributes = _attributes(event)
     return attributes if holder is None else attributes | {"etcdlock.holder": holder.delivery.task_id}
 
 
-def listener() -> Listener:
+def listener() -> lock_events.Listener:
     """A listener on the global tracer provider."""
     return OpenTelemetryListener()

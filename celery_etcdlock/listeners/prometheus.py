@@ -11,19 +11,7 @@ from __future__ import annotations
 from prometheus_client import REGISTRY as DEFAULT_REGISTRY
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
-from celery_etcdlock.core.events import (
-    BeatTookOver,
-    Listener,
-    LockAcquired,
-    LockConflicted,
-    LockEvent,
-    LockReleased,
-    LockWasLost,
-    TaskDeduplicated,
-    TickSent,
-)
-
-__all__ = ["PrometheusListener", "listener"]
+from celery_etcdlock.core import events as lock_events
 
 PREFIX = "celery_etcdlock"
 WAIT_BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.5, 1, 5, 15, 60, 300)
@@ -68,35 +56,35 @@ class PrometheusListener:
             buckets=HELD_BUCKETS,
         )
 
-    def __call__(self, event: LockEvent, /) -> None:
+    def __call__(self, event: lock_events.LockEvent, /) -> None:
         task = event.record.task
         match event:
-            case LockAcquired():
+            case lock_events.LockAcquired():
                 self._acquired.labels(task).inc()
                 self._held.labels(task).inc()
                 self._wait_seconds.labels(task).observe(event.waited_seconds)
-            case LockReleased():
+            case lock_events.LockReleased():
                 self._released.labels(task).inc()
                 self._held.labels(task).dec()
                 self._held_seconds.labels(task).observe(event.held_seconds)
-            case LockWasLost():
+            case lock_events.LockWasLost():
                 self._lost.labels(task).inc()
                 self._held.labels(task).dec()
-            case LockConflicted():
+            case lock_events.LockConflicted():
                 self._conflicts.labels(task).inc()
-            case TickSent():
+            case lock_events.TickSent():
                 self._ticks.labels(task).inc()
                 self._late_seconds.labels(task).observe(event.late_seconds)
-            case BeatTookOver():
+            case lock_events.BeatTookOver():
                 self._takeovers.labels(task).inc()
-            case TaskDeduplicated():
+            case lock_events.TaskDeduplicated():
                 self._deduplicated.labels(task).inc()
 
 
 _listener: PrometheusListener | None = None
 
 
-def listener() -> Listener:
+def listener() -> lock_events.Listener:
     """The one listener of the default registry, which refuses the same metric twice."""
     global _listener
     if _listener is None:

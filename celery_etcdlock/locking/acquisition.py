@@ -13,20 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 
+from celery_etcdlock.core import protocol as machines
 from celery_etcdlock.core.events import LockEvent, LockWaiting
 from celery_etcdlock.core.ownership import Standing, standing
-from celery_etcdlock.core.protocol import (
-    AcquireAll,
-    Acquired,
-    Conflicted,
-    EachAcquired,
-    Machine,
-    Refused,
-    Resolve,
-    Resolved,
-    SessionLost,
-    Unavailable,
-)
 from celery_etcdlock.core.record import Record
 from celery_etcdlock.core.replies import (
     Queued,
@@ -41,8 +30,6 @@ from celery_etcdlock.locking.outcomes import Conflict
 from celery_etcdlock.locking.renewal import SessionKeeper
 from celery_etcdlock.locking.session import PendingDelete, Session, Use
 from celery_etcdlock.locking.store_access import StoreAccess
-
-__all__ = ["TRYING", "Acquirer"]
 
 #: The part of the time for an acquire that is spent on trying; the rest is kept to resolve an unanswered request.
 TRYING = 0.75
@@ -79,7 +66,7 @@ class Acquirer:
             finally:
                 # Once more: a signal may have struck in the first.
                 use.leave()
-            if not isinstance(outcome, SessionLost):
+            if not isinstance(outcome, machines.SessionLost):
                 return outcome
             now = self._clock()
             if wait_until is not None and now < wait_until:
@@ -108,14 +95,16 @@ class Acquirer:
         self,
         asking: StoreAccess,
         session: Session,
-        machine: Machine[Acquired | Conflicted | Refused | SessionLost | Unavailable],
+        machine: machines.Machine[
+            machines.Acquired | machines.Conflicted | machines.Refused | machines.SessionLost | machines.Unavailable
+        ],
         debt: PendingDelete,
         record: Record,
         on_held: Callable[[Lock], None] | None,
         on_lost: Callable[[Lock], None] | None,
         wait_until: float | None = None,
         stop: WaitCancellation | None = None,
-    ) -> Lock | Conflict | SessionLost:
+    ) -> Lock | Conflict | machines.SessionLost:
         """Drive ``machine``. What it leaves in doubt, or a signal interrupts, is ``debt``.
 
         Times are as in ``LockManager.acquire``.
@@ -131,7 +120,7 @@ class Acquirer:
                     self._tell(LockWaiting(name, record, Conflict(name, reply.keys).holder))
 
             outcome = await steer(machine, asking, self._clock, observe=observe, stop=stop)
-            if isinstance(outcome, Acquired):
+            if isinstance(outcome, machines.Acquired):
                 lock = Lock(
                     name,
                     outcome.fencing_token,
@@ -148,9 +137,9 @@ class Acquirer:
             # Interrupted half-way, by a signal or an error: our key may be there.
             self._keeper.schedule_delete(session, debt, lock)
             raise
-        if isinstance(outcome, Conflicted | Refused):
-            return Conflict(name, outcome.keys, outcome.has_run if isinstance(outcome, Conflicted) else None)
-        if isinstance(outcome, SessionLost):
+        if isinstance(outcome, machines.Conflicted | machines.Refused):
+            return Conflict(name, outcome.keys, outcome.has_run if isinstance(outcome, machines.Conflicted) else None)
+        if isinstance(outcome, machines.SessionLost):
             return outcome
         raise outcome.error
 
@@ -158,21 +147,21 @@ class Acquirer:
         self,
         asking: StoreAccess,
         session: Session,
-        machine: AcquireAll,
+        machine: machines.AcquireAll,
         pending_deletes: list[PendingDelete],
         record: Record,
         on_held: Callable[[Lock], None] | None,
         on_lost: Callable[[Lock], None] | None,
-    ) -> list[Lock] | Conflict | SessionLost:
+    ) -> list[Lock] | Conflict | machines.SessionLost:
         locks: list[Lock] = []
         try:
             for debt in pending_deletes:
                 session.intend(debt, self._due(session, None))
             outcome = await steer(machine, asking, self._clock, observe=session.observe)
             refused: list[Conflict] = []
-            if isinstance(outcome, EachAcquired):
+            if isinstance(outcome, machines.EachAcquired):
                 for debt, each in zip(pending_deletes, outcome.outcomes, strict=True):
-                    if isinstance(each, Acquired):
+                    if isinstance(each, machines.Acquired):
                         token = each.fencing_token
                         lock = Lock(
                             debt.name, token, token=debt.token, record=record, session=session, has_run=each.has_run
@@ -191,9 +180,9 @@ class Acquirer:
             for lock in locks:
                 session.end_hold(lock)
             raise
-        if isinstance(outcome, EachAcquired):
+        if isinstance(outcome, machines.EachAcquired):
             return max(refused, key=lambda conflict: len(conflict.keys))
-        if isinstance(outcome, SessionLost):
+        if isinstance(outcome, machines.SessionLost):
             return outcome
         raise outcome.error
 
@@ -209,7 +198,7 @@ class Acquirer:
         pending_deletes: Sequence[PendingDelete],
         on_held: Callable[[Lock], None] | None,
         on_lost: Callable[[Lock], None] | None,
-    ) -> SessionLost | None:
+    ) -> machines.SessionLost | None:
         session = locks[0].session
         for lock in locks:
             session.hold(lock)
@@ -224,15 +213,17 @@ class Acquirer:
 
     def _settle(self, session: Session, outcome: object, pending_deletes: Sequence[PendingDelete]) -> None:
         """What the debts come to when there is no lock."""
-        if isinstance(outcome, SessionLost):
+        if isinstance(outcome, machines.SessionLost):
             session.lose(outcome.reason)
         for debt in pending_deletes:
-            if isinstance(outcome, Unavailable) and outcome.doubtful:
+            if isinstance(outcome, machines.Unavailable) and outcome.doubtful:
                 self._keeper.schedule_delete(session, debt)
             else:
                 session.settle(debt)
 
-    async def _lost_at_once(self, asking: StoreAccess, session: Session, locks: Sequence[Lock]) -> SessionLost | None:
+    async def _lost_at_once(
+        self, asking: StoreAccess, session: Session, locks: Sequence[Lock]
+    ) -> machines.SessionLost | None:
         """A body is entered with live locks: renew them first when less than half of their time is left (rule 8).
 
         If one of them is lost all the same, none is kept: ours are the keys that the next try would meet.
@@ -244,10 +235,10 @@ class Acquirer:
         deadline = self._clock() + self._timeout_seconds * (1 - TRYING)
         for lock in locks:
             session.end_hold(lock)
-            resolve = Resolve(lease=session.lease, name=lock.name, token=lock.token, deadline=deadline)
-            if not isinstance(await steer(resolve, asking, self._clock, observe=session.observe), Resolved):
+            resolve = machines.Resolve(lease=session.lease, name=lock.name, token=lock.token, deadline=deadline)
+            if not isinstance(await steer(resolve, asking, self._clock, observe=session.observe), machines.Resolved):
                 raise LockUnavailable("the session of this process was lost, and its locks aren't gone yet")
-        return SessionLost(session.lost_reason() or "a key of its was deleted at once")
+        return machines.SessionLost(session.lost_reason() or "a key of its was deleted at once")
 
     @staticmethod
     def _hand_out(lock: Lock, on_held: Callable[[Lock], None] | None, on_lost: Callable[[Lock], None] | None) -> None:

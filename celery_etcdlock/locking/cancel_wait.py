@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 
-__all__ = ["WaitCancellation"]
-
 
 class WaitCancellation:
     """Set once, by anybody. Whoever waits has ``waking`` call what wakes it, so no wait goes on beyond it."""

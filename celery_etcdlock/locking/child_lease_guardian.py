@@ -30,8 +30,6 @@ from celery_etcdlock.locking.lease_page import Entry, LeasePage
 from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.native import Alarm, allocate_mutex, start_thread
 
-__all__ = ["Guardian"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 #: Seconds between two looks at the children. A look costs a system call for each of them.

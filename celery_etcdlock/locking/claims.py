@@ -15,6 +15,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from celery_etcdlock.core import protocol as machines
 from celery_etcdlock.core.expiry import ending
 from celery_etcdlock.core.operations import (
     AwaitChange,
@@ -23,23 +24,6 @@ from celery_etcdlock.core.operations import (
     Unmark,
 )
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.protocol import (
-    AcquireAll,
-    Acquired,
-    AcquireEach,
-    DropEnded,
-    EachAcquired,
-    Ended,
-    LookAt,
-    Machine,
-    PositionTaken,
-    Refused,
-    ReleaseKey,
-    SessionLost,
-    TakeOver,
-    TakePosition,
-    Unavailable,
-)
 from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.core.replies import Failed, MarkSeen
 from celery_etcdlock.errors import LockUnavailable
@@ -49,8 +33,6 @@ from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.outcomes import Claim, Conflict
 from celery_etcdlock.locking.session import PendingDelete, Session
 from celery_etcdlock.locking.shared_leases import SharedLeases
-
-__all__ = ["Claims"]
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -109,26 +91,26 @@ class Claims:
         """
         outcomes: list[Claim | Conflict] = []
         for start in range(0, len(wanted), TRIES_AT_A_TIME):
-            outcomes += self._claim(wanted[start : start + TRIES_AT_A_TIME], seconds, AcquireEach, on_claimed)
+            outcomes += self._claim(wanted[start : start + TRIES_AT_A_TIME], seconds, machines.AcquireEach, on_claimed)
         return outcomes
 
     def claim_all(
         self, wanted: Sequence[tuple[str, Record]], seconds: float, on_claimed: OnClaimed | None = None
     ) -> list[Claim | Conflict]:
         """Take all locks, or none: then there is a ``Conflict`` among the outcomes. No name twice."""
-        return self._claim(wanted, seconds, AcquireAll, on_claimed)
+        return self._claim(wanted, seconds, machines.AcquireAll, on_claimed)
 
     def _claim(
         self,
         wanted: Sequence[tuple[str, Record]],
         seconds: float,
-        kind: type[AcquireEach],
+        kind: type[machines.AcquireEach],
         on_claimed: OnClaimed | None,
     ) -> list[Claim | Conflict]:
         records = [replace(record, attempt=secrets.token_hex(6)) for _, record in wanted]
         tokens = [secrets.token_hex(12) for _ in wanted]
 
-        def attempt(session: Session, give_up_at: float, deadline: float) -> AcquireEach:
+        def attempt(session: Session, give_up_at: float, deadline: float) -> machines.AcquireEach:
             tries = tuple(
                 TryAcquire(session.lease, session.epoch, name, token, self._ending(record, seconds, session))
                 for (name, _), token, record in zip(wanted, tokens, records, strict=True)
@@ -146,9 +128,11 @@ class Claims:
             for (name, _), token, record in zip(wanted, tokens, records, strict=True)
         ]
 
-        def claims(outcome: EachAcquired) -> list[Claim | Conflict]:
+        def claims(outcome: machines.EachAcquired) -> list[Claim | Conflict]:
             return [
-                Claim(name, token, each.fencing_token) if isinstance(each, Acquired) else Conflict(name, each.keys)
+                Claim(name, token, each.fencing_token)
+                if isinstance(each, machines.Acquired)
+                else Conflict(name, each.keys)
                 for (name, _), token, each in zip(wanted, tokens, outcome.outcomes, strict=True)
             ]
 
@@ -161,8 +145,8 @@ class Claims:
         token = secrets.token_hex(12)
         position = replace(record, kind=KeyKind.POSITION, attempt=secrets.token_hex(6))
 
-        def attempt(session: Session, give_up_at: float, deadline: float) -> TakePosition:
-            return TakePosition(
+        def attempt(session: Session, give_up_at: float, deadline: float) -> machines.TakePosition:
+            return machines.TakePosition(
                 lease=session.lease,
                 epoch=session.epoch,
                 name=name,
@@ -172,11 +156,11 @@ class Claims:
                 deadline=deadline,
             )
 
-        def claims(outcome: PositionTaken) -> list[Claim | Conflict]:
+        def claims(outcome: machines.PositionTaken) -> list[Claim | Conflict]:
             seen.append(outcome)
             return [Claim(name, token, outcome.mod_revision)]
 
-        seen: list[PositionTaken] = []
+        seen: list[machines.PositionTaken] = []
         pending_deletes = [PendingDelete(name, token, attempt=position.attempt)]
         [claim] = self._on_lease(seconds, attempt, pending_deletes, claims, on_claimed)
         assert isinstance(claim, Claim)
@@ -185,9 +169,9 @@ class Claims:
     def look(self, name: str) -> tuple[Key, ...]:
         """All keys under the name, in order, less those whose time was over, which are deleted."""
         deadline = self._clock() + self._timeout_seconds
-        machine = LookAt(name=name, deadline=deadline, wall_offset=self.wall_offset)
+        machine = machines.LookAt(name=name, deadline=deadline, wall_offset=self.wall_offset)
         outcome = drive(machine, self._store, self._clock)
-        if isinstance(outcome, Unavailable):
+        if isinstance(outcome, machines.Unavailable):
             raise outcome.error
         return outcome.keys
 
@@ -218,8 +202,8 @@ class Claims:
         """
         kept = replace(record, attempt=secrets.token_hex(6))
 
-        def attempt(session: Session, give_up_at: float, deadline: float) -> TakeOver:
-            return TakeOver(
+        def attempt(session: Session, give_up_at: float, deadline: float) -> machines.TakeOver:
+            return machines.TakeOver(
                 lease=session.lease,
                 epoch=session.epoch,
                 name=claim.name,
@@ -231,8 +215,8 @@ class Claims:
                 replaces=replaces,
             )
 
-        def claims(outcome: Acquired | Refused) -> list[Claim | Conflict]:
-            if isinstance(outcome, Acquired):
+        def claims(outcome: machines.Acquired | machines.Refused) -> list[Claim | Conflict]:
+            if isinstance(outcome, machines.Acquired):
                 return [Claim(claim.name, claim.token, outcome.fencing_token, replaces)]
             return [Conflict(claim.name, outcome.keys)]
 
@@ -240,12 +224,12 @@ class Claims:
         [outcome] = self._on_lease(seconds, attempt, pending_deletes, claims, on_claimed)
         return outcome
 
-    def drop_ended(self, name: str, delivery: Delivery, *, position_only: bool = False) -> Ended:
+    def drop_ended(self, name: str, delivery: Delivery, *, position_only: bool = False) -> machines.Ended:
         """Delete what stands under ``name`` for a run of a message that has ended (``core.protocol.drop_ended``)."""
         deadline = self._clock() + self._timeout_seconds
-        machine = DropEnded(name=name, delivery=delivery, deadline=deadline, position_only=position_only)
+        machine = machines.DropEnded(name=name, delivery=delivery, deadline=deadline, position_only=position_only)
         outcome = drive(machine, self._store, self._clock)
-        if isinstance(outcome, Unavailable):
+        if isinstance(outcome, machines.Unavailable):
             raise outcome.error
         return outcome
 
@@ -259,9 +243,11 @@ class Claims:
             reply = self._store.perform(Unmark(claim.replaces), self._timeout_seconds)
             if isinstance(reply, Failed):
                 raise reply.error
-        machine = ReleaseKey(name=claim.name, token=claim.token, mod_revision=claim.revision, deadline=deadline)
+        machine = machines.ReleaseKey(
+            name=claim.name, token=claim.token, mod_revision=claim.revision, deadline=deadline
+        )
         outcome = drive(machine, self._store, self._clock)
-        if isinstance(outcome, Unavailable):
+        if isinstance(outcome, machines.Unavailable):
             raise outcome.error
         return outcome.was_held
 
@@ -270,7 +256,7 @@ class Claims:
     def _on_lease(
         self,
         seconds: float,
-        attempt: Callable[[Session, float, float], Machine[Any]],
+        attempt: Callable[[Session, float, float], machines.Machine[Any]],
         pending_deletes: list[PendingDelete],
         claims: Callable[[Any], list[Claim | Conflict]],
         on_claimed: OnClaimed | None,
@@ -290,14 +276,14 @@ class Claims:
                 machine = attempt(session, give_up_at, deadline)
                 outcome = drive(machine, self._store, self._clock, observe=session.observe)
                 found: list[Claim | Conflict] = []
-                if isinstance(outcome, SessionLost):
+                if isinstance(outcome, machines.SessionLost):
                     session.lose(outcome.reason)
-                elif not isinstance(outcome, Unavailable):
+                elif not isinstance(outcome, machines.Unavailable):
                     found = claims(outcome)
                     for claim in found:
                         if on_claimed is not None and isinstance(claim, Claim):
                             on_claimed(claim)
-                if isinstance(outcome, Unavailable) and outcome.doubtful:
+                if isinstance(outcome, machines.Unavailable) and outcome.doubtful:
                     self._schedule_all(session, pending_deletes)
                 else:
                     in_time = [session.settle(debt) for debt in pending_deletes]
@@ -307,9 +293,9 @@ class Claims:
                 # Interrupted half-way: our keys may be there.
                 self._schedule_all(session, pending_deletes)
                 raise
-            if isinstance(outcome, Unavailable):
+            if isinstance(outcome, machines.Unavailable):
                 raise outcome.error
-            if not isinstance(outcome, SessionLost):
+            if not isinstance(outcome, machines.SessionLost):
                 return found
             if self._clock() >= give_up_at:
                 raise LockUnavailable(f"the lease of pending locks was lost: {outcome.reason}")

@@ -11,8 +11,6 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-__all__ = ["Clock", "boot_time"]
-
 Clock = Callable[[], float]
 
 _BOOTTIME: int | None = getattr(time, "CLOCK_BOOTTIME", None)

@@ -12,8 +12,6 @@ import time
 from celery_etcdlock.core.check_results import CheckResult, Level
 from celery_etcdlock.core.ownership import DRIFT
 
-__all__ = ["check_clock"]
-
 SAMPLE_SECONDS = 0.5
 
 

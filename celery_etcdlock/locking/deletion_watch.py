@@ -23,8 +23,6 @@ from celery_etcdlock.core.name_escaping import escape_name
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.native import allocate_mutex, start_thread
 
-__all__ = ["DeletionWatch", "Deletions"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 #: Seconds for which the watch goes on when nobody waits, so that the next finds it open.

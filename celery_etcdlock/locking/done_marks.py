@@ -33,8 +33,6 @@ from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.session import Session
 from celery_etcdlock.locking.shared_leases import SharedLeases
 
-__all__ = ["DONE_SECONDS", "DoneMarks"]
-
 #: How long a mark is known, at least, in seconds, unless told otherwise.
 DONE_SECONDS = 600.0
 
@@ -52,9 +50,9 @@ class DoneMarks:
         timeout_seconds: float,
         done_seconds: float = DONE_SECONDS,
         *,
-        schedule_delete: Callable[[Delivery], None] | None = None,
+        schedule_mark: Callable[[Delivery], None] | None = None,
     ) -> None:
-        self._schedule_delete = schedule_delete
+        self._schedule_mark = schedule_mark
         self._done_seconds = done_seconds
         self._leases = SharedLeases(store, clock, SPREAD)
         self._store = store
@@ -73,8 +71,8 @@ class DoneMarks:
         try:
             self.put(delivery)
         except BaseException as error:
-            if self._schedule_delete is not None:
-                self._schedule_delete(delivery)
+            if self._schedule_mark is not None:
+                self._schedule_mark(delivery)
             if not isinstance(error, LockUnavailable):
                 raise
 

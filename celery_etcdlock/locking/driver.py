@@ -26,8 +26,6 @@ from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.store_access import BlockingStoreAccess, StoreAccess, run_at_once
 
-__all__ = ["drive", "steer"]
-
 Outcome = TypeVar("Outcome")
 
 #: A watch may die without a word (a half-open connection), so a waiter looks again at least this often, in seconds.

@@ -11,55 +11,43 @@ from __future__ import annotations
 import logging
 from typing import Any
 
+from celery_etcdlock.core import events as lock_events
 from celery_etcdlock.core.description import in_words
-from celery_etcdlock.core.events import (
-    BeatTookOver,
-    LockAcquired,
-    LockConflicted,
-    LockEvent,
-    LockReleased,
-    LockWaiting,
-    LockWasLost,
-    TaskDeduplicated,
-    TickSent,
-)
 from celery_etcdlock.core.printable import printable
 from celery_etcdlock.core.record import Record
-
-__all__ = ["log_event"]
 
 logger = logging.getLogger("celery_etcdlock")
 
 
-def log_event(event: LockEvent) -> None:
+def log_event(event: lock_events.LockEvent) -> None:
     """A ``Listener``."""
     match event:
-        case LockWasLost():
+        case lock_events.LockWasLost():
             message = "celery-etcdlock: lock %s (fencing token %s) is lost: %s"
             _log(logging.ERROR, "lost", event, message, event.fencing_token, event.reason)
-        case BeatTookOver():
+        case lock_events.BeatTookOver():
             message = "celery-etcdlock: lock %s: this beat is at work (fencing token %s, %s takeovers before)"
             _log(logging.INFO, "beat", event, message, event.fencing_token, event.takeovers)
         case _ if not logger.isEnabledFor(logging.DEBUG):
             return
-        case LockAcquired():
+        case lock_events.LockAcquired():
             message, waited = "lock %s acquired (fencing token %s)", event.waited_seconds
             _log(logging.DEBUG, "acquired", event, message, event.fencing_token, waited_seconds=waited)
-        case LockReleased():
+        case lock_events.LockReleased():
             message, held = "lock %s released (fencing token %s)", event.held_seconds
             _log(logging.DEBUG, "released", event, message, event.fencing_token, held_seconds=held)
-        case LockConflicted():
+        case lock_events.LockConflicted():
             _log(logging.DEBUG, "conflict", event, "lock %s is held by %s", in_words(event.holder))
-        case LockWaiting():
+        case lock_events.LockWaiting():
             _log(logging.DEBUG, "waiting", event, "lock %s is waited for behind %s", in_words(event.holder))
-        case TaskDeduplicated():
+        case lock_events.TaskDeduplicated():
             _log(logging.DEBUG, "deduplicated", event, "lock %s: a task ended without having run: %s", event.reason)
-        case TickSent():
+        case lock_events.TickSent():
             message, late = "lock %s: the tick of %r was sent, %.3f s late", event.late_seconds
             _log(logging.DEBUG, "tick", event, message, event.entry, late, late_seconds=late)
 
 
-def _log(level: int, kind: str, event: LockEvent, message: str, *arguments: object, **more: Any) -> None:
+def _log(level: int, kind: str, event: lock_events.LockEvent, message: str, *arguments: object, **more: Any) -> None:
     fields = {
         "lock_event": kind,
         "lock_name": event.name,
@@ -71,9 +59,11 @@ def _log(level: int, kind: str, event: LockEvent, message: str, *arguments: obje
     if event.record.about is not None:
         fields["lock_about"] = event.record.about
         named += f" ({printable(event.record.about)})"
-    if isinstance(event, LockAcquired | LockReleased | LockWasLost | BeatTookOver):
+    if isinstance(
+        event, lock_events.LockAcquired | lock_events.LockReleased | lock_events.LockWasLost | lock_events.BeatTookOver
+    ):
         fields["fencing_token"] = event.fencing_token
-    if isinstance(event, LockConflicted | LockWaiting):
+    if isinstance(event, lock_events.LockConflicted | lock_events.LockWaiting):
         fields["lock_holder"] = _task_id(event.holder)
     logger.log(level, message, named, *arguments, extra=fields)
 

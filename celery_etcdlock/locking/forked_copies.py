@@ -16,8 +16,6 @@ import os
 import weakref
 from typing import Protocol
 
-__all__ = ["NOT_HELD", "SharedDeadline", "share_with_copies"]
-
 #: Stands for a deadline where the lock isn't held any more.
 NOT_HELD = 0.0
 

@@ -35,22 +35,13 @@ from collections.abc import Callable
 from enum import Enum
 from itertools import islice
 
-from celery_etcdlock.core.operations import (
-    Enqueue,
-    PlaceOperation,
-    Promote,
-    Release,
-    StoreOperation,
-    TryAcquire,
-)
+from celery_etcdlock.core import operations as ops
 from celery_etcdlock.core.replies import StoreReply
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.lock_store import GroupingStore
 from celery_etcdlock.native import allocate_owned_mutex, unlock
 
-__all__ = ["GroupCommit"]
-
-GROUPABLE = (TryAcquire, Enqueue, Promote, Release)
+GROUPABLE = (ops.TryAcquire, ops.Enqueue, ops.Promote, ops.Release)
 
 #: How long after a leader's deadline it counts as dead, in seconds.
 GRACE_SECONDS = 1.0
@@ -82,7 +73,7 @@ class Entry:
         "wake",
     )
 
-    def __init__(self, operation: PlaceOperation, deadline: float) -> None:
+    def __init__(self, operation: ops.PlaceOperation, deadline: float) -> None:
         self.operation = operation
         self.deadline = deadline
         self.state = State.QUEUED
@@ -109,7 +100,7 @@ class GroupCommit:
         self._queue: dict[str, Entry] = {}  # by lock name, in order of arrival
         self._leader: Entry | None = None
 
-    def perform(self, operation: StoreOperation, timeout_seconds: float) -> StoreReply:
+    def perform(self, operation: ops.StoreOperation, timeout_seconds: float) -> StoreReply:
         if not isinstance(operation, GROUPABLE):
             return self._store.perform(operation, timeout_seconds)
         entry = Entry(operation, self._monotonic() + timeout_seconds)

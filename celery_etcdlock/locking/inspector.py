@@ -7,8 +7,6 @@ from typing import Protocol
 
 from celery_etcdlock.core.lock_table import Change, KeyEntry, Traces
 
-__all__ = ["Inspector"]
-
 
 class Inspector(Protocol):
     """Sees every lock under one prefix. Each method raises ``LockUnavailable`` when the store can't be asked."""

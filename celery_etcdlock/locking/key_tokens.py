@@ -15,8 +15,6 @@ from __future__ import annotations
 import secrets
 from collections import OrderedDict
 
-__all__ = ["KeyTokenPool"]
-
 #: For how many names tokens are kept: those used last.
 MOST_NAMES = 4096
 

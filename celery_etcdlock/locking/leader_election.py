@@ -23,8 +23,6 @@ from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.locking.outcomes import Conflict
 from celery_etcdlock.native import Alarm
 
-__all__ = ["LeaderElection"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 #: Seconds of one wait in line. Nobody gives up a beat.

@@ -23,8 +23,6 @@ from dataclasses import dataclass
 
 from celery_etcdlock.native import allocate_owned_mutex, unlock
 
-__all__ = ["Entry", "LeasePage"]
-
 PAGE_BYTES = 1 << 16
 
 # An entry is five numbers of eight bytes, each read and written at once. A pid of 0 means that it is free.

@@ -34,8 +34,6 @@ from celery_etcdlock.locking.outcomes import Conflict
 from celery_etcdlock.locking.store_access import Bell, StoreAccess
 from celery_etcdlock.native import allocate_mutex
 
-__all__ = ["LocalWaiters"]
-
 #: Seconds after which a queued caller looks whether those before it are still there.
 LOOK_SECONDS = 5.0
 

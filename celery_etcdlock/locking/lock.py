@@ -17,8 +17,6 @@ from celery_etcdlock.errors import LockLost
 from celery_etcdlock.locking.forked_copies import NOT_HELD, SharedDeadline
 from celery_etcdlock.locking.session import Session
 
-__all__ = ["Lock"]
-
 
 class Lock:
     """One holding of a lock by this process. See the module.

@@ -11,8 +11,6 @@ from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.errors import LockConflict
 from celery_etcdlock.locking.outcomes import Conflict
 
-__all__ = ["LockHolder", "conflict_error", "describe_holder", "holder_of"]
-
 
 @dataclass(frozen=True, slots=True)
 class LockHolder:

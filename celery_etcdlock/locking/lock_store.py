@@ -11,8 +11,6 @@ from celery_etcdlock.core.operations import (
 )
 from celery_etcdlock.core.replies import StoreReply
 
-__all__ = ["GroupingStore", "LockStore"]
-
 
 class LockStore(Protocol):
     """A strictly ordered store of locks, sessions and leases.

@@ -28,8 +28,6 @@ from celery_etcdlock.locking.deletion_watch import DeletionWatch
 from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.store_access import Bell
 
-__all__ = ["THREADS", "LoopStoreAccess"]
-
 Result = TypeVar("Result")
 
 #: Threads that ask the store for event loops, at most.

@@ -15,14 +15,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import cast
 
-from celery_etcdlock.core.events import (
-    Listener,
-    LockAcquired,
-    LockConflicted,
-    LockEvent,
-    LockReleased,
-    LockWasLost,
-)
+from celery_etcdlock.core import events as lock_events
+from celery_etcdlock.core import protocol as machines
 from celery_etcdlock.core.operations import (
     AskToRelease,
     Look,
@@ -30,18 +24,6 @@ from celery_etcdlock.core.operations import (
     TryAcquire,
 )
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.protocol import (
-    Acquire,
-    AcquireAll,
-    Machine,
-    Released,
-    ReleaseKey,
-    Resolve,
-    Resolved,
-    SessionLost,
-    TakeOver,
-    Unavailable,
-)
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.replies import Present
 from celery_etcdlock.errors import LockUnavailable
@@ -63,8 +45,6 @@ from celery_etcdlock.locking.saved_states import SavedStates
 from celery_etcdlock.locking.session import PendingDelete, Session
 from celery_etcdlock.locking.store_access import BlockingStoreAccess, StoreAccess, run_at_once
 
-__all__ = ["Conflict", "LockManager"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 
@@ -84,7 +64,7 @@ class LockManager:
         *,
         timeout_seconds: float = 5.0,
         clock: Clock = boot_time,
-        listener: Listener | None = None,
+        listener: lock_events.Listener | None = None,
         done_seconds: float = DONE_SECONDS,
         page: LeasePage | None = None,
         wall_clock: Callable[[], float] = time.time,
@@ -104,7 +84,7 @@ class LockManager:
             store, clock, timeout_seconds, wall_clock, schedule_delete=self._keeper.schedule_delete_on_shared
         )
         #: Which deliveries have come to their end.
-        self.done = DoneMarks(store, clock, timeout_seconds, done_seconds, schedule_delete=self._keeper.schedule_mark)
+        self.done = DoneMarks(store, clock, timeout_seconds, done_seconds, schedule_mark=self._keeper.schedule_mark)
         self.pid = os.getpid()
 
     def acquire(
@@ -151,10 +131,10 @@ class LockManager:
         started_at = self._clock()
         wait_until = started_at + wait_seconds if wait_seconds > 0 else None
 
-        async def attempt(session: Session, deadline: float) -> Lock | Conflict | SessionLost:
+        async def attempt(session: Session, deadline: float) -> Lock | Conflict | machines.SessionLost:
             now = self._clock()
             token = self._tokens.take(name)
-            machine = Acquire(
+            machine = machines.Acquire(
                 lease=session.lease,
                 epoch=session.epoch,
                 name=name,
@@ -178,7 +158,7 @@ class LockManager:
         if isinstance(outcome, Lock):
             self._tell_acquired(outcome, started_at)
         else:
-            self.tell(LockConflicted(name, record, outcome.holder))
+            self.tell(lock_events.LockConflicted(name, record, outcome.holder))
         return outcome
 
     def take_over(
@@ -195,10 +175,10 @@ class LockManager:
         Otherwise as ``acquire``.
         """
 
-        async def attempt(session: Session, deadline: float) -> Lock | Conflict | SessionLost:
+        async def attempt(session: Session, deadline: float) -> Lock | Conflict | machines.SessionLost:
             now = self._clock()
             ours = replace(record, attempt=secrets.token_hex(6))
-            machine = TakeOver(
+            machine = machines.TakeOver(
                 lease=session.lease,
                 epoch=session.epoch,
                 name=claim.name,
@@ -247,10 +227,10 @@ class LockManager:
     ) -> list[Lock] | Conflict:
         """As ``acquire_all``, wherever ``asking`` waits."""
 
-        async def attempt(session: Session, deadline: float) -> list[Lock] | Conflict | SessionLost:
+        async def attempt(session: Session, deadline: float) -> list[Lock] | Conflict | machines.SessionLost:
             now = self._clock()
             pending_deletes = [PendingDelete(name, self._tokens.take(name)) for name in names]
-            machine = AcquireAll(
+            machine = machines.AcquireAll(
                 tuple(
                     TryAcquire(session.lease, session.epoch, debt.name, debt.token, record) for debt in pending_deletes
                 ),
@@ -266,7 +246,7 @@ class LockManager:
         started_at = self._clock()
         outcome = cast("list[Lock] | Conflict", await self._acquirer.on_session(asking, ttl_seconds, None, attempt))
         if isinstance(outcome, Conflict):
-            self.tell(LockConflicted(outcome.name, record, outcome.holder))
+            self.tell(lock_events.LockConflicted(outcome.name, record, outcome.holder))
         else:
             for lock in outcome:
                 self._tell_acquired(lock, started_at)
@@ -354,13 +334,13 @@ class LockManager:
                 return False
             # Of a session that was lost the lease is being revoked, or runs out.
             session_lost = session.lost_reason()
-            outcome: Released | Resolved | Unavailable | None = None
+            outcome: machines.Released | machines.Resolved | machines.Unavailable | None = None
             if done is not None and mark is None and session_lost is None:
-                outcome = Unavailable(LockUnavailable("there is no lease for the mark that the task has run"))
+                outcome = machines.Unavailable(LockUnavailable("there is no lease for the mark that the task has run"))
             elif session_lost is None:
                 releasing = self._releasing(lock, deadline, mark)
                 outcome = drive(releasing, self._store, self._clock, observe=session.observe)
-            if isinstance(outcome, Unavailable):
+            if isinstance(outcome, machines.Unavailable):
                 if done is not None:
                     self._keeper.schedule_mark(done)
                 self._keeper.schedule_delete(session, debt)
@@ -374,17 +354,17 @@ class LockManager:
         if session_lost is not None:
             self._lost_unnoticed(lock, session_lost)
             return False
-        if isinstance(outcome, Unavailable):
+        if isinstance(outcome, machines.Unavailable):
             logger.warning("the release of lock %r got no answer and is repeated until it does", lock.name)
-        if isinstance(outcome, Released) and not outcome.was_held and not interrupted:
+        if isinstance(outcome, machines.Released) and not outcome.was_held and not interrupted:
             self._lost_unnoticed(lock, "its key was gone when it was released")
             return False
         lock.was_ours = True
-        if isinstance(outcome, Released) and lock.token_is_ours:
+        if isinstance(outcome, machines.Released) and lock.token_is_ours:
             self._tokens.give_back(lock.name, lock.token)
         if not told_as_lost:
             self._tell_released(lock)
-        return isinstance(outcome, Unavailable) or (isinstance(outcome, Released) and outcome.marked)
+        return isinstance(outcome, machines.Unavailable) or (isinstance(outcome, machines.Released) and outcome.marked)
 
     def drop(self, lock: Lock, why: str) -> None:
         """Release a lock that its holder forgot, from wherever that is found: takes no mutex, and asks nobody.
@@ -444,10 +424,14 @@ class LockManager:
 
     def _tell_acquired(self, lock: Lock, started_at: float) -> None:
         waited_seconds = max(0.0, lock.acquired_at - started_at)
-        self.tell(LockAcquired(lock.name, lock.record, lock.fencing_token, waited_seconds))
+        self.tell(lock_events.LockAcquired(lock.name, lock.record, lock.fencing_token, waited_seconds))
 
     def _tell_released(self, lock: Lock) -> None:
-        self.tell(LockReleased(lock.name, lock.record, lock.fencing_token, max(0.0, self._clock() - lock.acquired_at)))
+        self.tell(
+            lock_events.LockReleased(
+                lock.name, lock.record, lock.fencing_token, max(0.0, self._clock() - lock.acquired_at)
+            )
+        )
 
     def _lost_unnoticed(self, lock: Lock, reason: str) -> None:
         """Say of a lock that its holder lets go what the renewal hadn't come to say yet."""
@@ -456,10 +440,12 @@ class LockManager:
         self._on_lost(lock)
 
     @staticmethod
-    def _releasing(lock: Lock, deadline: float, done: MarkDone | None) -> Machine[Released | Resolved | Unavailable]:
+    def _releasing(
+        lock: Lock, deadline: float, done: MarkDone | None
+    ) -> machines.Machine[machines.Released | machines.Resolved | machines.Unavailable]:
         if lock.doubtful:
-            return Resolve(lease=lock.session.lease, name=lock.name, token=lock.token, deadline=deadline)
-        return ReleaseKey(
+            return machines.Resolve(lease=lock.session.lease, name=lock.name, token=lock.token, deadline=deadline)
+        return machines.ReleaseKey(
             name=lock.name, token=lock.token, mod_revision=lock.fencing_token, deadline=deadline, done=done
         )
 
@@ -478,7 +464,7 @@ class LockManager:
         if self._renewal_store is not self._store:
             self._renewal_store.close()
 
-    def tell(self, event: LockEvent) -> None:
+    def tell(self, event: lock_events.LockEvent) -> None:
         """Log ``event`` and hand it to the listener."""
         log_event(event)
         if self._listener is not None:
@@ -487,7 +473,7 @@ class LockManager:
     def _on_lost(self, lock: Lock) -> None:
         reason = lock.lost_reason or "lost"
         try:
-            self.tell(LockWasLost(lock.name, lock.record, lock.fencing_token, reason))
+            self.tell(lock_events.LockWasLost(lock.name, lock.record, lock.fencing_token, reason))
         finally:
             if lock.on_lost is not None:
                 lock.on_lost(lock)

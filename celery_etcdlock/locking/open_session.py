@@ -13,8 +13,6 @@ from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.session import Session
 
-__all__ = ["open_session"]
-
 
 def open_session(
     ttl_seconds: int,

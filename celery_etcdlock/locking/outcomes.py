@@ -7,8 +7,6 @@ from dataclasses import dataclass, field
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Record
 
-__all__ = ["Claim", "Conflict"]
-
 
 @dataclass(frozen=True, slots=True)
 class Claim:

@@ -16,8 +16,6 @@ from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.session import PendingDelete
 
-__all__ = ["EndedRun", "HasPendingDeletes", "Releases", "flush"]
-
 #: How many debts are paid at a time, so that nothing else waits long.
 DEBTS_AT_A_TIME = 20
 

@@ -14,8 +14,6 @@ from celery_etcdlock.core.operations import GrantLease, RevokeLease
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.redis_store import RedisStore
 
-__all__ = ["diagnose_redis"]
-
 #: ``SET ... KEEPTTL``.
 LEAST_VERSION = (6, 0)
 PROBE_TTL_SECONDS = 10

@@ -22,8 +22,6 @@ from celery_etcdlock.core.record import decode_record
 from celery_etcdlock.core.replies import Asked, Released
 from celery_etcdlock.locking.redis_store import RedisStore, _unavailable
 
-__all__ = ["RedisInspector"]
-
 POLL_SECONDS = 1.0
 KEYS_PER_SCAN = 1000
 MOST_NOTE_BYTES = 256 * 1024

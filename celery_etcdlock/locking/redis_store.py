@@ -20,62 +20,11 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
-from celery_etcdlock.core.operations import (
-    AskAge,
-    AskToRelease,
-    AwaitChange,
-    CheckKeys,
-    Enqueue,
-    FenceSession,
-    GrantLease,
-    KeepAlive,
-    LoadStates,
-    Look,
-    LookForDone,
-    LookForMark,
-    MarkDone,
-    Promote,
-    Release,
-    RevokeLease,
-    SaveStates,
-    StoreOperation,
-    TryAcquire,
-    TryAll,
-    TryEach,
-    Unmark,
-)
+from celery_etcdlock.core import operations as ops
+from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, KeyKind, decode_record, encode_record
-from celery_etcdlock.core.replies import (
-    Asked,
-    Changed,
-    Done,
-    DoneSeen,
-    EachTried,
-    EpochMoved,
-    KeptAlive,
-    KeysSeen,
-    LeaseAge,
-    LeaseGranted,
-    LeaseUnknown,
-    MarkSeen,
-    NotHeld,
-    Owned,
-    Present,
-    Queued,
-    ReleaseAsked,
-    Released,
-    SessionFenced,
-    SessionGone,
-    State,
-    StatesRefused,
-    StatesSaved,
-    StatesSeen,
-    StoreReply,
-)
 from celery_etcdlock.errors import LockUnavailable
-
-__all__ = ["RedisStore"]
 
 #: How long a change may go unseen when its message was lost, in seconds.
 LOOK_SECONDS = 1.0
@@ -93,8 +42,8 @@ class RedisStore:
         self._script = (files("celery_etcdlock.locking") / "redis_store.lua").read_text()
         self._digest: str | None = None
 
-    def perform(self, operation: StoreOperation, timeout_seconds: float) -> StoreReply:
-        if isinstance(operation, AwaitChange):
+    def perform(self, operation: ops.StoreOperation, timeout_seconds: float) -> store_replies.StoreReply:
+        if isinstance(operation, ops.AwaitChange):
             return self._await_change(operation, timeout_seconds)
         return _reply(operation, self._run(_arguments(operation), timeout_seconds))
 
@@ -105,7 +54,7 @@ class RedisStore:
 
     # --- waiting ----------------------------------------------------------------------------------------------
 
-    def _await_change(self, operation: AwaitChange, timeout_seconds: float) -> Changed:
+    def _await_change(self, operation: ops.AwaitChange, timeout_seconds: float) -> store_replies.Changed:
         from redis import Redis, exceptions
 
         ends_at = time.monotonic() + timeout_seconds
@@ -118,11 +67,11 @@ class RedisStore:
             while True:
                 left = ends_at - time.monotonic()
                 if left <= 0 or (operation.stop is not None and operation.stop.stopped):
-                    return Changed()
+                    return store_replies.Changed()
                 question = ["changed", operation.name, operation.after_revision, operation.token or ""]
                 changed, lease_ms = self._run(question, left)
                 if changed:
-                    return Changed()
+                    return store_replies.Changed()
                 subscription.get_message(timeout=max(0.001, min(left, lease_ms / 1000 + 0.001, look_seconds)))
         except exceptions.RedisError as error:
             raise _unavailable(error) from error
@@ -187,61 +136,61 @@ def _unavailable(error: Exception, *, maybe_applied: bool = False) -> LockUnavai
     return LockUnavailable(f"Redis: {error}", maybe_applied=maybe_applied, permanent=permanent)
 
 
-def _arguments(operation: StoreOperation) -> list[Any]:
+def _arguments(operation: ops.StoreOperation) -> list[Any]:
     match operation:
-        case GrantLease(lease=lease, ttl_seconds=ttl_seconds):
+        case ops.GrantLease(lease=lease, ttl_seconds=ttl_seconds):
             return ["grant", lease, int(ttl_seconds * 1000)]
-        case RevokeLease(lease=lease):
+        case ops.RevokeLease(lease=lease):
             return ["revoke", lease]
-        case FenceSession(lease=lease):
+        case ops.FenceSession(lease=lease):
             return ["fence", lease]
-        case KeepAlive(lease=lease):
+        case ops.KeepAlive(lease=lease):
             return ["keep alive", lease]
-        case CheckKeys(lease=lease, keys=keys):
+        case ops.CheckKeys(lease=lease, keys=keys):
             return ["check", lease, *(part for key in keys for part in (key.name, key.token, key.mod_revision))]
-        case AskAge(lease=lease):
+        case ops.AskAge(lease=lease):
             return ["age", lease]
-        case Look(name=name):
+        case ops.Look(name=name):
             return ["look", name]
-        case Release(name=name, token=token, mod_revision=mod_revision, done=done):
+        case ops.Release(name=name, token=token, mod_revision=mod_revision, done=done):
             mark = [] if done is None else [_done(done.delivery), done.lease]
             return ["release", name, token, mod_revision, *mark]
-        case AskToRelease(name=name, token=token, mod_revision=mod_revision, by=by):
+        case ops.AskToRelease(name=name, token=token, mod_revision=mod_revision, by=by):
             return ["ask", name, token, mod_revision, by]
-        case SaveStates(guard=guard, book=book, writes=writes):
+        case ops.SaveStates(guard=guard, book=book, writes=writes):
             parts = (part for one in writes for part in (one.key, one.seen_revision, *_value(one.value)))
             return ["save", book, guard.name, guard.token, guard.mod_revision, *parts]
-        case LoadStates(book=book):
+        case ops.LoadStates(book=book):
             return ["load", book]
-        case LookForMark(task_id=task_id):
+        case ops.LookForMark(task_id=task_id):
             return ["seen", f"replaced/{task_id}"]
-        case Unmark(task_id=task_id):
+        case ops.Unmark(task_id=task_id):
             return ["unmark", f"replaced/{task_id}"]
-        case LookForDone(delivery=delivery):
+        case ops.LookForDone(delivery=delivery):
             return ["seen", _done(delivery)]
-        case MarkDone(lease=lease, delivery=delivery):
+        case ops.MarkDone(lease=lease, delivery=delivery):
             return ["mark", lease, _done(delivery)]
-        case TryAcquire() as each:
+        case ops.TryAcquire() as each:
             return ["try", each.lease, each.epoch, *_try(each), _asked(each)]
-        case Enqueue() as place:
+        case ops.Enqueue() as place:
             return ["enqueue", place.lease, place.epoch, place.name, place.token, encode_record(place.record)]
-        case Promote() as place:
+        case ops.Promote() as place:
             arguments = [place.lease, place.epoch, place.name, place.token, encode_record(place.record)]
             asked = _asked(place)
             return ["promote", *arguments, place.mod_revision, int(place.alone), place.replaces or "", asked]
-        case TryEach(tries=tries) | TryAll(tries=tries):
-            name = "try each" if isinstance(operation, TryEach) else "try all"
+        case ops.TryEach(tries=tries) | ops.TryAll(tries=tries):
+            name = "try each" if isinstance(operation, ops.TryEach) else "try all"
             parts = (part for each in tries for part in _try(each))
             return [name, tries[0].lease, tries[0].epoch, *parts, _asked(tries[0])]
-        case AwaitChange():
+        case ops.AwaitChange():
             raise TypeError("a wait isn't one script")
 
 
-def _try(operation: TryAcquire) -> tuple[Any, ...]:
+def _try(operation: ops.TryAcquire) -> tuple[Any, ...]:
     return operation.name, operation.token, encode_record(operation.record), operation.seen_revision
 
 
-def _asked(operation: TryAcquire | Promote) -> str:
+def _asked(operation: ops.TryAcquire | ops.Promote) -> str:
     """The mark by which the run that asks would be known to have come to its end; empty where it doesn't ask."""
     delivery = operation.record.delivery
     return _done(delivery.run) if operation.record.kind is KeyKind.HELD and delivery.call is not None else ""
@@ -252,8 +201,8 @@ def _value(value: bytes | None) -> tuple[int, bytes]:
     return (0, b"") if value is None else (1, value)
 
 
-def _states(parts: list[Any]) -> tuple[State, ...]:
-    return tuple(State(key.decode(), value, revision) for key, revision, value in parts)
+def _states(parts: list[Any]) -> tuple[store_replies.State, ...]:
+    return tuple(store_replies.State(key.decode(), value, revision) for key, revision, value in parts)
 
 
 def _done(delivery: Delivery) -> str:
@@ -261,52 +210,52 @@ def _done(delivery: Delivery) -> str:
     return f"done/{delivery.task_id}/{counts}" + ("" if delivery.call is None else f"/{delivery.call}")
 
 
-def _reply(operation: StoreOperation, reply: list[Any]) -> StoreReply:
-    if isinstance(operation, LookForMark):
-        return MarkSeen(bool(reply[0]))
-    if isinstance(operation, LookForDone):
-        return DoneSeen(bool(reply[0]))
+def _reply(operation: ops.StoreOperation, reply: list[Any]) -> store_replies.StoreReply:
+    if isinstance(operation, ops.LookForMark):
+        return store_replies.MarkSeen(bool(reply[0]))
+    if isinstance(operation, ops.LookForDone):
+        return store_replies.DoneSeen(bool(reply[0]))
     match reply[0]:
-        case b"granted" if isinstance(operation, GrantLease):
-            return LeaseGranted(operation.ttl_seconds)
+        case b"granted" if isinstance(operation, ops.GrantLease):
+            return store_replies.LeaseGranted(operation.ttl_seconds)
         case b"fenced":
-            return SessionFenced(reply[1], term=1)
+            return store_replies.SessionFenced(reply[1], term=1)
         case b"age":
-            return LeaseAge(reply[1] / 1000, term=1)
+            return store_replies.LeaseAge(reply[1] / 1000, term=1)
         case b"kept":
-            return KeptAlive(reply[1], term=1)
+            return store_replies.KeptAlive(reply[1], term=1)
         case b"seen":
-            assert isinstance(operation, CheckKeys)
+            assert isinstance(operation, ops.CheckKeys)
             asked = zip(reply[2][::2], reply[2][1::2], strict=True)
-            return KeysSeen(
+            return store_replies.KeysSeen(
                 1,
                 frozenset(operation.keys[place] for place in reply[1]),
-                tuple(ReleaseAsked(token.decode(), *_ask(text)) for token, text in asked),
+                tuple(store_replies.ReleaseAsked(token.decode(), *_ask(text)) for token, text in asked),
             )
         case b"queued":
-            return Queued(_keys(reply[1]), reply[2])
+            return store_replies.Queued(_keys(reply[1]), reply[2])
         case b"saved":
-            return StatesSaved(reply[1])
+            return store_replies.StatesSaved(reply[1])
         case b"refused":
-            return StatesRefused(_states(reply[1]))
+            return store_replies.StatesRefused(_states(reply[1]))
         case b"states":
-            return StatesSeen(_states(reply[1]))
+            return store_replies.StatesSeen(_states(reply[1]))
         case b"each":
-            return EachTried(tuple(_outcome(each, reply[2]) for each in reply[1]))
+            return store_replies.EachTried(tuple(_outcome(each, reply[2]) for each in reply[1]))
         case b"owned" | b"present":
             return _outcome(reply)
         case b"moved":
-            return EpochMoved(reply[1])
+            return store_replies.EpochMoved(reply[1])
     return _SIMPLE[reply[0]]
 
 
-_SIMPLE: dict[bytes, StoreReply] = {
-    b"gone": SessionGone(),
-    b"done": Done(),
-    b"released": Released(),
-    b"not held": NotHeld(),
-    b"asked": Asked(),
-    b"unknown": LeaseUnknown(),
+_SIMPLE: dict[bytes, store_replies.StoreReply] = {
+    b"gone": store_replies.SessionGone(),
+    b"done": store_replies.Done(),
+    b"released": store_replies.Released(),
+    b"not held": store_replies.NotHeld(),
+    b"asked": store_replies.Asked(),
+    b"unknown": store_replies.LeaseUnknown(),
 }
 
 
@@ -315,13 +264,13 @@ def _ask(text: bytes) -> tuple[str, int]:
     return by, int(revision)
 
 
-def _outcome(reply: list[Any], has_run: int = -1) -> Owned | Present:
+def _outcome(reply: list[Any], has_run: int = -1) -> store_replies.Owned | store_replies.Present:
     """``has_run``, or the last part of ``reply``, is -1 where it wasn't asked."""
     if reply[0] == b"owned":
         revision, *asked = reply[1:]
-        return Owned(revision, _known(*asked or [has_run]))
+        return store_replies.Owned(revision, _known(*asked or [has_run]))
     keys, revision, *asked = reply[1:]
-    return Present(_keys(keys), revision, _known(*asked or [has_run]))
+    return store_replies.Present(_keys(keys), revision, _known(*asked or [has_run]))
 
 
 def _known(has_run: int) -> bool | None:

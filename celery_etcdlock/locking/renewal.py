@@ -51,8 +51,6 @@ from celery_etcdlock.locking.pending_deletes import EndedRun, HasPendingDeletes,
 from celery_etcdlock.locking.session import PendingDelete, Session, Use
 from celery_etcdlock.native import Alarm, allocate_mutex, start_thread, unlock
 
-__all__ = ["SessionKeeper"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 #: Fraction of the TTL after which a session is renewed.

@@ -16,8 +16,6 @@ from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lock_store import LockStore
 
-__all__ = ["MOST_WRITES", "SavedStates"]
-
 #: States in one save: etcd allows 128 operations in a transaction by default, and comparisons count alike.
 MOST_WRITES = 60
 

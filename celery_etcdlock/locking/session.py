@@ -31,8 +31,6 @@ from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.forked_copies import NOT_HELD, share_with_copies
 from celery_etcdlock.locking.lease_page import LeasePage
 
-__all__ = ["PendingDelete", "Session", "Use"]
-
 #: When a debt is due that nobody has in hand.
 AT_ONCE = 0.0
 

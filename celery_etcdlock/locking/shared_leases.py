@@ -22,8 +22,6 @@ from celery_etcdlock.locking.open_session import open_session
 from celery_etcdlock.locking.session import Session
 from celery_etcdlock.native import unlock
 
-__all__ = ["KEYS_PER_LEASE", "SharedLeases"]
-
 KEYS_PER_LEASE = 2000
 SMALLEST_LEASE_SECONDS = 64
 

@@ -17,8 +17,6 @@ from celery_etcdlock.core.operations import StoreOperation
 from celery_etcdlock.core.replies import StoreReply
 from celery_etcdlock.locking.lock_store import LockStore
 
-__all__ = ["Bell", "BlockingStoreAccess", "StoreAccess", "run_at_once"]
-
 Result = TypeVar("Result")
 
 #: ``threading.Lock`` takes no timeout above its own greatest; whoever waits looks again then.

@@ -8,8 +8,6 @@ from typing import Any
 
 from celery_etcdlock.core.value_checks import shown
 
-__all__ = ["check_limit", "check_note", "check_on_lost", "check_ttl", "names_in", "seconds_to_wait", "wait_seconds"]
-
 FOREVER = float("inf")
 
 

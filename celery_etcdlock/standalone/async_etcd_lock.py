@@ -28,8 +28,6 @@ from celery_etcdlock.standalone.holdings import Holding, Holdings, Place
 from celery_etcdlock.standalone.named_lock import NamedLock, place_of, warn_of_dropped
 from celery_etcdlock.standalone.process_access import ProcessAccess
 
-__all__ = ["AsyncEtcdLock"]
-
 
 class AsyncEtcdLock(NamedLock):
     """A lock without a task of Celery's, for asyncio. By ``EtcdLocks.alock``.

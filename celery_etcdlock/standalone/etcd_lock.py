@@ -17,8 +17,6 @@ from celery_etcdlock.standalone.held_lock import HeldLock
 from celery_etcdlock.standalone.holdings import Holding
 from celery_etcdlock.standalone.named_lock import NamedLock, place_of, warn_of_dropped
 
-__all__ = ["EtcdLock"]
-
 
 class _Here:
     """One thread (or greenlet) to one lock object. It is in a thread-local, and so ends with its thread."""

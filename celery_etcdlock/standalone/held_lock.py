@@ -7,8 +7,6 @@ from typing import Any
 
 from celery_etcdlock.standalone.holdings import Holding
 
-__all__ = ["HeldLock"]
-
 
 class HeldLock:
     """One holding of a lock: from when it was acquired until it is released or lost, whichever comes first.

@@ -27,8 +27,6 @@ from celery_etcdlock.errors import EtcdLockError, LockLost
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.manager import LockManager
 
-__all__ = ["Holding", "Holdings", "Place"]
-
 #: A file and a line.
 Place = tuple[str, int]
 

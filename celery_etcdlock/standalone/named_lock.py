@@ -27,8 +27,6 @@ from celery_etcdlock.standalone.held_lock import HeldLock
 from celery_etcdlock.standalone.holdings import Holding, Holdings, Place
 from celery_etcdlock.standalone.process_access import LocksOfApp, ProcessAccess
 
-__all__ = ["NamedLock"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 OnLost = Callable[[HeldLock], object]

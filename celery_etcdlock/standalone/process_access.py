@@ -19,8 +19,6 @@ if TYPE_CHECKING:
 
     from celery_etcdlock.locking.loop_store_access import LoopStoreAccess
 
-__all__ = ["LocksOfApp", "ProcessAccess"]
-
 
 class ProcessAccess:
     """For one manager, and so for one process. ``open_deletions`` is called at the first need of a watch for all."""

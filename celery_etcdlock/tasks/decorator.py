@@ -15,8 +15,6 @@ from celery_etcdlock.tasks.definition.lock_plan import plan_from_function
 from celery_etcdlock.tasks.singleton_task import SingletonTask
 from celery_etcdlock.tasks.task_classes import OfTheApp, in_front_of, known_class_of
 
-__all__ = ["singleton_task"]
-
 P = ParamSpec("P")
 R = TypeVar("R")
 

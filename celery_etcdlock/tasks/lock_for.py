@@ -11,8 +11,6 @@ from celery_etcdlock.tasks.definition.lock_plan import LockPlan, plan_of
 from celery_etcdlock.tasks.singleton_task import SingletonTask
 from celery_etcdlock.tasks.task_lock import TaskLock, rule_of
 
-__all__ = ["lock_for"]
-
 
 def lock_for(task: Task[Any, Any], /, *args: Any, **kwargs: Any) -> TaskLock:
     """The lock that ``task`` takes when it is called with these arguments.

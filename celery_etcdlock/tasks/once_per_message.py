@@ -15,8 +15,6 @@ from celery_etcdlock.tasks.execution.run_under_lock import run_under_lock
 from celery_etcdlock.tasks.singleton_task import SingletonTask
 from celery_etcdlock.tasks.task_lock import by_message
 
-__all__ = ["OncePerMessage"]
-
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
 

@@ -31,8 +31,6 @@ from celery_etcdlock.tasks.producer.publish_group import take_together
 from celery_etcdlock.tasks.success_check import checked_backend
 from celery_etcdlock.tasks.task_lock import TaskLock
 
-__all__ = ["SingletonTask"]
-
 P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
 

@@ -13,8 +13,6 @@ from celery_etcdlock.errors import EtcdLockError
 from celery_etcdlock.tasks.definition.lock_plan import is_built_in
 from celery_etcdlock.tasks.entry.caller import entered
 
-__all__ = ["checked_backend"]
-
 
 def checked_backend(task: Any, backend: Any) -> Any:
     """``task``'s result backend, which refuses the success of a delivery that didn't ask for its lock."""

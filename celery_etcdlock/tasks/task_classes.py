@@ -14,8 +14,6 @@ from celery import Celery, Task
 
 from celery_etcdlock.tasks.singleton_task import SingletonTask
 
-__all__ = ["OfTheApp", "in_front_of", "known_class_of"]
-
 
 class _Replaced(type):
     """Its ``__new__`` is asked when a class is derived from the placeholder, though it is by ``type(...)``."""

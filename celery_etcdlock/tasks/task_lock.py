@@ -20,8 +20,6 @@ from celery_etcdlock.locking.outcomes import Claim
 from celery_etcdlock.standalone import argument_checks
 from celery_etcdlock.standalone.etcd_lock import EtcdLock
 
-__all__ = ["TaskLock", "by_message", "rule_of"]
-
 
 class TaskLock:
     """The lock, or locks, that a call of a task takes. By ``task.lock_for(...)`` or ``celery_etcdlock.lock_for``.

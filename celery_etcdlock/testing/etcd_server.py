@@ -22,8 +22,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["EtcdCluster", "EtcdServer", "ServerTls", "etcd_binary", "free_ports"]
-
 START_SECONDS = 30.0
 ATTEMPTS = 3
 

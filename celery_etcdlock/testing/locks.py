@@ -8,11 +8,10 @@ from typing import Any, ParamSpec
 
 from celery import Task
 
-from celery_etcdlock.app.etcd_locks import EtcdLocks, describe_holder, locks_at
+from celery_etcdlock.app.etcd_locks import EtcdLocks, locks_at
+from celery_etcdlock.locking.lock_holder import describe_holder
 from celery_etcdlock.standalone.etcd_lock import EtcdLock
 from celery_etcdlock.tasks.singleton_task import SingletonTask
-
-__all__ = ["assert_free", "assert_locked", "hold", "use_locks"]
 
 P = ParamSpec("P")
 

@@ -26,8 +26,6 @@ from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.inspector import Inspector
 from celery_etcdlock.web.view import About, View, lock_as_json, page_of, timeline_of
 
-__all__ = ["Follower"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 #: Entries of one beat.

@@ -27,8 +27,6 @@ from celery_etcdlock.locking.inspector import Inspector
 from celery_etcdlock.web.follower import Follower
 from celery_etcdlock.web.view import View
 
-__all__ = ["is_loopback", "make_app", "new_token", "serve"]
-
 COOKIE = "etcdlock_token"
 RELEASE_HEADER = "X-Etcdlock-Release"
 #: Between two states of one browser at least so long, and so many times what making one took; and one now and then, so

@@ -14,8 +14,6 @@ from typing import Any
 from celery_etcdlock.core.lock_order import contended_first, held_since
 from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, described
 
-__all__ = ["About", "View", "lock_as_json", "page_of", "timeline_of"]
-
 #: Locks on one page, at most and unless the browser says.
 MOST_ON_A_PAGE = 100
 ON_A_PAGE = 20

@@ -23,8 +23,6 @@ from celery_etcdlock.tasks.once_per_message import OncePerMessage
 from celery_etcdlock.tasks.singleton_task import SingletonTask
 from celery_etcdlock.tasks.task_classes import in_front_of
 
-__all__ = ["ApplyDedup", "deduplicate"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 

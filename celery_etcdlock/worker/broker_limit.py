@@ -17,8 +17,6 @@ from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.tasks.singleton_task import SingletonTask
 from celery_etcdlock.worker.policy_checks import policy_names
 
-__all__ = ["BrokerLimit", "broker_limit", "waits_that_do_not_fit"]
-
 #: The part of the limit that one wait in the worker may take: the rest is for the queue, the pool and the body.
 SHARE = 0.4
 #: RabbitMQ's ``consumer_timeout`` where nobody changed it, in seconds. SQS and others have the same.

@@ -10,14 +10,13 @@ from celery.exceptions import ImproperlyConfigured
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.core.operations import Look
+from celery_etcdlock.core.setting_checks import MEMORY_ENDPOINT
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.tasks.entry.coroutines import is_awaited_by
 from celery_etcdlock.tasks.entry.seam import has_own_call
-from celery_etcdlock.wiring import MEMORY_ENDPOINT, import_for_threads, open_stores
+from celery_etcdlock.wiring import import_for_threads, open_stores
 from celery_etcdlock.worker.policy_checks import check_at_worker
-
-__all__ = ["CheckSettings"]
 
 logger = logging.getLogger("celery_etcdlock")
 

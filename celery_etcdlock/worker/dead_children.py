@@ -10,8 +10,6 @@ from celery import bootsteps
 from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.locking.child_lease_guardian import Guardian
 
-__all__ = ["LookAfterChildren"]
-
 #: Seconds that the end of a worker may wait for its last processes to be gone, to free what they held.
 LAST_LOOK_SECONDS = 2.0
 

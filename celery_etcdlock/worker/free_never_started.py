@@ -30,8 +30,6 @@ from celery_etcdlock.worker.revoke_signal import revoked, tell_of_revokes
 from celery_etcdlock.worker.signal_receivers import connect
 from celery_etcdlock.worker.timer_entries import waiting_requests
 
-__all__ = ["FreeNeverStarted"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 #: Seconds between two looks, at first and at most, and for how long a run that hasn't ended is waited for.

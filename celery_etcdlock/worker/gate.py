@@ -28,30 +28,17 @@ from celery.signals import task_received
 from celery.worker import state as worker_state
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
+from celery_etcdlock.core.setting_checks import MEMORY_ENDPOINT
 from celery_etcdlock.tasks.entry.caller import delivery_of
+from celery_etcdlock.tasks.message import headers as message_headers
 from celery_etcdlock.tasks.message.broker_delay import has_quorum_queues
-from celery_etcdlock.tasks.message.headers import (
-    JOIN_HEADER,
-    POSITION_HEADER,
-    WAITED_HEADER,
-    WAITING_SINCE_HEADER,
-    WAITS_FOR_HEADER,
-    claims_in,
-    duplicate_in,
-    number_in,
-    position_in,
-    text_in,
-    waited_in,
-)
 from celery_etcdlock.tasks.singleton_task import SingletonTask
-from celery_etcdlock.wiring import MEMORY_ENDPOINT, open_inspector
+from celery_etcdlock.wiring import open_inspector
 from celery_etcdlock.worker.broker_limit import broker_limit, waits_that_do_not_fit
 from celery_etcdlock.worker.lock_watcher import LockWatcher, Waiter
 from celery_etcdlock.worker.revoke_signal import revoked, tell_of_revokes
 from celery_etcdlock.worker.signal_receivers import connect
 from celery_etcdlock.worker.timer_entries import HUB_IS_WOKEN, cancel, timer_entry
-
-__all__ = ["Gate"]
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -149,7 +136,7 @@ class Gate(bootsteps.StartStopStep):
 
     def _waits_here(self, request: Any) -> bool:
         """Whether the message is parked now."""
-        name = text_in(request.request_dict, WAITS_FOR_HEADER)
+        name = message_headers.text_in(request.request_dict, message_headers.WAITS_FOR_HEADER)
         if name is None:
             return False
         if request.id in self._going:
@@ -167,7 +154,7 @@ class Gate(bootsteps.StartStopStep):
         return True
 
     def _on_received(self, request: Any, **_: Any) -> None:
-        name = text_in(request.request_dict, WAITS_FOR_HEADER)
+        name = message_headers.text_in(request.request_dict, message_headers.WAITS_FOR_HEADER)
         if name is None or not request.eta or request.id in self._parked:
             return
         # With a rate limit it waits in Celery's bucket after its time has come: it is looked out for after that.
@@ -185,22 +172,22 @@ class Gate(bootsteps.StartStopStep):
         if plan is None or len(self._parked) >= self._limit:
             return None
         carrier = request.request_dict
-        measured = waited_in(carrier)
+        measured = message_headers.waited_in(carrier)
         waited = None if measured is None else measured[0]
         seconds = min(self._longest_seconds, plan.options.wait_timeout - _waited(carrier, waited))
         if request.expires is not None:
             seconds = min(seconds, request.expires.timestamp() - time.time())
         if seconds <= 0:
             return None
-        if claims_in(carrier):
+        if message_headers.claims_in(carrier):
             # A newer call may take its place in the queue, which it finds out when it comes.
             return None
-        joins = duplicate_in(carrier, JOIN_HEADER)
+        joins = message_headers.duplicate_in(carrier, message_headers.JOIN_HEADER)
         waiter = Waiter(
             name,
             delivery_of(carrier),
             plan.options.lock_limit,
-            position_in(carrier),
+            message_headers.position_in(carrier),
             None if joins is None else joins.task_id,
         )
         parked = self._parked[request.id] = _Parked(request, waiter, time.monotonic() + seconds, waited)
@@ -312,15 +299,15 @@ def _set_headers(request: Any, parked: _Parked) -> None:
     headers = request.request_dict
     for each in (headers, headers.get("headers")):
         if isinstance(each, dict):
-            each.pop(POSITION_HEADER, None)
+            each.pop(message_headers.POSITION_HEADER, None)
             if place is not None:
-                each[POSITION_HEADER] = [place.name, place.token, place.revision]
+                each[message_headers.POSITION_HEADER] = [place.name, place.token, place.revision]
             if waited is not None:
-                each[WAITED_HEADER] = [round(waited, 3), 0.0]
+                each[message_headers.WAITED_HEADER] = [round(waited, 3), 0.0]
 
 
 def _waited(carrier: Any, measured: float | None) -> float:
     """As ``tasks.entry.caller.Call.waited``: by the wall clock, but no more than was measured."""
-    since = number_in(carrier, WAITING_SINCE_HEADER)
+    since = message_headers.number_in(carrier, message_headers.WAITING_SINCE_HEADER)
     elapsed = 0.0 if since is None else max(0.0, time.time() - since)
     return elapsed if measured is None else min(elapsed, measured)

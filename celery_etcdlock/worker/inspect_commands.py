@@ -13,8 +13,6 @@ from celery.worker.control import inspect_command
 if TYPE_CHECKING:
     from celery_etcdlock.listeners.figures import Figures
 
-__all__ = ["KeepFigures", "locks"]
-
 
 class KeepFigures(bootsteps.StartStopStep):
     """Has the figures of all processes of this worker kept from before the pool forks."""

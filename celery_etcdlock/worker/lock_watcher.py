@@ -32,8 +32,6 @@ from celery_etcdlock.locking.inspector import Inspector
 from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.locking.outcomes import Claim
 
-__all__ = ["LockWatcher", "Waiter"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 RETRY_SECONDS = 1.0

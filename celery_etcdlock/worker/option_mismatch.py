@@ -24,8 +24,6 @@ from celery_etcdlock.tasks.once_per_message import OncePerMessage
 from celery_etcdlock.tasks.singleton_task import SingletonTask
 from celery_etcdlock.wiring import check_inspectable, open_inspector
 
-__all__ = ["CompareOptions", "differences", "options_of"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 STANDS_FOR_SECONDS = 24 * 3600

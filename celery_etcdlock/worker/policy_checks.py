@@ -12,8 +12,6 @@ from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.core.task_options import TaskOptions
 from celery_etcdlock.tasks.message.broker_delay import has_quorum_queues
 
-__all__ = ["check_at_worker", "policy_names"]
-
 
 def policy_names(options: TaskOptions, settings: Settings) -> frozenset[str]:
     """The policies that a task has, as far as they are known beforehand."""

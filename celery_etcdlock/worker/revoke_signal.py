@@ -9,8 +9,6 @@ from celery.utils.dispatch import Signal
 from celery.utils.functional import maybe_list
 from celery.worker.control import Panel
 
-__all__ = ["revoked", "tell_of_revokes"]
-
 #: Sent on the hub after each revoke that this worker is told of, with its ``task_ids``: none where stamps are revoked.
 revoked = Signal(name="etcdlock_revoked", providing_args=["task_ids"])
 

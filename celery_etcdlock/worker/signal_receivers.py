@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = ["connect", "disconnect"]
-
 
 def connect(signal: Any, method: Any) -> None:
     """Have ``method`` called, and its object kept, until it is disconnected."""

@@ -11,8 +11,6 @@ import kombu
 from celery.worker import state as worker_state
 from celery.worker.request import Request
 
-__all__ = ["HUB_IS_WOKEN", "cancel", "timer_entry", "waiting_requests"]
-
 CELERY_KEEPS_ENTRIES = hasattr(Request, "_eta_timer_entry")
 
 #: Whether a thread that has the hub call something wakes it too. kombu before 5.7 does it when the hub turns next.

@@ -20,8 +20,6 @@ from celery.signals import task_failure, task_received
 from celery_etcdlock.tasks.message.headers import CALL_HEADER
 from celery_etcdlock.worker.signal_receivers import connect
 
-__all__ = ["WatchUnstarted"]
-
 #: Where a watched message knows its request.
 REQUEST = "_etcdlock_request"
 

@@ -154,7 +154,7 @@ def any_number_will_do(monkeypatch: pytest.MonkeyPatch) -> None:
     def admit(self: gate.Gate, request: Any) -> Any:
         return None if self._waits_here(request) else self._pass_on(request)
 
-    monkeypatch.setattr(gate, "number_in", number_in)
+    monkeypatch.setattr(headers, "number_in", number_in)
     monkeypatch.setattr(gate.Gate, "admit", admit)
 
 

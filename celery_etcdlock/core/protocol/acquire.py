@@ -34,17 +34,10 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from celery_etcdlock.core import operations as ops
+from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.expiry import Expiry
 from celery_etcdlock.core.key_kinds import is_kept_out
-from celery_etcdlock.core.operations import (
-    AwaitChange,
-    Enqueue,
-    Look,
-    Operation,
-    Promote,
-    Release,
-    TryAcquire,
-)
 from celery_etcdlock.core.ownership import (
     Key,
     Standing,
@@ -55,23 +48,7 @@ from celery_etcdlock.core.ownership import (
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
 from celery_etcdlock.core.protocol.resolve_doubt import Resolve, Resolved
 from celery_etcdlock.core.record import Record
-from celery_etcdlock.core.replies import (
-    Changed,
-    EpochMoved,
-    Failed,
-    LeaseAge,
-    LeaseUnknown,
-    NotHeld,
-    Owned,
-    Present,
-    Queued,
-    Released,
-    Reply,
-    SessionGone,
-)
 from celery_etcdlock.errors import LockUnavailable
-
-__all__ = ["Acquire", "AcquireOutcome", "Acquired", "Conflicted"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -144,7 +121,7 @@ class Acquire(Machine[AcquireOutcome]):
         #: The key whose end is in question, and the reply that is dealt with once it isn't.
         self._judged: Key | None = None
         self._asked_at = 0.0
-        self._put_off: Queued | Present | None = None
+        self._put_off: store_replies.Queued | store_replies.Present | None = None
         self.answer_by = deadline
         self._state = State.TRYING if wait_until is None else State.QUEUEING
         self._tries = 1
@@ -157,38 +134,38 @@ class Acquire(Machine[AcquireOutcome]):
 
     # --- events -------------------------------------------------------------------------------------------
 
-    def start(self, now: float) -> Operation:
+    def start(self, now: float) -> ops.Operation:
         return self._send(now)
 
-    def on(self, reply: Reply, now: float) -> Operation | AcquireOutcome:
+    def on(self, reply: store_replies.Reply, now: float) -> ops.Operation | AcquireOutcome:
         if self._resolve is not None:
             return self._on_resolving(self._resolve, reply, now)
         match reply:
-            case Owned(revision=revision, has_run=has_run):
+            case store_replies.Owned(revision=revision, has_run=has_run):
                 return Acquired(revision, self._doubtful, has_run)
-            case SessionGone():
+            case store_replies.SessionGone():
                 return SessionLost("its lease has ended or was revoked, or its key was deleted")
-            case EpochMoved(epoch=epoch):
+            case store_replies.EpochMoved(epoch=epoch):
                 # Requests with the old epoch can't take effect any more, and none has: our key isn't there.
                 self._epoch = epoch
                 self._doubtful = False
                 return self._send(now) if now < self._deadline or self._waits else self._fail(now)
-            case Queued(keys=keys, revision=revision):
+            case store_replies.Queued(keys=keys, revision=revision):
                 if standing(keys, self._token, self._record.limit) is Standing.FIRST:
                     return Acquired(revision, self._doubtful)
                 return self._wait_behind(reply, now)
-            case Present():
+            case store_replies.Present():
                 return self._on_present(reply, now)
-            case LeaseAge() | LeaseUnknown():
+            case store_replies.LeaseAge() | store_replies.LeaseUnknown():
                 return self._on_age(reply, now)
-            case Failed(error=error):
+            case store_replies.Failed(error=error):
                 return self._on_failed(error, now)
-            case Released() | NotHeld():
+            case store_replies.Released() | store_replies.NotHeld():
                 if self._judged is not None:
                     self._judged = None
                     return self._send(now)
                 return self._on_withdrawn(reply, now)
-            case Changed():
+            case store_replies.Changed():
                 return self._on_woken(now)
             case _:
                 raise TypeError(f"no operation of Acquire is answered with {reply!r}")
@@ -203,7 +180,7 @@ class Acquire(Machine[AcquireOutcome]):
     def _waits(self) -> bool:
         return self._state in (State.WAITING, State.PROMOTING)
 
-    def _on_present(self, reply: Present, now: float) -> Operation | AcquireOutcome:
+    def _on_present(self, reply: store_replies.Present, now: float) -> ops.Operation | AcquireOutcome:
         keys = reply.keys
         mine = next((key for key in keys if key.token == self._token), None)
         self._others = tuple(key for key in keys if key.token != self._token)
@@ -229,8 +206,8 @@ class Acquire(Machine[AcquireOutcome]):
         return self._wait_behind(reply, now, may_promote=True)
 
     def _wait_behind(
-        self, reply: Queued | Present, now: float, *, may_promote: bool = False
-    ) -> Operation | AcquireOutcome:
+        self, reply: store_replies.Queued | store_replies.Present, now: float, *, may_promote: bool = False
+    ) -> ops.Operation | AcquireOutcome:
         mine = next(key for key in reply.keys if key.token == self._token)
         self._mine = mine
         self._others = tuple(key for key in reply.keys if key.token != self._token)
@@ -250,35 +227,37 @@ class Acquire(Machine[AcquireOutcome]):
         self.answer_by = min([self.answer_by, *(self._ends.ask_at(key) for key in before)])
         # Only the next in line needs to see every departure; the others need the one just before them.
         next_in_line = len(before) == limit
-        return AwaitChange(self._name, reply.revision, None if next_in_line else before[-1].token)
+        return ops.AwaitChange(self._name, reply.revision, None if next_in_line else before[-1].token)
 
-    def _judge(self, key: Key, reply: Queued | Present, now: float) -> Operation:
+    def _judge(self, key: Key, reply: store_replies.Queued | store_replies.Present, now: float) -> ops.Operation:
         """Ask about a key that seems over; ``reply`` is dealt with when it stands all the same."""
         if self._waits:
             self.answer_by = now + self._answer_seconds
         self._judged, self._put_off, self._asked_at = key, reply, now
         return self._ends.question(self._name, key)
 
-    def _on_age(self, age: LeaseAge | LeaseUnknown, now: float) -> Operation | AcquireOutcome:
+    def _on_age(
+        self, age: store_replies.LeaseAge | store_replies.LeaseUnknown, now: float
+    ) -> ops.Operation | AcquireOutcome:
         key, put_off = self._judged, self._put_off
         assert key is not None
         assert put_off is not None
         ends = self._ends.judged(key, age, self._asked_at, now)
         if ends is None:
-            return Release(self._name, key.token, key.mod_revision)
+            return ops.Release(self._name, key.token, key.mod_revision)
         self._ends = ends
         self._judged = self._put_off = None
         # A lease that isn't known may be gone by now, and the key with it.
-        return self._send(now) if isinstance(age, LeaseUnknown) else self.on(put_off, now)
+        return self._send(now) if isinstance(age, store_replies.LeaseUnknown) else self.on(put_off, now)
 
-    def _on_woken(self, now: float) -> Operation | AcquireOutcome:
+    def _on_woken(self, now: float) -> ops.Operation | AcquireOutcome:
         if self._state is not State.WAITING:
             return self._send(now)
         self._state = State.PROMOTING
         self._tries = 1
         return self._send(now)
 
-    def _on_place_lost(self, now: float) -> Operation | AcquireOutcome:
+    def _on_place_lost(self, now: float) -> ops.Operation | AcquireOutcome:
         """Somebody deleted our key in the queue while the session lives: take a new place."""
         if self._wait_until is not None and now >= self._wait_until and not self._doubtful:
             return Conflicted(self._others)
@@ -288,7 +267,7 @@ class Acquire(Machine[AcquireOutcome]):
         self._allow_answers(now)
         return self._send(now)
 
-    def _on_failed(self, error: LockUnavailable, now: float) -> Operation | AcquireOutcome:
+    def _on_failed(self, error: LockUnavailable, now: float) -> ops.Operation | AcquireOutcome:
         self._last_error = error
         judged, self._judged = self._judged, None
         # Only these two put a key; a late promotion or release finds its guard broken and does nothing.
@@ -303,13 +282,15 @@ class Acquire(Machine[AcquireOutcome]):
         pause = pause_before_try(self._tries)
         return pause if pause.seconds else self._send(now)
 
-    def _on_withdrawn(self, reply: Released | NotHeld, now: float) -> Operation | AcquireOutcome:
-        if isinstance(reply, Released):
+    def _on_withdrawn(
+        self, reply: store_replies.Released | store_replies.NotHeld, now: float
+    ) -> ops.Operation | AcquireOutcome:
+        if isinstance(reply, store_replies.Released):
             return Conflicted(self._others)
         # Not as we wrote it: deleted by somebody, or promoted by a request whose answer we never saw.
         return self._resolve_doubt(now)
 
-    def _on_resolving(self, resolve: Resolve, reply: Reply, now: float) -> Operation | AcquireOutcome:
+    def _on_resolving(self, resolve: Resolve, reply: store_replies.Reply, now: float) -> ops.Operation | AcquireOutcome:
         step = resolve.on(reply, now)
         if isinstance(step, Resolved):
             if self._others:
@@ -321,29 +302,31 @@ class Acquire(Machine[AcquireOutcome]):
 
     # --- what to do next -------------------------------------------------------------------------------------
 
-    def _send(self, now: float) -> Operation:
+    def _send(self, now: float) -> ops.Operation:
         """The operation of the state we are in, for the first time or once more."""
         if self._waits:
             self.answer_by = now + self._answer_seconds
         match self._state:
             case State.TRYING:
-                return TryAcquire(self._lease, self._epoch, self._name, self._token, self._record, self._seen_revision)
+                return ops.TryAcquire(
+                    self._lease, self._epoch, self._name, self._token, self._record, self._seen_revision
+                )
             case State.QUEUEING:
-                return Enqueue(self._lease, self._epoch, self._name, self._token, self._record)
+                return ops.Enqueue(self._lease, self._epoch, self._name, self._token, self._record)
             case State.WITHDRAWING if self._mine is not None:
-                return Release(self._name, self._token, self._mine.mod_revision)
+                return ops.Release(self._name, self._token, self._mine.mod_revision)
             case _:
                 # With others before us that own together, count them first; alone, one operation decides.
                 if self._mine is None or effective_limit(self._record.limit, self._others) > 1:
-                    return Look(self._name)
+                    return ops.Look(self._name)
                 return self._promote(alone=True, now=now)
 
-    def _promote(self, *, alone: bool, now: float) -> Operation:
+    def _promote(self, *, alone: bool, now: float) -> ops.Operation:
         mine = self._mine
         if mine is None:
-            return Look(self._name)
+            return ops.Look(self._name)
         self.answer_by = now + self._answer_seconds
-        return Promote(
+        return ops.Promote(
             self._lease,
             self._epoch,
             self._name,
@@ -354,7 +337,7 @@ class Acquire(Machine[AcquireOutcome]):
             alone,
         )
 
-    def _withdraw(self, now: float) -> Operation:
+    def _withdraw(self, now: float) -> ops.Operation:
         self._allow_answers(now)
         if self._doubtful:
             return self._resolve_doubt(now)
@@ -365,12 +348,12 @@ class Acquire(Machine[AcquireOutcome]):
     def _allow_answers(self, now: float) -> None:
         self._give_up_at = self._deadline = self.answer_by = now + self._answer_seconds
 
-    def _fail(self, now: float) -> Operation | AcquireOutcome:
+    def _fail(self, now: float) -> ops.Operation | AcquireOutcome:
         if self._doubtful or self._state is State.WITHDRAWING:
             return self._resolve_doubt(now)
         return Unavailable(self._last_error)
 
-    def _resolve_doubt(self, now: float) -> Operation:
+    def _resolve_doubt(self, now: float) -> ops.Operation:
         self._state = State.RESOLVING
         self.answer_by = max(self._deadline, now)
         self._resolve = Resolve(lease=self._lease, name=self._name, token=self._token, deadline=self.answer_by)

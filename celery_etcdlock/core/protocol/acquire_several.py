@@ -23,36 +23,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
+from celery_etcdlock.core import operations as ops
+from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.expiry import Expiry
 from celery_etcdlock.core.key_kinds import is_kept_out
-from celery_etcdlock.core.operations import (
-    FenceSession,
-    Operation,
-    Release,
-    TryAcquire,
-    TryAll,
-    TryEach,
-)
 from celery_etcdlock.core.ownership import Key, effective_limit
 from celery_etcdlock.core.protocol.acquire import Acquired, Conflicted
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
-from celery_etcdlock.core.replies import (
-    EachTried,
-    EpochMoved,
-    Failed,
-    LeaseAge,
-    LeaseUnknown,
-    NotHeld,
-    Owned,
-    Present,
-    Released,
-    Reply,
-    SessionFenced,
-    SessionGone,
-)
 from celery_etcdlock.errors import LockUnavailable
-
-__all__ = ["AcquireAll", "AcquireEach", "EachAcquired"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +45,7 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
 
     def __init__(
         self,
-        tries: tuple[TryAcquire, ...],
+        tries: tuple[ops.TryAcquire, ...],
         *,
         epoch: int,
         give_up_at: float,
@@ -90,34 +68,34 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
         self._doubtful = False
         self._last_error = LockUnavailable("no answer from the lock store")
 
-    def start(self, now: float) -> Operation:
+    def start(self, now: float) -> ops.Operation:
         if self._fencing:
-            return FenceSession(self._open[0].lease)
+            return ops.FenceSession(self._open[0].lease)
         if self._suspects:
             name, key = self._suspects[0]
             if self._clearing:
-                return Release(name, key.token, key.mod_revision)
+                return ops.Release(name, key.token, key.mod_revision)
             self._asked_at = now
             return self._ends.question(name, key)
         return self._try(tuple(replace(each, epoch=self._epoch) for each in self._open))
 
-    def on(self, reply: Reply, now: float) -> Operation | EachAcquired | SessionLost | Unavailable:
+    def on(self, reply: store_replies.Reply, now: float) -> ops.Operation | EachAcquired | SessionLost | Unavailable:
         match reply:
-            case SessionFenced(epoch=epoch) | EpochMoved(epoch=epoch):
+            case store_replies.SessionFenced(epoch=epoch) | store_replies.EpochMoved(epoch=epoch):
                 # A try that is refused for its epoch says nothing yet of earlier ones, but none can follow.
                 self._epoch = epoch
                 self._fencing = self._doubtful = False
-            case Released() | NotHeld():
+            case store_replies.Released() | store_replies.NotHeld():
                 self._suspects, self._clearing = self._suspects[1:], False
-            case LeaseAge() | LeaseUnknown():
+            case store_replies.LeaseAge() | store_replies.LeaseUnknown():
                 ends = self._ends.judged(self._suspects[0][1], reply, self._asked_at, now)
                 if ends is None:
                     self._clearing = True
                 else:
                     self._ends, self._suspects = ends, self._suspects[1:]
-            case SessionGone():
+            case store_replies.SessionGone():
                 return SessionLost("its lease has ended or was revoked, or its key was deleted")
-            case Failed(error=error):
+            case store_replies.Failed(error=error):
                 self._last_error = error
                 # What asks about others' keys, or clears them, leaves no doubt about ours.
                 self._doubtful = self._doubtful or (error.maybe_applied and not self._suspects)
@@ -127,9 +105,9 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
                 pause = pause_before_try(self._tries)
                 if pause.seconds:
                     return pause
-            case Owned() | EachTried() if self._doubtful:
+            case store_replies.Owned() | store_replies.EachTried() if self._doubtful:
                 self._fencing = True
-            case Owned() | EachTried():
+            case store_replies.Owned() | store_replies.EachTried():
                 self._decide(reply, now)
                 if not self._open:
                     decided = dict(self._decided)
@@ -140,14 +118,14 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
                 pass
         return self.start(now)
 
-    def _try(self, tries: tuple[TryAcquire, ...]) -> Operation:
-        return TryEach(tries)
+    def _try(self, tries: tuple[ops.TryAcquire, ...]) -> ops.Operation:
+        return ops.TryEach(tries)
 
-    def _decide(self, reply: Owned | EachTried, now: float) -> None:
-        assert isinstance(reply, EachTried)
+    def _decide(self, reply: store_replies.Owned | store_replies.EachTried, now: float) -> None:
+        assert isinstance(reply, store_replies.EachTried)
         still_open = []
         for each, outcome in zip(self._open, reply.outcomes, strict=True):
-            if isinstance(outcome, Owned):
+            if isinstance(outcome, store_replies.Owned):
                 self._settle(each, Acquired(outcome.revision))
             elif (again := self._again(each, outcome, now)) is not None:
                 still_open.append(again)
@@ -155,10 +133,10 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
                 self._settle(each, Conflicted(outcome.keys))
         self._open = tuple(still_open)
 
-    def _settle(self, each: TryAcquire, outcome: Acquired | Conflicted) -> None:
+    def _settle(self, each: ops.TryAcquire, outcome: Acquired | Conflicted) -> None:
         self._decided = (*self._decided, ((each.name, each.token), outcome))
 
-    def _again(self, each: TryAcquire, present: Present, now: float) -> TryAcquire | None:
+    def _again(self, each: ops.TryAcquire, present: store_replies.Present, now: float) -> ops.TryAcquire | None:
         """The next try; ``None`` when too many keys are in the way."""
         keys = present.keys
         if _is_free(each, keys):
@@ -171,7 +149,7 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
         return each
 
 
-def _is_free(each: TryAcquire, keys: Sequence[Key]) -> bool:
+def _is_free(each: ops.TryAcquire, keys: Sequence[Key]) -> bool:
     """Whether there is a place beside these keys."""
     record = each.record
     return len(keys) < effective_limit(record.limit, keys) and not is_kept_out(record.delivery, keys)
@@ -180,16 +158,16 @@ def _is_free(each: TryAcquire, keys: Sequence[Key]) -> bool:
 class AcquireAll(AcquireEach):
     """Take all of ``tries`` or none. All outcomes are ``Acquired`` with one fencing token, or some ``Conflicted``."""
 
-    def _try(self, tries: tuple[TryAcquire, ...]) -> Operation:
-        return TryAll(tries)
+    def _try(self, tries: tuple[ops.TryAcquire, ...]) -> ops.Operation:
+        return ops.TryAll(tries)
 
-    def _decide(self, reply: Owned | EachTried, now: float) -> None:
-        if isinstance(reply, Owned):
+    def _decide(self, reply: store_replies.Owned | store_replies.EachTried, now: float) -> None:
+        if isinstance(reply, store_replies.Owned):
             for each in self._open:
                 self._settle(each, Acquired(reply.revision, has_run=reply.has_run))
             self._open = ()
             return
-        presents = [outcome for outcome in reply.outcomes if isinstance(outcome, Present)]
+        presents = [outcome for outcome in reply.outcomes if isinstance(outcome, store_replies.Present)]
         agains = [self._again(each, present, now) for each, present in zip(self._open, presents, strict=True)]
         following = tuple(again for again in agains if again is not None)
         if len(following) == len(agains):

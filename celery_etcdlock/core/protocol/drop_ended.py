@@ -21,8 +21,6 @@ from celery_etcdlock.core.protocol.machine import Machine, Unavailable, pause_be
 from celery_etcdlock.core.record import Delivery, KeyKind
 from celery_etcdlock.core.replies import Failed, NotHeld, Present, Released, Reply
 
-__all__ = ["DropEnded", "Ended"]
-
 
 @dataclass(frozen=True, slots=True)
 class Ended:

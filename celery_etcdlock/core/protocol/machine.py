@@ -13,8 +13,6 @@ from celery_etcdlock.core.operations import (
 from celery_etcdlock.core.replies import Reply
 from celery_etcdlock.errors import LockUnavailable
 
-__all__ = ["Machine", "SessionLost", "Unavailable", "pause_before_try"]
-
 Outcome = TypeVar("Outcome", covariant=True)
 
 

@@ -17,29 +17,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from celery_etcdlock.core.operations import (
-    CheckKeys,
-    FenceSession,
-    GrantLease,
-    HeldKey,
-    KeepAlive,
-    Operation,
-)
+from celery_etcdlock.core import operations as ops
+from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.ownership import trust_deadline
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
-from celery_etcdlock.core.replies import (
-    Failed,
-    KeptAlive,
-    KeysSeen,
-    LeaseGranted,
-    ReleaseAsked,
-    Reply,
-    SessionFenced,
-    SessionGone,
-)
 from celery_etcdlock.errors import LockUnavailable
-
-__all__ = ["Open", "Opened", "Renew", "Renewed"]
 
 #: How often a renewal starts again because the leader changed under it, before it counts as failed.
 MAX_TERM_CHANGES = 5
@@ -64,8 +46,8 @@ class Renewed:
     """Trust the session until ``deadline``, but not the keys that are ``missing``; ``asked``: as in ``KeysSeen``."""
 
     deadline: float
-    missing: frozenset[HeldKey]
-    asked: tuple[ReleaseAsked, ...] = ()
+    missing: frozenset[ops.HeldKey]
+    asked: tuple[store_replies.ReleaseAsked, ...] = ()
 
 
 class Open(Machine["Opened | SessionLost | Unavailable"]):
@@ -77,26 +59,26 @@ class Open(Machine["Opened | SessionLost | Unavailable"]):
         self.answer_by = deadline
         self._sent_at = 0.0
         self._tries = 1
-        self._step: Operation = GrantLease(lease, ttl_seconds)
+        self._step: ops.Operation = ops.GrantLease(lease, ttl_seconds)
 
-    def start(self, now: float) -> Operation:
+    def start(self, now: float) -> ops.Operation:
         # Repeats keep this time: any of them may be the one that was applied.
         self._sent_at = now
         return self._step
 
-    def on(self, reply: Reply, now: float) -> Operation | Opened | SessionLost | Unavailable:
+    def on(self, reply: store_replies.Reply, now: float) -> ops.Operation | Opened | SessionLost | Unavailable:
         match reply:
-            case LeaseGranted(ttl_seconds=ttl_seconds):
+            case store_replies.LeaseGranted(ttl_seconds=ttl_seconds):
                 self._ttl_seconds = ttl_seconds
-                self._step = FenceSession(self._lease)
-            case SessionFenced(epoch=epoch, term=term):
+                self._step = ops.FenceSession(self._lease)
+            case store_replies.SessionFenced(epoch=epoch, term=term):
                 deadline = trust_deadline(self._sent_at, self._ttl_seconds)
                 if now >= deadline:
                     return SessionLost("opening it took longer than its lease lives")
                 return Opened(epoch, self._ttl_seconds, deadline, self._sent_at, term)
-            case SessionGone():
+            case store_replies.SessionGone():
                 return SessionLost("its lease ended before it was used")
-            case Failed(error=error):
+            case store_replies.Failed(error=error):
                 self._tries += 1
                 if error.permanent or now >= self.answer_by:
                     return Unavailable(error)
@@ -111,7 +93,7 @@ class Open(Machine["Opened | SessionLost | Unavailable"]):
 class Renew(Machine["Renewed | SessionLost | Unavailable"]):
     """Renew a session once, by ``deadline``. Outcomes: ``Renewed``, ``SessionLost``, ``Unavailable`` (try again)."""
 
-    def __init__(self, *, lease: int, keys: tuple[HeldKey, ...], deadline: float) -> None:
+    def __init__(self, *, lease: int, keys: tuple[ops.HeldKey, ...], deadline: float) -> None:
         self._lease = lease
         self._keys = keys
         self.answer_by = deadline
@@ -120,26 +102,26 @@ class Renew(Machine["Renewed | SessionLost | Unavailable"]):
         self._term = 0
         self._term_changes = 0
 
-    def start(self, now: float) -> Operation:
+    def start(self, now: float) -> ops.Operation:
         self._sent_at = now
-        return KeepAlive(self._lease)
+        return ops.KeepAlive(self._lease)
 
-    def on(self, reply: Reply, now: float) -> Operation | Renewed | SessionLost | Unavailable:
+    def on(self, reply: store_replies.Reply, now: float) -> ops.Operation | Renewed | SessionLost | Unavailable:
         match reply:
-            case KeptAlive(ttl_seconds=ttl_seconds, term=term):
+            case store_replies.KeptAlive(ttl_seconds=ttl_seconds, term=term):
                 self._ttl_seconds = ttl_seconds
                 self._term = term
-                return CheckKeys(self._lease, self._keys)
-            case KeysSeen(term=term, missing=missing, asked=asked):
+                return ops.CheckKeys(self._lease, self._keys)
+            case store_replies.KeysSeen(term=term, missing=missing, asked=asked):
                 if term == self._term:
                     return Renewed(trust_deadline(self._sent_at, self._ttl_seconds), missing, asked)
                 self._term_changes += 1
                 if self._term_changes >= MAX_TERM_CHANGES or now >= self.answer_by:
                     return Unavailable(LockUnavailable("the leader changed while the lease was renewed"))
                 return self.start(now)
-            case SessionGone():
+            case store_replies.SessionGone():
                 return SessionLost("its lease has ended or was revoked, or its key was deleted")
-            case Failed(error=error):
+            case store_replies.Failed(error=error):
                 return Unavailable(error)
             case _:
                 return self.start(now)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.expiry import Expiry
 from celery_etcdlock.core.operations import (
     Look,
@@ -12,15 +13,6 @@ from celery_etcdlock.core.operations import (
 )
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.protocol.machine import Machine, Unavailable, pause_before_try
-from celery_etcdlock.core.replies import (
-    Failed,
-    LeaseAge,
-    LeaseUnknown,
-    Present,
-    Reply,
-)
-
-__all__ = ["LookAt", "Seen"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,22 +37,22 @@ class LookAt(Machine["Seen | Unavailable"]):
     def start(self, now: float) -> Operation:
         return self._step
 
-    def on(self, reply: Reply, now: float) -> Operation | Seen | Unavailable:
+    def on(self, reply: store_replies.Reply, now: float) -> Operation | Seen | Unavailable:
         match reply:
-            case Present(keys=keys):
+            case store_replies.Present(keys=keys):
                 self._judged = self._ends.first_over(keys, now)
                 if self._judged is None:
                     return Seen(keys)
                 self._step = self._ends.question(self._name, self._judged)
                 self._asked_at = now
-            case LeaseAge() | LeaseUnknown():
+            case store_replies.LeaseAge() | store_replies.LeaseUnknown():
                 assert self._judged is not None
                 ends = self._ends.judged(self._judged, reply, self._asked_at, now)
                 if ends is None:
                     self._step = Release(self._name, self._judged.token, self._judged.mod_revision)
                 else:
                     self._ends, self._step = ends, Look(self._name)
-            case Failed(error=error):
+            case store_replies.Failed(error=error):
                 self._tries += 1
                 if error.permanent or now >= self.answer_by:
                     return Unavailable(error)

@@ -22,8 +22,6 @@ from celery_etcdlock.core.replies import (
     SessionGone,
 )
 
-__all__ = ["ReleaseKey", "ReleaseOutcome", "Released"]
-
 
 @dataclass(frozen=True, slots=True)
 class Released:

@@ -18,6 +18,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.operations import (
     FenceSession,
     Look,
@@ -26,17 +27,6 @@ from celery_etcdlock.core.operations import (
 )
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.protocol.machine import Machine, Unavailable, pause_before_try
-from celery_etcdlock.core.replies import (
-    Failed,
-    NotHeld,
-    Present,
-    Released,
-    Reply,
-    SessionFenced,
-    SessionGone,
-)
-
-__all__ = ["Resolve", "Resolved"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,22 +49,22 @@ class Resolve(Machine["Resolved | Unavailable"]):
     def start(self, now: float) -> Operation:
         return self._step
 
-    def on(self, reply: Reply, now: float) -> Operation | Resolved | Unavailable:
+    def on(self, reply: store_replies.Reply, now: float) -> Operation | Resolved | Unavailable:
         match reply:
-            case SessionFenced():
+            case store_replies.SessionFenced():
                 self._step = Look(self._name)
-            case SessionGone():
+            case store_replies.SessionGone():
                 return Resolved()
-            case Present(keys=keys):
+            case store_replies.Present(keys=keys):
                 mine = next((key for key in keys if key.token == self._token), None)
                 if mine is None or self._is_anothers(mine):
                     return Resolved()
                 self._step = Release(self._name, self._token, mine.mod_revision)
-            case Released():
+            case store_replies.Released():
                 return Resolved()
-            case NotHeld():
+            case store_replies.NotHeld():
                 self._step = Look(self._name)
-            case Failed(error=error):
+            case store_replies.Failed(error=error):
                 self._tries += 1
                 if error.permanent or now >= self.answer_by:
                     return Unavailable(error, doubtful=True)

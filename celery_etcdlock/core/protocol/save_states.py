@@ -18,8 +18,6 @@ from celery_etcdlock.core.protocol.machine import Machine, Unavailable, pause_be
 from celery_etcdlock.core.replies import Changed, Failed, NotHeld, Reply, State, StatesRefused, StatesSaved
 from celery_etcdlock.errors import LockUnavailable
 
-__all__ = ["GuardLost", "Overtaken", "Save", "Saved"]
-
 
 @dataclass(frozen=True, slots=True)
 class Saved:

@@ -20,6 +20,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.operations import (
     Operation,
     Promote,
@@ -29,17 +30,7 @@ from celery_etcdlock.core.protocol.acquire import Acquired
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
 from celery_etcdlock.core.protocol.resolve_doubt import Resolve, Resolved
 from celery_etcdlock.core.record import Record
-from celery_etcdlock.core.replies import (
-    EpochMoved,
-    Failed,
-    Owned,
-    Present,
-    Reply,
-    SessionGone,
-)
 from celery_etcdlock.errors import LockUnavailable
-
-__all__ = ["Refused", "TakeOver", "TakeOverOutcome"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,25 +87,25 @@ class TakeOver(Machine[TakeOverOutcome]):
             replaces=self._replaces,
         )
 
-    def on(self, reply: Reply, now: float) -> Operation | TakeOverOutcome:
+    def on(self, reply: store_replies.Reply, now: float) -> Operation | TakeOverOutcome:
         if self._resolve is not None:
             return self._on_resolving(self._resolve, reply, now)
         match reply:
-            case Owned(revision=revision, has_run=has_run):
+            case store_replies.Owned(revision=revision, has_run=has_run):
                 # Not doubtful: an earlier try that is still under way finds its guard broken.
                 return Acquired(revision, has_run=has_run)
-            case Present(keys=keys):
+            case store_replies.Present(keys=keys):
                 mine = next((key for key in keys if key.token == self._token), None)
                 if mine is not None and mine.record is not None and mine.record.attempt == self._record.attempt:
                     return Acquired(mine.mod_revision)
                 return Refused(keys)
-            case EpochMoved(epoch=epoch):
+            case store_replies.EpochMoved(epoch=epoch):
                 self._epoch = epoch
                 self._doubtful = False
                 return self.start(now) if now < self.answer_by else Unavailable(self._last_error)
-            case SessionGone():
+            case store_replies.SessionGone():
                 return SessionLost("its lease has ended or was revoked, or its key was deleted")
-            case Failed(error=error):
+            case store_replies.Failed(error=error):
                 return self._on_failed(error, now)
             case _:  # a Pause is over
                 return self.start(now)
@@ -138,7 +129,7 @@ class TakeOver(Machine[TakeOverOutcome]):
         pause = pause_before_try(self._tries)
         return pause if pause.seconds else self.start(now)
 
-    def _on_resolving(self, resolve: Resolve, reply: Reply, now: float) -> Operation | TakeOverOutcome:
+    def _on_resolving(self, resolve: Resolve, reply: store_replies.Reply, now: float) -> Operation | TakeOverOutcome:
         step = resolve.on(reply, now)
         if isinstance(step, Resolved | Unavailable):
             return Unavailable(self._last_error, doubtful=isinstance(step, Unavailable))

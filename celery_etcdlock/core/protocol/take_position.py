@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.operations import (
     Enqueue,
     FenceSession,
@@ -19,18 +20,7 @@ from celery_etcdlock.core.operations import (
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
 from celery_etcdlock.core.record import Record
-from celery_etcdlock.core.replies import (
-    EpochMoved,
-    Failed,
-    Present,
-    Queued,
-    Reply,
-    SessionFenced,
-    SessionGone,
-)
 from celery_etcdlock.errors import LockUnavailable
-
-__all__ = ["PositionTaken", "TakePosition"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,21 +54,21 @@ class TakePosition(Machine["PositionTaken | SessionLost | Unavailable"]):
             return FenceSession(self._lease)
         return Enqueue(self._lease, self._epoch, self._name, self._token, self._record)
 
-    def on(self, reply: Reply, now: float) -> Operation | PositionTaken | SessionLost | Unavailable:
+    def on(self, reply: store_replies.Reply, now: float) -> Operation | PositionTaken | SessionLost | Unavailable:
         match reply:
-            case SessionFenced(epoch=epoch) | EpochMoved(epoch=epoch):
+            case store_replies.SessionFenced(epoch=epoch) | store_replies.EpochMoved(epoch=epoch):
                 self._epoch = epoch
                 self._fencing = self._doubtful = False
-            case SessionGone():
+            case store_replies.SessionGone():
                 return SessionLost("its lease has ended or was revoked, or its key was deleted")
-            case Queued() | Present() if self._doubtful:
+            case store_replies.Queued() | store_replies.Present() if self._doubtful:
                 self._fencing = True
-            case Queued(keys=keys) | Present(keys=keys):
+            case store_replies.Queued(keys=keys) | store_replies.Present(keys=keys):
                 mine = next((key for key in keys if key.token == self._token), None)
                 if mine is not None:
                     # Ours as it was created: whoever rewrote it since has it now (a newer call that replaces this one).
                     return PositionTaken(mine.create_revision, keys)
-            case Failed(error=error):
+            case store_replies.Failed(error=error):
                 self._last_error = error
                 self._doubtful = self._doubtful or error.maybe_applied
                 self._tries += 1

@@ -17,8 +17,6 @@ from celery_etcdlock.tasks.definition.foreign_options import why_not
 from celery_etcdlock.tasks.entry.coroutines import may_be_awaited
 from celery_etcdlock.tasks.entry.seam import has_own_call, is_async_task, written_run
 
-__all__ = ["CELERY_KEYWORDS", "NotLockable", "check_definition", "expected_errors", "known_options", "refuse_batches"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 #: Keywords that Celery's own decorators take without being attributes of a task.

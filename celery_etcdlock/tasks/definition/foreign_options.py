@@ -14,8 +14,6 @@ from celery_etcdlock.core.task_options import OPTION_NAMES
 from celery_etcdlock.core.value_checks import did_you_mean
 from celery_etcdlock.errors import InvalidOption
 
-__all__ = ["FOREIGN", "refuse_foreign_options", "why_not"]
-
 #: What other packages call theirs, whose it is, and what is written here instead.
 FOREIGN = {
     "once": ("celery-once", "unique_on for its keys, on_conflict='skip' for graceful, lock_ttl for timeout"),

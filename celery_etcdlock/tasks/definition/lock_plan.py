@@ -17,8 +17,6 @@ from celery_etcdlock.core.task_options import OPTIONS, TaskOptions
 from celery_etcdlock.errors import InvalidOption
 from celery_etcdlock.tasks.entry.seam import written_run
 
-__all__ = ["LockPlan", "is_built_in", "plan_from_function", "plan_of"]
-
 
 @dataclass(frozen=True)
 class LockPlan:

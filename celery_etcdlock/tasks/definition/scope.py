@@ -11,8 +11,6 @@ from celery.utils.imports import symbol_by_name
 from celery_etcdlock.core.lock_names import LockNames
 from celery_etcdlock.errors import InvalidKey, InvalidSetting
 
-__all__ = ["find_scope", "scoped"]
-
 
 def find_scope(setting: str | Callable[[Mapping[str, Any]], object]) -> Callable[[Mapping[str, Any]], object]:
     """The callable that the setting names. Raises ``InvalidSetting``."""

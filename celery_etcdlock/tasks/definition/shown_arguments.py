@@ -7,8 +7,6 @@ from typing import Any
 
 from celery_etcdlock.core.about import IsShown
 
-__all__ = ["shown_by_celery"]
-
 
 def shown_by_celery(carrier: Any) -> IsShown | None:
     """Whether a value may be seen, by what Celery's log shows of the call. ``None``: nobody chose that.

@@ -16,8 +16,6 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any
 
-__all__ = ["CallPath", "innermost"]
-
 
 class CallPath:
     """One call of ``task``. ``names``: of its locks. ``request_id``: the delivery's, for a call that is one."""

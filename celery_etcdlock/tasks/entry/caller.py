@@ -24,33 +24,7 @@ from celery_etcdlock.core.conflict_decision import Place
 from celery_etcdlock.core.record import DIRECT_PREFIX, Delivery
 from celery_etcdlock.locking.outcomes import Claim
 from celery_etcdlock.tasks.entry.call_path import innermost
-from celery_etcdlock.tasks.message.headers import (
-    DUPLICATE_HEADER,
-    JOIN_HEADER,
-    RESCHEDULES_HEADER,
-    WAITING_SINCE_HEADER,
-    Duplicate,
-    call_in,
-    claims_in,
-    count_in,
-    duplicate_in,
-    header,
-    number_in,
-    position_in,
-    waited_in,
-)
-
-__all__ = [
-    "Call",
-    "current_call",
-    "delivery_of",
-    "entered",
-    "entering_request",
-    "is_entered_by_worker",
-    "is_taken_charge_of",
-    "request_here",
-    "take_charge",
-]
+from celery_etcdlock.tasks.message import headers as message_headers
 
 _MARK = "_etcdlock_entered"
 _IN_CHARGE = "_etcdlock_in_charge"
@@ -71,8 +45,8 @@ class Call:
     claims: tuple[Claim, ...] = ()
     line: Claim | None = None
     #: What was found out about it when it was published; whose result it waits for.
-    duplicate: Duplicate | None = None
-    joins: Duplicate | None = None
+    duplicate: message_headers.Duplicate | None = None
+    joins: message_headers.Duplicate | None = None
 
     @property
     def waited(self) -> float:
@@ -159,9 +133,9 @@ def current_call(task: Task[Any, Any]) -> Call:
     if request is None:
         return Call(Place.DIRECT, Delivery(f"{DIRECT_PREFIX}{secrets.token_hex(8)}"))
     setattr(request, _MARK, True)
-    comebacks = count_in(request, RESCHEDULES_HEADER)
-    waiting_since = number_in(request, WAITING_SINCE_HEADER)
-    waited = waited_in(request)
+    comebacks = message_headers.count_in(request, message_headers.RESCHEDULES_HEADER)
+    waiting_since = message_headers.number_in(request, message_headers.WAITING_SINCE_HEADER)
+    waited = message_headers.waited_in(request)
     measured = None if waited is None else sum(waited)
     delivery = delivery_of(request, comebacks)
     if request.is_eager:
@@ -173,15 +147,18 @@ def current_call(task: Task[Any, Any]) -> Call:
         comebacks,
         waiting_since,
         measured,
-        claims_in(request),
-        position_in(request),
-        duplicate_in(request, DUPLICATE_HEADER),
-        duplicate_in(request, JOIN_HEADER),
+        message_headers.claims_in(request),
+        message_headers.position_in(request),
+        message_headers.duplicate_in(request, message_headers.DUPLICATE_HEADER),
+        message_headers.duplicate_in(request, message_headers.JOIN_HEADER),
     )
 
 
 def delivery_of(carrier: Any, comebacks: int = 0) -> Delivery:
     """The delivery of a request, or of a dict of a message's headers."""
-    task_id = header(carrier, "id")
-    retries, replacements = count_in(carrier, "retries"), count_in(carrier, "replaced_task_nesting")
-    return Delivery(str(task_id), retries, replacements, comebacks, call=call_in(carrier))
+    task_id = message_headers.header(carrier, "id")
+    retries, replacements = (
+        message_headers.count_in(carrier, "retries"),
+        message_headers.count_in(carrier, "replaced_task_nesting"),
+    )
+    return Delivery(str(task_id), retries, replacements, comebacks, call=message_headers.call_in(carrier))

@@ -21,8 +21,6 @@ from typing import Any
 
 from celery_etcdlock.errors import EtcdLockError
 
-__all__ = ["finished", "is_awaited_by", "locked_coroutine", "may_be_awaited"]
-
 #: Seconds after which a thread that waits for a coroutine looks whether it is interrupted itself.
 LOOK_SECONDS = 0.2
 #: Seconds that a coroutine which is cancelled has to end.

@@ -29,8 +29,6 @@ from celery_etcdlock.tasks.entry.call_path import CallPath, innermost
 from celery_etcdlock.tasks.entry.caller import entering_request
 from celery_etcdlock.tasks.entry.coroutines import finished, locked_coroutine
 
-__all__ = ["enter", "guard", "guard_instance", "has_own_call", "is_async_task", "make_ready", "ours", "written_run"]
-
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: On a guarded ``__call__``: the user's own that it goes on to; ``None`` for ours.

@@ -20,8 +20,6 @@ from celery_etcdlock.locking.outcomes import Conflict
 from celery_etcdlock.tasks.definition.lock_plan import LockPlan
 from celery_etcdlock.tasks.entry.caller import Call
 
-__all__ = ["MESSAGE_PREFIX", "ExecutionContext"]
-
 #: Of the names of locks that are one message's.
 MESSAGE_PREFIX = "task_id:"
 

@@ -8,8 +8,6 @@ from typing import Protocol
 
 from celery_etcdlock.errors import LockLost, NotLocked
 
-__all__ = ["CurrentLock", "SeveralLocks", "UnprotectedLock", "current_lock", "holding"]
-
 
 class CurrentLock(Protocol):
     """What ``current_lock()`` returns."""

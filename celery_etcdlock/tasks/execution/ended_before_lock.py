@@ -21,8 +21,6 @@ from celery_etcdlock.tasks.entry.caller import delivery_of, is_taken_charge_of
 from celery_etcdlock.tasks.execution.release_or_hand_over import REPLACEMENT
 from celery_etcdlock.tasks.message.headers import claims_in, position_in
 
-__all__ = ["free_at_the_end"]
-
 
 def free_at_the_end() -> None:
     """From now on, of each message that is traced here."""

@@ -16,8 +16,6 @@ from celery_etcdlock.tasks.execution.context import ExecutionContext
 from celery_etcdlock.tasks.execution.current_lock import CurrentLock, SeveralLocks
 from celery_etcdlock.tasks.execution.interruption import Interruption
 
-__all__ = ["HeldLocks"]
-
 
 class HeldLocks:
     """``interruption`` is told when one of them is lost, or somebody asks for it. Raises ``LockUnavailable``."""

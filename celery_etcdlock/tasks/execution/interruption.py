@@ -44,8 +44,6 @@ from typing import Any, TypeVar
 from celery_etcdlock.errors import LockLost
 from celery_etcdlock.native import allocate_owned_mutex, unlock
 
-__all__ = ["Interruption", "running_here"]
-
 Result = TypeVar("Result")
 
 SIGNAL = signal.SIGURG

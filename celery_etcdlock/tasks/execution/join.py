@@ -18,8 +18,6 @@ from celery_etcdlock.tasks.entry.caller import Call
 from celery_etcdlock.tasks.execution.skip_or_reschedule import skip
 from celery_etcdlock.tasks.message.headers import Duplicate
 
-__all__ = ["GONE_SECONDS", "Joined", "await_result", "take_result"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 #: Seconds that a task stays in its slot for a result whose lock is free already: it is stored just after the release.

@@ -6,7 +6,7 @@ import random
 
 from celery import states
 
-from celery_etcdlock.app.etcd_locks import conflict_error, warn_of_another_broker
+from celery_etcdlock.app.etcd_locks import warn_of_another_broker
 from celery_etcdlock.core.conflict_decision import (
     Join,
     Reschedule,
@@ -21,6 +21,7 @@ from celery_etcdlock.core.events import LockWaiting
 from celery_etcdlock.core.policy_choice import policy_of
 from celery_etcdlock.core.record import MessageRelation
 from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.lock_holder import conflict_error
 from celery_etcdlock.locking.outcomes import Conflict
 from celery_etcdlock.tasks.execution.context import MESSAGE_PREFIX, ExecutionContext
 from celery_etcdlock.tasks.execution.join import GONE_SECONDS, await_result, take_result
@@ -29,8 +30,6 @@ from celery_etcdlock.tasks.execution.queue_position import QueuePosition
 from celery_etcdlock.tasks.execution.redelivery import Redelivery
 from celery_etcdlock.tasks.execution.skip_or_reschedule import reschedule, skip
 from celery_etcdlock.tasks.message.headers import Duplicate
-
-__all__ = ["ConflictHandling"]
 
 jitter = random.Random()
 

@@ -15,8 +15,6 @@ from celery_etcdlock.tasks.execution.context import ExecutionContext
 from celery_etcdlock.tasks.execution.held_locks import HeldLocks
 from celery_etcdlock.tasks.execution.skip_or_reschedule import skip
 
-__all__ = ["MessageClaims", "end_if_superseded"]
-
 #: How often a claim is looked for anew that changed between the look and the release.
 MOST_LOOKS = 3
 

@@ -24,8 +24,6 @@ from celery_etcdlock.tasks.execution.context import ExecutionContext
 from celery_etcdlock.tasks.execution.held_locks import HeldLocks
 from celery_etcdlock.tasks.execution.message_claims import end_if_superseded
 
-__all__ = ["QueuePosition"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 #: Seconds for which a place in line stands after its message is due.

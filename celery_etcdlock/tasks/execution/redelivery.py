@@ -31,8 +31,6 @@ from celery_etcdlock.locking.done_marks import DoneMarks
 from celery_etcdlock.tasks.entry.caller import Call
 from celery_etcdlock.tasks.message.headers import COPY_HEADER, header
 
-__all__ = ["HasRun", "Redelivery", "StillRuns"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 

@@ -24,8 +24,6 @@ from celery_etcdlock.tasks.entry.caller import Call
 from celery_etcdlock.tasks.execution.redelivery import Redelivery
 from celery_etcdlock.tasks.message.due_time import seconds_until
 
-__all__ = ["PENDING_SECONDS", "REPLACEMENT", "release_or_hand_over"]
-
 #: Seconds that a lock stands for a message that has been due since.
 PENDING_SECONDS = 3600.0
 

@@ -38,8 +38,6 @@ from celery_etcdlock.tasks.execution.queue_position import QueuePosition
 from celery_etcdlock.tasks.execution.redelivery import HasRun, Redelivery, StillRuns
 from celery_etcdlock.tasks.execution.release_or_hand_over import release_or_hand_over
 
-__all__ = ["run_under_lock"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 Result = TypeVar("Result")

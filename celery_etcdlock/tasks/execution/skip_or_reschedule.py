@@ -17,23 +17,9 @@ from celery_etcdlock.errors import EtcdLockError, LockConflict
 from celery_etcdlock.locking.outcomes import Claim
 from celery_etcdlock.tasks.entry.caller import Call
 from celery_etcdlock.tasks.execution.redelivery import StillRuns
+from celery_etcdlock.tasks.message import headers as message_headers
 from celery_etcdlock.tasks.message.broker_delay import with_delay
 from celery_etcdlock.tasks.message.due_time import seconds_until
-from celery_etcdlock.tasks.message.headers import (
-    CLAIMS_HEADER,
-    COPY_HEADER,
-    JOIN_HEADER,
-    POSITION_HEADER,
-    RESCHEDULES_HEADER,
-    RETRIES_HEADER,
-    WAITED_HEADER,
-    WAITING_SINCE_HEADER,
-    WAITS_FOR_HEADER,
-    Duplicate,
-    written_claims,
-)
-
-__all__ = ["Skipped", "reschedule", "skip"]
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -86,7 +72,7 @@ def reschedule(
     is_copy: bool = False,
     claims: Sequence[Claim] = (),
     line: Claim | None = None,
-    joins: Duplicate | None = None,
+    joins: message_headers.Duplicate | None = None,
 ) -> NoReturn:
     """Publish the message again, under its own id and with its own retries, to come after a delay; then end this run.
 
@@ -103,17 +89,19 @@ def reschedule(
             raise StillRuns(f"expired while it waited: {why}")
         skip(task, call, why.name if isinstance(why, LockConflict) else "", f"it expired while it waited: {why}")
     headers = {name: value for name, value in (request.headers or {}).items() if not name.startswith(DEATH_HEADERS)}
-    headers[RESCHEDULES_HEADER] = decision.comebacks
-    headers[RETRIES_HEADER] = call.delivery.retries
-    headers[WAITING_SINCE_HEADER] = call.waiting_since if call.waiting_since is not None else time.time()
-    headers[WAITED_HEADER] = [round(call.waited, 3), round(seconds, 3)]
+    headers[message_headers.RESCHEDULES_HEADER] = decision.comebacks
+    headers[message_headers.RETRIES_HEADER] = call.delivery.retries
+    headers[message_headers.WAITING_SINCE_HEADER] = (
+        call.waiting_since if call.waiting_since is not None else time.time()
+    )
+    headers[message_headers.WAITED_HEADER] = [round(call.waited, 3), round(seconds, 3)]
     if is_copy:
-        headers[COPY_HEADER] = True
+        headers[message_headers.COPY_HEADER] = True
     for name, written in (
-        (CLAIMS_HEADER, written_claims(claims)),
-        (POSITION_HEADER, written_claims([line])[0] if line is not None else None),
-        (WAITS_FOR_HEADER, why.name if isinstance(why, LockConflict) else None),
-        (JOIN_HEADER, joins.written() if joins is not None else None),
+        (message_headers.CLAIMS_HEADER, message_headers.written_claims(claims)),
+        (message_headers.POSITION_HEADER, message_headers.written_claims([line])[0] if line is not None else None),
+        (message_headers.WAITS_FOR_HEADER, why.name if isinstance(why, LockConflict) else None),
+        (message_headers.JOIN_HEADER, joins.written() if joins is not None else None),
     ):
         headers.pop(name, None)
         if written:

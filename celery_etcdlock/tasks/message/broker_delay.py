@@ -23,7 +23,6 @@ except ImportError:  # Celery 5.4
     CELERY_DELAYED_DELIVERY_EXCHANGE = ""
     MAX_NUMBER_OF_BITS_TO_USE = 0
 
-__all__ = ["has_quorum_queues", "with_delay"]
 
 logger = logging.getLogger("celery_etcdlock")
 

@@ -5,8 +5,6 @@ from __future__ import annotations
 import time
 from datetime import datetime, timezone
 
-__all__ = ["seconds_until"]
-
 
 def seconds_until(when: object) -> float | None:
     """Seconds from now by this host's wall clock, at least 0; ``None`` where nothing is said that we know."""

@@ -18,34 +18,6 @@ from typing import Any
 from celery_etcdlock.errors import LockConflict
 from celery_etcdlock.locking.outcomes import Claim
 
-__all__ = [
-    "CALL_HEADER",
-    "CLAIMS_HEADER",
-    "COPY_HEADER",
-    "DUPLICATE_HEADER",
-    "JOIN_HEADER",
-    "OUR_HEADERS",
-    "POSITION_HEADER",
-    "RESCHEDULES_HEADER",
-    "RETRIES_HEADER",
-    "WAITED_HEADER",
-    "WAITING_SINCE_HEADER",
-    "WAITS_FOR_HEADER",
-    "Duplicate",
-    "are_for",
-    "call_in",
-    "claims_in",
-    "count_in",
-    "duplicate_in",
-    "header",
-    "number_in",
-    "position_in",
-    "text_in",
-    "waited_in",
-    "without_ours",
-    "written_claims",
-]
-
 #: ``[task id, random]``: which call the message was published for, and so whose these headers are.
 CALL_HEADER = "etcdlock_call"
 #: ``[[name, token, revision], ...]``: the locks that this message holds.

@@ -26,30 +26,19 @@ from celery import Task
 from celery.result import AsyncResult
 from celery.utils import uuid
 
-from celery_etcdlock.app.etcd_locks import EtcdLocks, conflict_error, warn_of_another_broker
+from celery_etcdlock.app.etcd_locks import EtcdLocks, warn_of_another_broker
 from celery_etcdlock.core.events import TaskDeduplicated
 from celery_etcdlock.core.key_kinds import is_replaceable, written_by_a_process
 from celery_etcdlock.core.policies import POLICIES
 from celery_etcdlock.core.policy_choice import policy_of
 from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.errors import LockConflict, LockUnavailable
+from celery_etcdlock.locking.lock_holder import conflict_error
 from celery_etcdlock.locking.outcomes import Claim, Conflict
 from celery_etcdlock.tasks.definition.lock_plan import LockPlan
 from celery_etcdlock.tasks.execution.release_or_hand_over import PENDING_SECONDS
+from celery_etcdlock.tasks.message import headers as message_headers
 from celery_etcdlock.tasks.message.due_time import seconds_until
-from celery_etcdlock.tasks.message.headers import (
-    CALL_HEADER,
-    CLAIMS_HEADER,
-    DUPLICATE_HEADER,
-    RESCHEDULES_HEADER,
-    Duplicate,
-    are_for,
-    call_in,
-    without_ours,
-    written_claims,
-)
-
-__all__ = ["Enqueued", "claim_seconds", "publish", "with_call"]
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -80,13 +69,17 @@ class Enqueued:
     @property
     def record(self) -> Record:
         """Of the key that is to stand for this call."""
-        delivery = Delivery(self.task_id, call=call_in(self.headers))
+        delivery = Delivery(self.task_id, call=message_headers.call_in(self.headers))
         record = self.locks.record(delivery, self.task.name, self.plan.options.lock_limit, self._about)
         return replace(record, kind=KeyKind.WINDOW if self.lifetime.name == "until_expired" else KeyKind.CLAIM)
 
     def is_successor(self) -> bool:
         """A retry or replacement of the task that runs here, or a message that goes through once more."""
-        if CLAIMS_HEADER in self.headers or DUPLICATE_HEADER in self.headers or RESCHEDULES_HEADER in self.headers:
+        if (
+            message_headers.CLAIMS_HEADER in self.headers
+            or message_headers.DUPLICATE_HEADER in self.headers
+            or message_headers.RESCHEDULES_HEADER in self.headers
+        ):
             return True
         current = self.task.app.current_worker_task
         return current is not None and current.request.id == self.task_id
@@ -106,7 +99,7 @@ class Enqueued:
     def hold(self, claim: Claim) -> None:
         """From now on the message takes this claim along."""
         self._claims.append(claim)
-        self.headers[CLAIMS_HEADER] = written_claims(self._claims)
+        self.headers[message_headers.CLAIMS_HEADER] = message_headers.written_claims(self._claims)
 
     def drop_claims(self) -> None:
         """Give up what was taken for a message that nobody will get: now, or when the store answers again.
@@ -137,7 +130,7 @@ class Enqueued:
         # Callbacks of its own go on from the holder's result: only a worker can see to that.
         joins_for_others = facts.needs_result and self.has_callbacks
         if self.promised or joins_for_others or policy == "raise" or error.task_id is None:
-            self.headers[DUPLICATE_HEADER] = Duplicate.of(policy, error).written()
+            self.headers[message_headers.DUPLICATE_HEADER] = message_headers.Duplicate.of(policy, error).written()
             return None
         return self._result_of_holder(error)
 
@@ -221,9 +214,13 @@ def _publish(call: Enqueued, args: tuple[Any, ...], kwargs: Mapping[str, Any], s
 
 def with_call(headers: Mapping[str, Any] | None, task_id: str) -> dict[str, Any]:
     """The headers of a call under ``task_id``: marked as such, and without ours of another task's message."""
-    own = dict(headers or {}) if headers is None or are_for(headers, task_id) else without_ours(headers)
-    if RESCHEDULES_HEADER not in own:  # it was published without us, and comes back as it was
-        own.setdefault(CALL_HEADER, [task_id, secrets.token_hex(8)])
+    own = (
+        dict(headers or {})
+        if headers is None or message_headers.are_for(headers, task_id)
+        else message_headers.without_ours(headers)
+    )
+    if message_headers.RESCHEDULES_HEADER not in own:  # it was published without us, and comes back as it was
+        own.setdefault(message_headers.CALL_HEADER, [task_id, secrets.token_hex(8)])
     return own
 
 

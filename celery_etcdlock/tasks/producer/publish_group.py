@@ -23,8 +23,6 @@ from celery_etcdlock.locking.outcomes import Claim
 from celery_etcdlock.tasks.message.headers import CLAIMS_HEADER
 from celery_etcdlock.tasks.producer.publish import Enqueued
 
-__all__ = ["take_together"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 
