@@ -181,7 +181,8 @@ class Director:
             if child.job is not None:
                 self.world.ledger.excused[child.job.task_id] = "its worker died"
             self.world.dies(child.process)
-        for job in worker.pool.jobs:
+        # And those whose child died a moment ago, of which the worker hasn't told anybody.
+        for job in (*worker.pool.jobs, *worker.pool.dying):
             self.world.ledger.excused.setdefault(job.task_id, "its worker died")
         self.world.dies(worker.process)
         self.world.broker.connection_lost(worker.process)

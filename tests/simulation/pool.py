@@ -102,6 +102,8 @@ class Pool:
         self.num_processes = processes
         self.max_tasks_per_child = max_tasks_per_child
         self.jobs: list[Job] = []
+        #: Of children that died, until the worker has noticed.
+        self.dying: list[Job] = []
         self.idle: list[Thread] = []
         self._numbers = 0
         self.children = [self._spawn() for _ in range(processes)]
@@ -196,6 +198,8 @@ class Pool:
         world.ledger.note(f"{child.process} dies" + (f" in {child.job.task_id}" if child.job else ""))
         world.dies(child.process)
         job = child.job
+        if job is not None and not job.ready:
+            self.dying.append(job)
         if child in self.children:
             self.children.remove(child)
         if not self.worker.process.alive:
@@ -203,6 +207,7 @@ class Pool:
 
         def found() -> None:
             if job is not None and not job.ready:
+                self.dying.remove(job)
                 job.ready = True
                 self._tell(job, job.options["error_callback"], _info(WorkerLostError("Worker exited prematurely")))
             if job is not None:
