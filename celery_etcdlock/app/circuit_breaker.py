@@ -47,7 +47,7 @@ class CircuitBreaker:
                 self._try_again_at = now + 2 * timeout_seconds
                 return
             pause = self._try_again_at - now
-        raise LockUnavailable(f"{found} (found just now; asked again within {pause:.1f} s)", permanent=found.permanent)
+        raise LockUnavailable(f"{found} (cached failure; next attempt within {pause:.1f} s)", permanent=found.permanent)
 
     def tell(self, error: LockUnavailable, timeout_seconds: float, policy: str = "retry") -> None:
         """An attempt failed. Of what ``check`` raised nothing is learnt. ``policy`` is ``etcdlock_on_unavailable``."""
@@ -62,7 +62,7 @@ class CircuitBreaker:
                 return
             self._told = True
         logger.warning(
-            "celery-etcdlock can't take locks: %s. Locked tasks %s. Check etcd and the settings "
+            "celery-etcdlock can't acquire locks: %s. Locked tasks %s. Check etcd and the settings "
             "etcdlock_endpoints and etcdlock_timeout (%g s); "
             "etcdlock_on_unavailable says what else tasks could do. This is said once per outage and process.",
             error,
@@ -79,4 +79,4 @@ class CircuitBreaker:
             self._found = None
             told, self._told = self._told, False
         if told:
-            logger.warning("celery-etcdlock takes locks again.")
+            logger.warning("celery-etcdlock: etcd is reachable again; locking resumed.")

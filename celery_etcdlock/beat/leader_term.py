@@ -158,7 +158,7 @@ class Term:
                 self.unsent[key] = Tick(key, None, state, not_before, late_in_sending=True, left_behind=True)
         if self.unsent and not self.at_least_once:
             logger.warning(
-                "celery-etcdlock: %s ticks were claimed and maybe not sent; they are let go", len(self.unsent)
+                "celery-etcdlock: %s ticks were claimed and maybe not sent; they are dropped", len(self.unsent)
             )
             self.unsent.clear()
         return work

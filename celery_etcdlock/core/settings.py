@@ -116,7 +116,7 @@ SETTINGS: tuple[Setting, ...] = (
         "etcdlock_listeners",
         None,
         check_listeners,
-        "who else is told of lock events: `prometheus`, `opentelemetry`, functions or their import paths",
+        "who else receives lock events: `prometheus`, `opentelemetry`, functions or their import paths",
     ),
     Setting(
         "etcdlock_dedup",

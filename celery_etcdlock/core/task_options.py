@@ -90,7 +90,7 @@ OPTIONS: tuple[Option, ...] = (
         "wait_timeout",
         300.0,
         number_of_seconds,
-        "seconds that `retry`, `wait` and `join` keep coming back before the conflict stands",
+        "seconds that `retry`, `wait` and `join` keep trying before the task fails with LockConflict",
     ),
     Option("lock_limit", 1, check_limit, "how many may hold the lock at once"),
     Option(

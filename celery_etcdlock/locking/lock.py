@@ -99,7 +99,7 @@ class Lock:
             return f"nobody can say here: {copy} the one that holds it, and isn't told whether it still does"
         deadline = self._shared_deadline()
         if deadline == NOT_HELD:
-            return f"{copy} process {self.pid}, which doesn't hold it any more, or is about to let go of it"
+            return f"{copy} process {self.pid}, which doesn't hold it any more, or is about to release it"
         if self.session.now() >= deadline:
             return f"{copy} process {self.pid}, which couldn't renew it before its deadline"
         return None

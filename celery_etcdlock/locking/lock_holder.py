@@ -63,7 +63,7 @@ def conflict_error(conflict: Conflict) -> LockConflict:
 def describe_holder(keys: tuple[Key, ...]) -> str:
     """One line on who holds a lock, for results, errors and logs."""
     if not keys:
-        return "somebody who let go meanwhile"
+        return "somebody who released it meanwhile"
     record = keys[0].record
     if record is None:
         return in_words(record)

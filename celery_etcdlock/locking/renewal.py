@@ -388,7 +388,7 @@ class SessionKeeper:
         for lock in session.held() if asked else ():
             ask = asked.get(lock.token)
             if ask is not None and ask.revision > lock.fencing_token and not lock.lost:
-                lock.lose(f"{ask.by} asked its holder to let go of it")
+                lock.lose(f"{ask.by} asked its holder to release it")
                 self._untold.append(lock)
                 self._alarm.ring()
 

@@ -73,6 +73,6 @@ def waits_that_do_not_fit(tasks: Iterable[Any], settings: Settings, limit: Broke
         f"wait_timeout is longer than a message can wait in a worker, which is {limit.longest_wait_seconds:g} s, "
         f"{SHARE} of the broker's limit of {limit.seconds:g} s ({limit.setting}): "
         f"{', '.join(f'{name} ({seconds:g} s)' for name, seconds in sorted(too_long.items()))}. After that the message "
-        "is published again, and takes a slot of the pool for a moment. "
+        "is published again, and briefly occupies a pool slot. "
         f"Raise the limit to {max(too_long.values()) / SHARE:g} s, or lower wait_timeout"
     )

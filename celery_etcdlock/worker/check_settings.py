@@ -34,7 +34,7 @@ def warn_if_away(settings: Settings) -> None:
         store.perform(Look("celery-etcdlock worker's start"), LOOK_SECONDS)
     except LockUnavailable as error:
         logger.warning(
-            "celery-etcdlock: no locks for now, and locked tasks wait: %s. Check etcdlock_endpoints; "
+            "celery-etcdlock: etcd is unreachable; locked tasks will wait: %s. Check etcdlock_endpoints; "
             "`celery -A PROJECT etcdlock doctor` says more.",
             error,
         )

@@ -96,7 +96,7 @@ def _refuse_what_runs_later(task: type[Any]) -> None:
         return  # which may see to it; that it does is checked at each call
     if inspect.isgeneratorfunction(run) or inspect.isasyncgenfunction(run):
         raise NotLockable(
-            f"task {task.name!r}: its body has a yield, so it would run only after its lock is let go of: "
+            f"task {task.name!r}: its body has a yield, so it would run only after its lock is released: "
             "return a list instead"
         )
     if is_async_task(task) and not may_be_awaited():

@@ -62,7 +62,7 @@ def await_result(task: Task[Any, Any], call: Call, joins: Duplicate, seconds: fl
     while take_result(task, call, joins) != states.RETRY and time.monotonic() < ends_at:
         time.sleep(0.05)
     logger.warning(
-        "Task %s[%s] joined %s, which let go of its lock without a result: it runs itself",
+        "Task %s[%s] joined %s, which released its lock without a result: it runs itself",
         task.name,
         call.delivery.task_id,
         joins.task_id,

@@ -30,7 +30,7 @@ def is_away(circuit_breaker: CircuitBreaker) -> bool:
     try:
         circuit_breaker.check(5)
     except LockUnavailable as error:
-        return "found just now" in str(error)
+        return "cached failure" in str(error)
     return False
 
 
