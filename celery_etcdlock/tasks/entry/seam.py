@@ -32,7 +32,7 @@ from celery_etcdlock.tasks.entry.coroutines import finished, locked_coroutine
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: On a guarded ``__call__``: the user's own that it goes on to; ``None`` for ours.
-GOES_ON_TO = "_etcdlock_goes_on_to"
+CALLS_NEXT = "_etcdlock_calls_next"
 #: On an instance: its ``run``s, bound and guarded, by where they are defined.
 BOUND = "_etcdlock_bound_runs"
 
@@ -217,21 +217,21 @@ def written_run(task: type) -> tuple[Any, bool]:
 # --- __call__ -------------------------------------------------------------------------------------------------------
 
 
-def call_of(goes_on_to: Any) -> Any:
+def call_of(calls_next: Any) -> Any:
     """A guarded ``__call__``, which goes on to a user's own."""
 
     def __call__(self: Any, /, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
-        return enter(self, args, kwargs, functools.partial(goes_on_to, self, *args, **kwargs))
+        return enter(self, args, kwargs, functools.partial(calls_next, self, *args, **kwargs))
 
-    functools.update_wrapper(__call__, goes_on_to, updated=())
+    functools.update_wrapper(__call__, calls_next, updated=())
     del __call__.__wrapped__  # type: ignore[attr-defined]
-    setattr(__call__, GOES_ON_TO, goes_on_to)
+    setattr(__call__, CALLS_NEXT, calls_next)
     return __call__
 
 
 def ours(call: Function) -> Function:
     """Mark a ``__call__`` that takes the lock itself."""
-    setattr(call, GOES_ON_TO, None)
+    setattr(call, CALLS_NEXT, None)
     return call
 
 
@@ -241,9 +241,9 @@ def has_own_call(task: type) -> bool:
         call = vars(each).get("__call__")
         if call is None:
             continue
-        if not hasattr(call, GOES_ON_TO):
+        if not hasattr(call, CALLS_NEXT):
             return each is not Task
-        if getattr(call, GOES_ON_TO) is not None:
+        if getattr(call, CALLS_NEXT) is not None:
             return True
     return False
 
@@ -254,7 +254,7 @@ def guard(task: type) -> None:
     if run is not None and not isinstance(run, GuardedRun) and run is not vars(Task)["run"]:
         task.run = GuardedRun(run)  # type: ignore[attr-defined]
     call = inspect.getattr_static(task, "__call__")
-    if not hasattr(call, GOES_ON_TO):
+    if not hasattr(call, CALLS_NEXT):
         task.__call__ = call_of(call)  # type: ignore[method-assign]
 
 

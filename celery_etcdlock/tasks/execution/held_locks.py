@@ -20,8 +20,8 @@ from celery_etcdlock.tasks.execution.interruption import Interruption
 class HeldLocks:
     """``interruption`` is told when one of them is lost, or somebody asks for it. Raises ``LockUnavailable``."""
 
-    def __init__(self, run: ExecutionContext, interruption: Interruption | None) -> None:
-        self._run = run
+    def __init__(self, context: ExecutionContext, interruption: Interruption | None) -> None:
+        self._context = context
         self._interruption = interruption
         self._held: list[Lock] = []
 
@@ -44,27 +44,27 @@ class HeldLocks:
 
     def acquire(self, names: Sequence[str]) -> Conflict | None:
         """Take all of these locks, or none and say who has one."""
-        run = self._run
+        context = self._context
         if len(names) > 1:
-            several = run.manager.acquire_all(
-                names, run.record, ttl_seconds=run.ttl_seconds, on_held=self._hold, on_lost=self._lost
+            several = context.manager.acquire_all(
+                names, context.record, ttl_seconds=context.ttl_seconds, on_held=self._hold, on_lost=self._lost
             )
             return several if isinstance(several, Conflict) else None
-        one = run.locks.acquire(
-            names[0], run.record, ttl_seconds=run.ttl_seconds, on_held=self._hold, on_lost=self._lost
+        one = context.locks.acquire(
+            names[0], context.record, ttl_seconds=context.ttl_seconds, on_held=self._hold, on_lost=self._lost
         )
         return one if isinstance(one, Conflict) else None
 
     def take_over(self, claim: Claim) -> Conflict | None:
         """Take over a lock that this message holds, or say who has it."""
-        run = self._run
-        outcome = run.locks.take_over(
-            claim, run.record, ttl_seconds=run.ttl_seconds, on_held=self._hold, on_lost=self._lost
+        context = self._context
+        outcome = context.locks.take_over(
+            claim, context.record, ttl_seconds=context.ttl_seconds, on_held=self._hold, on_lost=self._lost
         )
         return outcome if isinstance(outcome, Conflict) else None
 
     def release(self) -> None:
-        self.end_each(self._run.manager.release)
+        self.end_each(self._context.manager.release)
 
     def end_each(self, do: Callable[[Lock], object]) -> None:
         """``do`` it with every lock, also when a time limit strikes in the midst of it."""
@@ -91,5 +91,5 @@ class HeldLocks:
 
     def _lost(self, lock: Lock) -> None:
         # A lock that only keeps copies apart isn't what the body relies on.
-        if self._interruption is not None and self._run.lifetime.while_running:
+        if self._interruption is not None and self._context.lifetime.while_running:
             self._interruption.interrupt(LockLost(lock.name, lock.lost_reason or "lost"))

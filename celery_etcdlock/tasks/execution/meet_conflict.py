@@ -38,24 +38,24 @@ class ConflictHandling:
     """For one run. What comes back takes along the message's claims, and its queue position."""
 
     def __init__(
-        self, run: ExecutionContext, claims: MessageClaims, line: QueuePosition, redelivery: Redelivery
+        self, context: ExecutionContext, claims: MessageClaims, line: QueuePosition, redelivery: Redelivery
     ) -> None:
-        self._run = run
+        self._context = context
         self._claims = claims
         self._line = line
         self._redelivery = redelivery
 
     def meet(self, conflict: Conflict, waited_for_predecessor: bool) -> WaitForPredecessor:
         """Returns where there is to be another try; else raises what ends the run."""
-        run, call = self._run, self._run.call
-        run.locks.circuit_breaker.over()
-        message_relation, related_key = run.related_key(conflict)
+        context, call = self._context, self._context.call
+        context.locks.circuit_breaker.over()
+        message_relation, related_key = context.related_key(conflict)
         # Whoever holds the lock, a copy of what has run has nothing to wait for, and no result to touch.
         self._redelivery.check_has_run(conflict.has_run)
         holder = related_key.record.delivery if related_key is not None and related_key.record is not None else None
-        warn_of_another_broker(conflict, run.record)
+        warn_of_another_broker(conflict, context.record)
         error = conflict_error(conflict)
-        policy, is_own = policy_of(run.options, run.locks.settings, error, at_enqueue=False)
+        policy, is_own = policy_of(context.options, context.locks.settings, error, at_enqueue=False)
         decision = on_conflict(
             Situation(
                 place=call.place,
@@ -66,32 +66,32 @@ class ConflictHandling:
                 in_chord_header=call.request is not None and bool(call.request.chord),
                 comebacks=call.comebacks,
                 waited=call.waited if message_relation is MessageRelation.STRANGER else 0.0,
-                wait_timeout=run.options.wait_timeout,
+                wait_timeout=context.options.wait_timeout,
             ),
             jitter,
         )
         if isinstance(decision, WaitForPredecessor):
             return decision
         if isinstance(decision, Skip):
-            skip(run.task, call, conflict.name, str(error))
+            skip(context.task, call, conflict.name, str(error))
         if isinstance(decision, Join):
             # Without a task id there is nobody whose result could be awaited.
             joins = Duplicate.of("join", error) if error.task_id is not None else None
             if joins is not None:
-                take_result(run.task, call, joins)
+                take_result(context.task, call, joins)
             # Who joins waits for a result, not for its turn: a position taken under another policy is given up.
             self._line.leave()
             comeback = Reschedule(decision.seconds, decision.comebacks)
-            reschedule(run.task, call, comeback, error, claims=self._claims.claims, joins=joins)
+            reschedule(context.task, call, comeback, error, claims=self._claims.claims, joins=joins)
         if isinstance(decision, Reschedule):
             if message_relation is MessageRelation.STRANGER:
                 if not call.comebacks:
-                    run.locks.tell(LockWaiting(conflict.name, run.record, conflict.holder))
+                    context.locks.tell(LockWaiting(conflict.name, context.record, conflict.holder))
                 self._line.take_position(conflict, decision)
                 if self._line.is_our_turn():
                     return WaitForPredecessor(0.0)
             reschedule(
-                run.task,
+                context.task,
                 call,
                 decision,
                 error,
@@ -108,15 +108,15 @@ class ConflictHandling:
 
         One that joins returns when nothing is left of the run that it waits for: then it runs itself.
         """
-        run, call = self._run, self._run.call
+        context, call = self._context, self._context.call
         if duplicate.policy == "skip":
-            skip(run.task, call, duplicate.name, str(duplicate.conflict))
+            skip(context.task, call, duplicate.name, str(duplicate.conflict))
         if duplicate.policy != "join" or duplicate.task_id is None:
             raise duplicate.conflict
-        state = take_result(run.task, call, duplicate)
-        if state != states.RETRY and not self._goes_on(duplicate):
+        state = take_result(context.task, call, duplicate)
+        if state != states.RETRY and not self._still_runs(duplicate):
             # Its process may have died, or its message never have been published.
-            await_result(run.task, call, duplicate, GONE_SECONDS)
+            await_result(context.task, call, duplicate, GONE_SECONDS)
             return
         decision = on_conflict(
             Situation(
@@ -124,33 +124,33 @@ class ConflictHandling:
                 policy="join",
                 comebacks=call.comebacks,
                 waited=call.waited,
-                wait_timeout=run.options.wait_timeout,
+                wait_timeout=context.options.wait_timeout,
             ),
             jitter,
         )
         if isinstance(decision, Join):
-            reschedule(run.task, call, Reschedule(decision.seconds, decision.comebacks), duplicate.conflict)
+            reschedule(context.task, call, Reschedule(decision.seconds, decision.comebacks), duplicate.conflict)
         raise duplicate.conflict
 
-    def _goes_on(self, joined: Duplicate) -> bool:
+    def _still_runs(self, joined: Duplicate) -> bool:
         """Whether a key is left of the task that is joined: of its message, its run, or what waits for its retry."""
-        names = dict.fromkeys((joined.name, *self._run.names(), f"{MESSAGE_PREFIX}{joined.task_id}"))
-        keys = (key for name in names for key in self._run.manager.keys(name))
+        names = dict.fromkeys((joined.name, *self._context.names(), f"{MESSAGE_PREFIX}{joined.task_id}"))
+        keys = (key for name in names for key in self._context.manager.keys(name))
         return any(key.record is not None and key.record.delivery.task_id == joined.task_id for key in keys)
 
     def unavailable(self, error: LockUnavailable) -> None:
         """Nobody can tell who holds the lock. Returns where the task is to run all the same; else raises."""
-        run, call = self._run, self._run.call
-        settings = run.locks.settings
+        context, call = self._context, self._context.call
+        settings = context.locks.settings
         decision = on_unavailable(call.place, settings.on_unavailable, call.comebacks, jitter)
-        run.locks.circuit_breaker.tell(error, settings.timeout, settings.on_unavailable)
+        context.locks.circuit_breaker.tell(error, settings.timeout, settings.on_unavailable)
         if isinstance(decision, RunUnprotected):
             return
         # Of the public type: a result backend names the class, and whoever reads it must be able to catch it.
         public = LockUnavailable(str(error), maybe_applied=error.maybe_applied, permanent=error.permanent)
         if isinstance(decision, Reschedule):
             reschedule(
-                run.task,
+                context.task,
                 call,
                 decision,
                 public,

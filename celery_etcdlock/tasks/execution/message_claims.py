@@ -22,28 +22,28 @@ MOST_LOOKS = 3
 class MessageClaims:
     """``claims`` are those not yet taken over or released. Raises ``LockUnavailable``, and what ``skip`` raises."""
 
-    def __init__(self, run: ExecutionContext, held: HeldLocks) -> None:
-        self._run = run
+    def __init__(self, context: ExecutionContext, held: HeldLocks) -> None:
+        self._context = context
         self._held = held
-        self.claims = run.call.claims
+        self.claims = context.call.claims
 
     def check(self) -> None:
         """End the message if a newer call took its place while it was away."""
         for claim in self.claims:
-            keys = self._run.manager.pending.look(claim.name)
-            if find(keys, self._run.call.delivery, Relation.OURS) is None:
-                end_if_superseded(self._run, claim.name)
+            keys = self._context.manager.pending.look(claim.name)
+            if find(keys, self._context.call.delivery, Relation.OURS) is None:
+                end_if_superseded(self._context, claim.name)
 
     def release(self) -> None:
         """Release what ends with the start of this run, whether the headers know of it or not."""
-        run, pending = self._run, self._run.manager.pending
-        names = [run.lifetime.queued_name(name) for name in run.names()]
+        context, pending = self._context, self._context.manager.pending
+        names = [context.lifetime.queued_name(name) for name in context.names()]
         claimed = {claim.name for claim in self.claims}
         for name in dict.fromkeys((*names, *claimed)):
             for _ in range(MOST_LOOKS):
                 ours = [key for key in pending.look(name) if self._ends_here(key)]
                 if not ours and name in claimed:
-                    end_if_superseded(run, name)
+                    end_if_superseded(context, name)
                 if all(pending.drop(Claim(name, key.token, key.mod_revision)) for key in ours):
                     break
         self.claims = ()
@@ -54,18 +54,18 @@ class MessageClaims:
 
     def adopt(self) -> bool:
         """Take over what stands for this run, and the rest of the task's locks as anybody. All of them, or none."""
-        run, names = self._run, self._run.names()
+        context, names = self._context, self._context.names()
         claimed = {claim.name for claim in self.claims}
         for name in dict.fromkeys((*names, *claimed)):
-            keys = run.manager.pending.look(name)
-            key = find(keys, run.call.delivery, Relation.OURS)
+            keys = context.manager.pending.look(name)
+            key = find(keys, context.call.delivery, Relation.OURS)
             if key is not None and name in names:
                 self._held.take_over(Claim(name, key.token, key.mod_revision))
             elif key is not None:
                 # Of other arguments than the message has now.
-                run.manager.pending.drop(Claim(name, key.token, key.mod_revision))
+                context.manager.pending.drop(Claim(name, key.token, key.mod_revision))
             elif name in claimed:
-                end_if_superseded(run, name)
+                end_if_superseded(context, name)
         self.claims = ()
         missing = [name for name in names if name not in self._held.names]
         if not missing:
@@ -77,14 +77,14 @@ class MessageClaims:
         return False
 
     def _ends_here(self, key: Key) -> bool:
-        return relation(key.record, self._run.call.delivery) in (Relation.OURS, Relation.LEFT_BEHIND)
+        return relation(key.record, self._context.call.delivery) in (Relation.OURS, Relation.LEFT_BEHIND)
 
 
-def end_if_superseded(run: ExecutionContext, name: str) -> None:
+def end_if_superseded(context: ExecutionContext, name: str) -> None:
     """End the message as skipped if a newer call is in its place. Raises ``LockUnavailable``.
 
     To be called where no key under ``name`` stands for this message. The newer call left a mark, which is what counts:
     the message's headers may be wrong.
     """
-    if run.manager.pending.is_superseded(run.call.delivery.task_id):
-        skip(run.task, run.call, name, f"a newer call took its place in the queue, lock {name!r}")
+    if context.manager.pending.is_superseded(context.call.delivery.task_id):
+        skip(context.task, context.call, name, f"a newer call took its place in the queue, lock {name!r}")

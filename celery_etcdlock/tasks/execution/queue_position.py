@@ -33,25 +33,25 @@ PLACE_SECONDS = 60.0
 class QueuePosition:
     """``place`` is what the message has to show; ``None`` while it isn't in line. Raises ``LockUnavailable``."""
 
-    def __init__(self, run: ExecutionContext, held: HeldLocks) -> None:
-        self._run = run
+    def __init__(self, context: ExecutionContext, held: HeldLocks) -> None:
+        self._context = context
         self._held = held
         self._keys: tuple[Key, ...] = ()
-        self.place = run.call.line
+        self.place = context.call.line
 
     def try_turn(self, place: Claim) -> Conflict | None:
         """Take the lock if it is our turn, or say who is before us."""
-        keys = self._run.manager.pending.look(place.name)
+        keys = self._context.manager.pending.look(place.name)
         if not self.take_up(place.name, keys):
-            end_if_superseded(self._run, place.name)
+            end_if_superseded(self._context, place.name)
             # Its time was over, or a copy of the message had its turn: take a new one.
             self.place = None
             return self._held.acquire([place.name])
         before = self._before(keys)
-        related_key = find(keys, self._run.call.delivery, Relation.KIN)
-        if related_key is not None and self._run.options.lock_limit > 1:
+        related_key = find(keys, self._context.call.delivery, Relation.KIN)
+        if related_key is not None and self._context.options.lock_limit > 1:
             return Conflict(place.name, (related_key,))  # a free place isn't for a second run of one message
-        if not leave_room(before, self._run.options.lock_limit):
+        if not leave_room(before, self._context.options.lock_limit):
             return Conflict(place.name, tuple(before))
         conflict = self._held.take_over(self.place or place)
         if conflict is None:
@@ -60,7 +60,7 @@ class QueuePosition:
 
     def take_up(self, name: str, keys: Sequence[Key]) -> bool:
         """Wait with the position that is among ``keys``, all under ``name``. Returns whether there is one of ours."""
-        mine = find(keys, self._run.call.delivery, Relation.OUR_POSITION)
+        mine = find(keys, self._context.call.delivery, Relation.OUR_POSITION)
         if mine is not None:
             self.place = Claim(name, mine.token, mine.mod_revision)
         return mine is not None
@@ -72,50 +72,50 @@ class QueuePosition:
 
     def take_position(self, conflict: Conflict, decision: Reschedule) -> None:
         """Take a place, or keep the one that we have, or give it up: as the policy says."""
-        run, place = self._run, self.place
+        context, place = self._context, self.place
         self._keys = ()
-        if decision.replaces and conflict.keys and (place is not None or not run.call.comebacks):
+        if decision.replaces and conflict.keys and (place is not None or not context.call.comebacks):
             # Whoever has the lock came before us: one that came later would have taken our place.
-            asked_by = f"task {run.call.delivery.task_id}, which replaces it,"
-            run.manager.ask_to_release(conflict.name, conflict.keys[0], asked_by)
-        if not (decision.in_line and run.lifetime.while_running and len(run.names()) == 1):
+            asked_by = f"task {context.call.delivery.task_id}, which replaces it,"
+            context.manager.ask_to_release(conflict.name, conflict.keys[0], asked_by)
+        if not (decision.in_line and context.lifetime.while_running and len(context.names()) == 1):
             self.leave()
             return
-        pending = run.manager.pending
+        pending = context.manager.pending
         stands_for = decision.seconds + PLACE_SECONDS
         if place is not None:
-            kept = pending.keep(place, replace(run.record, kind=KeyKind.POSITION), stands_for)
+            kept = pending.keep(place, replace(context.record, kind=KeyKind.POSITION), stands_for)
             if isinstance(kept, Claim):
                 self.place = kept
                 return
             if self.take_up(place.name, kept.keys):
                 return  # a copy of the message, or its worker, has kept it meanwhile
-            end_if_superseded(run, place.name)
+            end_if_superseded(context, place.name)
             self.place = None
         if decision.replaces:
             self._replace_those_who_wait(conflict.name, pending.look(conflict.name), stands_for)
             if self.place is not None:
                 self._keys = pending.look(conflict.name)
                 return
-        _, self._keys = pending.take_position(conflict.name, run.record, stands_for, self._stand)
+        _, self._keys = pending.take_position(conflict.name, context.record, stands_for, self._stand)
         if decision.replaces:
             # One that took its place while we took ours.
             self._replace_those_who_wait(conflict.name, self._before(self._keys), stands_for)
 
     def _replace_those_who_wait(self, name: str, keys: Sequence[Key], stands_for: float) -> None:
         """Take the place of an earlier call of this task that waits. None of them runs any more."""
-        run = self._run
+        context = self._context
         for key in keys:
             older = key.record
-            if older is None or not is_position(key) or not older.is_of_task(run.task.name):
+            if older is None or not is_position(key) or not older.is_of_task(context.task.name):
                 continue
-            if run.message_relation(key) is not MessageRelation.STRANGER:
+            if context.message_relation(key) is not MessageRelation.STRANGER:
                 continue
             place = Claim(name, key.token, key.mod_revision)
-            record = replace(run.record, kind=KeyKind.POSITION)
-            taken = run.manager.pending.keep(place, record, stands_for, replaces=older.delivery.task_id)
+            record = replace(context.record, kind=KeyKind.POSITION)
+            taken = context.manager.pending.keep(place, record, stands_for, replaces=older.delivery.task_id)
             if isinstance(taken, Claim):
-                logger.info("%s takes the place of %s in line", run.call.delivery.task_id, older.delivery.task_id)
+                logger.info("%s takes the place of %s in line", context.call.delivery.task_id, older.delivery.task_id)
                 self.leave()  # ours is behind it
                 self.place = taken
 
@@ -125,12 +125,12 @@ class QueuePosition:
         if not any(key.token == token for key in self._keys):
             return False
         before = self._before(self._keys)
-        return leave_room(before, self._run.options.lock_limit)
+        return leave_room(before, self._context.options.lock_limit)
 
     def leave(self) -> None:
         """Give the position up. Never raises for the store's sake."""
         if self.place is not None:
-            self._run.manager.drop_position(self.place.name, self._run.call.delivery)
+            self._context.manager.drop_position(self.place.name, self._context.call.delivery)
             self.place = None
 
     def _stand(self, place: Claim) -> None:

@@ -76,7 +76,7 @@ class Redelivery:
         self.check_has_run(has_run)
         self.entered = True
 
-    def goes_on(self) -> None:
+    def enter_unchecked(self) -> None:
         """The body is entered although that couldn't be asked."""
         self.entered = True
 

@@ -92,22 +92,22 @@ def _run(execution: _Execution, body: Callable[[], Result]) -> Result:
 class _Execution:
     """From the first request to the store until the release."""
 
-    def __init__(self, run: ExecutionContext, *, once: bool) -> None:
-        self._run = run
+    def __init__(self, context: ExecutionContext, *, once: bool) -> None:
+        self._context = context
         self._interruption = self._make_interruption()
-        self._held = HeldLocks(run, self._interruption)
-        self._line = QueuePosition(run, self._held)
-        self._claims = MessageClaims(run, self._held)
-        self.redelivery = Redelivery(run.task, run.call, run.manager.done, expected=once)
-        self._conflicts = ConflictHandling(run, self._claims, self._line, self.redelivery)
+        self._held = HeldLocks(context, self._interruption)
+        self._line = QueuePosition(context, self._held)
+        self._claims = MessageClaims(context, self._held)
+        self.redelivery = Redelivery(context.task, context.call, context.manager.done, expected=once)
+        self._conflicts = ConflictHandling(context, self._claims, self._line, self.redelivery)
         self.ended_by: BaseException | None = None
         self._had_lock = False
         self._has_let_go = False
 
     def _make_interruption(self) -> Interruption | None:
         """Only a worker's task is interrupted: a process of somebody else's has its own use for signals."""
-        in_worker = self._run.call.place is Place.WORKER or running_here()
-        return Interruption() if in_worker and self._run.options.on_lock_lost == "raise" else None
+        in_worker = self._context.call.place is Place.WORKER or running_here()
+        return Interruption() if in_worker and self._context.options.on_lock_lost == "raise" else None
 
     def body(self, body: Callable[[], Result]) -> Result:
         return body() if self._interruption is None else self._interruption.run(body)
@@ -116,13 +116,13 @@ class _Execution:
 
     def take(self) -> CurrentLock | None:
         """The lock under which the body runs; ``None`` where its lifetime has ended by now."""
-        call, lifetime = self._run.call, self._run.lifetime
+        call, lifetime = self._context.call, self._context.lifetime
         try:
             if call.duplicate is not None:
                 self._conflicts.end_duplicate(call.duplicate)
-            self._run.locks.circuit_breaker.check(self._run.locks.settings.timeout)
+            self._context.locks.circuit_breaker.check(self._context.locks.settings.timeout)
             if call.joins is not None:
-                take_result(self._run.task, call, call.joins)
+                take_result(self._context.task, call, call.joins)
             if call.comebacks:
                 self._claims.check()
             if lifetime.name == "until_expired":
@@ -132,10 +132,10 @@ class _Execution:
                     self._claim_window()
             elif lifetime.while_running:
                 if not (lifetime.hand_over and self._claims.take_over()):
-                    self._acquire(self._run.names())
+                    self._acquire(self._context.names())
                 if call.joins is not None:
                     # Free, and there was no result: it is stored just after the release, or its worker died.
-                    await_result(self._run.task, call, call.joins)
+                    await_result(self._context.task, call, call.joins)
             self._had_lock = True
             if not lifetime.hand_over and lifetime.name != "until_expired":
                 # Only now, so that what is queued stays one until it runs.
@@ -144,17 +144,17 @@ class _Execution:
                 self._keep_copies_apart()
         except LockUnavailable as error:
             return self._run_unprotected(error)
-        self._run.locks.circuit_breaker.over()
+        self._context.locks.circuit_breaker.over()
         return self._held.current if lifetime.while_running else None
 
     def _run_unprotected(self, error: LockUnavailable) -> CurrentLock:
         self._held.release()
         self._conflicts.unavailable(error)
-        name = self._run.names()[0]
+        name = self._context.names()[0]
         logger.warning(
             "Task %s[%s] runs WITHOUT its lock %r, because etcdlock_on_unavailable is 'run': %s",
-            self._run.task.name,
-            self._run.call.delivery.task_id,
+            self._context.task.name,
+            self._context.call.delivery.task_id,
             name,
             error,
         )
@@ -162,23 +162,23 @@ class _Execution:
 
     def _claim_window(self) -> None:
         """A fixed window for a message that was published without one."""
-        run = self._run
-        names = run.names()
-        record = replace(run.record, kind=KeyKind.WINDOW)
-        assert run.options.unique_for is not None
+        context = self._context
+        names = context.names()
+        record = replace(context.record, kind=KeyKind.WINDOW)
+        assert context.options.unique_for is not None
         while True:
-            outcomes = run.manager.pending.claim_all([(name, record) for name in names], run.options.unique_for)
+            outcomes = context.manager.pending.claim_all([(name, record) for name in names], context.options.unique_for)
             conflicts = [outcome for outcome in outcomes if isinstance(outcome, Conflict) and outcome.keys]
             if not conflicts:
                 return
-            message_relation, _ = run.related_key(conflicts[0])
+            message_relation, _ = context.related_key(conflicts[0])
             if message_relation is not MessageRelation.STRANGER:
                 return  # its own window: a retry, or a copy
             self._conflicts.meet(conflicts[0], waited_for_predecessor=True)
 
     def _keep_copies_apart(self) -> None:
         """Where the task's lock isn't held while it runs, hold one that only a copy of the message asks for."""
-        self._acquire((f"{MESSAGE_PREFIX}{self._run.call.delivery.task_id}",))
+        self._acquire((f"{MESSAGE_PREFIX}{self._context.call.delivery.task_id}",))
 
     def _acquire(self, names: tuple[str, ...]) -> None:
         waited_for_predecessor = False
@@ -190,33 +190,33 @@ class _Execution:
                 conflict = self._held.acquire(names)
             if conflict is None or self._is_solved(conflict, names):
                 break
-            if self._goes_on_with(conflict, names):
+            if self._acquires_again(conflict, names):
                 continue
-            _, related_key = self._run.related_key(conflict)
+            _, related_key = self._context.related_key(conflict)
             if (
                 related_key is None
                 and conflict.name.startswith(MESSAGE_PREFIX)
-                and conflict.name not in self._run.names()
+                and conflict.name not in self._context.names()
             ):
                 raise LockUnavailable(f"{conflict.name!r} is held by what this version can't read")
             decision = self._conflicts.meet(conflict, waited_for_predecessor)
             if related_key is not None:
-                self._run.manager.pending.await_change(related_key, conflict.name, decision.seconds)
+                self._context.manager.pending.await_change(related_key, conflict.name, decision.seconds)
             waited_for_predecessor = True
         self._line.leave()
 
     def _is_solved(self, conflict: Conflict, names: tuple[str, ...]) -> bool:
         """Whether what is in the way stands for this run, and all of its locks are held now."""
-        ours = find(conflict.keys, self._run.call.delivery, Relation.OURS)
+        ours = find(conflict.keys, self._context.call.delivery, Relation.OURS)
         return ours is not None and self._claims.adopt()
 
-    def _goes_on_with(self, conflict: Conflict, names: tuple[str, ...]) -> bool:
+    def _acquires_again(self, conflict: Conflict, names: tuple[str, ...]) -> bool:
         """Whether to acquire again: with a queue position that was found, or without what was left behind."""
-        run = self._run
+        context = self._context
         if len(names) == 1 and self._line.place is None and self._line.take_up(conflict.name, conflict.keys):
             return True
-        left = find(conflict.keys, run.call.delivery, Relation.LEFT_BEHIND)
-        return left is not None and run.manager.pending.drop(Claim(conflict.name, left.token, left.mod_revision))
+        left = find(conflict.keys, context.call.delivery, Relation.LEFT_BEHIND)
+        return left is not None and context.manager.pending.drop(Claim(conflict.name, left.token, left.mod_revision))
 
     # --- running and letting go ---------------------------------------------------------------------------------
 
@@ -225,18 +225,18 @@ class _Execution:
         try:
             self.redelivery.check(self._held.has_run)
         except LockUnavailable as error:
-            if self._run.locks.settings.on_unavailable != "run":
+            if self._context.locks.settings.on_unavailable != "run":
                 self._held.release()
             self._conflicts.unavailable(error)
             # The lock is held and stays so; what isn't known is whether a copy has run.
             logger.warning(
                 "Task %s[%s] runs although nobody can say whether it has run before, because "
                 "etcdlock_on_unavailable is 'run': %s",
-                self._run.task.name,
-                self._run.call.delivery.task_id,
+                self._context.task.name,
+                self._context.call.delivery.task_id,
                 error,
             )
-            self.redelivery.goes_on()
+            self.redelivery.enter_unchecked()
 
     def end(self) -> None:
         """Of all that the run holds. Goes on where an earlier one was cut off."""
@@ -249,25 +249,27 @@ class _Execution:
         self._has_let_go = True
 
     def release(self) -> None:
-        run = self._run
+        context = self._context
         self.redelivery.ended(self.ended_by)
         self._held.end_each(
-            lambda lock: release_or_hand_over(run.task, run.plan, run.call, lock, self.ended_by, self.redelivery)
+            lambda lock: release_or_hand_over(
+                context.task, context.plan, context.call, lock, self.ended_by, self.redelivery
+            )
         )
         self.redelivery.put_mark()  # where nothing was held any more
 
     def drop_leftovers(self) -> None:
         """What the message held before it started and nobody will take over, since it came to its end."""
         error = self.ended_by
-        goes_on = isinstance(error, Retry | Reject | StillRuns | HasRun)
-        if goes_on or (error is not None and not isinstance(error, Exception)):
+        comes_again = isinstance(error, Retry | Reject | StillRuns | HasRun)
+        if comes_again or (error is not None and not isinstance(error, Exception)):
             return  # it comes again, and with it what it holds
-        run, place = self._run, self._line.place
-        leftovers = () if run.lifetime.name == "until_expired" else self._claims.claims
+        context, place = self._context, self._line.place
+        leftovers = () if context.lifetime.name == "until_expired" else self._claims.claims
         names = {claim.name for claim in (*leftovers, *([] if place is None else [place]))}
-        if run.lifetime.hand_over and not self._had_lock and run.call.place is Place.WORKER:
+        if context.lifetime.hand_over and not self._had_lock and context.call.place is Place.WORKER:
             # It ended without having had its lock: what its predecessor left for it, or will, nobody takes over.
             with suppress(EtcdLockError):
-                names.update(run.names())
+                names.update(context.names())
         for name in sorted(names):
-            run.manager.drop_ended(name, run.call.delivery)
+            context.manager.drop_ended(name, context.call.delivery)
