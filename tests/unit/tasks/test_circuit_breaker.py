@@ -68,7 +68,7 @@ def test_it_is_said_once(circuit_breaker: CircuitBreaker, caplog: pytest.LogCapt
         circuit_breaker.over()
         circuit_breaker.tell(REFUSED, 5)
     said = [record.getMessage() for record in caplog.records]
-    assert ["can't take" in text for text in said] == [True, False, True]
+    assert ["can't acquire" in text for text in said] == [True, False, True]
 
 
 def test_it_says_what_becomes_of_tasks(caplog: pytest.LogCaptureFixture) -> None:
