@@ -283,7 +283,7 @@ class TestSharing:
         with lock:
             for number, thread in enumerate(threads):
                 thread.start()
-                wait_for(lambda: len(lock._waiting) == number + 1, "it waits")  # noqa: B023
+                wait_for(lambda: locks.access().local_waiters.queued(["a"]) == number + 1, "it waits")  # noqa: B023
             wait_for(lambda: waiters(others, "a"), "the first of them is in line")
             assert waiters(others, "a") == 1
         for thread in threads:
