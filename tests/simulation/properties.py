@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from celery import states
 
 from celery_etcdlock.core.key_kinds import TRANSITIONS
+from celery_etcdlock.core.name_escaping import unescape_name
 from celery_etcdlock.core.record import KeyKind, decode_record
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.session import Session
@@ -117,9 +118,19 @@ class Properties:
             if old is None and new is None:
                 continue
             self.world.coverage.hit("key", f"{_shown(old)} -> {_shown(new)}")
+            self._rewritten(after, key)
             # The end of its time, and of its lease, come on top.
             if new is not None and new not in TRANSITIONS[old]:
                 self.fail("table of keys", f"{key.decode()} became {_shown(new)} from {_shown(old)}")
+
+    def _rewritten(self, state: EtcdState, key: bytes) -> None:
+        """A newer call that replaces has the lock from now on, even where it fails and gives it up again."""
+        [record] = [decode_record(kv.value) for kv in state.kvs if kv.key == key] or [None]
+        *_, name, token = key.decode().split("/")
+        entitled = self.entitled.get(unescape_name(name), {})
+        if record is not None and token in entitled and record.delivery.task_id != entitled[token][0]:
+            del entitled[token]
+            self.world.coverage.hit("policy", "rewritten by a newer call")
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
