@@ -504,7 +504,7 @@ def test_a_holder_that_is_asked_to_let_go_is_told_and_keeps_the_lock_until_then(
     assert isinstance(lock, Lock)
     assert store.perform(AskToRelease("a", lock.token, lock.fencing_token, "admin@host"), 5.0) == Asked()
     wait_for(lambda: told, "the holder is told", 10)
-    with pytest.raises(LockLost, match="admin@host asked its holder to let go"):
+    with pytest.raises(LockLost, match="admin@host asked its holder to release"):
         lock.check()
     before = lock.session.deadline
     wait_for(lambda: lock.session.deadline > before + 1, "it is still renewed", 10)

@@ -93,7 +93,7 @@ def test_release_asks_and_then_waits_for_the_holder(app: Celery, run: Run) -> No
     released = run("release", "b", "--yes", "--timeout", "10")
     holder.join(10)
     assert (released.code, "b: released" in released.out) == (0, True)
-    with pytest.raises(LockLost, match="asked its holder to let go"):
+    with pytest.raises(LockLost, match="asked its holder to release"):
         lock.check()
 
 
