@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextvars
 import faulthandler
+import gc
 import os
 import sys
 import threading
@@ -101,7 +102,11 @@ class Report(NamedTuple):
 def strike_everywhere(run: Callable[[Striker], object], seen: set[int]) -> Report:
     """``run`` once for each place, and what it raised; the last time without a strike."""
     strikes, troubles = 0, []
+    # What a struck run leaves behind is collected between runs, not within another, where it would be struck too.
+    gc.disable()
     while True:
+        if strikes % 50 == 0:
+            gc.collect()
         striker = Striker(seen)
         faulthandler.dump_traceback_later(HANGS_SECONDS, exit=True)
         try:
