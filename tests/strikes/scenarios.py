@@ -140,6 +140,26 @@ def message_whose_turn_it_is(app: App, process: Process) -> Callable[[], object]
     return lambda: app.run(again)
 
 
+def message_of(name: str) -> Scenario:
+    """Of a task whose lock has another lifetime, or whose message is acknowledged late."""
+
+    def scenario(app: App, process: Process) -> Callable[[], object]:
+        getattr(app.tasks, name).delay()
+        [found] = app.messages()
+        return lambda: app.run(found)
+
+    scenario.__name__ = f"message_{name}"
+    return scenario
+
+
+def copy(app: App, process: Process) -> Callable[[], object]:
+    """The same message once more, after it has run."""
+    app.tasks.acknowledged_late.delay()
+    [found] = app.messages()
+    app.run(found)
+    return lambda: app.run(found)
+
+
 SCENARIOS: list[Scenario] = [
     first_lock,
     lock,
@@ -159,6 +179,11 @@ SCENARIOS: list[Scenario] = [
     retry,
     message_that_waits,
     message_whose_turn_it_is,
+    message_of("until_executing"),
+    message_of("until_and_while_executing"),
+    message_of("until_expired"),
+    message_of("acknowledged_late"),
+    copy,
 ]
 
 
@@ -189,6 +214,10 @@ class Tasks:
         self.replacing = app.task(ok, name="replacing", lock="until_executed", on_conflict="replace")
         self.retries = app.task(retries, name="retries", bind=True, **queued)
         self.waits = app.task(ok, name="waits", on_conflict="wait")
+        for lifetime in ("until_executing", "until_and_while_executing"):
+            setattr(self, lifetime, app.task(ok, name=lifetime, lock=lifetime))
+        self.until_expired = app.task(ok, name="until_expired", lock="until_expired", unique_for=5)
+        self.acknowledged_late = app.task(ok, name="acknowledged_late", acks_late=True)
 
 
 def make_app() -> App:

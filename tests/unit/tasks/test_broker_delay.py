@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
 from kombu import Exchange, Queue
 
 from celery_etcdlock.tasks.message.broker_delay import with_delay
