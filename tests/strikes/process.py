@@ -52,8 +52,8 @@ class App:
         self.locks = EtcdLocks.from_app(self.app)
 
     def task(self, body: Callable[..., object], **options: Any) -> Any:
-        options = {"lock_key": "name"} | options
-        return self.app.task(base=SingletonTask, shared=False, **options)(body)
+        options = {"base": SingletonTask, "lock_key": "name"} | options
+        return self.app.task(shared=False, **options)(body)
 
     def messages(self) -> list[Any]:
         found = []

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any
@@ -9,7 +10,7 @@ from typing import Any
 from celery import group
 from celery.exceptions import Ignore, Reject, Retry
 
-from celery_etcdlock import LockConflict, current_lock
+from celery_etcdlock import LockConflict, SingletonTask, current_lock
 from tests.strikes.process import App, Process
 from tests.strikes.striker import Strike, Striker
 
@@ -187,6 +188,12 @@ SCENARIOS: list[Scenario] = [
 ]
 
 
+class Collects(SingletonTask[..., object]):
+    def __call__(self, *args: Any, **kwargs: Any) -> object:
+        gc.collect()
+        return super().__call__(*args, **kwargs)
+
+
 class Tasks:
     def __init__(self, app: App) -> None:
         self.body: Callable[[], object] = lambda: None
@@ -207,7 +214,7 @@ class Tasks:
         self.failing = app.task(fails, name="failing")
         self.several = app.task(ok, name="several", lock_key=lambda n=0: ["a", "b", "c"])
         self.calls_body = app.task(calls_body, name="calls_body")
-        self.calls_body_elsewhere = app.task(calls_body, name="calls_body_elsewhere", lock_key="elsewhere")
+        self.calls_body_elsewhere = app.task(calls_body, base=Collects, name="calls_body_elsewhere", lock_key="elsewhere")
         self.held_for_a_while = app.task(ok, name="held_for_a_while", lock_at_least_for=0.001)
         self.queued = app.task(ok, name="queued", **queued)
         self.queued_by_number = app.task(ok, name="queued_by_number", **queued | {"lock_key": "n:{n}"})
@@ -240,6 +247,7 @@ def strike(app: App, scenario: Scenario, striker: Striker) -> None:
     # Celery tries whether an error can be pickled, and takes whatever happens for a no.
     if striker.where is not None and not striker.where.startswith("errors.py"):
         assert tells_of_strike(outcome), f"swallowed: {outcome!r}"
+    del outcome  # and with it what its traceback holds
     check(app, process)
 
 
@@ -250,7 +258,10 @@ def tells_of_strike(outcome: object) -> bool:
 
 
 def check_is_locked(app: App, process: Process) -> None:
-    """The next call of a task in this thread doesn't take the one that was struck for its own."""
+    """The next call of a task in this thread doesn't take the one that was struck for its own.
+
+    Nor does what is left of that one change it, when it is collected.
+    """
     held: list[str] = []
     app.tasks.body = lambda: held.extend(current_lock().name for _ in "a" if process.lock_keys())
     app.tasks.calls_body_elsewhere()

@@ -104,9 +104,9 @@ def strike_everywhere(run: Callable[[Striker], object], seen: set[int]) -> Repor
     strikes, troubles = 0, []
     # What a struck run leaves behind is collected between runs, not within another, where it would be struck too.
     gc.disable()
+    gc.collect()
+    gc.freeze()  # what there is so far need not be looked at each time
     while True:
-        if strikes % 50 == 0:
-            gc.collect()
         striker = Striker(seen)
         faulthandler.dump_traceback_later(HANGS_SECONDS, exit=True)
         try:
