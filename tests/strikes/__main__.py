@@ -1,4 +1,8 @@
-"""``python -m tests.strikes [NAME ...]``: strikes, at every place of each, and prints a line of JSON for each."""
+"""``python -m tests.strikes [--deep] [NAME ...]``: strikes at every place of each, and prints a line of JSON for each.
+
+A place that was struck on behalf of the same caller isn't struck in what comes after it, unless it is ``--deep``: then
+every way to each place counts, in each again. That takes minutes.
+"""
 
 from __future__ import annotations
 
@@ -14,19 +18,21 @@ def main() -> None:
     instrument.install()
     # Only now, for they import the package.
     from tests.strikes import group_commit, scenarios
-    from tests.strikes.striker import Striker, strike_everywhere
+    from tests.strikes.striker import DEEP, SHALLOW, Striker, strike_everywhere
 
-    wanted = sys.argv[1:]
+    deep = "--deep" in sys.argv
+    wanted = [name for name in sys.argv[1:] if name != "--deep"]
     app = scenarios.make_app()
     runs: dict[str, Callable[[Striker], None]] = {
         each.__name__: functools.partial(scenarios.strike, app, each) for each in scenarios.SCENARIOS
     }
     runs |= {way: functools.partial(group_commit.strike, way) for way in group_commit.WAYS}
-    # What was struck in one scenario isn't in the next; whom the group commit's others are makes each way another.
+    # The ways of the group commit differ by what others do.
     seen: set[int] = set()
     for name, run in runs.items():
         if not wanted or name in wanted:
-            report = strike_everywhere(run, set() if name in group_commit.WAYS else seen)
+            alone = deep or name in group_commit.WAYS
+            report = strike_everywhere(run, set() if alone else seen, depth=DEEP if deep else SHALLOW)
             print(json.dumps({"name": name} | report._asdict()), flush=True)
 
 

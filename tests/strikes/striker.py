@@ -27,7 +27,8 @@ from tests.strikes.instrument import HOOK, PLACES
 HANGS_SECONDS = 60
 
 #: How many frames of the package make a place another one.
-DEPTH = 8 if os.environ.get("CELERY_ETCDLOCK_DEEP") else 2
+SHALLOW = 2
+DEEP = 8
 
 FOLDER = f"{Path(celery_etcdlock.__file__).parent}{os.sep}"
 
@@ -39,8 +40,9 @@ class Strike(SoftTimeLimitExceeded):
 class Striker:
     """Strikes at the first place that isn't in ``seen`` yet. ``where`` says which it was; ``None``: there was none."""
 
-    def __init__(self, seen: set[int]) -> None:
+    def __init__(self, seen: set[int], depth: int) -> None:
         self._seen = seen
+        self._depth = depth
         self.events = 0
         self.place: int | None = None
         self.where: str | None = None
@@ -61,14 +63,14 @@ class Striker:
 
     def _reach(self, number: int, frame: FrameType) -> None:
         self.events += 1
-        callers = [(id(each.f_code), each.f_lasti) for each in _stack(frame, DEPTH)]
+        callers = [(id(each.f_code), each.f_lasti) for each in _stack(frame, self._depth)]
         place = hash((number, *callers))
         if place in self._seen:
             return
         HOOK.reach = None
         self.place = place
         self.where = " < ".join(
-            [str(PLACES[number]), *(f"{each.f_code.co_name}:{each.f_lineno}" for each in _stack(frame, 8))]
+            [str(PLACES[number]), *(f"{each.f_code.co_name}:{each.f_lineno}" for each in _stack(frame, DEEP))]
         )
         raise Strike(self.where)
 
@@ -99,7 +101,7 @@ class Report(NamedTuple):
     troubles: list[str]
 
 
-def strike_everywhere(run: Callable[[Striker], object], seen: set[int]) -> Report:
+def strike_everywhere(run: Callable[[Striker], object], seen: set[int], depth: int) -> Report:
     """``run`` once for each place, and what it raised; the last time without a strike."""
     strikes, troubles = 0, []
     # What a struck run leaves behind is collected between runs, not within another, where it would be struck too.
@@ -107,7 +109,7 @@ def strike_everywhere(run: Callable[[Striker], object], seen: set[int]) -> Repor
     gc.collect()
     gc.freeze()  # what there is so far need not be looked at each time
     while True:
-        striker = Striker(seen)
+        striker = Striker(seen, depth)
         faulthandler.dump_traceback_later(HANGS_SECONDS, exit=True)
         try:
             contextvars.copy_context().run(run, striker)
