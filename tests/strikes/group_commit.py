@@ -6,7 +6,6 @@ import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
 
-
 from celery_etcdlock.core.operations import PlaceOperation, Release, StoreOperation
 from celery_etcdlock.core.replies import Released, StoreReply
 from celery_etcdlock.errors import LockUnavailable

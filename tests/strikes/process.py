@@ -22,6 +22,7 @@ from celery_etcdlock.locking.manager import LockManager
 from tests.model.model_etcd import ModelEtcd
 from tests.strikes.striker import unstruck
 
+
 class OneAtATime(ModelEtcd):
     """For threads."""
 

@@ -216,7 +216,9 @@ class Tasks:
         self.failing = app.task(fails, name="failing")
         self.several = app.task(ok, name="several", lock_key=lambda n=0: ["a", "b", "c"])
         self.calls_body = app.task(calls_body, name="calls_body")
-        self.calls_body_elsewhere = app.task(calls_body, base=Collects, name="calls_body_elsewhere", lock_key="elsewhere")
+        self.calls_body_elsewhere = app.task(
+            calls_body, base=Collects, name="calls_body_elsewhere", lock_key="elsewhere"
+        )
         self.held_for_a_while = app.task(ok, name="held_for_a_while", lock_at_least_for=0.001)
         self.queued = app.task(ok, name="queued", **queued)
         self.queued_by_number = app.task(ok, name="queued_by_number", **queued | {"lock_key": "n:{n}"})

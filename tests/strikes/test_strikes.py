@@ -1,8 +1,8 @@
 """A strike at every place of all that takes, holds and releases a lock: none is left behind, and the next one works.
 
-A time limit's signal, for one, may strike anywhere. What is struck is in ``scenarios``, and by threads that share a call
-in ``group_commit``. It is a process of its own that does it (``python -m tests.strikes``), for in there the package is
-imported with a call at every place (``instrument``).
+A time limit's signal, for one, may strike anywhere. What is struck is in ``scenarios``, and in ``group_commit`` by
+threads that share a call. It is a process of its own that does it (``python -m tests.strikes``), for in there the
+package is imported with a call at every place (``instrument``).
 """
 
 from __future__ import annotations
@@ -34,17 +34,20 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any
     folder = tmp_path_factory.mktemp("strikes")
     told, said = folder / "stdout", folder / "stderr"
     command = [sys.executable, "-m", "tests.strikes"]
-    with told.open("w") as stdout, said.open("w") as stderr:
-        with subprocess.Popen(command, cwd=ROOT, stdout=stdout, stderr=stderr) as process:
-            try:
-                process.wait(SECONDS)
-            finally:
-                process.kill()
+    with (
+        told.open("w") as stdout,
+        said.open("w") as stderr,
+        subprocess.Popen(command, cwd=ROOT, stdout=stdout, stderr=stderr) as process,
+    ):
+        try:
+            process.wait(SECONDS)
+        finally:
+            process.kill()
     found = {report["name"]: report for report in map(json.loads, told.read_text().splitlines())}
-    if process.returncode != 0:
-        tail = said.read_text()[-8000:]
-        for name in NAMES:
-            found.setdefault(name, {"strikes": 0, "events": 0, "troubles": [f"ended by {process.returncode}:\n{tail}"]})
+    for name in NAMES:
+        if name not in found:
+            trouble = f"the process ended before ({process.returncode}):\n{said.read_text()[-8000:]}"
+            found[name] = {"strikes": 0, "events": 0, "troubles": [trouble]}
     return found
 
 
