@@ -45,9 +45,9 @@ simulate:  ## all of it in virtual time, SEEDS=n fresh seeds (200) or ARGS="--se
 	@$(SET_UP) test
 	$(BIN)/python -m tests.simulation $(if $(SEEDS),--seeds $(SEEDS)) $(ARGS)
 
-strikes:  ## an exception thrown in at every line of all that takes, holds and releases a lock (minutes)
+strikes:  ## a time limit on every way to every place of all that takes, holds and releases a lock (minutes; ARGS=message)
 	@$(SET_UP) test
-	$(BIN)/python -m pytest tests/strikes --timeout 600 $(ARGS)
+	$(BIN)/python -m tests.strikes --deep $(ARGS)
 
 chaos:  ## faults of all kinds, of locks and of messages, on real workers and servers, 20 seeds each (ARGS=--short: 90 s)
 	@$(SET_UP) test

@@ -118,7 +118,7 @@ class NameTemplate:
         try:
             return _PLAIN[base](value, part.format_spec)
         except Exception as error:
-            raise refuse(f"doesn't take the format {part.format_spec!r}: {type(error).__name__}") from None
+            raise refuse(f"doesn't take the format {part.format_spec!r}: {type(error).__name__}") from error
 
 
 def _item(value: Any, index: str) -> Any:

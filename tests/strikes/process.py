@@ -7,8 +7,10 @@ import threading
 from collections.abc import Callable
 from typing import Any
 
-from celery import Celery
+from celery import Celery, states
 from celery.app import trace
+from celery.exceptions import Ignore, Reject, Retry
+from celery.signals import task_postrun, task_prerun
 
 from celery_etcdlock import EtcdLocks, SingletonTask
 from celery_etcdlock.core.record import Delivery, Record
@@ -18,8 +20,7 @@ from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.manager import LockManager
 from tests.model.model_etcd import ModelEtcd
-
-__all__ = ["App", "Process"]
+from tests.strikes.striker import unstruck
 
 
 class OneAtATime(ModelEtcd):
@@ -37,7 +38,8 @@ class OneAtATime(ModelEtcd):
     def _call(self, path: str, request: bytes, timeout_seconds: float) -> bytes:
         before, self.before_call = self.before_call, lambda path: None
         try:
-            return super().call(path, request, timeout_seconds)
+            with unstruck():
+                return super().call(path, request, timeout_seconds)
         finally:
             self.before_call = before
 
@@ -51,8 +53,8 @@ class App:
         self.locks = EtcdLocks.from_app(self.app)
 
     def task(self, body: Callable[..., object], **options: Any) -> Any:
-        options = {"lock_key": "name"} | options
-        return self.app.task(base=SingletonTask, shared=False, **options)(body)
+        options = {"base": SingletonTask, "lock_key": "name"} | options
+        return self.app.task(shared=False, **options)(body)
 
     def messages(self) -> list[Any]:
         found = []
@@ -75,10 +77,29 @@ class App:
         trace._install_stack_protection()
         task.push_request(**request)
         try:
-            return task(*args, **kwargs)
+            with unstruck():
+                task_prerun.send(task, task_id=headers["id"], task=task, args=args, kwargs=kwargs)
+            outcome: Any = None
+            try:
+                outcome = task(*args, **kwargs)
+                return outcome
+            except Exception as error:
+                outcome = error
+                raise
+            finally:
+                with unstruck():
+                    told = {"task_id": headers["id"], "task": task, "args": args, "kwargs": kwargs}
+                    task_postrun.send(task, **told, retval=outcome, state=_state(outcome))
         finally:
             task.pop_request()
             trace.reset_worker_optimizations(self.app)
+
+
+def _state(outcome: object) -> str:
+    for error, state in ((Retry, states.RETRY), (Reject, states.REJECTED), (Ignore, states.IGNORED)):
+        if isinstance(outcome, error):
+            return state
+    return states.FAILURE if isinstance(outcome, Exception) else states.SUCCESS
 
 
 class Process:

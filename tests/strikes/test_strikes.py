@@ -1,268 +1,64 @@
-"""A strike at every line of all that takes, holds and lets go of a lock: none is left behind, and the next one works.
+"""A strike at every place of all that takes, holds and releases a lock: none is left behind, and the next one works.
 
-With ``CELERY_ETCDLOCK_DEEP=1`` at every bytecode, which takes minutes.
+A time limit's signal, for one, may strike anywhere. What is struck is in ``scenarios``, and in ``group_commit`` by
+threads that share a call. It is a process of its own that does it (``python -m tests.strikes``), for in there the
+package is imported with a call at every place (``instrument``).
 """
 
 from __future__ import annotations
 
-import os
-from collections.abc import Callable
-from contextlib import suppress
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
-from celery import group
-from celery.exceptions import Ignore, Reject, Retry
 
-from celery_etcdlock import LockConflict
-from tests.strikes.process import App, Process
-from tests.strikes.striker import Strike, Striker
+from tests.strikes.group_commit import WAYS
+from tests.strikes.scenarios import SCENARIOS
 
-DEEP = bool(os.environ.get("CELERY_ETCDLOCK_DEEP"))
+NAMES = [*(scenario.__name__ for scenario in SCENARIOS), *WAYS]
 
-#: Makes ready, in a fresh process, what is then struck.
-Scenario = Callable[[App, Process], Callable[[], object]]
+#: Of all strikes together: half a minute's work.
+SECONDS = 900
 
+ROOT = Path(__file__).parents[2]
 
-def warm(process: Process) -> None:
-    """With a session, as all but the first lock of a process."""
-    process.acquire_and_release("warm")
-
-
-class Failed(Exception):
-    pass
-
-
-def fails(n: int = 0) -> None:
-    raise Failed
-
-
-def first_lock(app: App, process: Process) -> Callable[[], object]:
-    process.write_leases_down()
-    return app.tasks.ok
-
-
-def lock(app: App, process: Process) -> Callable[[], object]:
-    warm(process)
-    return app.tasks.ok
-
-
-def failing_body(app: App, process: Process) -> Callable[[], object]:
-    warm(process)
-    return app.tasks.failing
-
-
-def several_locks(app: App, process: Process) -> Callable[[], object]:
-    warm(process)
-    return app.tasks.several
-
-
-def conflict(app: App, process: Process) -> Callable[[], object]:
-    process.kept = (process.acquire("name"),)
-    return app.tasks.ok
-
-
-def lost_reply(app: App, process: Process) -> Callable[[], object]:
-    warm(process)
-    process.etcd.lose_replies = 1
-    return app.tasks.ok
-
-
-def lost_reply_of_release(app: App, process: Process) -> Callable[[], object]:
-    warm(process)
-
-    def body() -> None:
-        process.etcd.lose_replies = 1
-
-    app.tasks.body = body
-    return app.tasks.calls_body
-
-
-def least_hold(app: App, process: Process) -> Callable[[], object]:
-    warm(process)
-    return app.tasks.held_for_a_while
-
-
-def nested(app: App, process: Process) -> Callable[[], object]:
-    warm(process)
-    app.tasks.body = app.tasks.other
-    return app.tasks.calls_body
-
-
-def call(app: App, process: Process) -> Callable[[], object]:
-    warm(process)
-    return app.tasks.queued.delay
-
-
-def first_call(app: App, process: Process) -> Callable[[], object]:
-    return app.tasks.queued.delay
-
-
-def call_in_place_of_another(app: App, process: Process) -> Callable[[], object]:
-    app.tasks.replacing.delay()
-    return app.tasks.replacing.delay
-
-
-def calls_of_a_group(app: App, process: Process) -> Callable[[], object]:
-    warm(process)
-    return group(app.tasks.queued_by_number.s(n) for n in range(3)).apply_async
-
-
-def message(app: App, process: Process) -> Callable[[], object]:
-    app.tasks.queued.delay()
-    [found] = app.messages()
-    return lambda: app.run(found)
-
-
-def message_that_retries(app: App, process: Process) -> Callable[[], object]:
-    app.tasks.retries.delay()
-    [found] = app.messages()
-    return lambda: app.run(found)
-
-
-def retry(app: App, process: Process) -> Callable[[], object]:
-    app.tasks.retries.delay()
-    [found] = app.messages()
-    with suppress(Retry):
-        app.run(found)
-    [again] = app.messages()
-    return lambda: app.run(again)
-
-
-def message_that_waits(app: App, process: Process) -> Callable[[], object]:
-    process.kept = (process.acquire("name"),)
-    app.tasks.waits.delay()
-    [found] = app.messages()
-    return lambda: app.run(found)
-
-
-def message_whose_turn_it_is(app: App, process: Process) -> Callable[[], object]:
-    holder = process.acquire("name")
-    app.tasks.waits.delay()
-    [found] = app.messages()
-    with suppress(Retry):
-        app.run(found)
-    [again] = app.messages()
-    process.manager.release(holder)
-    return lambda: app.run(again)
-
-
-SCENARIOS: list[Scenario] = [
-    first_lock,
-    lock,
-    failing_body,
-    several_locks,
-    conflict,
-    lost_reply,
-    lost_reply_of_release,
-    least_hold,
-    nested,
-    call,
-    first_call,
-    call_in_place_of_another,
-    calls_of_a_group,
-    message,
-    message_that_retries,
-    retry,
-    message_that_waits,
-    message_whose_turn_it_is,
-]
-
-
-CALLS = (call, first_call, call_in_place_of_another, calls_of_a_group)
-
-#: Places that were struck, in any scenario.
-SEEN: set[object] = set()
-
-
-class Tasks:
-    def __init__(self, app: App) -> None:
-        self.body: Callable[[], object] = lambda: None
-
-        def calls_body() -> None:
-            self.body()
-
-        def retries(self: Any) -> None:
-            if not self.request.retries:
-                raise self.retry(countdown=0)
-
-        def ok(n: int = 0) -> int:
-            return n
-
-        queued = {"lock": "until_executed", "on_conflict": "skip"}
-        self.ok = app.task(ok, name="ok", on_conflict="raise")
-        self.other = app.task(ok, name="other", lock_key="other")
-        self.failing = app.task(fails, name="failing")
-        self.several = app.task(ok, name="several", lock_key=lambda n=0: ["a", "b", "c"])
-        self.calls_body = app.task(calls_body, name="calls_body")
-        self.held_for_a_while = app.task(ok, name="held_for_a_while", lock_at_least_for=0.001)
-        self.queued = app.task(ok, name="queued", **queued)
-        self.queued_by_number = app.task(ok, name="queued_by_number", **queued | {"lock_key": "n:{n}"})
-        self.replacing = app.task(ok, name="replacing", lock="until_executed", on_conflict="replace")
-        self.retries = app.task(retries, name="retries", bind=True, **queued)
-        self.waits = app.task(ok, name="waits", on_conflict="wait")
+pytestmark = pytest.mark.timeout(SECONDS + 60)
 
 
 @pytest.fixture(scope="module")
-def app() -> App:
-    made = App()
-    made.tasks = Tasks(made)
-    made.app.finalize()
-    return made
-
-
-@pytest.mark.timeout(3600 if DEEP else 300)
-@pytest.mark.parametrize("scenario", SCENARIOS, ids=lambda scenario: scenario.__name__)
-def test_a_strike_leaves_nothing_behind(app: App, scenario: Scenario) -> None:
-    while True:
-        app.messages()
-        process = Process(app)
-        struck = scenario(app, process)
-        since = "publish" if scenario in CALLS else "_run"
-        striker = Striker(SEEN, since=since, opcodes=DEEP, depth=8 if DEEP else 2)
-        outcome: object = None
+def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, dict[str, Any]]:
+    """What became of each, by name; the whole output where the process didn't come to its end."""
+    folder = tmp_path_factory.mktemp("strikes")
+    told, said = folder / "stdout", folder / "stderr"
+    command = [sys.executable, "-m", "tests.strikes"]
+    with (
+        told.open("w") as stdout,
+        said.open("w") as stderr,
+        subprocess.Popen(command, cwd=ROOT, stdout=stdout, stderr=stderr) as process,
+    ):
         try:
-            outcome = striker.run(struck)
-        except (Strike, Failed, LockConflict, Ignore, Retry, Reject) as error:
-            outcome = error
-        # Celery tries whether an error can be pickled, and takes whatever happens for a no.
-        if striker.where is not None and not striker.where.startswith("errors.py"):
-            assert tells_of_strike(outcome), f"swallowed: {striker.where}"
-        try:
-            check(app, process)
-        except BaseException as error:
-            raise AssertionError(f"struck at {striker.where}") from error
-        if striker.where is None:
-            assert striker.events > 100
-            return
+            process.wait(SECONDS)
+        finally:
+            process.kill()
+    found = {report["name"]: report for report in map(json.loads, told.read_text().splitlines())}
+    for name in NAMES:
+        if name not in found:
+            trouble = f"the process ended before ({process.returncode}):\n{said.read_text()[-8000:]}"
+            found[name] = {"strikes": 0, "events": 0, "troubles": [trouble]}
+    return found
 
 
-def tells_of_strike(outcome: object) -> bool:
-    """Celery rejects a message whose retry can't be published, and says why."""
-    told = (outcome, getattr(outcome, "__cause__", None), getattr(outcome, "reason", None))
-    return any(isinstance(each, Strike) for each in told)
+@pytest.mark.parametrize("name", NAMES)
+def test_a_strike_leaves_nothing_behind(reports: dict[str, dict[str, Any]], name: str) -> None:
+    report = reports[name]
+    troubles = report["troubles"]
+    if troubles:
+        pytest.fail("\n\n".join([f"{len(troubles)} of {report['strikes']} strikes", *troubles[:3]]), pytrace=False)
+    assert report["events"] > 70, "it strikes nowhere"
 
 
-def check(app: App, process: Process) -> None:
-    kept = getattr(process, "kept", ())
-    process.etcd.lose_replies = 0
-    process.check_works()
-    process.renew()
-    process.check_owes_nothing(but=kept)
-    for lock in kept:
-        process.manager.release(lock)
-    # What stands is a message's, which frees it when it runs, or has its time.
-    while True:
-        messages = app.messages()
-        if not messages:
-            break
-        for found in messages:
-            with suppress(Ignore, Reject, Retry):
-                app.run(found)
-    process.renew()
-    process.advance(10)  # more than the least hold
-    for name in ("name", "other"):
-        process.manager.pending.look(name)
-    standing = process.lock_keys()
-    assert standing == []
-    process.check_owes_nothing()
+def test_there_are_thousands_of_places(reports: dict[str, dict[str, Any]]) -> None:
+    assert sum(report["strikes"] for report in reports.values()) > 3000

@@ -11,9 +11,8 @@ callable of the same task is reached belongs to this call. *In the body*: what i
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from contextvars import ContextVar
+from collections.abc import Callable
+from contextvars import ContextVar, Token
 from typing import Any
 
 
@@ -37,24 +36,12 @@ class CallPath:
     def in_body(self) -> bool:
         return self._bodies > 0
 
-    @contextmanager
-    def open(self) -> Iterator[None]:
+    def open(self) -> _Open:
         """Let the call through, in this context."""
-        self.began = True
-        self._around = innermost()
-        token = _innermost.set(self)
-        try:
-            yield
-        finally:
-            _innermost.reset(token)
+        return _Open(self)
 
-    @contextmanager
-    def body(self) -> Iterator[None]:
-        self._bodies += 1
-        try:
-            yield
-        finally:
-            self._bodies -= 1
+    def body(self) -> _Body:
+        return _Body(self)
 
     def is_on_the_way(self, task: Any) -> bool:
         return self.task is task and not self.in_body
@@ -67,6 +54,35 @@ class CallPath:
                 return True
             call_path = call_path._around
         return False
+
+
+# Classes: a generator that a signal kept from being closed ends when it is collected, in the midst of another call.
+
+
+class _Open:
+    def __init__(self, call_path: CallPath) -> None:
+        self._call_path = call_path
+        self._token: Token[CallPath | None] | None = None
+
+    def __enter__(self) -> None:
+        self._call_path.began = True
+        self._call_path._around = innermost()
+        self._token = _innermost.set(self._call_path)
+
+    def __exit__(self, *error: object) -> None:
+        assert self._token is not None
+        _innermost.reset(self._token)
+
+
+class _Body:
+    def __init__(self, call_path: CallPath) -> None:
+        self._call_path = call_path
+
+    def __enter__(self) -> None:
+        self._call_path._bodies += 1
+
+    def __exit__(self, *error: object) -> None:
+        self._call_path._bodies -= 1
 
 
 _innermost: ContextVar[CallPath | None] = ContextVar("celery_etcdlock_passage", default=None)

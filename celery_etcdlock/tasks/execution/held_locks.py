@@ -16,6 +16,9 @@ from celery_etcdlock.tasks.execution.context import ExecutionContext
 from celery_etcdlock.tasks.execution.current_lock import CurrentLock, SeveralLocks
 from celery_etcdlock.tasks.execution.interruption import Interruption
 
+#: To let go of a lock: the second goes on where the first was struck.
+ATTEMPTS = 2
+
 
 class HeldLocks:
     """``interruption`` is told when one of them is lost, or somebody asks for it. Raises ``LockUnavailable``."""
@@ -71,14 +74,12 @@ class HeldLocks:
         struck: BaseException | None = None
         while self._held:
             lock = self._held[0]
-            try:
+            for _ in range(ATTEMPTS):
                 try:
                     do(lock)
+                    break
                 except BaseException as error:
                     struck = struck or error
-                    do(lock)
-            except BaseException as error:
-                struck = struck or error
             self._held.remove(lock)
         if struck is not None:
             raise struck

@@ -17,6 +17,8 @@ from typing import Any
 from celery import Celery
 from kombu import Exchange, Queue
 
+from celery_etcdlock.interruptions import interrupts
+
 try:
     from kombu.transport.native_delayed_delivery import CELERY_DELAYED_DELIVERY_EXCHANGE, MAX_NUMBER_OF_BITS_TO_USE
 except ImportError:  # Celery 5.4
@@ -51,6 +53,8 @@ def with_delay(app: Celery, delivery_info: dict[str, Any] | None, seconds: float
         with pool.acquire(block=True) as connection, connection.channel() as channel:
             queue.bind(channel).bind_to(CELERY_DELAYED_DELIVERY_EXCHANGE, routing_key=f"#.{key}")
     except Exception as error:
+        if interrupts(error):
+            raise
         # Whatever it was, the message must come back.
         logger.warning(
             "quorum queue %r can't be bound for delays, so a worker keeps its message: %s", queue.name, error

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 from celery import Celery
+from celery.exceptions import SoftTimeLimitExceeded
 from kombu import Exchange, Queue
 
 from celery_etcdlock.tasks.message.broker_delay import with_delay
@@ -78,3 +79,9 @@ def test_where_the_queue_cannot_be_bound_the_worker_keeps_it(
     monkeypatch.setattr(app, "_pool", Pool(OSError("no broker")))
     assert with_delay(app, {"exchange": "", "routing_key": "first"}, 0.4) == {"countdown": 0.4}
     assert "quorum queue 'first' can't be bound for delays" in caplog.text
+
+
+def test_a_time_limit_that_strikes_meanwhile_is_not_swallowed(app: Celery, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(app, "_pool", Pool(SoftTimeLimitExceeded()))
+    with pytest.raises(SoftTimeLimitExceeded):
+        with_delay(app, {"exchange": "", "routing_key": "first"}, 0.4)

@@ -1,13 +1,10 @@
-"""A strike at every line of the group commit: whoever shares a call with the one that is struck gets his answer."""
+"""The group commit is struck: whoever shares a call with the one that is struck gets his answer."""
 
 from __future__ import annotations
 
-import os
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor, wait
-
-import pytest
 
 from celery_etcdlock.core.operations import PlaceOperation, Release, StoreOperation
 from celery_etcdlock.core.replies import Released, StoreReply
@@ -15,8 +12,6 @@ from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.group_commit import GroupCommit
 from tests.strikes.striker import Strike, Striker
 from tests.waiting import wait_for
-
-DEEP = bool(os.environ.get("CELERY_ETCDLOCK_DEEP"))
 
 #: Of each caller. One that waits for a leader that is no more waits for so long.
 DEADLINE_SECONDS = 120.0
@@ -105,31 +100,25 @@ class Callers:
         wait_for(lambda: "struck" in self.shared._queue or self.over.is_set(), "the one to be struck waits")
 
 
-@pytest.mark.timeout(1800 if DEEP else 240)
-@pytest.mark.parametrize("way", ["lead", "take_along", "take_along_and_be_refused", "be_taken_along"])
-def test_nobody_waits_for_one_that_was_struck(way: str) -> None:
-    seen: set[object] = set()
+WAYS = ("lead", "take_along", "take_along_and_be_refused", "be_taken_along")
+
+
+def strike(way: str, striker: Striker) -> None:
+    """Once, and look at what became of the others."""
     with ThreadPoolExecutor(4) as pool:
-        while True:
-            callers = Callers(pool)
-            struck = getattr(callers, way)()
-            striker = Striker(seen, since="perform", opcodes=DEEP, depth=6)
-            outcome: object = None
-            try:
-                outcome = striker.run(struck)
-            except Strike as error:
-                outcome = error
-            callers.over.set()
-            if striker.where is not None:
-                assert isinstance(outcome, Strike), f"swallowed: {striker.where}"
-            for other in callers.others:
-                assert wait([other], FORGOTTEN_SECONDS).done, striker.where
-                error = other.exception()
-                assert error is None or isinstance(error, LockUnavailable), striker.where
-            assert callers.shared._leader is None, striker.where
-            assert not callers.shared._queue, striker.where
-            assert pool.submit(callers.perform, "next").result(FORGOTTEN_SECONDS) == Released(), striker.where
-            if striker.where is None:
-                assert outcome == Released()
-                assert striker.events > 20
-                return
+        callers = Callers(pool)
+        struck = getattr(callers, way)()
+        outcome: object = None
+        try:
+            outcome = striker.run(struck)
+        except Strike as error:
+            outcome = error
+        callers.over.set()
+        assert isinstance(outcome, Released if striker.where is None else Strike), "swallowed"
+        for other in callers.others:
+            assert wait([other], FORGOTTEN_SECONDS).done
+            error = other.exception()
+            assert error is None or isinstance(error, LockUnavailable)
+        assert callers.shared._leader is None
+        assert not callers.shared._queue
+        assert pool.submit(callers.perform, "next").result(FORGOTTEN_SECONDS) == Released()
