@@ -54,11 +54,17 @@ def test_what_is_written_is_read_back(state: EntryState | WorkState) -> None:
     assert decode_state(encode_state(state)) == state
 
 
+# A dict with "v" at its top may say that it is of a newer version.
 anything = st.recursive(st.none() | st.integers() | st.text(), lambda of: st.dictionaries(st.text(), of))
 
 
 @settings(deadline=None)
-@given(st.binary(max_size=300) | anything.map(lambda value: json.dumps(value).encode()))
+@given(
+    st.binary(max_size=300)
+    | anything.filter(lambda it: not isinstance(it, dict) or "v" not in it).map(
+        lambda value: json.dumps(value).encode()
+    )
+)
 def test_what_anybody_wrote_is_no_state(value: bytes) -> None:
     assert decode_state(value) is None
 
