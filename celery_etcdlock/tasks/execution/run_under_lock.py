@@ -72,15 +72,17 @@ def run_under_lock(
 
 def _run(execution: _Execution, body: Callable[[], Result]) -> Result:
     try:
-        result: Result
         try:
             lock = execution.take()
-        except Joined as joined:
-            result = joined.result
+        except Joined as found:
+            joined = found
         else:
             with holding(lock):
                 execution.check_not_done()
-                result = execution.body(body)
+                return execution.body(body)
+        if joined.error is not None:
+            raise joined.error
+        result: Result = joined.result
         return result
     except BaseException as error:
         execution.ended_by = error

@@ -469,6 +469,34 @@ def test_who_joins_a_task_that_never_was_runs_itself(worker: Worker, lifetime: s
     assert worker.messages() == []
 
 
+@pytest.mark.parametrize("on_unavailable", ["retry", "run"])
+@pytest.mark.parametrize("found", ["at its publication", "at its run"])
+def test_who_joins_a_run_that_failed_without_etcd_fails_like_it(
+    worker: Worker, found: str, on_unavailable: str
+) -> None:
+    """The other's error says nothing of this one's etcd: it neither comes back for it, nor runs unprotected."""
+    worker.app.conf.etcdlock_on_unavailable = on_unavailable
+
+    def fail() -> None:
+        worker.ran.append("entered")
+        if found == "at its run":
+            worker.run(duplicate)
+        raise LockUnavailable("of the first")
+
+    lifetime = "until_executed" if found == "at its publication" else "while_executing"
+    task = worker.task(fail, lock=lifetime, lock_key="name", on_conflict="join")
+    task.delay()
+    result = task.apply_async(task_id="promised")
+    [first, duplicate] = worker.messages()
+    worker.run(first)
+    for message in worker.messages() or [duplicate]:
+        worker.run(message)
+    assert worker.ran == ["entered"]
+    assert worker.messages() == []
+    assert result.state == "FAILURE"
+    assert str(result.result) == "of the first"
+
+
 def test_a_retry_that_ends_before_it_has_its_lock_frees_what_was_left_for_it(worker: Worker) -> None:
     """By a soft time limit while it waits, or an outage that its task fails for."""
     worker.app.conf.etcdlock_on_unavailable = "raise"
