@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from celery import current_task
@@ -486,7 +487,7 @@ def test_who_joins_a_run_that_failed_without_etcd_fails_like_it(
     lifetime = "until_executed" if found == "at its publication" else "while_executing"
     task = worker.task(fail, lock=lifetime, lock_key="name", on_conflict="join")
     task.delay()
-    result = task.apply_async(task_id="promised")
+    result = task.apply_async(task_id=str(uuid4()))
     [first, duplicate] = worker.messages()
     worker.run(first)
     for message in worker.messages() or [duplicate]:
