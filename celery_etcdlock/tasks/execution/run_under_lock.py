@@ -263,6 +263,9 @@ class _Execution:
     def drop_leftovers(self) -> None:
         """What the message held before it started and nobody will take over, since it came to its end."""
         error = self.ended_by
+        if isinstance(error, HasRun):
+            # What a copy waited with, beside the first: the claim and what waits for a retry aren't its to drop.
+            self._line.leave()
         comes_again = isinstance(error, Retry | Reject | StillRuns | HasRun)
         if comes_again or (error is not None and not isinstance(error, Exception)):
             return  # it comes again, and with it what it holds

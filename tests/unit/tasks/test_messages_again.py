@@ -40,6 +40,7 @@ from celery_etcdlock.tasks.message.headers import (
     WAITING_SINCE_HEADER,
     WAITS_FOR_HEADER,
     header,
+    written_claims,
 )
 from tests.unit.tasks.worker_in_memory import Worker
 from tests.waiting import wait_for
@@ -468,6 +469,26 @@ def test_who_joins_a_task_that_never_was_runs_itself(worker: Worker, lifetime: s
     assert worker.ran == [None]
     assert result.state == "SUCCESS"
     assert worker.messages() == []
+
+
+def test_a_copy_of_what_has_run_leaves_no_queue_position_behind(worker: Worker) -> None:
+    """Two copies that waited at once have one each."""
+    task = worker.task(lock="while_executing", lock_key="name", on_conflict="wait")
+    with worker.locks.lock("name"):
+        task.delay()
+        worker.run(*worker.messages())
+        [message] = worker.messages()
+        [place] = [key for key in worker.locks.manager.keys("name") if key.token == message.headers[POSITION_HEADER][1]]
+    worker.run(message)
+    with worker.locks.lock("name"):
+        assert place.record is not None
+        taken: list[Claim] = []
+        worker.locks.manager.pending.take_position("name", place.record, 60, taken.append)
+        message.headers[POSITION_HEADER] = written_claims(taken[-1:])[0]
+        worker.run(message)
+        assert worker.ran == [None]
+        assert worker.messages() == []
+        assert kinds(worker, "name") == [KeyKind.HELD]
 
 
 @pytest.mark.parametrize("on_unavailable", ["retry", "run"])
