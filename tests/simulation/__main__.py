@@ -11,7 +11,7 @@ from collections import Counter
 
 from tests.simulation.coverage import Coverage
 from tests.simulation.plan import make_plan
-from tests.simulation.properties import IGNORED
+from tests.simulation.properties import IGNORED, transitions
 from tests.simulation.shrink import shrink
 from tests.simulation.world import Outcome, play
 
@@ -56,7 +56,11 @@ def _many(start: int, seeds: int, minutes: float | None) -> int:
             if found.total() == 1:
                 _explain(shrink(outcome, play))
         seed += 1
+        if (seed - start) % 500 == 0:
+            print(f"{seed - start} seeds, {found.total()} failed, {len(coverage.states)} states of a lock", flush=True)
     print(coverage.report())
+    unvisited = transitions() - set(coverage.of("key"))
+    print(f"transitions of keys: {len(transitions())} in the table, not seen: {', '.join(sorted(unvisited)) or 'none'}")
     print(
         f"{seed - start} seeds ({start} to {seed - 1}), {steps} steps, {simulated / 3600:.1f} simulated hours in "
         f"{time.monotonic() - began:.0f} s: " + (f"FAILED {dict(found)}" if found else "all properties held")

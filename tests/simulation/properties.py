@@ -5,6 +5,7 @@ Where docs make an exception (a worker that died, a network that was cut), so do
 
 from __future__ import annotations
 
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from celery import states
@@ -111,6 +112,7 @@ class Properties:
         """What a key is may change only as the table says (``core.key_kinds``)."""
         changed = {event.key for event in after.events if event.revision > before.revision}
         was, is_now = _kinds(before, changed), _kinds(after, changed)
+        self._reached(after, {key.rpartition(b"/")[0] for key in changed if key.startswith(LOCKS)})
         for key in sorted(changed):
             if not key.startswith(LOCKS):
                 continue
@@ -122,6 +124,19 @@ class Properties:
             # The end of its time, and of its lease, come on top.
             if new is not None and new not in TRANSITIONS[old]:
                 self.fail("table of keys", f"{key.decode()} became {_shown(new)} from {_shown(old)}")
+
+    def _reached(self, state: EtcdState, names: set[bytes]) -> None:
+        for name in names:
+            records = [_record(kv.value) for kv in state.kvs if kv.key.rpartition(b"/")[0] == name]
+            known = [record for record in records if record is not None]
+            owners = {
+                task_id: number for number, task_id in enumerate(dict.fromkeys(r.delivery.task_id for r in known))
+            }
+            keys = [
+                (each.kind.value, owners[each.delivery.task_id], each.delivery.step, each.successor) for each in known
+            ]
+            lifetimes = {spec.lock for each in known if (spec := self.world.spec_of(each.task)) is not None}
+            self.world.coverage.states.add((tuple(sorted(lifetimes)), tuple(keys)))
 
     def _rewritten(self, state: EtcdState, key: bytes) -> None:
         """A newer call that replaces has the lock from now on, even where it fails and gives it up again."""
@@ -148,7 +163,7 @@ class Properties:
             return
         if sent[0].message.headers["kwargsrepr"] and call.name not in sent[0].message.body:
             self.fail("told another's", f"call {call.number} for {call.name} was told of {other}, of another lock")
-        ended = self.entitlement_ended(call.spec, other)
+        ended = None if self._goes_on_after_its_result(other) else self.entitlement_ended(call.spec, other)
         if (
             ended is not None
             and ended + call.spec.hold + 1.0 + self.skew < call.began
@@ -158,6 +173,14 @@ class Properties:
                 "told an old result",
                 f"call {call.number} was told of {other}, whose hold ended {call.began - ended:.1f} s before",
             )
+
+    def _goes_on_after_its_result(self, task_id: str) -> bool:
+        """Whether a body called ``retry(throw=False)`` and returned: a result is there, the retry has the lock."""
+        latest = max(sent.message.headers.get("retries") or 0 for sent in self.ledger.sent[task_id])
+        runs = [run for run in self.ledger.runs if run.task_id == task_id]
+        returned = any(run.how == "ok" and run.step[0] < latest for run in runs)
+        over = any(run.step[0] == latest and run.ended is not None for run in runs)
+        return returned and not over and task_id not in self.ledger.revoked
 
     def entitlement_ended(self, spec: Any, task_id: str) -> float | None:
         ready = self.ledger.ready_at.get(task_id)
@@ -276,7 +299,11 @@ class Properties:
         if world.broker.queue or world.broker.unacked or world.broker.late or self.ledger.running:
             return False
         workers = [worker for worker in world.workers if worker.process.alive and hasattr(worker, "pool")]
-        return not any(worker.pool.jobs or worker.waits_for_time() for worker in workers)
+        # A child may be on its way to its lock, its message acknowledged and its body not entered.
+        working = any(child.job is not None for worker in workers for child in worker.pool.children)
+        return not working and not any(
+            worker.pool.jobs or worker.pool.dying or worker.waits_for_time() for worker in workers
+        )
 
     def check_messages(self) -> None:
         for task_id, sent in self.ledger.sent.items():
@@ -307,6 +334,9 @@ class Properties:
         return left
 
 
+_record = lru_cache(maxsize=4096)(decode_record)
+
+
 def _kinds(state: EtcdState, keys: set[bytes]) -> dict[bytes, KeyKind]:
     records = {kv.key: decode_record(kv.value) for kv in state.kvs if kv.key in keys and kv.key.startswith(LOCKS)}
     return {key: record.kind for key, record in records.items() if record is not None}
@@ -314,3 +344,8 @@ def _kinds(state: EtcdState, keys: set[bytes]) -> dict[bytes, KeyKind]:
 
 def _shown(kind: KeyKind | None) -> str:
     return "gone" if kind is None else kind.value
+
+
+def transitions() -> set[str]:
+    """Those of the table, as coverage counts them."""
+    return {f"{_shown(old)} -> {_shown(new)}" for old, each in TRANSITIONS.items() for new in each}

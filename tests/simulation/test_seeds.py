@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from celery_etcdlock.core.key_kinds import TRANSITIONS
 from celery_etcdlock.core.lifetimes import LIFETIMES
 from celery_etcdlock.core.policies import POLICIES
 from tests.simulation.coverage import Coverage
 from tests.simulation.plan import FAULTS, make_plan
+from tests.simulation.properties import transitions
 from tests.simulation.world import play
 
 SEEDS, CHUNK = 120, 20
@@ -47,19 +47,8 @@ def test_everything_is_reached(reached: tuple[Coverage, set[int]]) -> None:
         "with lock",
     }
     assert set(coverage.of("fault")) >= {"hard time limit", "soft time limit"}
-    table = {f"{_shown(old)} -> {_shown(new)}" for old, each in TRANSITIONS.items() for new in each}
-    assert table - set(coverage.of("key")) <= RARE
+    assert transitions() - set(coverage.of("key")) <= RARE
 
 
 #: Transitions that a fixed set so small may miss.
 RARE = {"position -> claim"}
-
-
-def _shown(kind: object) -> str:
-    return "gone" if kind is None else str(getattr(kind, "value", kind))
-
-
-def test_a_seed_plays_the_same_each_time() -> None:
-    plans = [make_plan(seed) for seed in (3, 8)]
-    first = [play(plan).digest for plan in plans]
-    assert [play(plan).digest for plan in plans] == first

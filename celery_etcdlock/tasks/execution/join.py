@@ -28,15 +28,20 @@ GONE_SECONDS = 5.0
 
 
 class Joined(BaseException):
-    """Ends the taking of a lock: there is a result already. Never leaves the package."""
+    """Ends the taking of a lock: there is a result already, or an ``error``. Never leaves the package.
 
-    def __init__(self, result: Any) -> None:
+    The error isn't raised where the lock is taken: a ``LockUnavailable`` or a time limit that another run met says
+    nothing of this one, and would be handled as if it did.
+    """
+
+    def __init__(self, result: Any = None, error: BaseException | None = None) -> None:
         super().__init__()
         self.result = result
+        self.error = error
 
 
 def take_result(task: Task[Any, Any], call: Call, joins: Duplicate) -> str:
-    """Raise ``Joined`` with the value, the error, or ``Ignore`` as for a skipped task, as the joined run ended.
+    """Raise ``Joined`` with the value or the error, or ``Ignore`` as for a skipped task, as the joined run ended.
 
     Returns its state when it hasn't ended.
     """
@@ -52,7 +57,7 @@ def take_result(task: Task[Any, Any], call: Call, joins: Duplicate) -> str:
     locks.tell(TaskDeduplicated(joins.name, locks.record(call.delivery, task.name), reason))
     result = meta["result"]
     if state == states.FAILURE:
-        raise result if isinstance(result, BaseException) else joins.conflict
+        raise Joined(error=result if isinstance(result, BaseException) else joins.conflict)
     raise Joined(result)
 
 

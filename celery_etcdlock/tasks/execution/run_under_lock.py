@@ -72,15 +72,17 @@ def run_under_lock(
 
 def _run(execution: _Execution, body: Callable[[], Result]) -> Result:
     try:
-        result: Result
         try:
             lock = execution.take()
-        except Joined as joined:
-            result = joined.result
+        except Joined as found:
+            joined = found
         else:
             with holding(lock):
                 execution.check_not_done()
-                result = execution.body(body)
+                return execution.body(body)
+        if joined.error is not None:
+            raise joined.error
+        result: Result = joined.result
         return result
     except BaseException as error:
         execution.ended_by = error
@@ -261,6 +263,9 @@ class _Execution:
     def drop_leftovers(self) -> None:
         """What the message held before it started and nobody will take over, since it came to its end."""
         error = self.ended_by
+        if isinstance(error, HasRun):
+            # What a copy waited with, beside the first: the claim and what waits for a retry aren't its to drop.
+            self._line.leave()
         comes_again = isinstance(error, Retry | Reject | StillRuns | HasRun)
         if comes_again or (error is not None and not isinstance(error, Exception)):
             return  # it comes again, and with it what it holds

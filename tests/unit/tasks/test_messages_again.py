@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from typing import Any
+from uuid import uuid4
 
 import pytest
 from celery import current_task
@@ -39,6 +40,7 @@ from celery_etcdlock.tasks.message.headers import (
     WAITING_SINCE_HEADER,
     WAITS_FOR_HEADER,
     header,
+    written_claims,
 )
 from tests.unit.tasks.worker_in_memory import Worker
 from tests.waiting import wait_for
@@ -467,6 +469,54 @@ def test_who_joins_a_task_that_never_was_runs_itself(worker: Worker, lifetime: s
     assert worker.ran == [None]
     assert result.state == "SUCCESS"
     assert worker.messages() == []
+
+
+def test_a_copy_of_what_has_run_leaves_no_queue_position_behind(worker: Worker) -> None:
+    """Two copies that waited at once have one each."""
+    task = worker.task(lock="while_executing", lock_key="name", on_conflict="wait")
+    with worker.locks.lock("name"):
+        task.delay()
+        worker.run(*worker.messages())
+        [message] = worker.messages()
+        [place] = [key for key in worker.locks.manager.keys("name") if key.token == message.headers[POSITION_HEADER][1]]
+    worker.run(message)
+    with worker.locks.lock("name"):
+        assert place.record is not None
+        taken: list[Claim] = []
+        worker.locks.manager.pending.take_position("name", place.record, 60, taken.append)
+        message.headers[POSITION_HEADER] = written_claims(taken[-1:])[0]
+        worker.run(message)
+        assert worker.ran == [None]
+        assert worker.messages() == []
+        assert kinds(worker, "name") == [KeyKind.HELD]
+
+
+@pytest.mark.parametrize("on_unavailable", ["retry", "run"])
+@pytest.mark.parametrize("found", ["at its publication", "at its run"])
+def test_who_joins_a_run_that_failed_without_etcd_fails_like_it(
+    worker: Worker, found: str, on_unavailable: str
+) -> None:
+    """The other's error says nothing of this one's etcd: it neither comes back for it, nor runs unprotected."""
+    worker.app.conf.etcdlock_on_unavailable = on_unavailable
+
+    def fail() -> None:
+        worker.ran.append("entered")
+        if found == "at its run":
+            worker.run(duplicate)
+        raise LockUnavailable("of the first")
+
+    lifetime = "until_executed" if found == "at its publication" else "while_executing"
+    task = worker.task(fail, lock=lifetime, lock_key="name", on_conflict="join")
+    task.delay()
+    result = task.apply_async(task_id=str(uuid4()))
+    [first, duplicate] = worker.messages()
+    worker.run(first)
+    for message in worker.messages() or [duplicate]:
+        worker.run(message)
+    assert worker.ran == ["entered"]
+    assert worker.messages() == []
+    assert result.state == "FAILURE"
+    assert str(result.result) == "of the first"
 
 
 def test_a_retry_that_ends_before_it_has_its_lock_frees_what_was_left_for_it(worker: Worker) -> None:
