@@ -35,14 +35,6 @@ def missing(what: str) -> None:
     pytest.skip(f"{what} is missing")
 
 
-@pytest.fixture(autouse=True)
-def same_log_level() -> Iterator[None]:
-    """A worker in this process raises the root logger's, and would hide later tests' warnings from ``caplog``."""
-    level = logging.getLogger().level
-    yield
-    logging.getLogger().setLevel(level)
-
-
 @pytest.fixture(scope="session")
 def etcd() -> Iterator[EtcdServer]:
     """One etcd for all tests that keep to their own prefix and don't hurt it."""
