@@ -33,11 +33,11 @@ def main(endpoint: str, **settings: object) -> None:
     transport = f"grpcio {version('grpcio')}" if settings else f"own HTTP/2 frames, hpack {version('hpack')}"
     versions = f"{transport}, protobuf {version('protobuf')}, Python {platform.python_version()}"
 
-    def local_waiters(name: str) -> int:
+    def contenders(name: str) -> int:
         # Those of one process queue in it, with one place in the store's line: the holder, and those.
         return 1 + locks.access().local_waiters.queued([name])
 
-    serve(versions, LockClient(lock, lambda name: lock(name, WAIT_SECONDS), local_waiters))
+    serve(versions, LockClient(lock, lambda name: lock(name, WAIT_SECONDS), contenders))
     locks.close()
 
 

@@ -26,7 +26,7 @@ class LockClient:
 
     acquire: Callable[[str], Callable[[], object]]
     wait: Callable[[str], Callable[[], object]] | None = None
-    local_waiters: Callable[[str], int] | None = None
+    contenders: Callable[[str], int] | None = None
 
 
 class Workloads:
@@ -116,7 +116,7 @@ class Workloads:
 
     def _wait_until_in_line(self, name: str, waiters: list[threading.Thread]) -> None:
         give_up_at = time.monotonic() + IN_LINE_SECONDS
-        while self._client.local_waiters is not None and self._client.local_waiters(name) <= len(waiters):
+        while self._client.contenders is not None and self._client.contenders(name) <= len(waiters):
             if time.monotonic() > give_up_at or not all(waiter.is_alive() for waiter in waiters):
                 waiting = sum(waiter.is_alive() for waiter in waiters)
                 raise SystemExit(f"{waiting} of {len(waiters)} waiters wait, and not all of them are in line")

@@ -37,19 +37,19 @@ class GrpcTransport:
                 "a channel can't be shared with a forked process"
             )
         self._factory = factory
-        self._acquirer: tuple[int, Any] | None = None
+        self._owner: tuple[int, Any] | None = None
 
     def _client(self) -> Any:
-        owner = self._acquirer
+        owner = self._owner
         if owner is None or owner[0] != os.getpid():
-            self._acquirer = owner = (os.getpid(), self._factory())
+            self._owner = owner = (os.getpid(), self._factory())
         return owner[1]
 
     def _discard(self, client: Any) -> None:
         """Not closed: another thread may be in the middle of a call on it."""
-        owner = self._acquirer
+        owner = self._owner
         if owner is not None and owner[1] is client:
-            self._acquirer = None
+            self._owner = None
 
     def call(self, path: str, request: bytes, timeout_seconds: float, *, repeatable: bool = False) -> bytes:
         """One unary call. grpc's channel reconnects by itself; nothing is repeated here but a rejected login."""
@@ -80,7 +80,7 @@ class GrpcTransport:
 
     def close(self) -> None:
         """Close this process's channel; a later call makes another."""
-        owner, self._acquirer = self._acquirer, None
+        owner, self._owner = self._owner, None
         if owner is not None and owner[0] == os.getpid():
             owner[1].close()
 

@@ -52,13 +52,13 @@ class LeasePage:
         self._map = memoryview(mmap.mmap(self._file.fileno(), PAGE_BYTES))
         self._whole = self._map.cast("q")
         self._real = self._map.cast("d")
-        self._acquirer = os.getpid()
-        self._mutex = (self._acquirer, allocate_owned_mutex())
+        self._owner = os.getpid()
+        self._mutex = (self._owner, allocate_owned_mutex())
 
     @property
     def is_own(self) -> bool:
         """Whether this process made the page, rather than inherited it."""
-        return os.getpid() == self._acquirer
+        return os.getpid() == self._owner
 
     # --- for the children -----------------------------------------------------------------------------------
 

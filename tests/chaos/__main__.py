@@ -101,12 +101,12 @@ def run_locks(chosen: argparse.Namespace, directory: Path) -> int:
         faults = [fault for fault in FAULTS if (fault in faults and not fault.in_network) or fault.name == stand_in]
     number = chosen.seeds or (2 if chosen.short else 20)
     seeds = list(range(chosen.first_seed, chosen.first_seed + number))
-    local_waiters = [OURS, *PEERS] if chosen.peers or chosen.only else [OURS]
+    contenders = [OURS, *PEERS] if chosen.peers or chosen.only else [OURS]
     if chosen.only:
-        local_waiters = [one for one in local_waiters if one.app in chosen.only.split(",")]
+        contenders = [one for one in contenders if one.app in chosen.only.split(",")]
     results: dict[str, dict[str, Counts]] = {}
     versions: dict[str, str] = {}
-    for contender in local_waiters:
+    for contender in contenders:
         versions[contender.name] = contender.versions()
         results[contender.name] = run(contender, faults, seeds, directory, chosen)
         if chosen.json:

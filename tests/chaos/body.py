@@ -44,16 +44,16 @@ class Register:
         [[number]] = self._database.execute("UPDATE register SET entered = entered + 1 RETURNING entered").fetchall()
         return int(number)
 
-    def write(self, current_call: int, token: int | None) -> tuple[bool, bool]:
+    def write(self, entrance: int, token: int | None) -> tuple[bool, bool]:
         """Returns whether the write was stale, and whether it was accepted."""
         self._database.execute("BEGIN IMMEDIATE")
         try:
             [[wrote, highest]] = self._database.execute("SELECT wrote, token FROM register").fetchall()
             accepted = token is None or token >= highest
             if accepted:
-                values = (max(wrote, current_call), max(highest, token or 0))
+                values = (max(wrote, entrance), max(highest, token or 0))
                 self._database.execute("UPDATE register SET wrote = ?, token = ?", values)
-            return current_call < wrote, accepted
+            return entrance < wrote, accepted
         finally:
             self._database.execute("COMMIT")
 
@@ -68,15 +68,15 @@ def inside(
 ) -> None:
     """Hold the lock for so long, and write all the time. ``helpers`` are processes that hold the lock for this one."""
     register = Register()
-    current_call = register.enter()
-    who = {"entrance": current_call, "task": task_id}
+    entrance = register.enter()
+    who = {"entrance": entrance, "task": task_id}
     note(event="enter", pid=os.getpid(), parent=os.getppid(), helpers=list(helpers), token=token, **who)
     completed = False
     try:
         ends_at = time.monotonic() + seconds
         while time.monotonic() < ends_at:
             check()
-            stale, accepted = register.write(current_call, token)
+            stale, accepted = register.write(entrance, token)
             if stale:
                 note(event="stale write", accepted=accepted, **who)
             time.sleep(PAUSE_SECONDS)

@@ -36,7 +36,7 @@ class Counts:
 
 @dataclass
 class _Body:
-    current_call: int
+    entrance: int
     task: str
     pids: tuple[int, ...]
     entered: float

@@ -7,12 +7,12 @@ from typing import Any
 from tests.chaos.checker import count, recovery
 
 
-def enter(at: float, current_call: int, task: str = "t", pid: int = 1) -> dict[str, Any]:
-    return {"at": at, "event": "enter", "entrance": current_call, "task": task, "pid": pid, "helpers": []}
+def enter(at: float, entrance: int, task: str = "t", pid: int = 1) -> dict[str, Any]:
+    return {"at": at, "event": "enter", "entrance": entrance, "task": task, "pid": pid, "helpers": []}
 
 
-def leave(at: float, current_call: int, completed: bool = True) -> dict[str, Any]:
-    return {"at": at, "event": "exit", "entrance": current_call, "completed": completed}
+def leave(at: float, entrance: int, completed: bool = True) -> dict[str, Any]:
+    return {"at": at, "event": "exit", "entrance": entrance, "completed": completed}
 
 
 def test_one_after_the_other_is_no_overlap() -> None:

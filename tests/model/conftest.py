@@ -9,9 +9,9 @@ import pytest
 
 from tests.model.explorer import Report
 
-QueuePosition = tuple[str, int, float]  # a report's text, states, seconds
+ReportLine = tuple[str, int, float]  # a report's text, states, seconds
 
-_REPORTS = pytest.StashKey[list[QueuePosition]]()
+_REPORTS = pytest.StashKey[list[ReportLine]]()
 
 
 @pytest.fixture

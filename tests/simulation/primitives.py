@@ -64,15 +64,15 @@ class SimRLock(SimLock):
 
     def __init__(self, scheduler: Scheduler, *, switches: bool = False) -> None:
         super().__init__(scheduler, switches=switches)
-        self._acquirer: Thread | None = None
+        self._owner: Thread | None = None
         self._times = 0
 
     def acquire(self, blocking: bool = True, timeout: float = -1) -> bool:
         current = self._scheduler.current
-        if self._acquirer is None or self._acquirer is not current:
+        if self._owner is None or self._owner is not current:
             if not super().acquire(blocking, timeout):
                 return False
-            self._acquirer = current
+            self._owner = current
         self._times += 1
         return True
 
@@ -81,11 +81,11 @@ class SimRLock(SimLock):
             raise RuntimeError("cannot release un-acquired lock")
         self._times -= 1
         if not self._times:
-            self._acquirer = None
+            self._owner = None
             super().release()
 
     def _is_owned(self) -> bool:
-        return self._times > 0 and self._acquirer is self._scheduler.current
+        return self._times > 0 and self._owner is self._scheduler.current
 
 
 class SimEvent:

@@ -71,12 +71,12 @@ def arguments() -> argparse.Namespace:
 class Servers:
     """A broker, the etcd and a Redis for redbeat's own."""
 
-    def __init__(self, broker: str, local_waiters: list[str]) -> None:
+    def __init__(self, broker: str, contenders: list[str]) -> None:
         binary = redis_binary()
         if binary is None:
             raise SystemExit("redis-server is missing")
         self.redis = RedisServer(binary).start()
-        self.etcd = SharedStore() if OURS in local_waiters else None
+        self.etcd = SharedStore() if OURS in contenders else None
         self.rabbitmq: RabbitServer | None = None
         if broker == "rabbitmq":
             rabbit = rabbitmq_binary()
@@ -111,18 +111,18 @@ def main() -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
     names = chosen.faults.split(",") if chosen.faults else SHORT if chosen.short else [one.name for one in FAULTS]
     faults = [fault for fault in FAULTS if fault.name in names]
-    local_waiters = chosen.only.split(";") if chosen.only else [OURS, *PEERS] if chosen.peers else [OURS]
+    contenders = chosen.only.split(";") if chosen.only else [OURS, *PEERS] if chosen.peers else [OURS]
     seeds = [chosen.first_seed] if chosen.short else list(range(chosen.first_seed, chosen.first_seed + chosen.seeds))
     jobs = [
         (contender, fault, seed)
-        for contender in local_waiters
+        for contender in contenders
         for fault in faults
         for seed in seeds
         if not (fault.needs_etcd and contender != OURS)
         and not (fault.needs_store and contender not in (OURS, PEERS[0]))
     ]
     accounts: dict[tuple[str, str], Account] = {}
-    servers = Servers(chosen.broker, local_waiters)
+    servers = Servers(chosen.broker, contenders)
     with tempfile.TemporaryDirectory(prefix="beats-") as temporary:
         directory = chosen.keep or Path(temporary)
         directory.mkdir(exist_ok=True)
@@ -144,7 +144,7 @@ def main() -> int:
                     print(f"  ({time.monotonic() - started:.0f} s)", flush=True)
         finally:
             servers.stop()
-    report(accounts, local_waiters, faults, chosen, seeds)
+    report(accounts, contenders, faults, chosen, seeds)
     wrong = [f"{fault}: {one}" for (name, fault), one in accounts.items() if name == OURS and (one.lost or one.twice)]
     for line in wrong:
         print("WRONG", line, file=sys.stderr)
@@ -163,16 +163,16 @@ def one(servers: Servers, job: tuple[str, Fault, int], directory: Path) -> Accou
 
 def report(
     accounts: dict[tuple[str, str], Account],
-    local_waiters: list[str],
+    contenders: list[str],
     faults: list[Fault],
     chosen: argparse.Namespace,
     seeds: list[int],
 ) -> None:
     print("\nsent once / late / twice / lost")
-    print("| fault | " + " | ".join(local_waiters) + " |")
-    print("|---" * (len(local_waiters) + 1) + "|")
+    print("| fault | " + " | ".join(contenders) + " |")
+    print("|---" * (len(contenders) + 1) + "|")
     for fault in faults:
-        cells = [str(accounts.get((contender, fault.name), "-")) for contender in local_waiters]
+        cells = [str(accounts.get((contender, fault.name), "-")) for contender in contenders]
         print(f"| {fault.name} | " + " | ".join(cells) + " |")
     print(f"\nbroker {chosen.broker}, TTL 3 s, seeds {seeds[0]} to {seeds[-1]}, {chosen.lanes} lanes; ", end="")
     print(f"Python {platform.python_version()}, {platform.system()} {platform.release()}; ", end="")

@@ -22,7 +22,7 @@ from typing import Any
 from tests.chaos.messages.history import CallRecord, HistoryRecord
 from tests.chaos.messages.plan import GHOST_PENDING_SECONDS, UNIQUE_SECONDS
 
-__all__ = ["PROPERTIES", "CheckResult", "check", "is_expiry"]
+__all__ = ["PROPERTIES", "Finding", "check", "is_expiry"]
 
 PROPERTIES = ("ends", "once", "limit", "lifetime", "told", "left")
 #: After its end, for so long a lock may be there still: a reply that was lost, a machine that is busy.
@@ -33,7 +33,7 @@ TROUBLE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class CheckResult:
+class Finding:
     what: str
     text: str
 
@@ -47,7 +47,7 @@ class _Body:
     completed: bool = False
 
 
-def check(record: HistoryRecord) -> list[CheckResult]:
+def check(record: HistoryRecord) -> list[Finding]:
     return [
         *_check_ends(record),
         *_check_once(record),
@@ -81,25 +81,25 @@ def _says(call: CallRecord) -> str:
 # --- ends -------------------------------------------------------------------------------------------------------
 
 
-def _check_ends(record: HistoryRecord) -> Iterator[CheckResult]:
+def _check_ends(record: HistoryRecord) -> Iterator[Finding]:
     kind = record.history.kind
     for call in record.calls:
         if call.error is not None:
-            yield CheckResult("ends", f"{call.call.label}: the call raised {call.error}")
+            yield Finding("ends", f"{call.call.label}: the call raised {call.error}")
     for call in _published(record):
         if call.dropped and call.state in ("PENDING", "RETRY"):
             continue
         if call.state == "RETRY" and _run_before_stored_last(record, call):
             continue
         if call.state not in ("SUCCESS", "FAILURE", "REVOKED"):
-            yield CheckResult("ends", f"doesn't end: {_says(call)}")
+            yield Finding("ends", f"doesn't end: {_says(call)}")
         elif call.state == "SUCCESS" and not _ran(call) and not (kind.policy == "join" and _joined(record, call)):
-            yield CheckResult("ends", f"success without a body of its own: {_says(call)}")
+            yield Finding("ends", f"success without a body of its own: {_says(call)}")
         elif call.state != "SUCCESS" and not _may_end_so(record, call):
-            yield CheckResult("ends", f"no reason to end so: {_says(call)}")
+            yield Finding("ends", f"no reason to end so: {_says(call)}")
     published = _published(record)
     if published and not any(_ran(call) or call.call.has_own_trouble for call in published):
-        yield CheckResult("ends", "nobody ran")
+        yield Finding("ends", "nobody ran")
 
 
 def _run_before_stored_last(record: HistoryRecord, call: CallRecord) -> bool:
@@ -170,19 +170,19 @@ def _claimed(call: CallRecord) -> bool:
 # --- once, limit ------------------------------------------------------------------------------------------------
 
 
-def _check_once(record: HistoryRecord) -> Iterator[CheckResult]:
+def _check_once(record: HistoryRecord) -> Iterator[Finding]:
     for call in _published(record):
         bodies = _bodies(call)
         ends = Counter(body.step for body in bodies if body.completed)
         for step, number in ends.items():
             if number > 1:
-                yield CheckResult("once", f"run {step} came to its end {number} times: {_says(call)}")
+                yield Finding("once", f"run {step} came to its end {number} times: {_says(call)}")
         for earlier, later in combinations(bodies, 2):
             if later.entered < earlier.left:
-                yield CheckResult("once", f"runs twice at once, {earlier.step} and {later.step}: {_says(call)}")
+                yield Finding("once", f"runs twice at once, {earlier.step} and {later.step}: {_says(call)}")
 
 
-def _check_limit(record: HistoryRecord) -> Iterator[CheckResult]:
+def _check_limit(record: HistoryRecord) -> Iterator[Finding]:
     kind = record.history.kind
     if not kind.holds_while_running:
         return
@@ -194,7 +194,7 @@ def _check_limit(record: HistoryRecord) -> Iterator[CheckResult]:
     for at, change, call in sorted(moments, key=lambda moment: (moment[0], moment[1])):
         inside += change
         if inside > kind.limit and change > 0:
-            yield CheckResult("limit", f"{inside} bodies at once at {at:.2f}, the last of {_says(call)}")
+            yield Finding("limit", f"{inside} bodies at once at {at:.2f}, the last of {_says(call)}")
 
 
 # --- lifetime ---------------------------------------------------------------------------------------------------
@@ -228,7 +228,7 @@ def _stands(record: HistoryRecord, call: CallRecord) -> tuple[float, float]:
     return since, min(bounds, default=FOREVER)
 
 
-def _check_lifetime(record: HistoryRecord) -> Iterator[CheckResult]:
+def _check_lifetime(record: HistoryRecord) -> Iterator[Finding]:
     kind = record.history.kind
     if not kind.at_call or kind.policy == "replace":
         return
@@ -237,12 +237,12 @@ def _check_lifetime(record: HistoryRecord) -> Iterator[CheckResult]:
     for call in calls:
         others = [stand[other.task_id] for other in calls if other is not call]
         if _claimed(call) and _number(others, call.began, call.ended) >= kind.limit:
-            yield CheckResult("lifetime", f"took at its call what stood for another: {_says(call)}")
+            yield Finding("lifetime", f"took at its call what stood for another: {_says(call)}")
         if kind.lifetime != "until_executed":
             continue
         for body in _bodies(call):
             if _number(others, body.entered, body.entered) >= kind.limit:
-                yield CheckResult("lifetime", f"entered at {body.entered:.2f} while the lock stood: {_says(call)}")
+                yield Finding("lifetime", f"entered at {body.entered:.2f} while the lock stood: {_says(call)}")
 
 
 def _number(stand: list[tuple[float, float]], since: float, until: float) -> int:
@@ -252,24 +252,24 @@ def _number(stand: list[tuple[float, float]], since: float, until: float) -> int
 # --- told -------------------------------------------------------------------------------------------------------
 
 
-def _check_told(record: HistoryRecord) -> Iterator[CheckResult]:
+def _check_told(record: HistoryRecord) -> Iterator[Finding]:
     by_id = {call.task_id: call for call in record.calls if call.task_id is not None}
     for call in record.calls:
         if call.told is not None:
             other = by_id.get(call.told)
             if other is None or other is call:
-                yield CheckResult("told", f"{call.call.label} was told of {call.told}, which is no call of this lock")
+                yield Finding("told", f"{call.call.label} was told of {call.told}, which is no call of this lock")
             elif call.began > _had_until(record, other):
-                yield CheckResult(
+                yield Finding(
                     "told", f"{call.call.label}, at {call.began:.2f}, was told of one long over: {_says(other)}"
                 )
         if call.task_id is None or call.state != "SUCCESS" or not isinstance(call.result, dict):
             continue
         theirs: dict[str, Any] = call.result
         if theirs.get("name") != record.history.name:
-            yield CheckResult("told", f"the result of another lock: {_says(call)}")
+            yield Finding("told", f"the result of another lock: {_says(call)}")
         elif theirs.get("id") != call.task_id and record.history.kind.policy != "join":
-            yield CheckResult("told", f"another's result: {_says(call)}")
+            yield Finding("told", f"another's result: {_says(call)}")
 
 
 def _had_until(record: HistoryRecord, call: CallRecord) -> float:
@@ -287,8 +287,8 @@ def _had_until(record: HistoryRecord, call: CallRecord) -> float:
 # --- left -------------------------------------------------------------------------------------------------------
 
 
-def _check_left(record: HistoryRecord) -> Iterator[CheckResult]:
+def _check_left(record: HistoryRecord) -> Iterator[Finding]:
     for key in record.left:
-        yield CheckResult("left", f"a key is left: {key}")
+        yield Finding("left", f"a key is left: {key}")
     if record.probe is not None:
-        yield CheckResult("left", f"a last call doesn't run: {record.probe}")
+        yield Finding("left", f"a last call doesn't run: {record.probe}")

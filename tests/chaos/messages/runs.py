@@ -14,7 +14,7 @@ from typing import Any
 from celery_etcdlock.core.name_escaping import escape_name
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient
-from tests.chaos.messages.checker import CheckResult, check, is_expiry
+from tests.chaos.messages.checker import Finding, check, is_expiry
 from tests.chaos.messages.history import READY, CallRecord, HistoryRecord, note_states, run_history
 from tests.chaos.messages.lane import Clocks, MessageLane, faketime_library
 from tests.chaos.messages.plan import GHOST_PENDING_SECONDS, LIFETIMES, UNIQUE_SECONDS, Call, make_round
@@ -60,7 +60,7 @@ class Totals:
     bodies: int = 0
     struck: Counter[str] = field(default_factory=Counter)
     wrong: Counter[str] = field(default_factory=Counter)
-    check_results: list[str] = field(default_factory=list)
+    findings: list[str] = field(default_factory=list)
 
 
 class MessageRuns:
@@ -176,7 +176,7 @@ class MessageRuns:
             totals.wrong[finding.what] += 1
         if found:
             text = schedule(name, seed, record, found)
-            totals.check_results.append(text)
+            totals.findings.append(text)
             print(text, flush=True)
         return len(found)
 
@@ -264,7 +264,7 @@ def _later(at: float, lane: MessageLane, what: str, number: int) -> None:
     lane.hurt_worker(what, number)
 
 
-def schedule(lane: str, seed: int, record: HistoryRecord, found: Sequence[CheckResult]) -> str:
+def schedule(lane: str, seed: int, record: HistoryRecord, found: Sequence[Finding]) -> str:
     """What happened, for someone who looks for the cause."""
     history = record.history
     lines = [f"WRONG on {lane}, seed {seed}, {history.name}: {history.kind.task}"]

@@ -1,4 +1,4 @@
-"""What one in line reads is enough to go by, and doesn't grow with the line."""
+"""What one in the queue reads is enough to go by, and doesn't grow with the queue."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ RECORD = Record(Delivery("task"), "proj.work", "host", 1, 1.0, 1, "broker")
 LEASE = 7
 
 
-class QueuePosition:
+class WaitQueue:
     """Keys t0, t1, ... under one name, in this order."""
 
     def __init__(self, limit: int) -> None:
@@ -50,24 +50,24 @@ class QueuePosition:
 
 @pytest.mark.parametrize(("limit", "seen"), [(1, ["t0", "t1", "t38", "t39"]), (2, ["t0", "t1", "t2", "t38", "t39"])])
 def test_one_who_joins_a_long_line_reads_its_head_and_the_one_before(limit: int, seen: list[str]) -> None:
-    line = QueuePosition(limit)
+    queue = WaitQueue(limit)
     for number in range(39):
-        line.join(f"t{number}")
-    assert [key.token for key in line.join("t39").keys] == seen
+        queue.join(f"t{number}")
+    assert [key.token for key in queue.join("t39").keys] == seen
 
 
 def test_one_who_is_refused_reads_its_head_and_the_one_before_whoever_came_since() -> None:
-    line = QueuePosition(1)
-    joined = [line.join(f"t{number}") for number in range(40)]
-    refused = line.promote("t20", joined[20].revision)
+    queue = WaitQueue(1)
+    joined = [queue.join(f"t{number}") for number in range(40)]
+    refused = queue.promote("t20", joined[20].revision)
     assert [key.token for key in refused.keys] == ["t0", "t1", "t19", "t20"]
 
 
 def test_one_whose_key_was_put_anew_still_sees_it() -> None:
-    line = QueuePosition(1)
-    joined = [line.join(f"t{number}") for number in range(10)]
-    line.etcd.delete(b"/p/v1/a/t5")
-    anew = line.join("t5")
-    refused = line.promote("t5", joined[5].revision)
+    queue = WaitQueue(1)
+    joined = [queue.join(f"t{number}") for number in range(10)]
+    queue.etcd.delete(b"/p/v1/a/t5")
+    anew = queue.join("t5")
+    refused = queue.promote("t5", joined[5].revision)
     assert [key.token for key in refused.keys] == ["t0", "t1", "t3", "t4", "t5"]
     assert refused.keys[-1].create_revision == anew.revision
