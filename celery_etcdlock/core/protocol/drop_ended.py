@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from celery_etcdlock.core.key_kinds import Relation, ends_with, relation
 from celery_etcdlock.core.operations import Look, Operation, Release
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.protocol.machine import Machine, Unavailable, pause_before_try
+from celery_etcdlock.core.protocol.machine import Machine, Unavailable
 from celery_etcdlock.core.record import Delivery, KeyKind
 from celery_etcdlock.core.replies import Failed, NotHeld, Present, Released, Reply
 
@@ -44,7 +44,6 @@ class DropEnded(Machine["Ended | Unavailable"]):
         self._ended: tuple[Key, ...] = ()
         self._dropped = 0
         self._look_again = False
-        self._tries = 1
 
     def start(self, now: float) -> Operation:
         if self._ended:
@@ -64,11 +63,7 @@ class DropEnded(Machine["Ended | Unavailable"]):
                 self._ended = ()
                 return self.start(now)
             case Failed(error=error):
-                self._tries += 1
-                if error.permanent or now >= self.answer_by:
-                    return Unavailable(error)
-                pause = pause_before_try(self._tries)
-                return pause if pause.seconds else self.start(now)
+                return self._try_again(error, now) or self.start(now)
             case _:  # a Pause is over
                 return self.start(now)
         return self.start(now) if self._ended else Ended(self._dropped, self._look_again)

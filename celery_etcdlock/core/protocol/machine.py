@@ -21,6 +21,8 @@ class Machine(ABC, Generic[Outcome]):
 
     #: Until when the reply to the operation just emitted is worth waiting for.
     answer_by: float
+    #: The number of the try that is under way.
+    _tries = 1
 
     @abstractmethod
     def start(self, now: float) -> Operation: ...
@@ -30,6 +32,14 @@ class Machine(ABC, Generic[Outcome]):
 
     def stop_waiting(self, now: float) -> None:
         """Whoever it acquires for doesn't want to wait for others any more. May be told again and again."""
+
+    def _try_again(self, error: LockUnavailable, now: float, *, doubtful: bool = False) -> Pause | Unavailable | None:
+        """What follows a failed try of a machine that has nothing to undo; ``None``: the same operation, at once."""
+        self._tries += 1
+        if error.permanent or now >= self.answer_by:
+            return Unavailable(error, doubtful=doubtful)
+        pause = pause_before_try(self._tries)
+        return pause if pause.seconds else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from celery_etcdlock.core import operations as ops
 from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.ownership import trust_deadline
-from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
+from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable
 from celery_etcdlock.errors import LockUnavailable
 
 #: How often a renewal starts again because the leader changed under it, before it counts as failed.
@@ -58,7 +58,6 @@ class Open(Machine["Opened | SessionLost | Unavailable"]):
         self._ttl_seconds = ttl_seconds
         self.answer_by = deadline
         self._sent_at = 0.0
-        self._tries = 1
         self._step: ops.Operation = ops.GrantLease(lease, ttl_seconds)
 
     def start(self, now: float) -> ops.Operation:
@@ -79,12 +78,7 @@ class Open(Machine["Opened | SessionLost | Unavailable"]):
             case store_replies.SessionGone():
                 return SessionLost("its lease ended before it was used")
             case store_replies.Failed(error=error):
-                self._tries += 1
-                if error.permanent or now >= self.answer_by:
-                    return Unavailable(error)
-                pause = pause_before_try(self._tries)
-                if pause.seconds:
-                    return pause
+                return self._try_again(error, now) or self._step
             case _:
                 pass
         return self._step

@@ -12,7 +12,7 @@ from celery_etcdlock.core.operations import (
     Release,
 )
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.protocol.machine import Machine, Unavailable, pause_before_try
+from celery_etcdlock.core.protocol.machine import Machine, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,6 @@ class LookAt(Machine["Seen | Unavailable"]):
         self._ends = Expiry(wall_offset)
         self._judged: Key | None = None
         self._asked_at = 0.0
-        self._tries = 1
         self._step: Operation = Look(name)
 
     def start(self, now: float) -> Operation:
@@ -53,12 +52,7 @@ class LookAt(Machine["Seen | Unavailable"]):
                 else:
                     self._ends, self._step = ends, Look(self._name)
             case store_replies.Failed(error=error):
-                self._tries += 1
-                if error.permanent or now >= self.answer_by:
-                    return Unavailable(error)
-                pause = pause_before_try(self._tries)
-                if pause.seconds:
-                    return pause
+                return self._try_again(error, now) or self._step
             case _:  # deleted, gone, or a Pause is over
                 if isinstance(self._step, Release):
                     self._step = Look(self._name)

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 
 from celery_etcdlock.core import operations, replies
 from celery_etcdlock.core.operations import MarkDone, Operation
-from celery_etcdlock.core.protocol.machine import Machine, Unavailable, pause_before_try
+from celery_etcdlock.core.protocol.machine import Machine, Unavailable
 from celery_etcdlock.core.replies import (
     Failed,
     NotHeld,
@@ -45,7 +45,6 @@ class ReleaseKey(Machine[ReleaseOutcome]):
     ) -> None:
         self._operation = operations.Release(name, token, mod_revision, done)
         self.answer_by = deadline
-        self._tries = 1
         self._doubtful = False
 
     def start(self, now: float) -> Operation:
@@ -62,12 +61,7 @@ class ReleaseKey(Machine[ReleaseOutcome]):
                 return Released(was_held=self._doubtful)
             case Failed(error=error):
                 self._doubtful = self._doubtful or error.maybe_applied
-                self._tries += 1
-                if error.permanent or now >= self.answer_by:
-                    return Unavailable(error)
-                pause = pause_before_try(self._tries)
-                if pause.seconds:
-                    return pause
+                return self._try_again(error, now) or self._operation
             case _:
                 pass
         return self._operation

@@ -26,7 +26,7 @@ from celery_etcdlock.core.operations import (
     Release,
 )
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.protocol.machine import Machine, Unavailable, pause_before_try
+from celery_etcdlock.core.protocol.machine import Machine, Unavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,6 @@ class Resolve(Machine["Resolved | Unavailable"]):
         self._token = token
         self._attempt = attempt
         self.answer_by = deadline
-        self._tries = 1
         self._step: Operation = FenceSession(lease)
 
     def start(self, now: float) -> Operation:
@@ -65,12 +64,7 @@ class Resolve(Machine["Resolved | Unavailable"]):
             case store_replies.NotHeld():
                 self._step = Look(self._name)
             case store_replies.Failed(error=error):
-                self._tries += 1
-                if error.permanent or now >= self.answer_by:
-                    return Unavailable(error, doubtful=True)
-                pause = pause_before_try(self._tries)
-                if pause.seconds:
-                    return pause
+                return self._try_again(error, now, doubtful=True) or self._step
             case _:  # a Pause is over: send the step that failed once more
                 pass
         return self._step

@@ -14,7 +14,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from celery_etcdlock.core.operations import HeldKey, Operation, SaveStates, StateWrite
-from celery_etcdlock.core.protocol.machine import Machine, Unavailable, pause_before_try
+from celery_etcdlock.core.protocol.machine import Machine, Unavailable
 from celery_etcdlock.core.replies import Changed, Failed, NotHeld, Reply, State, StatesRefused, StatesSaved
 from celery_etcdlock.errors import LockUnavailable
 
@@ -46,7 +46,6 @@ class Save(Machine["Saved | Overtaken | GuardLost | Unavailable"]):
     def __init__(self, *, guard: HeldKey, book: str, writes: tuple[StateWrite, ...], deadline: float) -> None:
         self.answer_by = deadline
         self._operation = SaveStates(guard, book, writes)
-        self._tries = 1
         self._doubtful = False
 
     def start(self, now: float) -> Operation:
@@ -62,12 +61,8 @@ class Save(Machine["Saved | Overtaken | GuardLost | Unavailable"]):
             case NotHeld():
                 return GuardLost(self._doubtful)
             case Failed(error=error):
-                self._tries += 1
                 self._doubtful = self._doubtful or error.maybe_applied
-                if error.permanent or now >= self.answer_by:
-                    return Unavailable(error, doubtful=self._doubtful)
-                pause = pause_before_try(self._tries)
-                return pause if pause.seconds else self._operation
+                return self._try_again(error, now, doubtful=self._doubtful) or self._operation
             case Changed():
                 return self._operation
             case _:
