@@ -21,11 +21,10 @@ from celery_etcdlock.core.operations import (
     AwaitChange,
     LookForMark,
     TryAcquire,
-    Unmark,
 )
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, KeyKind, Record
-from celery_etcdlock.core.replies import Failed, MarkSeen
+from celery_etcdlock.core.replies import MarkSeen
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.driver import drive
@@ -240,9 +239,9 @@ class Claims:
         """
         deadline = self._clock() + self._timeout_seconds
         if claim.replaces is not None:
-            reply = self._store.perform(Unmark(claim.replaces), self._timeout_seconds)
-            if isinstance(reply, Failed):
-                raise reply.error
+            given_back = drive(machines.GiveBack(task_id=claim.replaces, deadline=deadline), self._store, self._clock)
+            if isinstance(given_back, machines.Unavailable):
+                raise given_back.error
         machine = machines.ReleaseKey(
             name=claim.name, token=claim.token, mod_revision=claim.revision, deadline=deadline
         )

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
-from celery_etcdlock.core.operations import Unmark
-from celery_etcdlock.core.protocol import DropEnded, Ended, Machine, ReleaseKey, Resolve, Unavailable
+from celery_etcdlock.core.protocol import DropEnded, Ended, GiveBack, Machine, ReleaseKey, Resolve, Unavailable
 from celery_etcdlock.core.record import Delivery
-from celery_etcdlock.core.replies import Failed, StoreReply
+from celery_etcdlock.core.replies import StoreReply
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lock_store import LockStore
@@ -74,17 +73,20 @@ def flush(
 ) -> bool:
     """Pay some of its debts; false when the store couldn't be brought to it by ``answer_by``."""
     for debt in debtor.pending_deletes()[:DEBTS_AT_A_TIME]:
-        if isinstance(debt, PendingDelete) and debt.replaces is not None:
-            reply = store.perform(Unmark(debt.replaces), max(0.0, answer_by - clock()))
-            if isinstance(reply, Failed):
+        for machine in _machines(debt, debtor.lease, answer_by):
+            outcome = drive(machine, store, clock, observe=debtor.observe, sleep=sleep)
+            if isinstance(outcome, Unavailable):
                 return False
-        machine = _machine(debt, debtor.lease, answer_by)
-        outcome = drive(machine, store, clock, observe=debtor.observe, sleep=sleep)
-        if isinstance(outcome, Unavailable):
-            return False
         if not (isinstance(outcome, Ended) and outcome.look_again):
             debtor.settle(debt)
     return True
+
+
+def _machines(debt: PendingDelete | EndedRun, lease: int, answer_by: float) -> Iterator[Machine[object]]:
+    """What pays it, one after the other."""
+    if isinstance(debt, PendingDelete) and debt.replaces is not None:
+        yield GiveBack(task_id=debt.replaces, deadline=answer_by)
+    yield _machine(debt, lease, answer_by)
 
 
 def _machine(debt: PendingDelete | EndedRun, lease: int, answer_by: float) -> Machine[object]:

@@ -26,6 +26,7 @@ from celery_etcdlock.core.replies import (
     Owned,
     Present,
     SessionGone,
+    StoreReply,
 )
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.claims import Claims
@@ -35,6 +36,8 @@ from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.locking.outcomes import Claim, Conflict
+from celery_etcdlock.locking.pending_deletes import Releases, flush
+from celery_etcdlock.locking.session import PendingDelete
 from celery_etcdlock.locking.session import Session as LockSession
 from celery_etcdlock.locking.shared_leases import KEYS_PER_LEASE
 from tests.contract.test_store import SECONDS, Session
@@ -362,3 +365,19 @@ class _Losing:
 
     def close(self) -> None:
         pass
+
+
+def test_a_place_that_cannot_be_given_back_now_is_owed_and_ends_no_thread() -> None:
+    """Nothing of it is deleted before: the older call would end for a newer one that never comes."""
+    unanswered = LockUnavailable("on purpose", permanent=True)
+
+    class Silent:
+        def perform(self, operation: object, timeout_seconds: float) -> StoreReply:
+            raise unanswered
+
+        def close(self) -> None: ...
+
+    releases = Releases()
+    releases.schedule_delete(PendingDelete("a", "newer", 7, replaces="older"))
+    assert not flush(releases, Silent(), boot_time, boot_time() + SECONDS)
+    assert releases.pending_deletes()

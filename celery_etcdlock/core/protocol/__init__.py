@@ -25,6 +25,7 @@ to the operation just emitted is worth waiting for; a driver that got none by th
 from celery_etcdlock.core.protocol.acquire import Acquire, Acquired, AcquireOutcome, Conflicted
 from celery_etcdlock.core.protocol.acquire_several import AcquireAll, AcquireEach, EachAcquired
 from celery_etcdlock.core.protocol.drop_ended import DropEnded, Ended
+from celery_etcdlock.core.protocol.give_back import GiveBack, GivenBack
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable
 from celery_etcdlock.core.protocol.open_and_renew import Open, Opened, Renew, Renewed
 from celery_etcdlock.core.protocol.read_keys import LookAt, Seen
@@ -44,6 +45,8 @@ __all__ = [
     "DropEnded",
     "EachAcquired",
     "Ended",
+    "GiveBack",
+    "GivenBack",
     "GuardLost",
     "LookAt",
     "Machine",
