@@ -7,6 +7,7 @@ import os
 from collections.abc import Iterator
 
 import pytest
+from celery import _state
 from celery.backends.redis import ResultConsumer
 from hypothesis import HealthCheck, settings
 
@@ -27,6 +28,18 @@ def log_levels() -> Iterator[None]:
     level = logging.root.level
     yield
     logging.root.setLevel(level)
+
+
+def only_their_own_shared_tasks() -> Iterator[None]:
+    """Celery gives every app in the process all shared tasks ever defined: a test's go with it, or they're in the next's."""
+    before = set(_state._on_app_finalizers)
+    yield
+    _state._on_app_finalizers.clear()
+    _state._on_app_finalizers.update(before)
+
+
+shared_tasks_of_the_module = pytest.fixture(scope="module", autouse=True)(only_their_own_shared_tasks)
+shared_tasks_of_the_test = pytest.fixture(autouse=True)(only_their_own_shared_tasks)
 
 
 def missing(what: str) -> None:
