@@ -27,7 +27,14 @@ class Admin:
         return start, start[:-1] + b"0"
 
     def keys(self, name: str) -> list[object]:
-        key, end = self._range_of(name)
+        return self._keys(*self._range_of(name))
+
+    def all_keys(self) -> list[object]:
+        """Of all locks of the project."""
+        start = f"{self._prefix}v1/".encode()
+        return self._keys(start, start[:-1] + b"0")
+
+    def _keys(self, key: bytes, end: bytes) -> list[object]:
         reply = self._call("KV/Range", messages.RangeRequest(key=key, range_end=end), messages.RangeResponse)
         return list(reply.kvs)  # type: ignore[attr-defined]
 
