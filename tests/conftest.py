@@ -31,7 +31,7 @@ def log_levels() -> Iterator[None]:
 
 
 def only_their_own_shared_tasks() -> Iterator[None]:
-    """Celery gives every app in the process all shared tasks ever defined: a test's go with it, or they're in the next's."""
+    """Celery gives each app of the process all shared tasks: those of one test mustn't be in the next one's app."""
     before = set(_state._on_app_finalizers)
     yield
     _state._on_app_finalizers.clear()
