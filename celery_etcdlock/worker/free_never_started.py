@@ -27,7 +27,7 @@ from celery_etcdlock.errors import EtcdLockError, LockUnavailable
 from celery_etcdlock.tasks.entry.caller import delivery_of
 from celery_etcdlock.tasks.message.headers import claims_in, header, position_in
 from celery_etcdlock.worker.revoke_signal import revoked, tell_of_revokes
-from celery_etcdlock.worker.signal_receivers import connect
+from celery_etcdlock.worker.signal_receivers import SignalReceivers
 from celery_etcdlock.worker.timer_entries import waiting_requests
 
 logger = logging.getLogger("celery_etcdlock")
@@ -50,22 +50,34 @@ class _Ended:
     looks: int = 0
 
 
-class FreeNeverStarted(bootsteps.Step):
+class FreeNeverStarted(bootsteps.StartStopStep):
     """See the module."""
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         self._worker = worker
         self._locks = EtcdLocks.from_app(worker.app)
-        self._messages: queue.SimpleQueue[_Ended] = queue.SimpleQueue()
+        #: None wakes the thread.
+        self._messages: queue.SimpleQueue[_Ended | None] = queue.SimpleQueue()
         self._starting = threading.Lock()
         self._runs = False
+        self._stopped = False
+        self._receivers = SignalReceivers()
         worker.etcdlock_never_started = self
-        connect(task_revoked, self._on_revoked)
-        connect(task_rejected, self._on_message)
-        connect(task_unknown, self._on_message)
+        self._receivers.connect(task_revoked, self._on_revoked)
+        self._receivers.connect(task_rejected, self._on_message)
+        self._receivers.connect(task_unknown, self._on_message)
         tell_of_revokes()
-        connect(revoked, self._on_revokes)
+        self._receivers.connect(revoked, self._on_revokes)
+
+    def stop(self, worker: Any) -> None:
+        """No more messages come. The thread ends once it has freed what there is."""
+        self._receivers.disconnect()
+        self._stopped = True
+        self._messages.put(None)
+
+    def terminate(self, worker: Any) -> None:
+        self.stop(worker)
 
     def _on_revokes(self, task_ids: Iterable[str] = (), **_: Any) -> None:
         """A message that waits here for its time is discarded only then: its lock is freed as soon as it is revoked."""
@@ -106,10 +118,16 @@ class FreeNeverStarted(bootsteps.Step):
     def _run(self) -> None:
         waiting: list[_Ended] = []
         while True:
+            if self._stopped and not waiting:
+                with self._starting:
+                    if self._messages.empty():
+                        self._runs = False
+                        return
             now = time.monotonic()
             timeout = None if not waiting else max(0.0, min(each.look_at for each in waiting) - now)
             with contextlib.suppress(queue.Empty):
-                waiting.append(self._messages.get(timeout=timeout))
+                ended = self._messages.get(timeout=timeout)
+                waiting += [] if ended is None else [ended]
             for each in [each for each in waiting if each.look_at <= time.monotonic()]:
                 try:
                     again = self._free(each)

@@ -37,7 +37,7 @@ from celery_etcdlock.wiring import open_inspector
 from celery_etcdlock.worker.broker_limit import broker_limit, waits_that_do_not_fit
 from celery_etcdlock.worker.lock_watcher import LockWatcher, Waiter
 from celery_etcdlock.worker.revoke_signal import revoked, tell_of_revokes
-from celery_etcdlock.worker.signal_receivers import connect
+from celery_etcdlock.worker.signal_receivers import SignalReceivers
 from celery_etcdlock.worker.timer_entries import HUB_IS_WOKEN, cancel, timer_entry
 
 logger = logging.getLogger("celery_etcdlock")
@@ -87,12 +87,13 @@ class Gate(bootsteps.StartStopStep):
             functools.partial(open_inspector, settings), lambda: self._locks.manager, self._on_turn
         )
         self._pass_on = consumer.on_task_request
+        self._receivers = SignalReceivers()
         if self._is_of_use(consumer.app):
             consumer.on_task_request = self.admit
             # Celery itself parks those that came back with a delay; they are woken too.
-            connect(task_received, self._on_received)
+            self._receivers.connect(task_received, self._on_received)
             tell_of_revokes()
-            connect(revoked, self._discard_revoked)
+            self._receivers.connect(revoked, self._discard_revoked)
             limit = broker_limit(consumer.app)
             self._longest_seconds = limit.longest_wait_seconds
             warning = waits_that_do_not_fit(consumer.app.tasks.values(), settings, limit)
@@ -118,6 +119,10 @@ class Gate(bootsteps.StartStopStep):
         self._slot_timer = self._wake_timer = None
         for each in parked.values():
             cancel(consumer, each.request)
+
+    def shutdown(self, consumer: Any) -> None:
+        """The worker stops."""
+        self._receivers.disconnect()
 
     def info(self, consumer: Any) -> dict[str, Any]:  # type: ignore[override]  # typed as empty
         return {"etcdlock_gate": {"parked": len(self._parked)}}

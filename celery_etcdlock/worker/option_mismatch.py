@@ -14,7 +14,6 @@ from dataclasses import fields
 from typing import Any
 
 from celery import bootsteps
-from celery.signals import worker_shutdown
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.core.settings import Settings
@@ -40,6 +39,7 @@ class CompareOptions(bootsteps.StartStopStep):
         super().__init__(worker, **options)
         self._settings = EtcdLocks.from_app(worker.app).settings
         self._hostname = str(worker.hostname)
+        self._written_by: Inspector | None = None
 
     def start(self, worker: Any) -> None:
         try:
@@ -60,11 +60,14 @@ class CompareOptions(bootsteps.StartStopStep):
             for line in differences(own, others):
                 logger.warning("celery-etcdlock: %s", line)
             inspector.write_note(self._hostname, json.dumps(own), STANDS_FOR_SECONDS)
-            worker_shutdown.connect(lambda **_: self._forget(inspector), weak=False)
+            self._written_by = inspector
         except LockUnavailable as error:
             logger.debug("the lock options of other workers can't be read: %s", error)
 
-    def _forget(self, inspector: Inspector) -> None:
+    def stop(self, worker: Any) -> None:
+        inspector, self._written_by = self._written_by, None
+        if inspector is None:
+            return
         try:
             inspector.delete_note(self._hostname)
         except LockUnavailable as error:

@@ -1,7 +1,8 @@
-"""Connects methods of the worker's steps to Celery's signals.
+"""Connects methods of the worker's steps to Celery's signals, for as long as the worker runs.
 
 Before 5.7, Celery takes one method of two objects for the same receiver and keeps only the first: of two workers in a
-process the second would hear nothing. So each is connected under a name of its own.
+process the second would hear nothing. So each is connected under a name of its own. And a worker that has stopped in a
+process that goes on (as in tests) must hear nothing of the next one.
 """
 
 from __future__ import annotations
@@ -9,14 +10,22 @@ from __future__ import annotations
 from typing import Any
 
 
-def connect(signal: Any, method: Any) -> None:
-    """Have ``method`` called, and its object kept, until it is disconnected."""
-    signal.connect(method, weak=False, dispatch_uid=_name_of(method))
+class SignalReceivers:
+    """The receivers of one step."""
 
+    def __init__(self) -> None:
+        self._connected: list[tuple[Any, Any]] = []
 
-def disconnect(signal: Any, method: Any) -> None:
-    """Undo it. Nothing happens where it isn't connected."""
-    signal.disconnect(method, dispatch_uid=_name_of(method))
+    def connect(self, signal: Any, method: Any) -> None:
+        """Have ``method`` called, and its object kept, until ``disconnect``."""
+        signal.connect(method, weak=False, dispatch_uid=_name_of(method))
+        self._connected.append((signal, method))
+
+    def disconnect(self) -> None:
+        """No method is called any more."""
+        for signal, method in self._connected:
+            signal.disconnect(method, dispatch_uid=_name_of(method))
+        self._connected.clear()
 
 
 def _name_of(method: Any) -> tuple[str, int, str]:

@@ -18,13 +18,13 @@ from celery import bootsteps
 from celery.signals import task_failure, task_received
 
 from celery_etcdlock.tasks.message.headers import CALL_HEADER
-from celery_etcdlock.worker.signal_receivers import connect
+from celery_etcdlock.worker.signal_receivers import SignalReceivers
 
 #: Where a watched message knows its request.
 REQUEST = "_etcdlock_request"
 
 
-class WatchUnstarted(bootsteps.Step):
+class WatchUnstarted(bootsteps.StartStopStep):
     """See the module. What it does to a message, it does in front of the consumer's own handler."""
 
     def __init__(self, consumer: Any, **options: Any) -> None:
@@ -33,8 +33,13 @@ class WatchUnstarted(bootsteps.Step):
         self._create = consumer.create_task_handler
         self._requests: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
         consumer.create_task_handler = self._create_task_handler
-        connect(task_received, self._on_received)
-        connect(task_failure, self._on_failure)
+        self._receivers = SignalReceivers()
+        self._receivers.connect(task_received, self._on_received)
+        self._receivers.connect(task_failure, self._on_failure)
+
+    def shutdown(self, consumer: Any) -> None:
+        """The worker stops; ``stop`` also comes when a connection is lost."""
+        self._receivers.disconnect()
 
     def _create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
         handle = self._create(*args, **options)

@@ -10,15 +10,14 @@ from typing import Any
 import pytest
 from celery import current_task
 from celery.app.task import Context
-from celery.signals import task_rejected, task_revoked, task_unknown
+from celery.signals import task_rejected, task_revoked
 from celery.utils.dispatch import Signal
 
 from celery_etcdlock.core.record import Delivery, KeyKind
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.tasks.message.headers import CLAIMS_HEADER
 from celery_etcdlock.worker.free_never_started import FreeNeverStarted
-from celery_etcdlock.worker.revoke_signal import revoked
-from celery_etcdlock.worker.signal_receivers import connect, disconnect
+from celery_etcdlock.worker.signal_receivers import SignalReceivers
 from tests.unit.tasks.worker_in_memory import Worker
 from tests.waiting import wait_for
 
@@ -29,9 +28,7 @@ def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
     worker = Worker()
     step = FreeNeverStarted(SimpleNamespace(app=worker.app))
     yield worker
-    for signal in (task_revoked, task_rejected, task_unknown, revoked):
-        for handler in (step._on_revoked, step._on_message, step._on_revokes):
-            disconnect(signal, handler)
+    step.stop(None)
 
 
 def retried(worker: Worker, **options: Any) -> tuple[Any, Any]:
@@ -82,12 +79,29 @@ def test_two_workers_in_one_process_both_hear_of_it() -> None:
             heard.append(self)
 
     steps = [Step(), Step()]
-    for step in steps:
-        connect(signal, step.on_message)
+    receivers = [SignalReceivers(), SignalReceivers()]
+    for step, of_step in zip(steps, receivers, strict=True):
+        of_step.connect(signal, step.on_message)
     signal.send(sender=None)
-    disconnect(signal, steps[0].on_message)
+    receivers[0].disconnect()
     signal.send(sender=None)
     assert heard == [*steps, steps[1]]
+
+
+def test_the_thread_ends_with_its_worker_and_frees_what_there_is_first(worker: Worker) -> None:
+    task = worker.task(lock="until_executed", lock_key="name")
+    task.delay()
+    [message] = worker.messages()
+    step = FreeNeverStarted(SimpleNamespace(app=worker.app))
+    step.free(message.headers)
+    step.stop(None)
+    wait_for(lambda: not step._runs, "the thread has ended")
+    assert worker.holders("name") == 0
+    task.delay()
+    [message] = worker.messages()
+    step.free(message.headers)  # a message that the pool gives up in a warm shutdown
+    wait_for(lambda: worker.holders("name") == 0, "the lock is free")
+    wait_for(lambda: not step._runs, "the thread has ended")
 
 
 def test_a_copy_that_expires_leaves_the_retrys_lock(worker: Worker) -> None:
