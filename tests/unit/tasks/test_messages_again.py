@@ -195,6 +195,8 @@ def test_a_claim_that_its_producer_doubts_is_its_messages_and_nobody_else_delete
         assert find([key], delivery_of(message.headers), Relation.OURS) is key
         context.undo()
         worker.run(message)
+    if not worker.ran:  # its producer has deleted the claim in just that moment
+        worker.run(*worker.messages())
     assert len(worker.ran) == 1
     wait_for(lambda: worker.holders("name") == worker.holders("name:queued") == 0, "nothing is left")
 
