@@ -14,6 +14,7 @@ from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.core.conflict_decision import Place, Reschedule
 from celery_etcdlock.core.events import TaskDeduplicated
 from celery_etcdlock.errors import EtcdLockError, LockConflict
+from celery_etcdlock.interruptions import interrupts
 from celery_etcdlock.locking.outcomes import Claim
 from celery_etcdlock.tasks.entry.caller import Call
 from celery_etcdlock.tasks.execution.redelivery import StillRuns
@@ -61,6 +62,16 @@ def skip(task: Task[Any, Any], call: Call, name: str, reason: str) -> NoReturn:
 
 def _stores_eager_results(task: Task[Any, Any], call: Call) -> bool:
     return call.place is Place.EAGER and bool(getattr(task, "store_eager_result", False))
+
+
+def _has_result(task: Task[Any, Any], call: Call) -> bool:
+    """Whether another delivery of it has come to its end: Celery would store RETRY over a failure, for good."""
+    try:
+        return not call.request.ignore_result and task.backend.get_state(call.delivery.task_id) in states.READY_STATES
+    except Exception as error:
+        if interrupts(error):
+            raise
+        return False  # a backend that keeps no results, or is away
 
 
 def reschedule(
@@ -122,7 +133,7 @@ def reschedule(
             # Not acknowledged yet, so the broker itself can give it to us again.
             raise Reject(str(error), requeue=True) from error
         raise why from error
-    if is_copy:
+    if is_copy or _has_result(task, call):
         logger.info("Task %s[%s] is a redelivered copy and waits: %s", task.name, call.delivery.task_id, why)
         raise StillRuns(str(why))
     when: Any = seconds  # celery-types wants a numbers.Real

@@ -219,6 +219,10 @@ def _open_leases(worker: Worker, task: Any) -> None:
     worker.ran.clear()
 
 
+def _away(operation: object, timeout_seconds: float) -> Any:
+    raise LockUnavailable("on purpose")
+
+
 def _losing(store: Any, *, applied: bool) -> Any:
     perform = store.perform
 
@@ -232,6 +236,31 @@ def _losing(store: Any, *, applied: bool) -> Any:
         return perform(operation, timeout_seconds)
 
     return without_answers
+
+
+@pytest.mark.parametrize("ended", ["SUCCESS", "FAILURE"])
+def test_a_copy_that_meets_an_outage_leaves_the_result_alone(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, ended: str
+) -> None:
+    """Nor does its broker always say that it is one."""
+
+    def body() -> None:
+        if ended == "FAILURE":
+            raise ValueError
+
+    task = worker.task(body, lock_key="name")
+    result = task.delay()
+    [message] = worker.messages()
+    again = copy.copy(message)
+    worker.run(message)
+    with monkeypatch.context() as context:
+        context.setattr(worker.locks.manager._store, "perform", _away)
+        worker.run(again)
+        assert result.state == ended
+        [comeback] = worker.messages()
+    worker.locks.circuit_breaker.over()
+    worker.run(comeback)
+    assert (result.state, worker.messages()) == (ended, [])
 
 
 @pytest.mark.parametrize("setting", ["raise", "retry"])
