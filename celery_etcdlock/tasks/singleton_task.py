@@ -61,7 +61,11 @@ WORKER_STEPS = (
     "celery_etcdlock.worker.apply_dedup:ApplyDedup",
     "celery_etcdlock.worker.option_mismatch:CompareOptions",
 )
-CONSUMER_STEPS = ("celery_etcdlock.worker.gate:Gate", "celery_etcdlock.worker.watch_unstarted:WatchUnstarted")
+CONSUMER_STEPS = (
+    "celery_etcdlock.worker.gate:Gate",
+    "celery_etcdlock.worker.watch_unstarted:WatchUnstarted",
+    "celery_etcdlock.worker.count_waiting:CountWaiting",
+)
 
 
 class SingletonTask(_TypedTask[P, R]):
