@@ -134,6 +134,7 @@ class WaitingMessages:
         """Delete the note, if there is one."""
         with self._mutex:
             self._closing.set()
+            self._messages.clear()
             runs = self._runs
         if runs:
             self._closed.wait(LAST_SECONDS)
