@@ -48,7 +48,7 @@ function make(lock, owner, number, ask) {
   parts.waiting = element("span");
   parts.retrying = element("small");
   parts.joining = element("small");
-  waiting.append(parts.waiting, parts.retrying, parts.joining);
+  waiting.append(parts.waiting, " ", parts.retrying, " ", parts.joining);
   const button = element("button", "", "Release…");
   button.type = "button";
   button.hidden = owner === NOBODY;
