@@ -2,6 +2,7 @@
 
 ``etcdlock-acquired``, ``-released``, ``-conflict``, ``-waiting`` and ``-lost`` carry the task's ``uuid`` and leave its
 state alone. ``task-deduplicated`` is only for a task that ended without having run: readers take it for its last state.
+For one that joined, Celery's own event of its end comes as well (``worker.name_joined``).
 
 They are published by one real thread of each process, over a connection of its own: so a broker that is slow or away
 delays no lock, and there is no connection to share across forks. Up to ``MOST_WAITING`` events wait for it; more are
@@ -107,7 +108,8 @@ def _described(event: lock_events.LockEvent) -> tuple[str, dict[str, Any]]:
         case lock_events.LockWasLost():
             return "etcdlock-lost", fields | {"fencing_token": event.fencing_token, "reason": event.reason}
         case lock_events.TaskDeduplicated():
-            return "task-deduplicated", fields | {"reason": event.reason}
+            joined = {} if event.joined is None else {"joined": event.joined}
+            return "task-deduplicated", fields | {"reason": event.reason} | joined
         case lock_events.TickSent():
             return "etcdlock-tick", fields | {"entry": event.entry, "late_seconds": round(event.late_seconds, 6)}
         case lock_events.BeatTookOver():

@@ -54,7 +54,7 @@ def take_result(task: Task[Any, Any], call: Call, joins: Duplicate) -> str:
     if state == states.REVOKED:
         skip(task, call, joins.name, f"{reason}, which was revoked")
     locks = EtcdLocks.from_app(task.app)
-    locks.tell(TaskDeduplicated(joins.name, locks.record(call.delivery, task.name), reason))
+    locks.tell(TaskDeduplicated(joins.name, locks.record(call.delivery, task.name), reason, joins.task_id))
     result = meta["result"]
     if state == states.FAILURE:
         raise Joined(error=result if isinstance(result, BaseException) else joins.conflict)
@@ -67,7 +67,7 @@ def await_result(task: Task[Any, Any], call: Call, joins: Duplicate, seconds: fl
     while take_result(task, call, joins) != states.RETRY and time.monotonic() < ends_at:
         time.sleep(0.05)
     logger.warning(
-        "Task %s[%s] joined %s, which released its lock without a result: it runs itself",
+        "Task %s[%s] joined %s, which released its lock without a result: it acquires the lock itself",
         task.name,
         call.delivery.task_id,
         joins.task_id,
