@@ -40,16 +40,25 @@ def test_commands_count_those_that_retry_and_join(
 
     expected = {"retries": (0, 4, 0), "joins": (0, 0, 3), "waits": (2, 0, 0)}
     wait_for(lambda: counted() == expected, "all are counted", 40)
-    table = run_on(project.app, "ls").out.splitlines()
-    assert table[0].split()[-3:] == ["WAITING", "RETRY", "JOIN"]
-    assert {line.split()[0]: line.split()[-3:] for line in table[1:]} == {
+
+    def table() -> dict[str, list[str]]:
+        first, *lines = run_on(project.app, "ls").out.splitlines()
+        return {line.split()[0]: line.split()[-3:] for line in (first, *lines)}
+
+    def told(text: str, *command: str) -> None:
+        wait_for(lambda: text in run_on(project.app, *command).out, text, 40)
+
+    # One that comes back and tries isn't waiting in that moment, so each look may miss some.
+    expected_table = {
+        "LOCK": ["WAITING", "RETRY", "JOIN"],
         names["retries"]: ["-", "4", "-"],
         names["joins"]: ["-", "-", "3"],
         names["waits"]: ["2", "-", "-"],
     }
-    assert "retrying    4 messages come back for the lock" in run_on(project.app, "show", names["retries"]).out
-    assert "joining     3 messages wait for the result of its task" in run_on(project.app, "show", names["joins"]).out
-    assert "locks: 3 held, 2 waiting, 4 retrying, 3 joining" in run_on(project.app, "doctor").out
+    wait_for(lambda: table() == expected_table, "the table says so", 40)
+    told("retrying    4 messages come back for the lock", "show", names["retries"])
+    told("joining     3 messages wait for the result of its task", "show", names["joins"])
+    told("locks: 3 held, 2 waiting, 4 retrying, 3 joining", "doctor")
     project.bodies.end_all()
     for result in (*holders.values(), *others):
         result.get(timeout=60)
