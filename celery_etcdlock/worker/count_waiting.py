@@ -26,6 +26,7 @@ from celery import bootsteps
 from celery.signals import task_received
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
+from celery_etcdlock.core.policies import POLICIES
 from celery_etcdlock.core.waiting_counts import JOINING, RETRYING, WaitingCount, WaitingCounts, count, write_note
 from celery_etcdlock.core.worker_notes import NoteKind
 from celery_etcdlock.errors import InvalidSetting, LockUnavailable
@@ -99,7 +100,8 @@ def how_it_waits(carrier: Any) -> WaitingCount | None:
     if header.position_in(carrier) is not None or header.header(carrier, header.COPY_HEADER):
         return None
     duplicate = header.duplicate_in(carrier, header.DUPLICATE_HEADER)
-    joins = duplicate is not None and duplicate.policy == "join"
+    policy = None if duplicate is None else POLICIES.get(duplicate.policy)
+    joins = policy is not None and policy.needs_result
     return JOINING if joins or header.duplicate_in(carrier, header.JOIN_HEADER) is not None else RETRYING
 
 

@@ -105,7 +105,7 @@ function drawNothing(known, about) {
   if (!known) setText(nothing, state.error ? `Not known: ${about.store} can't be reached.` : "Not known yet: waiting for the first answer.");
   else if (state.listed) setText(nothing, `None of ${count(state.listed, "lock matches", "locks match")} the filter.`);
   else {
-    const unused = state.used === false ? " This prefix was never used: are app, prefix and endpoints the right ones?" : "";
+    const unused = state.used === false ? " No worker was ever started with this prefix, and nothing is stored there: are app, prefix and endpoints the right ones?" : "";
     setText(nothing, (about.prefix ? `No locks held under ${visible(about.prefix)}.` : "No locks held.") + unused);
   }
 }
