@@ -168,15 +168,10 @@ class Term:
         now, here = self.clock(), set(present)
         changed: dict[str, EntryState | None] = {}
         for key, state in self.states.items():
-            if key in here:
-                if state.absent_since is not None and now - state.absent_since <= ABSENT_SECONDS:
-                    changed[key] = replace(state, absent_since=None)
-                elif state.absent_since is not None:
-                    changed[key] = None
-            elif state.absent_since is None:
-                changed[key] = replace(state, absent_since=now)
-            elif now - state.absent_since > ABSENT_SECONDS:
+            if state.absent_since is not None and now - state.absent_since > ABSENT_SECONDS:
                 changed[key] = None
+            elif (key in here) != (state.absent_since is None):
+                changed[key] = replace(state, absent_since=None if key in here else now)
         self.write(changed)
 
     # --- ticks -----------------------------------------------------------------------------------------------
@@ -249,8 +244,8 @@ class Term:
             self._save({key: states[key] for key in keys[start : start + MOST_WRITES]})
 
     def _save(self, states: Mapping[str, EntryState | None]) -> None:
-        room = max(0, MOST_WRITES - len(states))
-        confirmed = dict(list(self._confirmations.items())[:room])
+        """With as many confirmations as fit into the same transaction."""
+        confirmed = dict(list(self._confirmations.items())[: max(0, MOST_WRITES - len(states))])
         both: dict[str, EntryState | None] = {**confirmed, **states}
         self.book.save({key: None if state is None else encode_state(state) for key, state in both.items()})
         for key, state in both.items():
@@ -264,12 +259,11 @@ class Term:
             self._save({})
 
     def etcd_is_away(self, error: LockUnavailable) -> None:
-        """Say so, once for each outage."""
-        level = logging.DEBUG if self._away_said else logging.WARNING
-        self._away_said = True
+        """Log it, as a warning once per outage."""
         logger.log(
-            level,
-            "celery-etcdlock: etcd gives no answer (%s); ticks wait for it, this beat's lock stands for another %.1f s",
+            logging.DEBUG if self._away_said else logging.WARNING,
+            "celery-etcdlock: etcd is unreachable (%s); ticks wait for it, this beat holds its lock for another %.1f s",
             error,
             self.lock.remaining,
         )
+        self._away_said = True

@@ -191,11 +191,10 @@ class EtcdScheduler(Scheduler):
             )
 
     def _on_away(self, error: LockUnavailable) -> None:
-        if self._away_said:
-            return
-        self._away_said = True
-        self._said = ""
-        logger.warning("celery-etcdlock: standing by: etcd can't be reached, and nothing is scheduled: %s", error)
+        if not self._away_said:
+            self._away_said = True
+            self._said = ""
+            logger.warning("celery-etcdlock: standing by: etcd can't be reached, and nothing is scheduled: %s", error)
 
     def _say(self, text: str) -> None:
         if text != self._said:
@@ -223,16 +222,14 @@ class EtcdScheduler(Scheduler):
             self._tell(BeatTookOver(self._name, lock.record, lock.fencing_token, work.takeovers))
             inner = self._make_inner(term)
             term.note_absent(segment_of(name) for name in inner.schedule)
+            self._inner = inner
+            self._said = ""
         except StateTooNew as error:
             logger.error("celery-etcdlock: standing by: %s", error)
             self._leave(PAUSE_SECONDS)
-            return
         except LockUnavailable as error:
-            logger.warning("celery-etcdlock: standing by: what the last beat left can't be read: %s", error)
+            logger.warning("celery-etcdlock: standing by: can't read the last beat's state: %s", error)
             self._leave(LONGEST_WAIT_SECONDS)
-            return
-        self._inner = inner
-        self._said = ""
 
     def _make_inner(self, term: Term) -> Guard:
         scheduler_class = guarded(cast("Any", self._inner_class))

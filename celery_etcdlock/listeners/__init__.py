@@ -28,9 +28,9 @@ NAMED_LISTENERS = {
 
 
 class Listeners:
-    """Several listeners as one: what one raises, neither the others nor the caller notice.
+    """Several listeners as one. What one of them raises is logged, and reaches neither the others nor the caller.
 
-    But for what interrupts the caller from outside while a listener runs: it is raised, when all have been told.
+    What interrupts the caller from outside while a listener runs is raised, after all have been called.
     """
 
     def __init__(self, listeners: Iterable[Listener]) -> None:
@@ -56,10 +56,7 @@ def find_listener(entry: str | Callable[[LockEvent], None]) -> Listener:
         return entry
     module_name = NAMED_LISTENERS.get(entry)
     try:
-        if module_name is not None:
-            made: Listener = importlib.import_module(module_name).listener()
-            return made
-        found = symbol_by_name(entry)
+        found = importlib.import_module(module_name).listener() if module_name is not None else symbol_by_name(entry)
     except (ImportError, AttributeError, ValueError) as error:
         remedy = (
             f"install it with: pip install 'celery-etcdlock[{entry}]'"

@@ -10,7 +10,6 @@ from celery.exceptions import ImproperlyConfigured
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.core.operations import Look
-from celery_etcdlock.core.setting_checks import MEMORY_ENDPOINT
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.tasks.entry.coroutines import is_awaited_by
@@ -27,7 +26,7 @@ LOOK_SECONDS = 2.0
 
 def warn_if_away(settings: Settings) -> None:
     """Look for the lock store, on a connection of its own that no child inherits."""
-    if settings.endpoints == (MEMORY_ENDPOINT,) or settings.channel is not None:
+    if settings.in_memory or settings.channel is not None:
         return  # a grpc channel must not be used before a fork
     store, renewal_store = open_stores(settings)
     try:

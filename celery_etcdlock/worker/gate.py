@@ -28,7 +28,6 @@ from celery.signals import task_received
 from celery.worker import state as worker_state
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
-from celery_etcdlock.core.setting_checks import MEMORY_ENDPOINT
 from celery_etcdlock.tasks.entry.caller import delivery_of
 from celery_etcdlock.tasks.message import headers as message_headers
 from celery_etcdlock.tasks.message.broker_delay import has_quorum_queues
@@ -102,9 +101,7 @@ class Gate(bootsteps.StartStopStep):
 
     def _is_of_use(self, app: Any) -> bool:
         settings = self._locks.settings
-        if not settings.gate or settings.channel is not None or settings.endpoints == (MEMORY_ENDPOINT,):
-            return False
-        if any("://" in each and not each.startswith("http") for each in settings.endpoints):
+        if not settings.gate or settings.channel is not None or not settings.in_etcd:
             return False
         if has_quorum_queues(app):
             logger.info("celery-etcdlock: no gate on quorum queues; messages that wait for a lock come back by a delay")

@@ -53,7 +53,7 @@ class HeldLocks:
                 names, context.record, ttl_seconds=context.ttl_seconds, on_held=self._hold, on_lost=self._lost
             )
             return several if isinstance(several, Conflict) else None
-        one = context.locks.acquire(
+        one = context.manager.acquire(
             names[0], context.record, ttl_seconds=context.ttl_seconds, on_held=self._hold, on_lost=self._lost
         )
         return one if isinstance(one, Conflict) else None
@@ -61,7 +61,7 @@ class HeldLocks:
     def take_over(self, claim: Claim) -> Conflict | None:
         """Take over a lock that this message holds, or say who has it."""
         context = self._context
-        outcome = context.locks.take_over(
+        outcome = context.manager.take_over(
             claim, context.record, ttl_seconds=context.ttl_seconds, on_held=self._hold, on_lost=self._lost
         )
         return outcome if isinstance(outcome, Conflict) else None
