@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import socket
 from functools import cache
@@ -46,3 +47,11 @@ def broker_fingerprint(app: Celery) -> str:
 @cache
 def host_name() -> str:
     return socket.gethostname()
+
+
+def user_name() -> str:
+    """Who runs this process, for people."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "somebody"

@@ -60,6 +60,5 @@ def _lines(lock: LockEntry, ttls: dict[int, float]) -> list[str]:
 
 def described_owner(entry: KeyEntry) -> str:
     record = entry.key.record
-    if record is None:
-        return in_words(record)
-    return f"{in_words(record)}, for {duration(max(0.0, time.time() - record.since))}"
+    since = "" if record is None else f", for {duration(max(0.0, time.time() - record.since))}"
+    return in_words(record) + since

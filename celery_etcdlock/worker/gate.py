@@ -28,7 +28,7 @@ from celery.signals import task_received
 from celery.worker import state as worker_state
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
-from celery_etcdlock.tasks.entry.caller import delivery_of
+from celery_etcdlock.tasks.entry.caller import delivery_of, seconds_waited
 from celery_etcdlock.tasks.message import headers as message_headers
 from celery_etcdlock.tasks.message.broker_delay import has_quorum_queues
 from celery_etcdlock.tasks.singleton_task import SingletonTask
@@ -176,7 +176,8 @@ class Gate(bootsteps.StartStopStep):
         carrier = request.request_dict
         measured = message_headers.waited_in(carrier)
         waited = None if measured is None else measured[0]
-        seconds = min(self._longest_seconds, plan.options.wait_timeout - _waited(carrier, waited))
+        since = message_headers.number_in(carrier, message_headers.WAITING_SINCE_HEADER)
+        seconds = min(self._longest_seconds, plan.options.wait_timeout - seconds_waited(since, waited))
         if request.expires is not None:
             seconds = min(seconds, request.expires.timestamp() - time.time())
         if seconds <= 0:
@@ -306,10 +307,3 @@ def _set_headers(request: Any, parked: _Parked) -> None:
                 each[message_headers.POSITION_HEADER] = [place.name, place.token, place.revision]
             if waited is not None:
                 each[message_headers.WAITED_HEADER] = [round(waited, 3), 0.0]
-
-
-def _waited(carrier: Any, measured: float | None) -> float:
-    """As ``tasks.entry.caller.Call.waited``: by the wall clock, but no more than was measured."""
-    since = message_headers.number_in(carrier, message_headers.WAITING_SINCE_HEADER)
-    elapsed = 0.0 if since is None else max(0.0, time.time() - since)
-    return elapsed if measured is None else min(elapsed, measured)

@@ -12,6 +12,7 @@ callable of the same task is reached belongs to this call. *In the body*: what i
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from typing import Any
 
@@ -36,11 +37,11 @@ class CallPath:
     def in_body(self) -> bool:
         return self._bodies > 0
 
-    def open(self) -> _Open:
+    def open(self) -> AbstractContextManager[None]:
         """Let the call through, in this context."""
         return _Open(self)
 
-    def body(self) -> _Body:
+    def body(self) -> AbstractContextManager[None]:
         return _Body(self)
 
     def is_on_the_way(self, task: Any) -> bool:

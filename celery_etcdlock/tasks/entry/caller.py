@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from celery import Task
@@ -50,13 +50,14 @@ class Call:
 
     @property
     def waited(self) -> float:
-        """Seconds since the message first came back.
+        """Seconds since the message first came back."""
+        return seconds_waited(self.waiting_since, self.measured)
 
-        By the wall clock, but no more than was measured, or a host whose clock is ahead would end a wait that has
-        begun.
-        """
-        elapsed = 0.0 if self.waiting_since is None else max(0.0, time.time() - self.waiting_since)
-        return elapsed if self.measured is None else min(elapsed, self.measured)
+
+def seconds_waited(since: float | None, measured: float | None) -> float:
+    """By the wall clock, but no more than was measured: a host whose clock is ahead must not end a wait early."""
+    elapsed = 0.0 if since is None else max(0.0, time.time() - since)
+    return elapsed if measured is None else min(elapsed, measured)
 
 
 #: The locked task that is being traced here, its request, and the one that was traced around it.
@@ -85,12 +86,8 @@ task_postrun.connect(_on_postrun, weak=False)
 
 def request_here(task: Task[Any, Any]) -> Any:
     """Celery's request for what runs here of ``task``, or ``None``."""
-    request = task.request_stack.top
-    if request is None:
-        traced = _traced.get()
-        if traced is not None and traced[0] is task:
-            return traced[1]
-    return request
+    request, traced = task.request_stack.top, _traced.get()
+    return traced[1] if request is None and traced is not None and traced[0] is task else request
 
 
 def entering_request(task: Task[Any, Any]) -> Any:
@@ -137,28 +134,22 @@ def current_call(task: Task[Any, Any]) -> Call:
     waiting_since = message_headers.number_in(request, message_headers.WAITING_SINCE_HEADER)
     waited = message_headers.waited_in(request)
     measured = None if waited is None else sum(waited)
-    delivery = delivery_of(request, comebacks)
+    place = Place.EAGER if request.is_eager else Place.WORKER
+    call = Call(place, delivery_of(request, comebacks), request, comebacks, waiting_since, measured)
     if request.is_eager:
-        return Call(Place.EAGER, delivery, request, comebacks, waiting_since, measured)
-    return Call(
-        Place.WORKER,
-        delivery,
-        request,
-        comebacks,
-        waiting_since,
-        measured,
-        message_headers.claims_in(request),
-        message_headers.position_in(request),
-        message_headers.duplicate_in(request, message_headers.DUPLICATE_HEADER),
-        message_headers.duplicate_in(request, message_headers.JOIN_HEADER),
+        return call
+    return replace(
+        call,
+        claims=message_headers.claims_in(request),
+        line=message_headers.position_in(request),
+        duplicate=message_headers.duplicate_in(request, message_headers.DUPLICATE_HEADER),
+        joins=message_headers.duplicate_in(request, message_headers.JOIN_HEADER),
     )
 
 
 def delivery_of(carrier: Any, comebacks: int = 0) -> Delivery:
     """The delivery of a request, or of a dict of a message's headers."""
-    task_id = message_headers.header(carrier, "id")
-    retries, replacements = (
-        message_headers.count_in(carrier, "retries"),
-        message_headers.count_in(carrier, "replaced_task_nesting"),
-    )
-    return Delivery(str(task_id), retries, replacements, comebacks, call=message_headers.call_in(carrier))
+    task_id = str(message_headers.header(carrier, "id"))
+    retries = message_headers.count_in(carrier, "retries")
+    replacements = message_headers.count_in(carrier, "replaced_task_nesting")
+    return Delivery(task_id, retries, replacements, comebacks, call=message_headers.call_in(carrier))

@@ -51,34 +51,38 @@ def enter(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], go_on: Calla
 
 def reach_body(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], body: Callable[[], Any], outer: bool) -> Any:
     """``task.run``: go on to the body, through the lock where nobody took it. ``outer``: not called by ``super()``."""
-    make_ready(task)
-    call_path = innermost()
-    if call_path is not None and call_path.task is task and entering_request(task) is None:
-        if not call_path.in_body:
-            if call_path.refusal is not None:
-                raise call_path.refusal
-            with call_path.body():
-                return body()
-        if not outer or call_path.names() == task._lock_names(args, kwargs):
-            return body()
-    return _lock(task, args, kwargs, functools.partial(finished, task, _in_body(body)))
+    way = _way_to_body(task, args, kwargs, outer)
+    if way is None:
+        return _lock(task, args, kwargs, functools.partial(finished, task, _in_body(body)))
+    with way:
+        return body()
 
 
 async def reach_async_body(
     task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], body: Callable[[], Any], outer: bool
 ) -> Any:
     """The same for an ``async def``, where it is awaited."""
+    way = _way_to_body(task, args, kwargs, outer)
+    if way is None:
+        return await locked_coroutine(functools.partial(_lock, task, args, kwargs), _in_async_body(body))
+    with way:
+        return await body()
+
+
+def _way_to_body(
+    task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outer: bool
+) -> contextlib.AbstractContextManager[None] | None:
+    """What the body is run in, where this very call holds the lock; ``None`` where the lock must be taken first."""
     make_ready(task)
     call_path = innermost()
-    if call_path is not None and call_path.task is task and entering_request(task) is None:
-        if not call_path.in_body:
-            if call_path.refusal is not None:
-                raise call_path.refusal
-            with call_path.body():
-                return await body()
-        if not outer or call_path.names() == task._lock_names(args, kwargs):
-            return await body()
-    return await locked_coroutine(functools.partial(_lock, task, args, kwargs), _in_async_body(body))
+    if call_path is None or call_path.task is not task or entering_request(task) is not None:
+        return None
+    if not call_path.in_body:
+        if call_path.refusal is not None:
+            raise call_path.refusal
+        return call_path.body()
+    same_lock = not outer or call_path.names() == task._lock_names(args, kwargs)
+    return contextlib.nullcontext() if same_lock else None
 
 
 def make_ready(task: Any) -> None:

@@ -45,6 +45,11 @@ logger = logging.getLogger("celery_etcdlock")
 #: Whoever chose one of these was promised a result under an id.
 PROMISES = ("chord", "group_id", "chain")
 
+#: A message with one of these headers was published before.
+_OF_PUBLISHED = frozenset(
+    {message_headers.CLAIMS_HEADER, message_headers.DUPLICATE_HEADER, message_headers.RESCHEDULES_HEADER}
+)
+
 Send = Callable[[str, dict[str, Any]], "AsyncResult[Any]"]
 
 
@@ -75,11 +80,7 @@ class Enqueued:
 
     def is_successor(self) -> bool:
         """A retry or replacement of the task that runs here, or a message that goes through once more."""
-        if (
-            message_headers.CLAIMS_HEADER in self.headers
-            or message_headers.DUPLICATE_HEADER in self.headers
-            or message_headers.RESCHEDULES_HEADER in self.headers
-        ):
+        if not _OF_PUBLISHED.isdisjoint(self.headers):
             return True
         current = self.task.app.current_worker_task
         return current is not None and current.request.id == self.task_id
@@ -214,11 +215,8 @@ def _publish(call: Enqueued, args: tuple[Any, ...], kwargs: Mapping[str, Any], s
 
 def with_call(headers: Mapping[str, Any] | None, task_id: str) -> dict[str, Any]:
     """The headers of a call under ``task_id``: marked as such, and without ours of another task's message."""
-    own = (
-        dict(headers or {})
-        if headers is None or message_headers.are_for(headers, task_id)
-        else message_headers.without_ours(headers)
-    )
+    given = headers or {}
+    own = dict(given) if message_headers.are_for(given, task_id) else message_headers.without_ours(given)
     if message_headers.RESCHEDULES_HEADER not in own:  # it was published without us, and comes back as it was
         own.setdefault(message_headers.CALL_HEADER, [task_id, secrets.token_hex(8)])
     return own
