@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import NoReturn
 
 from celery import states
 
@@ -20,7 +21,7 @@ from celery_etcdlock.core.conflict_decision import (
 from celery_etcdlock.core.events import LockWaiting
 from celery_etcdlock.core.policy_choice import policy_of
 from celery_etcdlock.core.record import MessageRelation
-from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.errors import EtcdLockError, LockUnavailable
 from celery_etcdlock.locking.lock_holder import conflict_error
 from celery_etcdlock.locking.outcomes import Conflict
 from celery_etcdlock.tasks.execution.context import MESSAGE_PREFIX, ExecutionContext
@@ -81,8 +82,7 @@ class ConflictHandling:
                 take_result(context.task, call, joins)
             # Who joins waits for a result, not for its turn: a position taken under another policy is given up.
             self._line.leave()
-            comeback = Reschedule(decision.seconds, decision.comebacks)
-            reschedule(context.task, call, comeback, error, claims=self._claims.claims, joins=joins)
+            self._reschedule(Reschedule(decision.seconds, decision.comebacks), error, joins)
         if isinstance(decision, Reschedule):
             if message_relation is MessageRelation.STRANGER:
                 if not call.comebacks:
@@ -90,16 +90,8 @@ class ConflictHandling:
                 self._line.take_position(conflict, decision)
                 if self._line.is_our_turn():
                     return WaitForPredecessor(0.0)
-            reschedule(
-                context.task,
-                call,
-                decision,
-                error,
-                is_copy=holder is not None and holder.run == call.delivery.run,
-                claims=self._claims.claims,
-                line=self._line.place,
-                joins=call.joins,
-            )
+            is_copy = holder is not None and holder.run == call.delivery.run
+            self._reschedule(decision, error, call.joins, is_copy=is_copy)
         self._line.leave()
         raise error
 
@@ -149,13 +141,13 @@ class ConflictHandling:
         # Of the public type: a result backend names the class, and whoever reads it must be able to catch it.
         public = LockUnavailable(str(error), maybe_applied=error.maybe_applied, permanent=error.permanent)
         if isinstance(decision, Reschedule):
-            reschedule(
-                context.task,
-                call,
-                decision,
-                public,
-                claims=self._claims.claims,
-                line=self._line.place,
-                joins=call.joins,
-            )
+            self._reschedule(decision, public, call.joins)
         raise public from error
+
+    def _reschedule(
+        self, decision: Reschedule, why: EtcdLockError, joins: Duplicate | None, *, is_copy: bool = False
+    ) -> NoReturn:
+        """With what the message holds."""
+        claims, line = self._claims.claims, self._line.place
+        task, call = self._context.task, self._context.call
+        reschedule(task, call, decision, why, is_copy=is_copy, claims=claims, line=line, joins=joins)

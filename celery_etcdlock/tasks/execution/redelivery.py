@@ -50,7 +50,7 @@ class Redelivery:
         self._task = task
         self._call = call
         self._marks = marks
-        #: Whether the body was.
+        #: Set before the body is entered.
         self.entered = False
         self._owes_mark = False
         self._mark_is_put = False
@@ -68,20 +68,8 @@ class Redelivery:
             self._expected or self._task.acks_late or delivery_info.get("redelivered") or header(request, COPY_HEADER)
         )
 
-    def check(self, has_run: bool | None) -> None:
-        """To be called with the lock held, before the body. Raises ``HasRun``, or ``LockUnavailable``.
-
-        ``has_run`` is what the store said already, if it did: here and in the next.
-        """
-        self.check_has_run(has_run)
-        self.entered = True
-
-    def enter_unchecked(self) -> None:
-        """The body is entered although that couldn't be asked."""
-        self.entered = True
-
     def check_has_run(self, has_run: bool | None) -> None:
-        """The same where the lock can't be had."""
+        """Raises ``HasRun``, or ``LockUnavailable``. ``has_run`` is what the store said already, if it did."""
         if not self._has_copies:
             return
         if has_run or (has_run is None and self._marks.seen(self._call.delivery.run)):

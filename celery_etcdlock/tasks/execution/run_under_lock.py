@@ -225,7 +225,7 @@ class _Execution:
     def check_not_done(self) -> None:
         """With the lock held, whether the body has run already."""
         try:
-            self.redelivery.check(self._held.has_run)
+            self.redelivery.check_has_run(self._held.has_run)
         except LockUnavailable as error:
             if self._context.locks.settings.on_unavailable != "run":
                 self._held.release()
@@ -238,7 +238,7 @@ class _Execution:
                 self._context.call.delivery.task_id,
                 error,
             )
-            self.redelivery.enter_unchecked()
+        self.redelivery.entered = True
 
     def end(self) -> None:
         """Of all that the run holds. Goes on where an earlier one was cut off."""
