@@ -20,7 +20,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from celery import Task
 from celery.result import AsyncResult
@@ -56,10 +56,10 @@ Send = Callable[[str, dict[str, Any]], "AsyncResult[Any]"]
 class Enqueued:
     """One call on its way to the broker. ``headers`` are what the message will carry."""
 
-    def __init__(self, task: Task[Any, Any], plan: LockPlan, task_id: str | None, options: Mapping[str, Any]) -> None:
+    def __init__(self, task: Any, task_id: str | None, options: Mapping[str, Any]) -> None:
         self.task = task
-        self.plan = plan
-        self.lifetime = plan.options.lifetime
+        self.plan: LockPlan = task._lock_plan
+        self.lifetime = self.plan.options.lifetime
         self.locks = EtcdLocks.from_app(task.app)
         self.promised = task_id is not None or any(options.get(name) is not None for name in PROMISES)
         self.has_callbacks = bool(options.get("link") or options.get("link_error"))
@@ -69,7 +69,7 @@ class Enqueued:
         self.in_chord_header = bool(options.get("chord"))
         self._options = options
         self._about: str | None = None
-        self.seconds = claim_seconds(task, plan, options)
+        self.seconds = claim_seconds(task, self.plan, options)
 
     @property
     def record(self) -> Record:
@@ -86,7 +86,7 @@ class Enqueued:
         return current is not None and current.request.id == self.task_id
 
     def names(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
-        names = self.task._lock_names(args, dict(kwargs), self.headers, self._options)  # type: ignore[attr-defined]
+        names = self.task._lock_names(args, dict(kwargs), self.headers, self._options)
         self._about = getattr(names, "about", None)
         return tuple(self.lifetime.queued_name(name) for name in names)
 
@@ -145,12 +145,11 @@ class Enqueued:
             return False
         key = conflict.keys[0]
         manager = self.locks.manager
-        older = holder.delivery.task_id
         if written_by_a_process(key):
             manager.ask_to_release(conflict.name, key, f"task {self.task_id}, which replaces it,")
-            return False
         if not is_replaceable(key):
             return False
+        older = holder.delivery.task_id
         claim = Claim(conflict.name, key.token, key.mod_revision)
         kept = manager.pending.keep(claim, self.record, self.seconds, replaces=older, on_claimed=self.hold)
         if isinstance(kept, Conflict):
@@ -162,26 +161,17 @@ class Enqueued:
         reason = f"not published: {error}"
         logger.info("Task %s %s", self.task.name, reason)
         self.locks.tell(TaskDeduplicated(error.name, self.record, reason))
-        result: AsyncResult[Any] = self.task.AsyncResult(error.task_id or "")
-        result.lock_conflict = error  # type: ignore[attr-defined]
-        return result
+        result = self.task.AsyncResult(error.task_id or "")
+        result.lock_conflict = error
+        return cast("AsyncResult[Any]", result)
 
 
-def publish(
-    task: Task[Any, Any],
-    plan: LockPlan,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    task_id: str | None,
-    options: Mapping[str, Any],
-    send: Send,
-) -> AsyncResult[Any]:
+def publish(call: Enqueued, args: tuple[Any, ...], kwargs: Mapping[str, Any], send: Send) -> AsyncResult[Any]:
     """Take the lock of this call and publish it by ``send``, or do what the policy says.
 
     Raises ``LockConflict`` if that is the policy, ``LockUnavailable`` if ``etcdlock_on_unavailable`` is ``raise``, and
     what ``send`` raises.
     """
-    call = Enqueued(task, plan, task_id, options)
     try:
         return _publish(call, args, kwargs, send)
     except BaseException:

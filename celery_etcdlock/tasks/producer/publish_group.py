@@ -91,7 +91,7 @@ def _wanted(app: Any, members: list[Any], options: dict[str, Any]) -> dict[float
         if plan is None or not plan.options.lifetime.at_enqueue or signature.options.get("headers"):
             continue
         args, kwargs, merged = signature._merge(options.get("args"), options.get("kwargs"), {})
-        call = Enqueued(task, plan, merged.get("task_id"), task._get_exec_options() | merged)
+        call = Enqueued(task, merged.get("task_id"), task._get_exec_options() | merged)
         found = call.names(tuple(args), kwargs)
         if len(found) == 1 and found[0] not in names and not call.is_successor():
             names.add(found[0])
