@@ -38,8 +38,8 @@ def allocate_owned_mutex() -> Any:
 def unlock(mutex: Any) -> None:
     """Release ``mutex`` if this thread has it, however often it acquired it.
 
-    A signal's exception that strikes a thread between the end of a ``with`` block and its exit, or between an
-    ``acquire`` and its ``try``, leaves the mutex locked. So whoever uses one says this in a ``finally`` further out.
+    A signal's exception that strikes between the end of a ``with`` block and its exit, or between an ``acquire`` and
+    its ``try``, leaves the mutex locked. So code that uses one calls this in a ``finally`` further out.
     """
     while mutex._is_owned():
         mutex.release()

@@ -8,7 +8,7 @@ the event happens, in the process that runs the task: ``lock_lost`` often in the
 task's. It must return soon, since the task waits for it. What it raises is logged and changes nothing. But a soft time
 limit that strikes while a receiver runs ends the task as anywhere else.
 
-A receiver isn't told of what nobody sees: a process that is killed sends neither ``lock_released`` nor ``lock_lost``.
+A process that is killed sends neither ``lock_released`` nor ``lock_lost``.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ lock_acquired = Signal(
 lock_released = Signal(
     name="lock_released", providing_args=["name", "task_id", "fencing_token", "held_seconds", "record"]
 )
-#: Somebody else holds the lock. ``holder`` is its record, or ``None``. A task that comes back may conflict again.
+#: Somebody else holds the lock. ``holder`` is its record, or ``None``. A rescheduled task may conflict again.
 lock_conflict = Signal(name="lock_conflict", providing_args=["name", "task_id", "holder", "record"])
 #: A lock that was ours can't be trusted any more; ``reason`` says why.
 lock_lost = Signal(name="lock_lost", providing_args=["name", "task_id", "fencing_token", "reason", "record"])

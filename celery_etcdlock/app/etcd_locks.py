@@ -1,7 +1,7 @@
 """The locks of one app: settings read once, one lock manager for each process.
 
-A manager belongs to the process that made it: its connections, its lease and its thread don't survive a fork, and a
-child that touched its parent's would break both. So each process finds its manager by its pid and makes one at need.
+A manager belongs to the process that made it: its connections, lease and thread don't survive a fork, and a child that
+used its parent's would break both. So each process finds its manager by its pid, or makes one.
 """
 
 from __future__ import annotations
@@ -47,7 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("celery_etcdlock")
 
 _locks_of_apps: WeakKeyDictionary[Celery, EtcdLocks] = WeakKeyDictionary()
-#: Where all locks of this process are while tests say so (``locks_at``).
+#: Where all locks of this process are during ``locks_at``, in tests.
 _elsewhere: tuple[str, ...] | None = None
 
 
@@ -63,7 +63,7 @@ class EtcdLocks:
         self._page: LeasePage | None = None
         self._celery_events: CeleryEvents | None = None
         self._more_listeners: list[Listener] = []
-        #: Whether the lock store is away, as far as tasks of this process know.
+        #: Whether the lock store is unreachable, as far as tasks of this process know.
         self.circuit_breaker = CircuitBreaker()
 
     @classmethod
@@ -132,12 +132,12 @@ class EtcdLocks:
     ) -> EtcdLock:
         """A lock without a task, for threads and greenlets: a context manager, with ``acquire`` and ``release``.
 
-        ``name`` is the whole name: a task with ``lock_key=name`` competes for the same lock. A list of names is one
-        lock on all of them, or none. ``wait_timeout`` is how many seconds to wait in line, in order of arrival; 0 tries
-        once, ``None`` waits for ever. ``lock_ttl`` is after how many seconds a dead holder's lock is free; ``limit``
-        how many may hold it at once, as a task's ``lock_limit``; ``note`` what operators read as its purpose.
-        ``on_lost`` is called with the ``HeldLock`` when it is lost, in the thread that renews (a real one, also under
-        gevent): let it return soon. Raises ``ValueError``.
+        ``name`` is the whole name: a task with ``lock_key=name`` competes for the same lock. A list of names locks all
+        of them, or none. ``wait_timeout`` is how many seconds to wait, in order of arrival; 0 tries once, ``None``
+        waits for ever. ``lock_ttl`` is after how many seconds a dead holder's lock is free. ``limit`` is how many may
+        hold it at once, as a task's ``lock_limit``. ``note`` tells operators its purpose. ``on_lost`` is called with
+        the ``HeldLock`` when it is lost, in the thread that renews (a real one, also under gevent), and must return
+        soon. Raises ``ValueError``.
         """
         return EtcdLock(
             self, name, wait_timeout=wait_timeout, lock_ttl=lock_ttl, limit=limit, note=note, on_lost=on_lost
@@ -194,7 +194,7 @@ class EtcdLocks:
         return self.manager.pending.look(name)
 
     def send_celery_events(self, hostname: str) -> None:
-        """From now on, publish lock events as Celery events of the worker ``hostname``. To be called before a fork."""
+        """From now on, publish lock events as Celery events of the worker ``hostname``. Call it before a fork."""
         self._celery_events = CeleryEvents(self._app, hostname)
         self.add_listener(self._celery_events)
 

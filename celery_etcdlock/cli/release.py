@@ -1,14 +1,13 @@
-"""``celery etcdlock release``: free a lock, gently unless told otherwise.
+"""``celery etcdlock release``: free a lock, gently by default.
 
-Gently: the holder is asked to release it. Its process learns it with its next renewal, within a third of the TTL. A
+Gently: the holder is asked to release it. Its process reads that with its next renewal, within a third of the TTL. A
 task is interrupted as if the lock were lost (``on_lock_lost``), its ``finally`` releases, and only then another gets
-the lock. A holder without a task is only told (``held.lost``, ``on_lost``): nothing can interrupt it. What no process
-renews (a queued message's lock, a window) has nobody to ask: it is deleted, or ends by its time.
+the lock. A holder without a task only sees it (``held.lost``, ``on_lost``): nothing can interrupt it. What no process
+renews (a queued message's lock, a window) has nobody to ask: delete it, or let it expire.
 
-With ``--force`` the key is deleted: the lock is free at once, and whatever its holder does until it finds out runs
-beside the next holder.
+With ``--force`` the key is deleted: the lock is free at once, and until its holder finds out it runs beside the next.
 
-*A holder on a dead host* can't answer, but its lease isn't renewed any more: the lock is free when that runs out.
+*A holder on a dead host* can't answer, but nobody renews its lease: the lock is free when that expires.
 """
 
 from __future__ import annotations
@@ -98,7 +97,7 @@ def _is_of_task(entry: KeyEntry) -> bool:
 def _question(entry: KeyEntry, *, force: bool) -> str:
     if force:
         if not written_by_a_process(entry.key):
-            return "Delete it at once? No process holds it: what it stands for, if that still runs, has no lock then."
+            return "Delete it at once? No process holds it. If its task still runs, it has no lock then."
         runs = "task" if _is_of_task(entry) else "process"
         return f"Delete it at once? If that {runs} still runs, it runs on BESIDE the next holder until it finds out."
     if not written_by_a_process(entry.key):
@@ -181,7 +180,7 @@ class _Renewals:
                 "when it likes. --force deletes the key."
             )
         return (
-            "Its process lives and was told (held.lost, on_lost); it releases when it likes. --force deletes the key."
+            "Its process lives and was asked (held.lost, on_lost); it releases when it likes. --force deletes the key."
         )
 
 

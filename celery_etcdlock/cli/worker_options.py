@@ -1,7 +1,7 @@
-"""What ``celery worker`` gains where this package is installed: ``--etcdlock-dedup``, and the setting of that name.
+"""Adds ``--etcdlock-dedup`` to ``celery worker`` where this package is installed, and makes the setting work there.
 
-So worker-level deduplication needs nothing in the app's code. A worker that is made without the ``celery`` command
-(``app.Worker()``) isn't reached by this, unless one of its tasks is a ``SingletonTask``.
+So worker-level deduplication needs nothing in the app's code. It doesn't reach a worker that code makes
+(``app.Worker()``), unless one of its tasks is a ``SingletonTask``.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""Who else hears of lock events: one file for each place that they go to.
+"""Where lock events go: one file for each place.
 
-``signals`` and the log always hear. Celery's own events are sent by a worker that sends events at all (``-E``). The
-setting ``etcdlock_listeners`` adds ``"prometheus"``, ``"opentelemetry"``, and functions of your own.
+``signals`` and the log always get them. A worker with ``-E`` sends them as Celery events. The setting
+``etcdlock_listeners`` adds ``"prometheus"``, ``"opentelemetry"``, and functions of your own.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ class Listeners:
 
 
 def find_listener(entry: str | Callable[[LockEvent], None]) -> Listener:
-    """The listener that an entry of ``etcdlock_listeners`` stands for. Raises ``InvalidSetting``."""
+    """The listener that an entry of ``etcdlock_listeners`` names. Raises ``InvalidSetting``."""
     if not isinstance(entry, str):
         return entry
     module_name = NAMED_LISTENERS.get(entry)

@@ -1,4 +1,4 @@
-"""Lock events as Celery events, for ``celery events``, Flower and whoever else reads them.
+"""Lock events as Celery events, for ``celery events``, Flower and other readers.
 
 ``etcdlock-acquired``, ``-released``, ``-conflict``, ``-waiting`` and ``-lost`` carry the task's ``uuid`` and leave its
 state alone. ``task-deduplicated`` is only for a task that ended without having run: readers take it for its last state.

@@ -210,7 +210,7 @@ class EtcdServer:
 
 
 class EtcdCluster:
-    """Members of one cluster, three unless told otherwise. ``options`` are those of ``EtcdServer``."""
+    """The members of one cluster, three by default. ``options`` are those of ``EtcdServer``."""
 
     def __init__(self, size: int = 3, **options: Any) -> None:
         self._size, self._options = size, options
