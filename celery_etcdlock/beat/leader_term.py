@@ -1,4 +1,4 @@
-"""One term: from when this process got the beat's lock until it loses or leaves it, and what it keeps in the store."""
+"""One term: from when this process gets the beat's lock until it loses or releases it, and what it stores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.getLogger("celery_etcdlock")
 
 Result = TypeVar("Result")
 
-#: Seconds that a tick which the last one claimed is left alone: if that one lives, it says by then whether it was sent.
+#: Seconds that a tick claimed by the last beat is left alone: if that beat lives, it marks by then what it sent.
 GRACE_SECONDS = 2.0
 
 #: Where the scheduler at work is written down. No entry's name has this segment (``core.name_escaping``).
@@ -44,7 +44,7 @@ class StateTooNew(EtcdLockError):
 
 
 def mark_of(task_id: str) -> Delivery:
-    """What stands for a tick among the marks of what has been done."""
+    """A tick's done mark."""
     return Delivery(f"beat: {task_id}")
 
 
@@ -128,7 +128,7 @@ class Term:
     # --- taking over -----------------------------------------------------------------------------------------
 
     def begin(self, work: WorkState) -> WorkState:
-        """Read what the last one left, and write down that we are at work. Returns what was written.
+        """Read what the last beat left, and write that we are at work. Returns what was written.
 
         Raises ``LockUnavailable``, ``LockLost``, and ``StateTooNew``, after which nothing must be scheduled.
         """
@@ -217,7 +217,7 @@ class Term:
         return True
 
     def sent_and_not_confirmed(self) -> list[str]:
-        """The ids of ticks that are with the broker, while etcd has them as claimed: the next one would send them."""
+        """The ids of ticks that were sent, while etcd has them as claimed: the next beat would send them again."""
         waiting = self._confirmations.values()
         return [state.task_id for state in waiting if state.phase is Phase.PUBLISHED and state.task_id]
 

@@ -35,23 +35,23 @@ from celery_etcdlock.wiring import open_stores
 
 logger = logging.getLogger("celery_etcdlock")
 
-#: What stands for a task's name in the record of a beat's lock.
+#: The task's name in the record of a beat's lock.
 TASK = "celery beat"
 
-#: Seconds that a tick without anything to do lasts at most: so soon Celery sees that it should stop.
+#: Seconds that an idle tick lasts at most, so that Celery sees soon that it should stop.
 LONGEST_WAIT_SECONDS = 1.0
 
-#: Seconds after which a beat that couldn't take over stands for the lock again; others may do better meanwhile.
+#: Seconds that a beat that couldn't take over leaves the lock to others.
 PAUSE_SECONDS = 15.0
 
 
 def lock_name_of(settings: Settings, app: Celery) -> str:
-    """The name of the lock, and of the book, of the beats that stand for one another."""
+    """The name of the lock, and of the book, that these beats share."""
     return f"{BEAT_PREFIX}{settings.beat_name or app.main or 'default'}"
 
 
 class EtcdScheduler(Scheduler):
-    """One of several beats; see the package. Never a scheduler by itself: it has one while it is at work."""
+    """One of several beats; see the package. It runs another scheduler while it is at work."""
 
     def __init__(self, app: Celery, **kwargs: Any) -> None:
         kwargs.pop("lazy", None)
@@ -194,7 +194,7 @@ class EtcdScheduler(Scheduler):
         if not self._away_said:
             self._away_said = True
             self._said = ""
-            logger.warning("celery-etcdlock: standing by: etcd can't be reached, and nothing is scheduled: %s", error)
+            logger.warning("celery-etcdlock: standing by: etcd is unreachable, nothing is scheduled: %s", error)
 
     def _say(self, text: str) -> None:
         if text != self._said:
@@ -248,7 +248,7 @@ class EtcdScheduler(Scheduler):
         logger.error("celery-etcdlock: this beat isn't at work any more: %s", error)
         if inner is not None:
             if inner.term.lock.session.lost_reason() is None:
-                # Asked to let go: until then the lock is ours in etcd, and what was sent can be confirmed.
+                # Asked to release: until then the lock is ours in etcd, and what was sent can be confirmed.
                 with suppress(LockLost, LockUnavailable):
                     inner.term.confirm()
             self._to_mark += inner.term.sent_and_not_confirmed()
@@ -259,12 +259,12 @@ class EtcdScheduler(Scheduler):
         self._leave()
 
     def _mark_what_was_sent(self) -> None:
-        """Tell the next one what it would send once more, because etcd was away when it was to be confirmed."""
+        """Mark what the next beat would send again, because etcd was unreachable when it was to be confirmed."""
         while self._to_mark and self._manager is not None:
             try:
                 self._manager.done.put(mark_of(self._to_mark[0]))
             except LockUnavailable as error:
-                logger.debug("celery-etcdlock: the next beat can't be told yet what was sent: %s", error)
+                logger.debug("celery-etcdlock: what was sent can't be marked for the next beat yet: %s", error)
                 return
             self._to_mark.pop(0)
 

@@ -1,11 +1,10 @@
 """What ``EtcdScheduler`` puts around a scheduler for the time of one term: claims, sending, confirmation.
 
-It is a base class in front of the scheduler's own (``guarded``), so that whatever the scheduler does of itself, its
-ticks pass here: ``is_due`` claims a tick before anything is changed for it, ``apply_async`` sends only what is claimed.
+It is a base class in front of the scheduler's own (``guarded``), so that every tick of the scheduler passes here:
+``is_due`` claims a tick before anything is changed for it, ``apply_async`` sends only what is claimed.
 
-The *last run* of an entry is the store's, where the store has a later one: ``align``. The scheduler's own file or
-database may be older (it was another host that worked yesterday, or it died before it wrote) or newer (one worked
-without us).
+The *last run* of an entry is the store's, where the store has a later one (``_align``). The scheduler's own file or
+database may be older (another host worked yesterday, or it died before it wrote) or newer (a beat worked without us).
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from celery_etcdlock.errors import LockLost, LockUnavailable
 
 logger = logging.getLogger("celery_etcdlock")
 
-#: Seconds after which a broker, or etcd, that was away is asked again.
+#: Seconds until an unreachable broker or etcd is asked again.
 RETRY_SECONDS = 1.0
 #: The same for one entry that the broker refuses, while others are sent.
 REFUSED_SECONDS = 5.0
-#: Seconds after which it is looked whether entries were added, changed or removed at run time.
+#: Seconds between two looks for entries that were added, changed or removed at run time.
 COMPARE_SECONDS = 0.5
 
 HEADER_ENTRY = "etcdlock_beat_entry"
@@ -117,7 +116,7 @@ class Guard(Scheduler):
         return getattr(super().schedules_equal, "__func__", None) is Scheduler.schedules_equal
 
     def is_due(self, entry: ScheduleEntry) -> tuple[bool, float]:
-        """Due is what is due and claimed. What can't be claimed now is asked for again soon."""
+        """Whether it is due and claimed. What can't be claimed now is tried again soon."""
         due, next_seconds = self._is_due(entry)
         if not due:
             self._put_off = entry, next_seconds if is_numeric_value(next_seconds) else float(self.max_interval or 0)
@@ -167,7 +166,7 @@ class Guard(Scheduler):
         return following
 
     def apply_async(self, entry: ScheduleEntry, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
-        """Send the entry's claimed tick. One that a scheduler asks for in a way of its own is claimed here."""
+        """Send the entry's claimed tick. One that a scheduler sends in a way of its own is claimed here."""
         segment = segment_of(entry.name)
         if segment not in self.term.claimed:
             tick = self._tick(entry, 0.0)
@@ -242,7 +241,7 @@ class Guard(Scheduler):
     # --- sending ---------------------------------------------------------------------------------------------
 
     def _send_what_waits(self) -> None:
-        """Ticks that are claimed and not sent: left by the last one, or refused by a broker that was away."""
+        """Send ticks that are claimed and not sent: left by the last beat, or while the broker was unreachable."""
         for segment, tick in list(self.term.unsent.items()):
             if time.monotonic() < tick.not_before:
                 continue
@@ -257,7 +256,7 @@ class Guard(Scheduler):
             entry = next((each for each in self.schedule.values() if segment_of(each.name) == segment), tick.entry)
             if entry is None:
                 logger.warning(
-                    "celery-etcdlock: a tick of %r was claimed and maybe not sent; its entry isn't there any more",
+                    "celery-etcdlock: a tick of %r was claimed and maybe not sent; its entry was removed since",
                     tick.state.name,
                 )
                 self.term.drop(segment)
@@ -330,7 +329,7 @@ class Guard(Scheduler):
         except Exception as error:
             self._forget_broker()
             if not self.term.broker_away:
-                logger.error("celery-etcdlock: the broker can't be reached, ticks wait for it: %r", error)
+                logger.error("celery-etcdlock: the broker is unreachable, ticks wait for it: %r", error)
             self.term.broker_away = True
             return False
         self.term.broker_away = False
@@ -351,12 +350,12 @@ class Guard(Scheduler):
     # --- the end ---------------------------------------------------------------------------------------------
 
     def sync(self) -> None:
-        """A process that isn't the beat any more writes nothing: the next one may have written."""
+        """Only during the term: afterwards the next beat may have written."""
         if not self.term.over:
             super().sync()
 
     def abandon(self) -> None:
-        """The term is over, against our will: close what is open, and write nothing."""
+        """The term was ended from outside: close what is open, and write nothing."""
         self.term.over = True
         if isinstance(getattr(self, "_dirty", None), set):
             self._dirty.clear()

@@ -4,8 +4,8 @@ Nothing here waits for the store in the loop's thread (``locking.loop_store_acce
 the task that calls: ``acquire`` notes it at the call, not when the coroutine runs. So ``asyncio.wait_for`` and
 ``gather``, which may run it in a task of their own, acquire for the task that called.
 
-*Cancellation.* ``acquire`` that is cancelled leaves nothing: what it put, or may still put, is deleted by the renewal's
-thread. ``release`` that is cancelled goes on to its end without its caller.
+*Cancellation.* A cancelled ``acquire`` leaves nothing: the renewal's thread deletes what it put, or may still put. A
+cancelled ``release`` goes on to its end without its caller.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from celery_etcdlock.standalone.process_access import ProcessAccess
 
 
 class AsyncEtcdLock(NamedLock):
-    """A lock without a task of Celery's, for asyncio. By ``EtcdLocks.alock``.
+    """A lock without a Celery task, for asyncio. By ``EtcdLocks.alock``.
 
-    Any number of tasks of any event loop may share one object: each acquire stands for itself, and ``owned``, ``lost``,
-    ``remaining``, ``fencing_token``, ``check`` and ``release`` are about what the task that calls them holds. Those of
-    one process that wait for a name are served in order. It isn't reentrant.
+    Any number of tasks of any event loop may share one object. Each acquire is its own: ``owned``, ``lost``,
+    ``remaining``, ``fencing_token``, ``check`` and ``release`` are about what the calling task holds. Waiters of one
+    process are served in order. It isn't reentrant.
 
-    ``async with lock as held:`` acquires, waiting for ``wait_timeout``, and raises ``LockConflict`` when the lock can't
-    be had, ``LockUnavailable`` when the store can't be asked. A block whose lock was lost inside ends with
+    ``async with lock as held:`` acquires, waiting for ``wait_timeout``. It raises ``LockConflict`` when somebody else
+    keeps the lock, and ``LockUnavailable`` when the store can't be asked. A block that lost its lock ends with
     ``LockLost``. ``asyncio.timeout`` and ``wait_for`` may end the wait at any time.
     """
 
@@ -58,7 +58,7 @@ class AsyncEtcdLock(NamedLock):
     # --- acquire and release ----------------------------------------------------------------------------------------
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> Coroutine[Any, Any, bool]:
-        """Await it: acquires the lock for the task that calls; whether that worked. Release it in a ``finally``, there.
+        """Await it: acquires the lock for the calling task, and returns whether that worked. Release in a ``finally``.
 
         Arguments and errors as of ``EtcdLock.acquire``.
         """
@@ -134,7 +134,7 @@ class AsyncEtcdLock(NamedLock):
         return any([await self._keys(name) for name in self._names])
 
     async def holder(self) -> LockHolder | None:
-        """Who holds the lock now: who, since when, for what; ``None`` if nobody does. Raises ``LockUnavailable``."""
+        """Who holds the lock now, since when and for what; ``None`` if nobody does. Raises ``LockUnavailable``."""
         for name in self._names:
             keys = await self._keys(name)
             if keys:

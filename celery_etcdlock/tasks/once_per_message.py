@@ -1,7 +1,7 @@
-"""A task whose every message runs once: a lock on the message's id, and a mark when it has come to its end.
+"""A task whose every message runs once: a lock on the message's id, and a done mark when it has ended.
 
-For tasks that know nothing of locks (``etcdlock_dedup = "task_id"``). The body runs unlocked where there is no message:
-called as a function, or applied eagerly.
+For tasks without locks (``etcdlock_dedup = "task_id"``). Called as a function or applied eagerly there is no message,
+and the body runs unlocked.
 """
 
 from __future__ import annotations

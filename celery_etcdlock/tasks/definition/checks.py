@@ -32,7 +32,7 @@ CELERY_KEYWORDS = frozenset(
     }
 )
 
-#: Whom it was told that the app's own task class is left out.
+#: Bases that were warned of leaving out the app's own task class.
 _told: WeakKeyDictionary[type, None] = WeakKeyDictionary()
 
 
@@ -90,7 +90,7 @@ def _refuse_unknown(task: type[Any], app: Celery) -> None:
 
 
 def _refuse_what_runs_later(task: type[Any]) -> None:
-    """A body that runs only when somebody awaits it or goes through it would run when the lock is let go."""
+    """A body that runs only when somebody awaits it or iterates over it would run after the lock's release."""
     run, _ = written_run(task)
     if has_own_call(task):
         return  # which may see to it; that it does is checked at each call

@@ -1,12 +1,12 @@
 """Who calls a locked task: a worker, an eager ``apply``, or somebody as a plain function.
 
-A task that is called directly inside a worker's task still sees the *outer* request when both are the same task, so the
-request alone doesn't tell. The first entrance with a request is the tracer's, so that one marks the request; base
-``Task.__call__`` copies the mark along, so every call inside finds it. Where it copies another's (a pool that has the
-body run in a thread of its own, with the context handed on), ``tasks.entry.call_path`` tells.
+A task that calls itself directly still sees the *outer* request, so the request alone doesn't tell. The first entry
+with a request is the tracer's, and marks the request. ``Task.__call__`` copies the mark, so every call inside finds it.
+Where it copies another call's mark (a pool that runs the body in its own thread, with the context passed on),
+``tasks.entry.call_path`` tells.
 
-The request is the one on the task's stack, as the tracer put it there; the stack is a thread's own, so what the tracer
-announces (``task_prerun``) is kept in the context too.
+The request is the one that the tracer put on the task's stack. That stack belongs to one thread, so what the tracer
+signals (``task_prerun``) is kept in the context too.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ class Call:
     delivery: Delivery
     request: Any = None
     comebacks: int = 0
-    #: When the message first came back, by the wall clock of who sent it back; and how long it waited, as measured.
+    #: When the message was first rescheduled, by that worker's wall clock; and how long it waited, as measured.
     waiting_since: float | None = None
     measured: float | None = None
-    #: Locks that were taken for this message when it was published, and its place in line.
+    #: Locks that were taken for this message when it was published, and its queue position.
     claims: tuple[Claim, ...] = ()
     line: Claim | None = None
     #: What was found out about it when it was published; whose result it waits for.
@@ -50,7 +50,7 @@ class Call:
 
     @property
     def waited(self) -> float:
-        """Seconds since the message first came back."""
+        """Seconds since the message was first rescheduled."""
         return seconds_waited(self.waiting_since, self.measured)
 
 
@@ -103,7 +103,7 @@ def entering_request(task: Task[Any, Any]) -> Any:
 
 
 def entered(request: Any) -> bool:
-    """Whether the delivery came as far as asking for its lock."""
+    """Whether the delivery has asked for its lock."""
     return bool(getattr(request, _MARK, False))
 
 
@@ -114,7 +114,7 @@ def take_charge(call: Call) -> None:
 
 
 def is_taken_charge_of(request: Any) -> bool:
-    """Whether the run of this delivery frees what its message holds, whatever ends it."""
+    """Whether the run of this delivery frees what its message holds, however it ends."""
     return bool(getattr(request, _IN_CHARGE, False))
 
 

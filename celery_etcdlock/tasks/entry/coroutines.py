@@ -71,7 +71,7 @@ def locked_coroutine(lock: Callable[[Callable[[], Any]], Any], go_on: Callable[[
         try:
             return await asyncio.shield(thread)
         except asyncio.CancelledError:
-            # Not before the lock is let go of.
+            # Only after the lock is released.
             for each in running:
                 each.cancel()
             await asyncio.wait([thread], timeout=CANCEL_SECONDS)

@@ -1,17 +1,17 @@
-"""The seam between whatever runs a task and its body: what comes to the body has come by its lock.
+"""The seam between whatever runs a task and its body: no call reaches the body without its lock.
 
-A task's body is reached by its class's ``__call__``, by ``run``, or by the one that calls the other, in whatever order
-of bases and whatever an instrumentation has put around either. So both are guarded: the outermost ``__call__`` of the
-task's class, and each ``run`` where it is defined. Who comes first takes the lock, and what is further in lets the call
-through (``tasks.entry.call_path``). So what a user's ``__call__`` does around the body is under the lock too, and one
-that goes straight to ``run`` doesn't get by.
+A call reaches the body through the class's ``__call__``, through ``run``, or through both, with any order of bases and
+any instrumentation around either. So both are guarded: the outermost ``__call__`` of the task's class, and each ``run``
+where it is defined. The first that a call reaches takes the lock, and the others let the call through
+(``tasks.entry.call_path``). So what a user's ``__call__`` does around the body is under the lock too, and one that
+calls ``run`` directly doesn't bypass it.
 
-``guard`` is applied whenever a subclass is made and again when the task is bound, since annotations and metaclasses may
-have changed it in between. What gives something else than a finished body (a coroutine) is seen to while the lock is
-held (``tasks.entry.coroutines``).
+``guard`` is applied when a subclass is made and again when the task is bound, since annotations and metaclasses may
+have changed the class in between. A call that returns a coroutine is awaited with the lock held
+(``tasks.entry.coroutines``).
 
 *Automatic retries* are Celery's wrapper of ``run``, inside of the lock, so that a retry keeps it. What the lock itself
-raises is raised once more inside of that wrapper, in the body's place: so ``autoretry_for`` means our errors too.
+raises is raised again inside of that wrapper, in the body's place. So ``autoretry_for`` covers our errors too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from celery_etcdlock.tasks.entry.coroutines import finished, locked_coroutine
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-#: On a guarded ``__call__``: the user's own that it goes on to; ``None`` for ours.
+#: On a guarded ``__call__``: the user's own that it calls next; ``None`` for ours.
 CALLS_NEXT = "_etcdlock_calls_next"
 #: On an instance: its ``run``s, bound and guarded, by where they are defined.
 BOUND = "_etcdlock_bound_runs"
@@ -110,7 +110,7 @@ def _lock(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], go_on: Calla
             with call_path.open():
                 return task.run(*args, **kwargs)
     finally:
-        # Once more: a signal may have struck where it is closed, and nobody else may go through it.
+        # Again: a signal may have struck where it is closed, and no other call may pass through it.
         call_path.is_over = True
 
 
@@ -240,7 +240,7 @@ def ours(call: Function) -> Function:
 
 
 def has_own_call(task: type) -> bool:
-    """Whether somebody else's ``__call__`` comes before the body: it may well await what the body gives."""
+    """Whether a user's ``__call__`` comes before the body: it may await what the body returns."""
     for each in task.__mro__:
         call = vars(each).get("__call__")
         if call is None:
@@ -253,7 +253,7 @@ def has_own_call(task: type) -> bool:
 
 
 def guard(task: type) -> None:
-    """See to it that neither ``run`` nor ``__call__`` of this class can be reached without the lock."""
+    """Guard ``run`` and ``__call__`` of this class."""
     run = run_of(task)
     if run is not None and not isinstance(run, GuardedRun) and run is not vars(Task)["run"]:
         task.run = GuardedRun(run)  # type: ignore[attr-defined]
@@ -263,7 +263,7 @@ def guard(task: type) -> None:
 
 
 def guard_instance(task: Any) -> None:
-    """The same for an instance that was made before its class was guarded: Celery or another may have kept its run."""
+    """The same for an instance made before its class was guarded: Celery or somebody else may have kept its run."""
     name = "_orig_run" if "_orig_run" in vars(task) else "run"
     kept, run = vars(task).get(name), run_of(type(task))
     if kept is not None and isinstance(run, GuardedRun):

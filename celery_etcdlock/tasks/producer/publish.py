@@ -1,17 +1,15 @@
-"""Takes a task's lock when it is called, and publishes its message, or something better.
+"""Takes a task's lock when it is called, and publishes its message, or does what the policy says.
 
-One transaction, then the message, with the token in its headers. The key stands for the message without renewal
-(``locking.claims``), until a worker takes it over or drops it, until the worker that meets the message revoked, expired
-or rejected drops it (``worker.free_never_started``), or until its time is over. If the message can't be published it is
-dropped here.
+One transaction, then the message, with the token in its headers. Nobody renews the key (``locking.claims``). It lasts
+until a worker takes it over or drops it, until a worker finds the message revoked, expired or rejected and drops it
+(``worker.free_never_started``), or until it expires. If the message can't be published, the key is dropped here.
 
-*A conflict* meets the policy for this place. A call can only be left out where nobody has been promised its result: not
-in a chain, a group or a chord, nor where the caller chose the task id, nor with callbacks of its own that are to be
-called with the result that it joins. There the message is published, marked as the duplicate that it is, and gets its
-end from the worker.
+*A conflict* meets the policy for enqueueing. A call is left out only where nobody was promised its result: not in a
+chain, a group or a chord, not where the caller chose the task id, and not with callbacks of its own that need the
+result that it joins. There the message is published, marked as a duplicate, and the worker ends it.
 
-*In doubt*, when the store can't be asked, the message is published without a lock: the worker takes the lock when it
-starts, as for a message that somebody published without us.
+*In doubt*, when the store can't be asked, the message is published without a lock. The worker takes the lock when it
+starts, as for a message that was published without us.
 """
 
 from __future__ import annotations
@@ -42,7 +40,7 @@ from celery_etcdlock.tasks.message.due_time import seconds_until
 
 logger = logging.getLogger("celery_etcdlock")
 
-#: Whoever chose one of these was promised a result under an id.
+#: A caller who sets one of these was promised a result under an id.
 PROMISES = ("chord", "group_id", "chain")
 
 #: A message with one of these headers was published before.
@@ -73,7 +71,7 @@ class Enqueued:
 
     @property
     def record(self) -> Record:
-        """Of the key that is to stand for this call."""
+        """What the key of this call holds."""
         delivery = Delivery(self.task_id, call=message_headers.call_in(self.headers))
         record = self.locks.record(delivery, self.task.name, self.plan.options.lock_limit, self._about)
         return replace(record, kind=KeyKind.WINDOW if self.lifetime.name == "until_expired" else KeyKind.CLAIM)
@@ -98,14 +96,14 @@ class Enqueued:
         return max(conflicts, key=lambda conflict: len(conflict.keys)) if conflicts else None
 
     def hold(self, claim: Claim) -> None:
-        """From now on the message takes this claim along."""
+        """Write the claim into the message's headers."""
         self._claims.append(claim)
         self.headers[message_headers.CLAIMS_HEADER] = message_headers.written_claims(self._claims)
 
     def drop_claims(self) -> None:
-        """Give up what was taken for a message that nobody will get: now, or when the store answers again.
+        """Delete the claims of a message that won't be published: now, or when the store answers again.
 
-        Goes on where an earlier one was cut off.
+        A second call goes on where the first was interrupted.
         """
         while self._claims:
             self.locks.manager.drop_in_the_end(self._claims[0])
@@ -136,10 +134,7 @@ class Enqueued:
         return self._result_of_holder(error)
 
     def _replace(self, conflict: Conflict) -> bool:
-        """Put this call in the place of a queued one; a running one is asked to let go.
-
-        Returns whether it was queued.
-        """
+        """Take a queued call's place and return True, or ask a running one to release."""
         holder = conflict.holder
         if holder is None:
             return False
@@ -207,13 +202,13 @@ def with_call(headers: Mapping[str, Any] | None, task_id: str) -> dict[str, Any]
     """The headers of a call under ``task_id``: marked as such, and without ours of another task's message."""
     given = headers or {}
     own = dict(given) if message_headers.are_for(given, task_id) else message_headers.without_ours(given)
-    if message_headers.RESCHEDULES_HEADER not in own:  # it was published without us, and comes back as it was
+    if message_headers.RESCHEDULES_HEADER not in own:  # else it was published without us, and stays as it was
         own.setdefault(message_headers.CALL_HEADER, [task_id, secrets.token_hex(8)])
     return own
 
 
 def claim_seconds(task: Task[Any, Any], plan: LockPlan, options: Mapping[str, Any]) -> float:
-    """For how long the lock stands for the message: until it is due and has had its time (``pending_ttl``)."""
+    """For how long the message keeps its lock: until it is due, plus ``pending_ttl``."""
     if plan.options.unique_for is not None:
         return plan.options.unique_for
     due = seconds_until(options.get("eta")) or float(options.get("countdown") or 0.0)
