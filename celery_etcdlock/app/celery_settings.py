@@ -11,6 +11,7 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
+from celery.utils.imports import symbol_by_name
 
 from celery_etcdlock.core.settings import SETTING_NAMES, Settings
 from celery_etcdlock.errors import InvalidSetting
@@ -35,6 +36,14 @@ def settings_of(app: Celery) -> Settings:
         return Settings.from_mapping(found, os.environ, app.main or "")
     except InvalidSetting as error:
         raise ImproperlyConfigured(str(error)) from None
+
+
+def imported(setting: str, value: Any, remedy: str) -> Any:
+    """What a setting names by its path; anything but a path is itself. Raises ``InvalidSetting``."""
+    try:
+        return symbol_by_name(value) if isinstance(value, str) else value
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidSetting(f"{setting}: {value!r} can't be imported ({error}): {remedy}") from None
 
 
 def broker_fingerprint(app: Celery) -> str:

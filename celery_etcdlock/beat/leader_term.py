@@ -101,8 +101,6 @@ class Term:
     def fence(self) -> int:
         return self.lock.fencing_token
 
-    # --- trust -----------------------------------------------------------------------------------------------
-
     def check(self) -> None:
         """Raise ``LockLost`` unless this process is the beat."""
         if self.over:
@@ -124,8 +122,6 @@ class Term:
         interruption = self._interruption
         if interruption is not None:
             interruption.interrupt(LockLost(self.lock.name, reason))
-
-    # --- taking over -----------------------------------------------------------------------------------------
 
     def begin(self, work: WorkState) -> WorkState:
         """Read what the last beat left, and write that we are at work. Returns what was written.
@@ -173,8 +169,6 @@ class Term:
             elif (key in here) != (state.absent_since is None):
                 changed[key] = replace(state, absent_since=None if key in here else now)
         self.write(changed)
-
-    # --- ticks -----------------------------------------------------------------------------------------------
 
     def claim(self, tick: Tick) -> None:
         """Claim the tick. Raises ``LockUnavailable`` (then it is in doubt, and asked for again) and ``LockLost``."""

@@ -12,9 +12,9 @@ from typing import Any, cast
 from celery import Celery
 from celery.beat import Scheduler
 from celery.exceptions import ImproperlyConfigured
-from celery.utils.imports import qualname, symbol_by_name
+from celery.utils.imports import qualname
 
-from celery_etcdlock.app.celery_settings import host_name
+from celery_etcdlock.app.celery_settings import host_name, imported
 from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.beat.leader_term import StateTooNew, Term, mark_of, segment_of
 from celery_etcdlock.beat.safe_points import SafePoints
@@ -57,8 +57,8 @@ class EtcdScheduler(Scheduler):
         kwargs.pop("lazy", None)
         self._locks = EtcdLocks.from_app(app)
         self._settings = self._locks.settings
-        self._inner_class = _scheduler_class(self._settings.beat_scheduler)
         try:
+            self._inner_class = _scheduler_class(self._settings.beat_scheduler)
             self._listeners = [find_listener(entry) for entry in self._settings.listeners or ()]
             open_stores(self._settings)  # parses the endpoints, and connects to nothing
         except InvalidSetting as error:
@@ -283,20 +283,11 @@ class EtcdScheduler(Scheduler):
 
 
 def _scheduler_class(named: str | type) -> type[Scheduler]:
-    """The scheduler that the setting names. Raises ``ImproperlyConfigured``."""
+    """The scheduler that the setting names. Raises ``InvalidSetting``."""
     remedy = "name a subclass of celery.beat.Scheduler, such as 'celery.beat:PersistentScheduler'"
-    found: Any = named
-    if isinstance(named, str):
-        try:
-            found = symbol_by_name(named)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ImproperlyConfigured(
-                f"etcdlock_beat_scheduler: {named!r} can't be imported ({error}): {remedy}"
-            ) from None
+    found = imported("etcdlock_beat_scheduler", named, remedy)
     if not (isinstance(found, type) and issubclass(found, Scheduler)):
-        raise ImproperlyConfigured(f"etcdlock_beat_scheduler: {named!r} is not a scheduler: {remedy}")
+        raise InvalidSetting(f"etcdlock_beat_scheduler: {named!r} is not a scheduler: {remedy}")
     if issubclass(found, EtcdScheduler):
-        raise ImproperlyConfigured(
-            f"etcdlock_beat_scheduler: {named!r} is what puts a scheduler to work, not one itself: {remedy}"
-        )
+        raise InvalidSetting(f"etcdlock_beat_scheduler: {named!r} runs a scheduler and isn't one itself: {remedy}")
     return found

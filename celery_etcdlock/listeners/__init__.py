@@ -16,8 +16,6 @@ from celery_etcdlock.core.events import Listener, LockEvent
 from celery_etcdlock.errors import InvalidSetting
 from celery_etcdlock.interruptions import interrupts
 
-__all__ = ["NAMED_LISTENERS", "Listeners", "find_listener"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 #: Name -> module, whose ``listener()`` makes the listener, and the extra that installs what it needs.

@@ -55,8 +55,6 @@ class AsyncEtcdLock(NamedLock):
         except RuntimeError:
             return None  # no loop runs here: nobody
 
-    # --- acquire and release ----------------------------------------------------------------------------------------
-
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> Coroutine[Any, Any, bool]:
         """Await it: acquires the lock for the calling task, and returns whether that worked. Release in a ``finally``.
 
@@ -126,8 +124,6 @@ class AsyncEtcdLock(NamedLock):
         )
 
     def __exit__(self, *_: Any) -> None: ...
-
-    # --- anybody's --------------------------------------------------------------------------------------------------
 
     async def locked(self) -> bool:
         """Whether anybody holds the lock; of several names, any of them. Raises ``LockUnavailable``."""

@@ -56,8 +56,6 @@ class EtcdLock(NamedLock):
             here = self._local.here = _Here()
         return here
 
-    # --- acquire and release ----------------------------------------------------------------------------------------
-
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
         """Acquire the lock. Returns whether that worked. Release it in a ``finally``, in the same thread.
 
@@ -114,8 +112,6 @@ class EtcdLock(NamedLock):
         )
 
     async def __aexit__(self, *_: Any) -> None: ...
-
-    # --- anybody's --------------------------------------------------------------------------------------------------
 
     def locked(self) -> bool:
         """Whether anybody holds the lock; of several names, any of them. Raises ``LockUnavailable``."""

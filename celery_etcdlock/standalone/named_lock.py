@@ -66,8 +66,6 @@ class NamedLock(ABC):
         """The lock's name; of several, all of them."""
         return ", ".join(self._names)
 
-    # --- what a caller sees ---------------------------------------------------------------------------------------
-
     @abstractmethod
     def _caller(self) -> Any:
         """An object for the calling thread or task, which dies with it."""
@@ -140,8 +138,6 @@ class NamedLock(ABC):
         (lock,) = holding.locks
         return self._home.etcd_key(lock.name, lock.token)
 
-    # --- acquiring ------------------------------------------------------------------------------------------------
-
     async def _acquire(
         self,
         asking: StoreAccess,
@@ -211,8 +207,6 @@ class NamedLock(ABC):
         assert self._on_lost is not None
         self._on_lost(held)
 
-    # --- releasing ------------------------------------------------------------------------------------------------
-
     def _to_release(self) -> Holding:
         """The caller's, which ``release`` ends. Raises ``NotLocked``."""
         mine = self._needed()
@@ -245,8 +239,6 @@ class NamedLock(ABC):
         if hasattr(error, "add_note"):  # from Python 3.11 on
             error.add_note(note)
         logger.error("%s (while %s ended its block)", note, type(error).__name__)
-
-    # --- dropped --------------------------------------------------------------------------------------------------
 
     def __del__(self) -> None:
         for holding in self._holdings.all():

@@ -110,8 +110,6 @@ class FreeNeverStarted(bootsteps.StartStopStep):
     def _on_message(self, message: Any = None, **_: Any) -> None:
         self.free(getattr(message, "headers", None) or {})
 
-    # --- the thread -----------------------------------------------------------------------------------------
-
     def _run(self) -> None:
         waiting: list[_Ended] = []
         while True:

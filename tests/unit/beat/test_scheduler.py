@@ -695,7 +695,7 @@ class TestBadInput:
             ("celery.beat:ScheduleEntry", "is not a scheduler"),
             ("time:sleep", "is not a scheduler"),
             (dict, "is not a scheduler"),
-            ("celery_etcdlock.beat:EtcdScheduler", "puts a scheduler to work"),
+            ("celery_etcdlock.beat:EtcdScheduler", "runs a scheduler and isn't one itself"),
             (7, "must be a scheduler class or its import path"),
             ("", "must be a scheduler class or its import path"),
         ],
