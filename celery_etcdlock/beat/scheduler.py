@@ -245,7 +245,7 @@ class EtcdScheduler(Scheduler):
 
     def _lose(self, error: LockLost) -> None:
         inner, self._inner = self._inner, None
-        logger.error("celery-etcdlock: this beat isn't at work any more: %s", error)
+        logger.error("celery-etcdlock: this beat has stopped scheduling: %s", error)
         if inner is not None:
             if inner.term.lock.session.lost_reason() is None:
                 # Asked to release: until then the lock is ours in etcd, and what was sent can be confirmed.

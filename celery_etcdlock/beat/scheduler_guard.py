@@ -306,7 +306,9 @@ class Guard(Scheduler):
         is_refused = isinstance(cause, (LockUnavailable, *connection.channel_errors))
         if self.term.at_least_once and (is_away or is_refused):
             self.term.keep(tick, RETRY_SECONDS if is_away else REFUSED_SECONDS)
-            logger.error("celery-etcdlock: the tick of %r can't be sent now, and waits: %r", tick.state.name, cause)
+            logger.error(
+                "celery-etcdlock: the tick of %r can't be sent yet, and will be retried: %r", tick.state.name, cause
+            )
             self._forget_broker()
             self.term.broker_away = is_away
             return

@@ -65,7 +65,7 @@ class DevFolder:
             (self.path / ".gitignore").write_text(GITIGNORE)
         elif not (self.path / NOTE).exists() and any(self.path.iterdir()):
             raise CannotStart(
-                f"the folder {self.path} holds other things than `etcdlock dev` put there: name a new or an empty one, "
+                f"the folder {self.path} has files that `etcdlock dev` didn't put there: name a new or an empty one, "
                 "with --data FOLDER"
             )
         self.log_path.touch()

@@ -99,7 +99,7 @@ class AsyncEtcdLock(NamedLock):
         self, caller: Any, seconds: float, block: FrameType | None, where: Place
     ) -> Holding | Conflict:
         if caller is None:
-            raise NotLocked(f"lock {self.name!r} is acquired by tasks of an event loop: call it in a coroutine")
+            raise NotLocked(f"lock {self.name!r} can only be acquired in an event loop: call it in a coroutine")
         access = await self._access()
         outcome = await self._acquire(access.in_loop(), access, caller, seconds, block, where)
         if isinstance(outcome, Holding) and block is None and caller not in self._followed:

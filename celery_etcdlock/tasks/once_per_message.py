@@ -31,4 +31,4 @@ class OncePerMessage(SingletonTask[P, R]):
         if not is_entered_by_worker(self):
             return body()
         message = request_here(self).id
-        return run_under_lock(self, self._lock_plan, lambda: (f"{MESSAGE_PREFIX}{message}",), body, once=True)
+        return run_under_lock(self, lambda: (f"{MESSAGE_PREFIX}{message}",), body, once=True)

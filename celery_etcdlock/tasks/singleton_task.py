@@ -149,7 +149,7 @@ class SingletonTask(_TypedTask[P, R]):
         """Take the locks and run ``body``."""
         if is_built_in(type(self)):
             return body()
-        return run_under_lock(self, self._lock_plan, names, body)
+        return run_under_lock(self, names, body)
 
     def lock_for(self, *args: P.args, **kwargs: P.kwargs) -> TaskLock:
         """The lock that a call with these arguments takes: who holds it, release it, hold it yourself.

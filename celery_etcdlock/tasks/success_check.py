@@ -36,5 +36,5 @@ class _NoSuccess:
     def mark_as_done(self, task_id: str, *_: Any, **__: Any) -> NoReturn:
         raise EtcdLockError(
             f"task {self._task.name!r}: its body ran WITHOUT ITS LOCK for message {task_id}: something that was set up "
-            "after the task was bound calls the body around both the task's __call__ and its run"
+            "after the task was bound calls the body without the task's __call__ and run"
         )

@@ -146,7 +146,7 @@ class Follower:
                 self._say(str(error))
                 time.sleep(RETRY_SECONDS)
             except Exception:
-                logger.exception("celery-etcdlock: the page lost sight of the locks and looks again")
+                logger.exception("celery-etcdlock: the page can't follow the locks and starts again")
                 self._say("an unexpected error, see the log")
                 time.sleep(RETRY_SECONDS)
 

@@ -53,7 +53,7 @@ def deduplicate(app: Celery, rules: Iterable[DedupRule]) -> list[str]:
     for rule in rules:
         if rule.pattern not in used:
             logger.warning(
-                "celery-etcdlock: the pattern %r in etcdlock_dedup decides for no task of this worker: it has %s",
+                "celery-etcdlock: the pattern %r in etcdlock_dedup applies to no task of this worker. Its tasks: %s",
                 rule.pattern,
                 ", ".join(name for name in sorted(app.tasks) if not name.startswith(BUILT_IN)) or "none",
             )

@@ -146,7 +146,7 @@ class FreeNeverStarted(bootsteps.StartStopStep):
                 outcome = self._locks.manager.pending.drop_ended(name, ended.delivery)
             except LockUnavailable as error:
                 if not ended.looks:
-                    logger.warning("lock %r of a message that never starts is freed later: %s", name, error)
+                    logger.warning("lock %r of a message that never starts can't be freed yet: %s", name, error)
                 again = True
                 continue
             again = again or outcome.look_again

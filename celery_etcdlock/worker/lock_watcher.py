@@ -135,9 +135,9 @@ class LockWatcher:
                 finally:
                     inspector.close()
             except (LockUnavailable, SnapshotOutdated) as error:
-                logger.debug("the watch for locks broke and starts anew: %s", error)
+                logger.debug("the watch for locks broke and is restarted: %s", error)
             except Exception:
-                logger.exception("celery-etcdlock: the watch for locks failed and starts anew")
+                logger.exception("celery-etcdlock: the watch for locks failed and is restarted")
             with self._mutex:
                 if not self._waiters:
                     self._watching = False
@@ -191,11 +191,11 @@ class LockWatcher:
             try:
                 self._decide(name, waiters)
             except LockUnavailable as error:
-                logger.debug("lock %r can't be looked at for now: %s", name, error)
+                logger.debug("lock %r can't be read now: %s", name, error)
                 time.sleep(RETRY_SECONDS)
                 self.look_at([name])
             except Exception:
-                logger.exception("celery-etcdlock: looking at lock %r failed", name)
+                logger.exception("celery-etcdlock: reading lock %r failed", name)
 
     def _decide(self, name: str, waiters: Sequence[Waiter]) -> None:
         keys = self._manager().pending.look(name)

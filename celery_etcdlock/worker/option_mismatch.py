@@ -70,7 +70,7 @@ class CompareOptions(bootsteps.StartStopStep):
         try:
             inspector.delete_note(self._hostname)
         except LockUnavailable as error:
-            logger.debug("this worker's lock options are left to run out: %s", error)
+            logger.debug("this worker's lock options stay in the store until they expire: %s", error)
 
 
 def options_of(task: SingletonTask[Any, Any], settings: Settings) -> dict[str, str]:

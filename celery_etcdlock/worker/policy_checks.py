@@ -39,6 +39,6 @@ def _check_results_are_kept(app: Celery, task: Task[Any, Any], policy: str) -> N
     if task.ignore_result or backend in ("DisabledBackend", "RPCBackend"):
         why = "ignore_result is set" if task.ignore_result else f"the result backend is {backend}"
         raise ImproperlyConfigured(
-            f"task {task.name!r}: on_conflict={policy!r} takes on the stored result of another run, but {why}: use a "
+            f"task {task.name!r}: on_conflict={policy!r} needs the stored result of another run, but {why}: use a "
             "backend that keeps results (Redis, a database, memcached), or another policy"
         )

@@ -53,8 +53,8 @@ def refuse_batches(task: type[Any], name: str) -> None:
     """celery-batches acknowledges messages whatever becomes of their flush: without its lock it would lose them."""
     if any(each.__module__.split(".")[0] == "celery_batches" for each in task.__mro__):
         raise NotLockable(
-            f"task {name!r}: a task of celery-batches can't be locked: its messages are acknowledged whatever "
-            "becomes of the flush, so one that can't have the lock would lose them. Let the flush pass what it "
+            f"task {name!r}: a task of celery-batches can't be locked: its messages are acknowledged even if the "
+            "flush fails, so a flush without the lock would lose them. Let the flush pass what it "
             "collected to a locked task: flush(requests) -> locked.delay([request.args for request in requests])"
         )
 

@@ -36,7 +36,7 @@ jitter = random.Random()
 
 
 class ConflictHandling:
-    """For one run. What comes back takes along the message's claims, and its queue position."""
+    """For one run. A rescheduled message takes along its claims and its queue position."""
 
     def __init__(
         self, context: ExecutionContext, claims: MessageClaims, line: QueuePosition, redelivery: Redelivery
@@ -47,11 +47,11 @@ class ConflictHandling:
         self._redelivery = redelivery
 
     def meet(self, conflict: Conflict, waited_for_predecessor: bool) -> WaitForPredecessor:
-        """Returns where there is to be another try; else raises what ends the run."""
+        """Returns if the run tries again; else raises what ends it."""
         context, call = self._context, self._context.call
         context.locks.circuit_breaker.over()
         message_relation, related_key = context.related_key(conflict)
-        # Whoever holds the lock, a copy of what has run has nothing to wait for, and no result to touch.
+        # Whoever holds the lock: a copy of what has run has nothing to wait for, and mustn't touch the result.
         self._redelivery.check_has_run(conflict.has_run)
         holder = related_key.record.delivery if related_key is not None and related_key.record is not None else None
         warn_of_another_broker(conflict, context.record)
@@ -74,12 +74,12 @@ class ConflictHandling:
         if isinstance(decision, WaitForPredecessor):
             return decision
         if isinstance(decision, Skip):
-            skip(context.task, call, conflict.name, str(error))
+            skip(context, conflict.name, str(error))
         if isinstance(decision, Join):
             # Without a task id there is nobody whose result could be awaited.
             joins = Duplicate.of("join", error) if error.task_id is not None else None
             if joins is not None:
-                take_result(context.task, call, joins)
+                take_result(context, joins)
             # Who joins waits for a result, not for its turn: a position taken under another policy is given up.
             self._line.leave()
             self._reschedule(Reschedule(decision.seconds, decision.comebacks), error, joins)
@@ -96,19 +96,19 @@ class ConflictHandling:
         raise error
 
     def end_duplicate(self, duplicate: Duplicate) -> None:
-        """What was found to be a duplicate when it was published gets here what it would have got there.
+        """Do to a duplicate what would have been done when it was published.
 
         One that joins returns when nothing is left of the run that it waits for: then it runs itself.
         """
         context, call = self._context, self._context.call
         if duplicate.policy == "skip":
-            skip(context.task, call, duplicate.name, str(duplicate.conflict))
+            skip(context, duplicate.name, str(duplicate.conflict))
         if duplicate.policy != "join" or duplicate.task_id is None:
             raise duplicate.conflict
-        state = take_result(context.task, call, duplicate)
+        state = take_result(context, duplicate)
         if state != states.RETRY and not self._still_runs(duplicate):
             # Its process may have died, or its message never have been published.
-            await_result(context.task, call, duplicate, GONE_SECONDS)
+            await_result(context, duplicate, GONE_SECONDS)
             return
         decision = on_conflict(
             Situation(
@@ -121,7 +121,7 @@ class ConflictHandling:
             jitter,
         )
         if isinstance(decision, Join):
-            reschedule(context.task, call, Reschedule(decision.seconds, decision.comebacks), duplicate.conflict)
+            reschedule(context, Reschedule(decision.seconds, decision.comebacks), duplicate.conflict)
         raise duplicate.conflict
 
     def _still_runs(self, joined: Duplicate) -> bool:
@@ -131,14 +131,14 @@ class ConflictHandling:
         return any(key.record is not None and key.record.delivery.task_id == joined.task_id for key in keys)
 
     def unavailable(self, error: LockUnavailable) -> None:
-        """Nobody can tell who holds the lock. Returns where the task is to run all the same; else raises."""
+        """Nobody knows who holds the lock. Returns where the task is to run all the same; else raises."""
         context, call = self._context, self._context.call
         settings = context.locks.settings
         decision = on_unavailable(call.place, settings.on_unavailable, call.comebacks, jitter)
         context.locks.circuit_breaker.tell(error, settings.timeout, settings.on_unavailable)
         if isinstance(decision, RunUnprotected):
             return
-        # Of the public type: a result backend names the class, and whoever reads it must be able to catch it.
+        # Of the public type: a result backend stores the class, and readers must be able to catch it.
         public = LockUnavailable(str(error), maybe_applied=error.maybe_applied, permanent=error.permanent)
         if isinstance(decision, Reschedule):
             self._reschedule(decision, public, call.joins)
@@ -149,5 +149,4 @@ class ConflictHandling:
     ) -> NoReturn:
         """With what the message holds."""
         claims, line = self._claims.claims, self._line.place
-        task, call = self._context.task, self._context.call
-        reschedule(task, call, decision, why, is_copy=is_copy, claims=claims, line=line, joins=joins)
+        reschedule(self._context, decision, why, is_copy=is_copy, claims=claims, line=line, joins=joins)

@@ -57,7 +57,7 @@ def with_delay(app: Celery, delivery_info: dict[str, Any] | None, seconds: float
             raise
         # Whatever it was, the message must be published.
         logger.warning(
-            "quorum queue %r can't be bound for delays, so a worker keeps its message: %s", queue.name, error
+            "quorum queue %r can't be bound for delays, so a worker keeps the message in memory: %s", queue.name, error
         )
         return {"countdown": seconds}
     delayed = copy.copy(queue)
