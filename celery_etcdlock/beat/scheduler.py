@@ -86,8 +86,6 @@ class EtcdScheduler(Scheduler):
         where = ", ".join(self._settings.endpoints)
         return f"    . puts to work -> {qualname(self._inner_class)}\n    . lock -> {self._name} at {where}"
 
-    # --- Celery's loop -----------------------------------------------------------------------------------------
-
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """Stand by, take over or work; returns within a second or a tick, and sleeps by itself."""
         if self._election is None:
@@ -154,8 +152,6 @@ class EtcdScheduler(Scheduler):
         inner.close()
         inner.term.over = True
 
-    # --- standing by ---------------------------------------------------------------------------------------------
-
     def _stand(self) -> None:
         self._safe_points.install()
         store, renewal_store = open_stores(self._settings)
@@ -200,8 +196,6 @@ class EtcdScheduler(Scheduler):
         if text != self._said:
             self._said = text
             logger.info("celery-etcdlock: %s", text)
-
-    # --- taking over and losing ------------------------------------------------------------------------------------
 
     def _take_over(self, lock: Lock) -> None:
         assert self._manager is not None

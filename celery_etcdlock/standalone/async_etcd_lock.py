@@ -64,8 +64,7 @@ class AsyncEtcdLock(NamedLock):
         return self._acquire_by_call(self._caller(), seconds, place_of(sys._getframe(1)))
 
     async def _acquire_by_call(self, caller: Any, seconds: float, where: Place) -> bool:
-        outcome = await self._acquire_for(caller or self._caller(), seconds, None, where)
-        return not isinstance(outcome, Conflict)
+        return isinstance(await self._acquire_for(caller or self._caller(), seconds, None, where), Holding)
 
     async def release(self) -> None:
         """Release what this task holds. Otherwise as ``EtcdLock.release``."""

@@ -64,9 +64,7 @@ class EtcdLock(NamedLock):
         if this thread holds it already.
         """
         seconds = argument_checks.seconds_to_wait(blocking, timeout, self._wait_seconds)
-        frame = sys._getframe(1)
-        outcome = self._acquire_here(seconds, None, frame)
-        return not isinstance(outcome, Conflict)
+        return isinstance(self._acquire_here(seconds, None, sys._getframe(1)), Holding)
 
     def release(self) -> None:
         """Release what this thread holds.

@@ -21,6 +21,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from celery import bootsteps
@@ -47,24 +48,22 @@ SLOT_SECONDS = 0.2
 PATIENCE_SECONDS = 1.0
 
 
+@dataclass(eq=False)
 class _Parked:
-    """A message that waits here, until a time on this host's monotonic clock.
+    """A message that waits here. Times are on this host's monotonic clock."""
 
-    ``waited`` is how long it had waited before it came here. ``no_slot_since``: when its turn had come, but there was
-    no slot.
-    """
-
-    def __init__(self, request: Any, waiter: Waiter, until: float, waited: float | None) -> None:
-        self.request = request
-        self.waiter = waiter
-        self.until = until
-        self.no_slot_since: float | None = None
-        self._waited = waited
-        self._since = time.monotonic()
+    request: Any
+    waiter: Waiter
+    until: float
+    #: Seconds that it had waited before it came here.
+    waited_before: float | None
+    #: When its turn had come, but there was no slot.
+    no_slot_since: float | None = None
+    since: float = field(default_factory=time.monotonic)
 
     @property
     def waited(self) -> float | None:
-        return None if self._waited is None else self._waited + time.monotonic() - self._since
+        return None if self.waited_before is None else self.waited_before + time.monotonic() - self.since
 
 
 class Gate(bootsteps.StartStopStep):

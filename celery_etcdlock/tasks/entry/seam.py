@@ -134,9 +134,6 @@ def _in_async_body(body: Callable[[], Any]) -> Callable[[], Any]:
     return go_on
 
 
-# --- run ------------------------------------------------------------------------------------------------------------
-
-
 class GuardedRun:
     """``run`` in a class's namespace: what was there, with the lock in front of it."""
 
@@ -216,9 +213,6 @@ def written_run(task: type) -> tuple[Any, bool]:
     if isinstance(defined, staticmethod):
         return defined.__func__, False
     return (defined.__func__ if isinstance(defined, classmethod) else defined), True
-
-
-# --- __call__ -------------------------------------------------------------------------------------------------------
 
 
 def call_of(calls_next: Any) -> Any:
