@@ -18,7 +18,7 @@ from celery_etcdlock.core.lock_table import LockTable
 from celery_etcdlock.core.printable import printable
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import InvalidSetting, LockUnavailable
-from celery_etcdlock.locking.inspector import Inspector
+from celery_etcdlock.locking.inspector import Inspector, waiting_counts
 from celery_etcdlock.wiring import open_inspector
 
 NOT_DONE = 1
@@ -86,7 +86,7 @@ def not_found(inspector: Inspector, settings: Settings, name_or_task_id: str) ->
 
 def lock_table_of(inspector: Inspector) -> LockTable:
     entries, _ = inspector.snapshot()
-    table = LockTable(entries)
+    table = LockTable(entries, waiting_counts(inspector))
     table.forget_those_over(time.time())
     return table
 

@@ -19,13 +19,15 @@ from celery_etcdlock.cli.common import (
     print_json,
     settings_for,
 )
+from celery_etcdlock.cli.table import waits_in_words
 from celery_etcdlock.core.beat_view import beat_check_results, beats_of
 from celery_etcdlock.core.check_results import CheckResult, Level
-from celery_etcdlock.core.lock_table import LockTable, Traces
+from celery_etcdlock.core.lock_table import LockTable, Traces, number_held
 from celery_etcdlock.core.printable import printable
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import InvalidSetting, LockUnavailable
 from celery_etcdlock.locking.clock_check import check_clock
+from celery_etcdlock.locking.inspector import waiting_counts
 from celery_etcdlock.wiring import check_inspectable, open_client, open_inspector, open_redis_client, open_redis_store
 
 _MARKS = {Level.OK: ("ok", "green"), Level.WARNING: ("warning", "yellow"), Level.BROKEN: ("BROKEN", "red")}
@@ -108,17 +110,17 @@ def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[Ch
     try:
         entries, _ = inspector.snapshot()
         books = inspector.books()
+        counts = waiting_counts(inspector)
         traces = Traces(used=True) if entries else inspector.traces()
     except LockUnavailable:
         return  # said already
     finally:
         inspector.close()
-    locks = LockTable(entries).locks()
+    locks = LockTable(entries, counts).locks()
     for beat in beats_of(books, locks):
         yield from beat_check_results(beat, time.time())
-    waiting = sum(len(lock.waiters) for lock in locks)
     if locks or traces.used:
-        yield CheckResult(Level.OK, "locks", f"{len(locks)} held, {waiting} tasks waiting")
+        yield CheckResult(Level.OK, "locks", f"{number_held(locks)} held, {waits_in_words(locks, counts.others)}")
     else:
         text = "none held, and no worker was ever started with this prefix"
         if traces.others:

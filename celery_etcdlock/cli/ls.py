@@ -30,6 +30,9 @@ from celery_etcdlock.core.lock_table import LockEntry, described
 def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
     """List the locks that are held, with owner, host, age, TTL left and how many wait, and the beats.
 
+    WAITING counts the lock's queue (wait, replace). RETRY and JOIN count the messages that come back by themselves, as
+    their workers told in the last seconds; a lock that nobody holds is listed as long as such messages wait for it.
+
     PATTERN filters by lock or task name: 'reports.*', 'beat:*'. Nothing held is an empty list, and no error.
     Standard error says which etcd and prefix this is about.
     """
@@ -44,6 +47,9 @@ def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
         elif locks:
             click.echo(f"locks of {place_of(settings)}", err=True)
             click.echo(text_table(*without_empty(HEADINGS, rows_of(locks, ttls))))
+            others = table.counts.others.total
+            if others and pattern is None:
+                click.echo(f"and {others} messages that retry or join for other locks", err=True)
         elif table.locks():
             click.echo(f"none of the locks that are held matches {pattern!r} ({place_of(settings)})", err=True)
         else:
@@ -58,4 +64,6 @@ def lock_as_json(lock: LockEntry, ttls: dict[int, float]) -> dict[str, Any]:
         "lock": lock.name,
         "owners": [described(entry, ttls.get(entry.lease)) for entry in lock.owners],
         "waiters": [described(entry, ttls.get(entry.lease)) for entry in lock.waiters],
+        "retrying": lock.others.retrying,
+        "joining": lock.others.joining,
     }

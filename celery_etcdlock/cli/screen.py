@@ -1,8 +1,8 @@
 """What ``top`` draws, on a terminal of any size: 80 x 24 is the one that it must fit.
 
-FOR, TTL and WAITING show how a lock is doing, so they always keep their full width. The lock's name gets the rest, cut
-in its middle: the task at its start and the digest at its end tell locks apart. OWNER and TASK need a wide terminal.
-The last line counts what doesn't fit.
+FOR, TTL and WAITING show how a lock is doing, so they always keep their full width; so do RETRY and JOIN, which are
+drawn where anybody waits so. The lock's name gets the rest, cut in its middle: the task at its start and the digest at
+its end tell locks apart. OWNER and TASK need a wide terminal. The last line counts what doesn't fit.
 """
 
 from __future__ import annotations
@@ -13,15 +13,16 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Group
 from rich.text import Text
 
-from celery_etcdlock.cli.table import HEADINGS, rows_of
+from celery_etcdlock.cli.table import HEADINGS, WAITS, rows_of, waits_in_words, without_empty
 from celery_etcdlock.core.lock_order import contended_first
-from celery_etcdlock.core.lock_table import LockEntry
+from celery_etcdlock.core.lock_table import LockEntry, number_held
+from celery_etcdlock.core.waiting_counts import NONE, WaitingCount
 
 #: The two lines above the table, its headings, and the last line.
 OTHER_LINES = 4
 GAP = 2
 #: Columns of figures: as wide as what is in them, and to the right.
-FIGURES = ("FOR", "TTL", "WAITING")
+FIGURES = ("FOR", "TTL", *WAITS)
 #: From how many columns of the terminal on a column is drawn, and how wide it may be; WHERE and ABOUT a share of it.
 FROM_WIDTH = {"WHERE": 60, "ABOUT": 80, "TASK": 120, "OWNER": 160}
 MOST_WIDTH = {"TASK": 32, "OWNER": 36}
@@ -42,23 +43,26 @@ def screen(
     height: int,
     *,
     where: str,
+    others: WaitingCount = NONE,
     now: float | None = None,
 ) -> Group:
-    """``where`` names what is looked at: the prefix and the endpoints. ``now`` is Unix time in seconds."""
-    waiting = sum(len(lock.waiters) for lock in locks)
-    head = f"{len(locks)} {'lock' if len(locks) == 1 else 'locks'} held, {waiting} waiting · ctrl-c ends"
+    """``where`` names what is looked at: the prefix and the endpoints. ``now`` is Unix time in seconds.
+
+    ``others`` wait for locks that aren't among ``locks``.
+    """
+    held = number_held(locks)
+    head = f"{held} {'lock' if held == 1 else 'locks'} held, {waits_in_words(locks, others)} · ctrl-c ends"
     fit = rows_that_fit(height)
-    total = sum(len(lock.owners) for lock in locks)
-    rows = rows_of(contended_first(locks)[:fit], ttls, now)[:fit]
-    names = [name for name in HEADINGS if width >= FROM_WIDTH.get(name, 0)]
-    if all(row[HEADINGS.index(name)] == "-" for name in names if name == "ABOUT" for row in rows):
-        names = [name for name in names if name != "ABOUT"]  # nothing to say
-    cells = [[row[HEADINGS.index(name)] for name in names] for row in rows]
+    total = sum(len(lock.owners) or 1 for lock in locks)
+    headings, rows = without_empty(HEADINGS, rows_of(contended_first(locks)[:fit], ttls, now)[:fit])
+    names = [name for name in headings if width >= FROM_WIDTH.get(name, 0)]
+    cells = [[row[headings.index(name)] for name in names] for row in rows]
     widths = _widths(names, cells, width)
     lines = [Text(_cut_end(head, width)), Text(_cut_end(where, width), style="dim")]
     lines.append(Text(_line(names, names, widths), style="bold"))
-    for row, full in zip(cells, rows, strict=True):
-        lines.append(Text(_line(names, row, widths), style="yellow" if full[-1] != "-" else ""))
+    for row in cells:
+        waited_for = any(cell != "-" for name, cell in zip(names, row, strict=True) if name in WAITS)
+        lines.append(Text(_line(names, row, widths), style="yellow" if waited_for else ""))
     if total > len(rows):
         lines.append(Text(f"and {total - len(rows)} more", style="dim"))
     for line in lines:

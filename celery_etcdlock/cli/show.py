@@ -28,7 +28,7 @@ from celery_etcdlock.core.printable import printable
 @json_option
 @click.pass_context
 def command(context: click.Context, name_or_task_id: str, as_json: bool) -> None:
-    """Show a lock with its owners and all that wait, by the lock's name or the id of a task that holds or awaits it."""
+    """Show a lock with its owners and all that wait, by its name or the id of a task in its queue."""
     with inspecting(context) as inspector:
         locks = lock_table_of(inspector).find(name_or_task_id)
         if not locks:
@@ -47,15 +47,25 @@ def _lines(lock: LockEntry, ttls: dict[int, float]) -> list[str]:
     about = next((record.about for record in records if record is not None and record.about), None)
     if about is not None:
         lines.append(f"  about       {printable(about)}")
+    if not lock.owners:
+        lines.append("  held by     nobody")
     for owner in lock.owners:
         lines.append(f"  held by     {described_owner(owner)}")
         lines.append(f"  lease       {owner.lease:x}, {duration(ttls.get(owner.lease))} left if it isn't renewed")
         lines.append(f"  fencing     {owner.key.mod_revision}")
     for number, waiter in enumerate(lock.waiters, 1):
         lines.append(f"  waiting {number:<3} {described_owner(waiter)}")
-    if not lock.waiters:
+    if lock.others.retrying:
+        lines.append(f"  retrying    {_messages(lock.others.retrying, 'comes back', 'come back')} for the lock")
+    if lock.others.joining:
+        lines.append(f"  joining     {_messages(lock.others.joining, 'waits', 'wait')} for the result of its task")
+    if not lock.waiting:
         lines.append("  waiting     nobody")
     return lines
+
+
+def _messages(number: int, does: str, do: str) -> str:
+    return f"1 message {does}" if number == 1 else f"{number} messages {do}"
 
 
 def described_owner(entry: KeyEntry) -> str:

@@ -9,21 +9,29 @@ from collections.abc import Iterable, Mapping, Sequence
 from celery_etcdlock.core.description import holder_kind
 from celery_etcdlock.core.lock_table import KeyEntry, LockEntry
 from celery_etcdlock.core.printable import printable
+from celery_etcdlock.core.waiting_counts import NONE, WaitingCount
 
-HEADINGS = ("LOCK", "ABOUT", "OWNER", "TASK", "WHERE", "FOR", "TTL", "WAITING")
+HEADINGS = ("LOCK", "ABOUT", "OWNER", "TASK", "WHERE", "FOR", "TTL", "WAITING", "RETRY", "JOIN")
+#: How many wait, in each of the ways. WAITING is the queue, and always there.
+WAITS = ("WAITING", "RETRY", "JOIN")
+#: Columns that are left out where they have nothing to say: few locks need them.
+RARE = ("ABOUT", "RETRY", "JOIN")
+NOBODY = "nobody"
 
 
 def rows_of(locks: Iterable[LockEntry], ttls: Mapping[int, float], now: float | None = None) -> list[tuple[str, ...]]:
-    """A row for each owner. ``now`` is Unix time in seconds."""
+    """A row for each owner, and one for a lock that is only waited for. ``now`` is Unix time in seconds."""
     now = time.time() if now is None else now
-    return [_row(lock, owner, ttls.get(owner.lease), now) for lock in locks for owner in lock.owners]
+    return [_row(lock, owner, ttls, now) for lock in locks for owner in lock.owners or (None,)]
 
 
-def _row(lock: LockEntry, owner: KeyEntry, ttl_seconds: float | None, now: float) -> tuple[str, ...]:
-    record = owner.key.record
-    waiting = str(len(lock.waiters)) if lock.waiters else "-"
+def _row(lock: LockEntry, owner: KeyEntry | None, ttls: Mapping[int, float], now: float) -> tuple[str, ...]:
+    waits = tuple(str(number or "-") for number in (len(lock.waiters), lock.others.retrying, lock.others.joining))
+    if owner is None:
+        return printable(lock.name), "-", NOBODY, "-", "-", "-", "-", *waits
+    record, ttl_seconds = owner.key.record, ttls.get(owner.lease)
     if record is None:
-        return printable(lock.name), "-", "unreadable", "-", "-", "-", duration(ttl_seconds), waiting
+        return printable(lock.name), "-", "unreadable", "-", "-", "-", duration(ttl_seconds), *waits
     by_process = holder_kind(record) == "process"
     return (
         printable(lock.name),
@@ -34,8 +42,18 @@ def _row(lock: LockEntry, owner: KeyEntry, ttl_seconds: float | None, now: float
         f"{printable(record.host)}:{record.pid}",
         duration(max(0.0, now - record.since)),
         duration(ttl_seconds),
-        waiting,
+        *waits,
     )
+
+
+def waits_in_words(locks: Iterable[LockEntry], others: WaitingCount = NONE) -> str:
+    """``2 waiting, 5 retrying, 1 joining``, of all these locks, and ``others`` beside them."""
+    waiting = 0
+    for lock in locks:
+        waiting += len(lock.waiters)
+        others += lock.others
+    more = [(others.retrying, "retrying"), (others.joining, "joining")]
+    return ", ".join([f"{waiting} waiting", *(f"{number} {how}" for number, how in more if number)])
 
 
 def duration(seconds: float | None) -> str:
@@ -66,11 +84,13 @@ def _cells(character: str) -> int:
 def without_empty(
     headings: Sequence[str], rows: Sequence[tuple[str, ...]]
 ) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Without the column ABOUT where no lock has anything to say there: a digest's arguments are rare."""
-    column = headings.index("ABOUT")
-    if any(row[column] != "-" for row in rows):
-        return tuple(headings), list(rows)
-    return (*headings[:column], *headings[column + 1 :]), [(*row[:column], *row[column + 1 :]) for row in rows]
+    """Without the ``RARE`` columns where no row has anything to say."""
+    kept = [
+        column
+        for column, heading in enumerate(headings)
+        if heading not in RARE or any(row[column] != "-" for row in rows)
+    ]
+    return tuple(headings[column] for column in kept), [tuple(row[column] for column in kept) for row in rows]
 
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

@@ -12,7 +12,8 @@ import click
 from celery_etcdlock.cli.common import WRONG_USAGE, fail, inspecting, place_of, settings_for
 from celery_etcdlock.core.lock_order import contended_first
 from celery_etcdlock.core.lock_table import LockTable, SnapshotOutdated
-from celery_etcdlock.locking.inspector import Inspector
+from celery_etcdlock.core.waiting_counts import NONE
+from celery_etcdlock.locking.inspector import Inspector, waiting_counts
 
 if TYPE_CHECKING:
     from rich.live import Live
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 #: TTLs are asked for anew this often, in seconds: they only show whether a holder is still renewing.
 TTL_SECONDS = 5.0
+#: Messages that wait without a queue position are counted by their workers about as often.
+COUNTS_SECONDS = 3.0
 #: Between two pictures, in seconds: where locks change all the time, drawing each change would only cost.
 LEAST_SECONDS = 0.2
 
@@ -54,7 +57,7 @@ def _follow(inspector: Inspector, live: Live, pattern: str | None, where: str) -
     entries, revision = inspector.snapshot()
     table = LockTable(entries)
     ttls: dict[int, float] = {}
-    ttls_at = drawn_at = -TTL_SECONDS
+    counts_at = ttls_at = drawn_at = -TTL_SECONDS
     for changes in chain([None], inspector.changes(revision)):
         for change in changes or ():
             table.apply(change)
@@ -62,10 +65,14 @@ def _follow(inspector: Inspector, live: Live, pattern: str | None, where: str) -
         if changes and now - drawn_at < LEAST_SECONDS:
             continue  # drawn with the next changes, or within a second when there are none
         table.forget_those_over(time.time())
+        if now - counts_at >= COUNTS_SECONDS:
+            table.counts, counts_at = waiting_counts(inspector), now
         locks = contended_first(table.locks(pattern))
         if now - ttls_at >= TTL_SECONDS:
             shown = locks[: rows_that_fit(live.console.height)]
             ttls = inspector.ttls(owner.lease for lock in shown for owner in lock.owners)
             ttls_at = now
-        live.update(screen(locks, ttls, live.console.width, live.console.height, where=where), refresh=True)
+        others = table.counts.others if pattern is None else NONE
+        drawing = screen(locks, ttls, live.console.width, live.console.height, where=where, others=others)
+        live.update(drawing, refresh=True)
         drawn_at = time.monotonic()

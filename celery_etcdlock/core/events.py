@@ -60,11 +60,15 @@ class LockWasLost:
 
 @dataclass(frozen=True, slots=True)
 class TaskDeduplicated:
-    """A task ended without having run, because of its lock. ``reason`` is what its result says."""
+    """A task ended without having run, because of its lock. ``reason`` is what its result says.
+
+    ``joined``: the id of the task whose result it took on; ``None`` if it was skipped.
+    """
 
     name: str
     record: Record
     reason: str
+    joined: str | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,10 @@ from typing import Any
 
 from celery_etcdlock.core.description import holder_kind, in_words
 from celery_etcdlock.core.expiry import seems_expired
-from celery_etcdlock.core.name_escaping import escape_name
+from celery_etcdlock.core.name_escaping import escape_name, unescape_name
 from celery_etcdlock.core.ownership import Key, owners
 from celery_etcdlock.core.printable import printable
+from celery_etcdlock.core.waiting_counts import NONE, WaitingCount, WaitingCounts
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,11 +39,21 @@ class KeyEntry:
 
 @dataclass(frozen=True, slots=True)
 class LockEntry:
-    """A lock that somebody holds or waits for. Both in order of arrival."""
+    """A lock that somebody holds or waits for. ``owners`` and ``waiters`` in order of arrival.
+
+    ``others`` wait without a queue position (``core.waiting_counts``). Where all that is left of a lock is they, it has
+    no owner: it is free, and they will come back for it.
+    """
 
     name: str
     owners: tuple[KeyEntry, ...]
     waiters: tuple[KeyEntry, ...]
+    others: WaitingCount = NONE
+
+    @property
+    def waiting(self) -> int:
+        """How many wait, in whichever way."""
+        return len(self.waiters) + self.others.total
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +95,9 @@ class Transition:
 class LockTable:
     """Every lock, kept up to date by ``apply``."""
 
-    def __init__(self, entries: Iterable[KeyEntry] = ()) -> None:
+    def __init__(self, entries: Iterable[KeyEntry] = (), counts: WaitingCounts | None = None) -> None:
+        #: Of messages that wait without a queue position. May be replaced at any time.
+        self.counts = counts or WaitingCounts()
         #: By segment: two names that were cut may look alike.
         self._names: dict[str, dict[str, KeyEntry]] = {}
         for entry in entries:
@@ -100,7 +113,8 @@ class LockTable:
 
     def locks(self, pattern: str | None = None) -> list[LockEntry]:
         """All locks by name; with ``pattern``, those whose name or task matches it."""
-        found = sorted((self._lock(segment) for segment in self._names), key=lambda lock: lock.name)
+        segments = self._names.keys() | self.counts.of.keys()
+        found = sorted((self._lock(segment) for segment in segments), key=lambda lock: lock.name)
         return found if pattern is None else [lock for lock in found if matching(lock, pattern)]
 
     def find(self, name_or_task_id: str) -> list[LockEntry]:
@@ -112,7 +126,7 @@ class LockTable:
         if not name:
             return []
         for segment in (escape_name(name), name):
-            if segment in self._names:
+            if segment in self._names or segment in self.counts.of:
                 return [self._lock(segment)]
         return [lock for lock in self.locks() if printable(lock.name) == name]
 
@@ -136,9 +150,15 @@ class LockTable:
         return [Transition(Kind.ACQUIRED if owns else Kind.WAITING, change.entry)]
 
     def _lock(self, segment: str) -> LockEntry:
-        entries = sorted(self._names[segment].values(), key=lambda entry: entry.key.create_revision)
+        entries = sorted(self._names.get(segment, {}).values(), key=lambda entry: entry.key.create_revision)
         number = len(owners(entry.key for entry in entries))
-        return LockEntry(entries[0].name, tuple(entries[:number]), tuple(entries[number:]))
+        name = entries[0].name if entries else unescape_name(segment)
+        others = self.counts.of.get(segment, NONE)
+        return LockEntry(name, tuple(entries[:number]), tuple(entries[number:]), others)
+
+
+def number_held(locks: Iterable[LockEntry]) -> int:
+    return sum(1 for lock in locks if lock.owners)
 
 
 def matching(lock: LockEntry, pattern: str) -> bool:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from typing import Any
 
 from celery_etcdlock.core.lock_table import Change, KeyEntry, SnapshotOutdated, Traces
 from celery_etcdlock.core.name_escaping import unescape_name
+from celery_etcdlock.core.operations import RevokeLease
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import decode_record
 from celery_etcdlock.core.replies import Asked
+from celery_etcdlock.core.worker_notes import NoteKind
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient
-from celery_etcdlock.etcd.errors import Compacted, PermissionDenied
+from celery_etcdlock.etcd.errors import Compacted, LeaseNotFound, PermissionDenied
 from celery_etcdlock.etcd.etcd_store import EtcdStore
 from celery_etcdlock.etcd.key_layout import Layout, end_of, token_in, unchanged
 
@@ -35,6 +39,8 @@ class EtcdInspector:
         self._start = self._layout.locks
         self._end = end_of(self._start)
         self._timeout_seconds = timeout_seconds
+        #: The lease of each note that was written here, and when it ends at the earliest, by the monotonic clock.
+        self._note_leases: dict[bytes, tuple[int, float]] = {}
 
     def snapshot(self) -> tuple[list[KeyEntry], int]:
         entries: list[KeyEntry] = []
@@ -111,8 +117,8 @@ class EtcdInspector:
         )
         return bool(self._call("KV/Txn", request, messages.TxnResponse).succeeded)
 
-    def notes(self) -> dict[str, str]:
-        start = self._layout.notes
+    def notes(self, kind: NoteKind) -> dict[str, str]:
+        start = self._layout.notes(kind)
         reply = self._call(
             "KV/Range", messages.RangeRequest(key=start, range_end=end_of(start)), messages.RangeResponse
         )
@@ -122,13 +128,24 @@ class EtcdInspector:
             if len(kv.value) <= MOST_NOTE_BYTES
         }
 
-    def write_note(self, host: str, text: str, seconds: int) -> None:
+    def write_note(self, kind: NoteKind, worker: str, text: str, seconds: int) -> None:
+        key, now = self._layout.note(kind, worker), time.monotonic()
+        if key not in self._note_leases:
+            self._call("KV/Put", messages.PutRequest(key=self._layout.used), messages.PutResponse)
+        # Most notes change more often than their time runs out: one lease serves several.
+        lease, until = self._note_leases.get(key, (0, now))
+        if until - now >= seconds / 2:
+            with suppress(LeaseNotFound):
+                self._put_note(key, text, lease)
+                return
         grant = messages.LeaseGrantRequest(TTL=seconds)
         lease = self._call("Lease/LeaseGrant", grant, messages.LeaseGrantResponse).ID
-        put = messages.PutRequest(key=self._layout.note(host), value=text.encode(), lease=lease)
-        self._call("KV/Put", put, messages.PutResponse)
+        self._note_leases[key] = lease, now + seconds
+        self._put_note(key, text, lease)
 
-        self._call("KV/Put", messages.PutRequest(key=self._layout.used), messages.PutResponse)
+    def _put_note(self, key: bytes, text: str, lease: int) -> None:
+        put = messages.PutRequest(key=key, value=text.encode(), lease=lease)
+        self._call("KV/Put", put, messages.PutResponse)
 
     def traces(self) -> Traces:
         own = self._layout.prefix
@@ -153,9 +170,12 @@ class EtcdInspector:
             yield prefix.decode("utf-8", "replace")
             start = end_of(prefix)
 
-    def delete_note(self, host: str) -> None:
-        request = messages.DeleteRangeRequest(key=self._layout.note(host))
-        self._call("KV/DeleteRange", request, messages.DeleteRangeResponse)
+    def delete_note(self, kind: NoteKind, worker: str) -> None:
+        key = self._layout.note(kind, worker)
+        self._call("KV/DeleteRange", messages.DeleteRangeRequest(key=key), messages.DeleteRangeResponse)
+        lease, _ = self._note_leases.pop(key, (0, 0.0))
+        if lease:
+            self._store.perform(RevokeLease(lease), self._timeout_seconds)
 
     def books(self) -> dict[str, dict[str, bytes]]:
         books: dict[str, dict[str, bytes]] = {}

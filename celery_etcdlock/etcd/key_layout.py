@@ -3,7 +3,8 @@
     {prefix}v1/{name}/{token}     a place under a lock's name: owners first, by create_revision; on its session's lease
     {prefix}session/{lease}       a session's own key; its mod_revision is the session's epoch
     {prefix}let-go/{lease}/{token}  somebody asks this session to let go of that key; on the session's lease
-    {prefix}worker/{host name}    what a worker wrote about itself, for others to compare; on a lease of its own
+    {prefix}worker/{worker}       a worker's note of its tasks' options, for others to compare; on a lease of its own
+    {prefix}waiting/{worker}      its note of how many messages wait in it without a queue position; likewise
     {prefix}replaced/{task id}    a mark that this queued task was replaced by a newer one; on the newer one's lease
     {prefix}done/{delivery}       a mark that this run of this call has come to its end; on a shared lease, for a while
     {prefix}used                  a worker was started with this prefix once; on no lease
@@ -20,6 +21,7 @@ from typing import Any
 from celery_etcdlock.core.name_escaping import escape_name
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, decode_record
+from celery_etcdlock.core.worker_notes import NoteKind
 from celery_etcdlock.etcd import messages
 
 
@@ -36,13 +38,12 @@ class Layout:
         self.books = f"{prefix}beat/".encode()
         self.used = f"{prefix}used".encode()
 
-    @property
-    def notes(self) -> bytes:
-        """What the notes of all workers begin with."""
-        return self.prefix + b"worker/"
+    def notes(self, kind: NoteKind) -> bytes:
+        """What the notes of this kind begin with, of all workers."""
+        return self.prefix + kind.value.encode() + b"/"
 
-    def note(self, host: str) -> bytes:
-        return self.notes + escape_name(host).encode()
+    def note(self, kind: NoteKind, worker: str) -> bytes:
+        return self.notes(kind) + escape_name(worker).encode()
 
     def session_key(self, lease: int) -> bytes:
         return self.sessions + f"{lease:x}".encode()

@@ -2,6 +2,7 @@
 
 ``etcdlock-acquired``, ``-released``, ``-conflict``, ``-waiting`` and ``-lost`` carry the task's ``uuid`` and leave its
 state alone. ``task-deduplicated`` is only for a task that ended without having run: readers take it for its last state.
+For one that joined, Celery's own event of its end comes as well (``worker.name_joined``).
 
 One real thread of each process publishes them, over a connection of its own. So a broker that is slow or away delays no
 lock, and no connection is shared across forks. Up to ``MOST_WAITING`` events wait for that thread; more are dropped.

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Iterator
 from typing import Protocol
 
 from celery_etcdlock.core.lock_table import Change, KeyEntry, Traces
+from celery_etcdlock.core.waiting_counts import WaitingCounts, add_up, read_note
+from celery_etcdlock.core.worker_notes import NoteKind
 
 
 class Inspector(Protocol):
@@ -38,13 +40,13 @@ class Inspector(Protocol):
     def delete(self, entry: KeyEntry) -> bool:
         """Delete the place, if it is as it was seen: its lock is free at once, whatever its holder does."""
 
-    def notes(self) -> dict[str, str]:
-        """What workers wrote about themselves, by host name."""
+    def notes(self, kind: NoteKind) -> dict[str, str]:
+        """What workers wrote, by the names that they wrote it under."""
 
-    def write_note(self, host: str, text: str, seconds: int) -> None:
-        """Leave a note for others, for so many seconds."""
+    def write_note(self, kind: NoteKind, worker: str, text: str, seconds: int) -> None:
+        """Leave a note for others, for so many seconds, in place of the one before."""
 
-    def delete_note(self, host: str) -> None: ...
+    def delete_note(self, kind: NoteKind, worker: str) -> None: ...
 
     def books(self) -> dict[str, dict[str, bytes]]:
         """What the holders of locks keep for the next ones (``operations.SaveStates``), by book and key."""
@@ -53,3 +55,8 @@ class Inspector(Protocol):
         """Whether anybody ever used this prefix; to be asked where no lock is held."""
 
     def close(self) -> None: ...
+
+
+def waiting_counts(inspector: Inspector) -> WaitingCounts:
+    """Messages that wait without a queue position, as all workers count them. Raises ``LockUnavailable``."""
+    return add_up(map(read_note, inspector.notes(NoteKind.WAITING).values()))

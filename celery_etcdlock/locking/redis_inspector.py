@@ -20,6 +20,7 @@ from celery_etcdlock.core.operations import AskToRelease, Release
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import decode_record
 from celery_etcdlock.core.replies import Asked, Released
+from celery_etcdlock.core.worker_notes import NoteKind
 from celery_etcdlock.locking.redis_store import RedisStore, _unavailable
 
 POLL_SECONDS = 1.0
@@ -87,23 +88,23 @@ class RedisInspector:
         release = Release(entry.name, entry.key.token, entry.key.mod_revision)
         return isinstance(self._store.perform(release, self._timeout_seconds), Released)
 
-    def notes(self) -> dict[str, str]:
+    def notes(self, kind: NoteKind) -> dict[str, str]:
         found = {}
-        for host in self._names("worker/"):
+        for worker in self._names(f"{kind.value}/"):
             with self._asking() as client:
-                text = client.get(f"{self._prefix}worker/{host}")
+                text = client.get(f"{self._prefix}{kind.value}/{worker}")
             if text is not None and len(text) <= MOST_NOTE_BYTES:
-                found[host] = text.decode("utf-8", "replace")
+                found[worker] = text.decode("utf-8", "replace")
         return found
 
-    def write_note(self, host: str, text: str, seconds: int) -> None:
+    def write_note(self, kind: NoteKind, worker: str, text: str, seconds: int) -> None:
         with self._asking() as client:
-            client.set(f"{self._prefix}worker/{host}", text.encode(), ex=seconds)
+            client.set(f"{self._prefix}{kind.value}/{worker}", text.encode(), ex=seconds)
             client.set(f"{self._prefix}used", b"")
 
-    def delete_note(self, host: str) -> None:
+    def delete_note(self, kind: NoteKind, worker: str) -> None:
         with self._asking() as client:
-            client.delete(f"{self._prefix}worker/{host}")
+            client.delete(f"{self._prefix}{kind.value}/{worker}")
 
     def books(self) -> dict[str, dict[str, bytes]]:
         books: dict[str, dict[str, bytes]] = {}

@@ -57,11 +57,17 @@ WORKER_STEPS = (
     "celery_etcdlock.worker.check_settings:CheckSettings",
     "celery_etcdlock.worker.dead_children:LookAfterChildren",
     "celery_etcdlock.worker.inspect_commands:KeepFigures",
+    "celery_etcdlock.worker.name_joined:KeepJoined",
     "celery_etcdlock.worker.free_never_started:FreeNeverStarted",
     "celery_etcdlock.worker.apply_dedup:ApplyDedup",
     "celery_etcdlock.worker.option_mismatch:CompareOptions",
 )
-CONSUMER_STEPS = ("celery_etcdlock.worker.gate:Gate", "celery_etcdlock.worker.watch_unstarted:WatchUnstarted")
+CONSUMER_STEPS = (
+    "celery_etcdlock.worker.gate:Gate",
+    "celery_etcdlock.worker.watch_unstarted:WatchUnstarted",
+    "celery_etcdlock.worker.count_waiting:CountWaiting",
+    "celery_etcdlock.worker.name_joined:NameJoined",
+)
 
 
 class SingletonTask(_TypedTask[P, R]):

@@ -20,10 +20,10 @@ from typing import Any
 
 from celery_etcdlock.core.beat_view import beat_as_json, beats_of
 from celery_etcdlock.core.expiry import seems_expired
-from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, LockTable, SnapshotOutdated
+from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, LockTable, SnapshotOutdated, number_held
 from celery_etcdlock.core.timeline import Timeline
 from celery_etcdlock.errors import LockUnavailable
-from celery_etcdlock.locking.inspector import Inspector
+from celery_etcdlock.locking.inspector import Inspector, waiting_counts
 from celery_etcdlock.web.view import About, View, lock_as_json, page_of, timeline_of
 
 logger = logging.getLogger("celery_etcdlock")
@@ -32,6 +32,8 @@ logger = logging.getLogger("celery_etcdlock")
 MOST_ENTRIES = 200
 RETRY_SECONDS = 2.0
 TTL_SECONDS = 5.0
+#: Messages that wait without a queue position are counted by their workers about as often.
+COUNTS_SECONDS = 3.0
 #: Seconds between two looks for expired keys.
 FORGET_SECONDS = 1.0
 #: Leases whose TTL is asked for at once: those of the pages that somebody looked at lately.
@@ -85,7 +87,7 @@ class Follower:
         view = view or View()
         now = time.time()
         with self._changed:
-            locks = self._all_locks(now)
+            locks, others = self._all_locks(now), self._board.counts.others
             bars = self._timeline.bars(now)
             ttls, seen_at, error = self._ttls, self._seen_at, self._error
             conflicts = self._conflicts_per_minute()
@@ -96,13 +98,17 @@ class Follower:
                 self._looked_at |= leases
         timeline, timeline_locks = timeline_of(bars, locks, view)
         known = seen_at is not None
+        waiting = sum((lock.others for lock in locks), others)
         return {
             "now": round(now, 3),
             "about": asdict(self._about),
             "error": error,
             "seen_at": seen_at,
-            "held": len(locks) if known else None,
+            "listed": len(locks) if known else None,
+            "held": number_held(locks) if known else None,
             "waiting": sum(len(lock.waiters) for lock in locks) if known else None,
+            "retrying": waiting.retrying if known else None,
+            "joining": waiting.joining if known else None,
             "workers": self._workers,
             "conflicts_per_minute": conflicts,
             "used": True if locks else self._used,
@@ -152,12 +158,14 @@ class Follower:
 
     def _follow_from_now(self) -> None:
         entries, revision = self._inspector.snapshot()
+        counts = waiting_counts(self._inspector)
         with self._changed:
-            self._board, self._locks = LockTable(entries), None
+            self._board, self._locks = LockTable(entries, counts), None
             owners = [owner for lock in self._all_locks(time.time()) for owner in lock.owners]
             self._timeline.restart(owners, time.time())
         self._say(None)
         beats_at = ttls_at = 0.0
+        counts_at = time.monotonic()
         for changes in self._inspector.changes(revision):
             if self._stopped:
                 return
@@ -172,6 +180,10 @@ class Follower:
             if wanted:
                 self._ttls, self._ttls_asked = self._inspector.ttls(wanted), wanted
                 ttls_at = time.monotonic()
+            if now - counts_at > COUNTS_SECONDS:
+                counts, counts_at = waiting_counts(self._inspector), time.monotonic()
+                with self._changed:
+                    self._board.counts, self._locks = counts, None
             if now - beats_at > TTL_SECONDS:
                 books = self._inspector.books()
                 with self._changed:

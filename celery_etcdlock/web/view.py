@@ -97,6 +97,8 @@ def lock_as_json(lock: LockEntry, ttls: Mapping[int, float]) -> dict[str, Any]:
         "owning": len(lock.owners),
         "waiters": [described(entry) for entry in lock.waiters[:MOST_WAITERS]],
         "waiting": len(lock.waiters),
+        "retrying": lock.others.retrying,
+        "joining": lock.others.joining,
     }
 
 
@@ -104,7 +106,7 @@ def timeline_of(
     bars: Iterable[dict[str, Any]], locks: Iterable[LockEntry], view: View
 ) -> tuple[list[dict[str, Any]], int]:
     """Rows of the timeline by name, of the most contended and busiest locks, and how many match the filter."""
-    waiting = {lock.name: len(lock.waiters) for lock in locks if lock.waiters}
+    waiting = {lock.name: lock.waiting for lock in locks if lock.waiting}
     rows: dict[str, list[dict[str, Any]]] = {}
     for bar in bars:
         if not view.text or any(view.text in str(bar.get(one) or "").casefold() for one in SEARCHED):

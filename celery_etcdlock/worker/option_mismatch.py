@@ -16,6 +16,7 @@ from celery import bootsteps
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.core.settings import Settings
+from celery_etcdlock.core.worker_notes import NoteKind
 from celery_etcdlock.errors import InvalidSetting, LockUnavailable
 from celery_etcdlock.locking.inspector import Inspector
 from celery_etcdlock.tasks.once_per_message import OncePerMessage
@@ -55,10 +56,10 @@ class CompareOptions(bootsteps.StartStopStep):
     def _compare(self, own: dict[str, dict[str, str]]) -> None:
         try:
             inspector = open_inspector(self._settings)
-            others = {host: text for host, text in inspector.notes().items() if host != self._hostname}
+            others = {host: text for host, text in inspector.notes(NoteKind.OPTIONS).items() if host != self._hostname}
             for line in differences(own, others):
                 logger.warning("celery-etcdlock: %s", line)
-            inspector.write_note(self._hostname, json.dumps(own), STANDS_FOR_SECONDS)
+            inspector.write_note(NoteKind.OPTIONS, self._hostname, json.dumps(own), STANDS_FOR_SECONDS)
             self._written_by = inspector
         except LockUnavailable as error:
             logger.debug("the lock options of other workers can't be read: %s", error)
@@ -68,7 +69,7 @@ class CompareOptions(bootsteps.StartStopStep):
         if inspector is None:
             return
         try:
-            inspector.delete_note(self._hostname)
+            inspector.delete_note(NoteKind.OPTIONS, self._hostname)
         except LockUnavailable as error:
             logger.debug("this worker's lock options stay in the store until they expire: %s", error)
 

@@ -18,7 +18,7 @@ from tests.docs.pages import PAGES, ROOT, text_of
 
 ROW = re.compile(r"^\| `(\w+)` \| (.*?) \| (.*?) \|$", re.MULTILINE)
 #: What else begins with etcdlock_: fixtures, headers, keys of ``inspect stats``.
-OTHER_NAMES = {"etcdlock_memory", "etcdlock_beat_entry", "etcdlock_beat_due"}
+OTHER_NAMES = {"etcdlock_memory", "etcdlock_beat_entry", "etcdlock_beat_due", "etcdlock_waiting"}
 
 
 def table(page: str) -> dict[str, str]:

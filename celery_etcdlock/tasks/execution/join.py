@@ -52,7 +52,7 @@ def take_result(context: ExecutionContext, joins: Duplicate) -> str:
     logger.info("Task %s[%s] %s: %s", task.name, call.delivery.task_id, reason, state)
     if state == states.REVOKED:
         skip(context, joins.name, f"{reason}, which was revoked")
-    locks.tell(TaskDeduplicated(joins.name, locks.record(call.delivery, task.name), reason))
+    locks.tell(TaskDeduplicated(joins.name, locks.record(call.delivery, task.name), reason, joins.task_id))
     result = meta["result"]
     if state == states.FAILURE:
         raise Joined(error=result if isinstance(result, BaseException) else joins.conflict)
@@ -65,7 +65,7 @@ def await_result(context: ExecutionContext, joins: Duplicate, seconds: float = R
     while take_result(context, joins) != states.RETRY and time.monotonic() < ends_at:
         time.sleep(0.05)
     logger.warning(
-        "Task %s[%s] joined %s, which released its lock without a result: it runs itself",
+        "Task %s[%s] joined %s, which released its lock without a result: it acquires the lock itself",
         context.task.name,
         context.call.delivery.task_id,
         joins.task_id,

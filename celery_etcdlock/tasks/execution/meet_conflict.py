@@ -106,7 +106,7 @@ class ConflictHandling:
         if duplicate.policy != "join" or duplicate.task_id is None:
             raise duplicate.conflict
         state = take_result(context, duplicate)
-        if state != states.RETRY and not self._still_runs(duplicate):
+        if state != states.RETRY and not self.still_runs(duplicate):
             # Its process may have died, or its message never have been published.
             await_result(context, duplicate, GONE_SECONDS)
             return
@@ -124,7 +124,7 @@ class ConflictHandling:
             reschedule(context, Reschedule(decision.seconds, decision.comebacks), duplicate.conflict)
         raise duplicate.conflict
 
-    def _still_runs(self, joined: Duplicate) -> bool:
+    def still_runs(self, joined: Duplicate) -> bool:
         """Whether a key is left of the task that is joined: of its message, its run, or what waits for its retry."""
         names = dict.fromkeys((joined.name, *self._context.names(), f"{MESSAGE_PREFIX}{joined.task_id}"))
         keys = (key for name in names for key in self._context.manager.keys(name))

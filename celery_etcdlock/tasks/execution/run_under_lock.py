@@ -34,6 +34,7 @@ from celery_etcdlock.tasks.execution.message_claims import MessageClaims
 from celery_etcdlock.tasks.execution.queue_position import QueuePosition
 from celery_etcdlock.tasks.execution.redelivery import HasRun, Redelivery, StillRuns
 from celery_etcdlock.tasks.execution.release_or_hand_over import release_or_hand_over
+from celery_etcdlock.tasks.message.headers import Duplicate
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -122,12 +123,11 @@ class _Execution:
                     # First, for a copy of what has run must not open another window.
                     self.redelivery.check_has_run(None)
                     self._claim_window()
-            elif lifetime.while_running:
-                if not (lifetime.hand_over and self._claims.take_over()):
+            elif lifetime.while_running and not (lifetime.hand_over and self._claims.take_over()):
+                if call.joins is None:
                     self._acquire(self._context.names())
-                if call.joins is not None:
-                    # Free, and there was no result: it is stored just after the release, or its worker died.
-                    await_result(self._context, call.joins)
+                else:
+                    self._acquire_without_result(call.joins)
             self._had_lock = True
             if not lifetime.hand_over and lifetime.name != "until_expired":
                 # Only now, so that what is queued stays one until it runs.
@@ -196,6 +196,23 @@ class _Execution:
                 self._context.manager.pending.await_change(related_key, conflict.name, decision.seconds)
             waited_for_predecessor = True
         self._line.leave()
+
+    def _acquire_without_result(self, joins: Duplicate) -> None:
+        """Acquire the lock only once there is neither a result of the joined run nor anything left of it.
+
+        Its result is stored just after its release, or never if its worker died. It is awaited without the lock: who
+        joins isn't to be seen as a holder.
+        """
+        context = self._context
+        still_ran = self._conflicts.still_runs(joins)
+        if not still_ran:
+            await_result(context, joins)
+        self._acquire(context.names())
+        if still_ran:
+            # It released the lock between the two.
+            self._held.release()
+            await_result(context, joins)
+            self._acquire(context.names())
 
     def _is_solved(self, conflict: Conflict, names: tuple[str, ...]) -> bool:
         """Whether what is in the way stands for this run, and all of its locks are held now."""

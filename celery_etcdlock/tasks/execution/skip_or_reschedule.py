@@ -13,6 +13,7 @@ from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
 from celery_etcdlock.core.conflict_decision import Place, Reschedule
 from celery_etcdlock.core.events import TaskDeduplicated
 from celery_etcdlock.errors import EtcdLockError, LockConflict
+from celery_etcdlock.interruptions import interrupts
 from celery_etcdlock.locking.outcomes import Claim
 from celery_etcdlock.tasks.execution.context import ExecutionContext
 from celery_etcdlock.tasks.execution.redelivery import StillRuns
@@ -56,6 +57,17 @@ def skip(context: ExecutionContext, name: str, reason: str) -> NoReturn:
     if call.place is Place.WORKER:
         context.locks.tell(TaskDeduplicated(name, context.locks.record(call.delivery, task.name), reason))
     raise Skipped(reason)
+
+
+def _has_result(context: ExecutionContext) -> bool:
+    """Whether another delivery of it has come to its end: Celery would store RETRY over a failure, for good."""
+    task, call = context.task, context.call
+    try:
+        return not call.request.ignore_result and task.backend.get_state(call.delivery.task_id) in states.READY_STATES
+    except Exception as error:
+        if interrupts(error):
+            raise
+        return False  # a backend that keeps no results, or is away
 
 
 def reschedule(
@@ -116,7 +128,7 @@ def reschedule(
             # It isn't acknowledged yet, so the broker can deliver it again.
             raise Reject(str(error), requeue=True) from error
         raise why from error
-    if is_copy:
+    if is_copy or _has_result(context):
         logger.info("Task %s[%s] is a redelivered copy and waits: %s", task.name, call.delivery.task_id, why)
         raise StillRuns(str(why))
     when: Any = seconds  # celery-types wants a numbers.Real

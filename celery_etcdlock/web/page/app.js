@@ -68,6 +68,8 @@ function draw() {
   if (paused) return;
   setText(byId("held"), figure(state.held));
   setText(byId("waiting"), figure(state.waiting));
+  const others = [[state.retrying, "retrying"], [state.joining, "joining"]].filter(([number]) => number);
+  setText(byId("waiting-others"), others.map(([number, how]) => `${count(number)} ${how}`).join(", "));
   setText(byId("conflicts"), figure(state.conflicts_per_minute));
   setText(byId("workers"), figure(state.workers));
   drawLocks(state, now(), (lock, owner) => ask(lock, owner, now()));
@@ -81,7 +83,7 @@ function drawAbout(about) {
   const of = about.app ? `of ${visible(about.app)}` : "";
   setText(byId("app"), of);
   setText(byId("where"), about.prefix ? `${visible(about.prefix)} on ${about.endpoints.map(visible).join(", ")}` : "");
-  const figures = state.held === null ? "" : `${count(state.held)} held, ${count(state.waiting)} waiting · `;
+  const figures = state.held === null ? "" : `${count(state.held)} held, ${count(state.waiting + state.retrying + state.joining)} waiting · `;
   const title = `${figures}Locks ${of}`.trim();
   if (document.title !== title) document.title = title;
 }
@@ -101,7 +103,7 @@ function drawNothing(known, about) {
   const nothing = byId("nothing");
   nothing.hidden = known && state.matching > 0;
   if (!known) setText(nothing, state.error ? `Not known: ${about.store} can't be reached.` : "Not known yet: waiting for the first answer.");
-  else if (state.held) setText(nothing, `None of ${count(state.held, "lock matches", "locks match")} the filter.`);
+  else if (state.listed) setText(nothing, `None of ${count(state.listed, "lock matches", "locks match")} the filter.`);
   else {
     const unused = state.used === false ? " This prefix was never used: are app, prefix and endpoints the right ones?" : "";
     setText(nothing, (about.prefix ? `No locks held under ${visible(about.prefix)}.` : "No locks held.") + unused);
@@ -109,10 +111,10 @@ function drawNothing(known, about) {
 }
 
 function drawPager() {
-  const { matching, page, size, held } = state;
+  const { matching, page, size, listed } = state;
   const first = (page - 1) * size + 1, last = Math.min(page * size, matching);
   byId("pager").hidden = !matching || matching <= size;
-  const of = matching === held ? count(held) : `${count(matching)} that match, of ${count(held)}`;
+  const of = matching === listed ? count(listed) : `${count(matching)} that match, of ${count(listed)}`;
   const range = `${count(first)}–${count(last)} of ${of}`;
   setText(byId("range"), range);
   for (const [id, off] of [["previous", page <= 1], ["next", last >= matching]]) byId(id).setAttribute("aria-disabled", off);

@@ -10,6 +10,9 @@ const KINDS = {
   window: "kept until it expires",
 };
 
+// In the place of an owner, for a lock that is free while messages come back for it.
+const NOBODY = { readable: false, nobody: true, token: "", fencing_token: 0, ttl_seconds: null, lease: "" };
+
 const shown = new Map(); // key of a holding -> its tbody and what changes in it
 
 function cell(row, label, className) {
@@ -41,9 +44,14 @@ function make(lock, owner, number, ask) {
   parts.where = cell(row, "on", "where");
   parts.age = cell(row, "for", "number age");
   parts.ttl = cell(row, "TTL", "number ttl");
-  parts.waiting = cell(row, "waiting", "number waiting");
+  const waiting = cell(row, "waiting", "number waiting");
+  parts.waiting = element("span");
+  parts.retrying = element("small");
+  parts.joining = element("small");
+  waiting.append(parts.waiting, " ", parts.retrying, " ", parts.joining);
   const button = element("button", "", "Release…");
   button.type = "button";
+  button.hidden = owner === NOBODY;
   cell(row, "", "button").append(button);
   const all = cell(detail, "", "");
   all.colSpan = 7;
@@ -73,12 +81,13 @@ export function idOf(one) {
 
 function update(parts, lock, owner, now) {
   Object.assign(parts, { lock, owner });
-  parts.row.classList.toggle("contended", lock.waiting > 0);
+  const others = lock.retrying + lock.joining;
+  parts.row.classList.toggle("contended", lock.waiting + others > 0);
   setText(parts.about, owner.about ? visible(owner.about) : "");
   const idle = KINDS[owner.kind];
   parts.row.classList.toggle("idle", idle !== undefined);
   const kind = idle ?? (owner.by === "process" ? "a process, not a task" : "");
-  const task = owner.readable ? visible(owner.task) : "a record that this version can't read";
+  const task = owner.readable ? visible(owner.task) : owner.nobody ? "free: nobody holds it now" : "a record that this version can't read";
   if (parts.task.dataset.shown !== `${task} ${kind}`) {
     parts.task.dataset.shown = `${task} ${kind}`;
     parts.task.replaceChildren(element("bdi", "", task));
@@ -88,7 +97,9 @@ function update(parts, lock, owner, now) {
   setText(parts.where, whereOf(owner));
   parts.where.title = whereOf(owner);
   setText(parts.ttl, owner.ttl_seconds === null ? "–" : duration(owner.ttl_seconds));
-  setText(parts.waiting, lock.waiting ? count(lock.waiting) : "–");
+  setText(parts.waiting, lock.waiting ? count(lock.waiting) : others ? "" : "–");
+  setText(parts.retrying, lock.retrying ? `${count(lock.retrying)} retrying` : "");
+  setText(parts.joining, lock.joining ? `${count(lock.joining)} joining` : "");
   drawAge(parts, now);
   drawFacts(parts, lock, owner);
 }
@@ -103,7 +114,9 @@ function drawFacts(parts, lock, owner) {
     if (owner.until) facts.push(["until", atTime(owner.until)]);
     if (owner.limit > 1) facts.push(["may hold it at once", count(owner.limit)]);
   }
-  facts.push(["fencing token", String(owner.fencing_token)], ["lease", owner.lease]);
+  if (!owner.nobody) facts.push(["fencing token", String(owner.fencing_token)], ["lease", owner.lease]);
+  if (lock.retrying) facts.push(["retrying", count(lock.retrying, "message comes back", "messages come back") + " for the lock"]);
+  if (lock.joining) facts.push(["joining", count(lock.joining, "message waits", "messages wait") + " for the result of its task"]);
   const more = lock.waiting - lock.waiters.length;
   const text = JSON.stringify([facts, lock.waiters, more]);
   if (parts.factsText === text) return;
@@ -140,7 +153,7 @@ export function drawLocks(state, now, ask) {
   const table = byId("locks");
   const wanted = new Map();
   for (const lock of state.locks) {
-    for (const owner of lock.owners) {
+    for (const owner of lock.owners.length ? lock.owners : [NOBODY]) {
       const key = JSON.stringify([lock.lock, owner.token, owner.fencing_token]);
       const parts = shown.get(key) ?? make(lock, owner, made++, ask);
       update(parts, lock, owner, now);

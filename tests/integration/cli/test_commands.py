@@ -23,6 +23,7 @@ from celery_etcdlock import EtcdLocks, LockLost
 from celery_etcdlock.core.operations import FenceSession, GrantLease, TryAcquire
 from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.core.replies import SessionFenced
+from celery_etcdlock.core.worker_notes import NoteKind
 from celery_etcdlock.wiring import open_inspector
 from tests.etcd_server import EtcdServer, free_ports
 from tests.integration.cli.conftest import Run, run_on
@@ -228,8 +229,8 @@ def test_an_empty_list_says_where_it_looked_and_whether_anybody_was_ever_there(
         assert "Prefixes that are in use there: /celery-etcdlock/" in never.err
         assert f"prefix /celery-etcdlock/{other.main}/" in run_on(other, "ls").err
     inspector = open_inspector(EtcdLocks.from_app(app).settings)
-    inspector.write_note("worker@host", "{}", 10)
-    inspector.delete_note("worker@host")
+    inspector.write_note(NoteKind.OPTIONS, "worker@host", "{}", 10)
+    inspector.delete_note(NoteKind.OPTIONS, "worker@host")
     inspector.close()
     assert "No worker" not in run("ls").err
 

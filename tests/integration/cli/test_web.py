@@ -21,6 +21,8 @@ from celery import Celery
 from celery_etcdlock import EtcdLocks, LockLost
 from celery_etcdlock.core.beat_state import EntryState, Phase, WorkState, encode_state
 from celery_etcdlock.core.record import Delivery
+from celery_etcdlock.core.waiting_counts import WaitingCount, WaitingCounts, write_note
+from celery_etcdlock.core.worker_notes import NoteKind
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.wiring import open_inspector
 from tests.conftest import missing
@@ -252,6 +254,42 @@ def test_the_page_is_readable_on_a_phone(
         tab.wait_for_selector("td.lock")
         assert tab.evaluate("document.documentElement.scrollWidth") <= 360
         assert tab.locator("text=Release…").bounding_box()["height"] >= 32
+
+
+def test_the_page_counts_those_that_wait_without_a_queue_position(
+    app: Celery, start_page: Callable[..., Page], new_tab: Callable[..., Any]
+) -> None:
+    page = start_page()
+    counts = {"proj.sync": WaitingCount(1234, 56), "proj.free": WaitingCount(2, 0)}
+    inspector = open_inspector(EtcdLocks.from_app(app).settings)
+    with EtcdLocks.from_app(app).lock("proj.sync"):
+        note = write_note(WaitingCounts(counts, WaitingCount(0, 3)))
+        inspector.write_note(NoteKind.WAITING, "w1", note, 60)
+        wait_for(lambda: page.state()["retrying"] == 1236, "they are counted")
+        state = page.state()
+        assert (state["held"], state["listed"], state["waiting"], state["joining"]) == (1, 2, 0, 59)
+        shown = [(lock["lock"], lock["retrying"], lock["joining"], len(lock["owners"])) for lock in state["locks"]]
+        assert shown == [("proj.sync", 1234, 56, 1), ("proj.free", 2, 0, 0)]
+        tab = new_tab(page.url, viewport={"width": 390, "height": 740})
+        tab.wait_for_selector("td.waiting:has-text('1,234 retrying')")
+        assert tab.locator("#held").inner_text() == "1"
+        assert tab.locator("#waiting-others").inner_text() == "1,236 retrying, 59 joining"
+        assert [" ".join(text.split()) for text in tab.locator("td.waiting").all_inner_texts()] == [
+            "1,234 retrying 56 joining",
+            "2 retrying",
+        ]
+        assert "free: nobody holds it now" in tab.locator("td.task").all_inner_texts()[1]
+        assert tab.locator("text=Release…").evaluate_all(
+            "buttons => buttons.map(one => one.offsetParent !== null)"
+        ) == [
+            True,
+            False,
+        ]
+        assert tab.evaluate("document.documentElement.scrollWidth") <= 390
+        assert tab.problems == []
+    inspector.delete_note(NoteKind.WAITING, "w1")
+    inspector.close()
+    tab.wait_for_selector("text=No locks held")
 
 
 def test_a_page_that_never_reached_etcd_claims_nothing(

@@ -122,7 +122,12 @@ def test_every_kind_of_duplicate_looks_as_its_result_says(project: Project) -> N
     assert (queued.state, seen(heard, queued)) == ("REVOKED", "DEDUPLICATED")
     assert (replacing.state, seen(heard, replacing)) == ("SUCCESS", "SUCCESS")
     assert {seen(heard, holder) for holder in holders.values()} == {"SUCCESS"}
-    assert holders["join"].id in heard.state.tasks[duplicates["join"].id].result
+    # Flower shows this, and the name of who was joined beside it; only who ran held the lock.
+    joined, ran = heard.state.tasks[duplicates["join"].id], heard.state.tasks[holders["join"].id]
+    assert (joined.joined, joined.result) == (holders["join"].id, f"joined {holders['join'].id}: {ran.result}")
+    assert holders["join"].get() == duplicates["join"].get() == holders["join"].id
+    held = [event["uuid"] for event in heard.of["etcdlock-acquired"] if event["lock"] == "table.while_executing.join:k"]
+    assert held == [holders["join"].id]
     told = {event["uuid"]: event["reason"] for event in heard.of["task-deduplicated"]}
     assert set(told) == {duplicates["skip"].id, duplicates["join"].id, queued.id}
     assert f"is held by task {holders['skip'].id}" in told[duplicates["skip"].id]

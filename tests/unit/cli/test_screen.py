@@ -10,6 +10,7 @@ from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, LockTable
 from celery_etcdlock.core.name_escaping import escape_name
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.waiting_counts import NONE, WaitingCount, WaitingCounts
 
 pytest.importorskip("rich")
 
@@ -33,9 +34,10 @@ def three_hundred() -> list[LockEntry]:
     ).locks()
 
 
-def drawn(locks: list[LockEntry], width: int = 80, height: int = 24) -> list[str]:
+def drawn(locks: list[LockEntry], width: int = 80, height: int = 24, others: WaitingCount = NONE) -> list[str]:
     console = Console(file=io.StringIO(), width=width, height=height)
-    console.print(screen(locks, {7: 28.0}, width, height, where="/celery-etcdlock/proj/ on etcd:2379", now=NOW))
+    where = "/celery-etcdlock/proj/ on etcd:2379"
+    console.print(screen(locks, {7: 28.0}, width, height, where=where, others=others, now=NOW))
     assert isinstance(console.file, io.StringIO)
     return console.file.getvalue().splitlines()
 
@@ -51,6 +53,21 @@ def test_80_by_24_keeps_the_figures_and_counts_what_is_left() -> None:
     assert [line.split()[2:] for line in lines[3:6]] == [["9s", "28s", "1"], ["5s", "28s", "1"], ["5m00s", "28s", "-"]]
     assert lines[3].startswith("proj.sync:000")
     assert "…000009 " in lines[3]
+
+
+def test_80_by_24_shows_who_retries_and_joins_and_what_is_free() -> None:
+    table = LockTable([entry(f"proj.sync:{n:032x}", n, NOW - n) for n in range(1, 301)])
+    busy, free = f"proj.sync:{77:032x}", f"proj.report:{1:032x}"
+    table.counts = WaitingCounts({busy: WaitingCount(12345, 678), free: WaitingCount(0, 1)}, WaitingCount(5, 0))
+    lines = drawn(table.locks(), others=table.counts.others)
+    assert len(lines) == 24
+    assert all(cell_len(line) <= 80 for line in lines)
+    assert lines[0] == "300 locks held, 0 waiting, 12350 retrying, 679 joining · ctrl-c ends"
+    assert lines[2].split() == ["LOCK", "WHERE", "FOR", "TTL", "WAITING", "RETRY", "JOIN"]
+    assert lines[3].split()[2:] == ["1m17s", "28s", "-", "12345", "678"]
+    assert lines[3].split()[0].endswith("00004d")
+    assert (lines[4][:11], lines[4].split()[1:]) == ("proj.report", ["-", "-", "-", "-", "-", "1"])
+    assert lines[-1] == "and 281 more"
 
 
 @pytest.mark.parametrize("width", [20, 40, 60, 80, 120, 200])

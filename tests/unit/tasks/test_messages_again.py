@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import copy
 import json
+import time
 from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
+from types import SimpleNamespace
 from typing import Any
 from uuid import uuid4
 
@@ -28,9 +30,11 @@ from celery_etcdlock.core.record import Delivery, KeyKind, Record, encode_record
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking import memory_store
 from celery_etcdlock.locking.clock import boot_time
+from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.outcomes import Claim
 from celery_etcdlock.locking.session import Use
 from celery_etcdlock.tasks.entry.caller import delivery_of
+from celery_etcdlock.tasks.execution import join
 from celery_etcdlock.tasks.message.headers import (
     CALL_HEADER,
     CLAIMS_HEADER,
@@ -219,6 +223,10 @@ def _open_leases(worker: Worker, task: Any) -> None:
     worker.ran.clear()
 
 
+def _away(operation: object, timeout_seconds: float) -> Any:
+    raise LockUnavailable("on purpose")
+
+
 def _losing(store: Any, *, applied: bool) -> Any:
     perform = store.perform
 
@@ -232,6 +240,31 @@ def _losing(store: Any, *, applied: bool) -> Any:
         return perform(operation, timeout_seconds)
 
     return without_answers
+
+
+@pytest.mark.parametrize("ended", ["SUCCESS", "FAILURE"])
+def test_a_copy_that_meets_an_outage_leaves_the_result_alone(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, ended: str
+) -> None:
+    """Nor does its broker always say that it is one."""
+
+    def body() -> None:
+        if ended == "FAILURE":
+            raise ValueError
+
+    task = worker.task(body, lock_key="name")
+    result = task.delay()
+    [message] = worker.messages()
+    again = copy.copy(message)
+    worker.run(message)
+    with monkeypatch.context() as context:
+        context.setattr(worker.locks.manager._store, "perform", _away)
+        worker.run(again)
+        assert result.state == ended
+        [comeback] = worker.messages()
+    worker.locks.circuit_breaker.over()
+    worker.run(comeback)
+    assert (result.state, worker.messages()) == (ended, [])
 
 
 @pytest.mark.parametrize("setting", ["raise", "retry"])
@@ -471,6 +504,36 @@ def test_who_joins_a_task_that_never_was_runs_itself(worker: Worker, lifetime: s
     assert worker.ran == [None]
     assert result.state == "SUCCESS"
     assert worker.messages() == []
+
+
+@pytest.mark.parametrize("released", ["before it looks", "before it acquires"])
+def test_who_joins_awaits_the_result_without_the_lock(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, released: str
+) -> None:
+    """The holder's result is stored just after its release. Who joins isn't to be seen as the next holder."""
+    task = worker.task(lock="while_executing", lock_key="name", on_conflict="join")
+    manager, holder = worker.locks.manager, str(uuid4())
+    lock = manager.acquire("name", Record(Delivery(holder), "task", "host", 1, 0.0), ttl_seconds=30)
+    assert isinstance(lock, Lock)
+    result = task.delay()
+    worker.run(*worker.messages())
+    [back] = worker.messages()
+    ended: list[object] = []
+    if released == "before it looks":
+        manager.release(lock)
+    else:
+        worker.on_operation(monkeypatch, TryAcquire, lambda: ended.append(manager.release(lock)))
+    seen: list[int] = []
+
+    def sleep(seconds: float) -> None:
+        seen.append(worker.holders("name"))
+        worker.app.backend.mark_as_done(holder, "the holder's")
+
+    monkeypatch.setattr(join, "time", SimpleNamespace(monotonic=time.monotonic, sleep=sleep))
+    worker.run(back)
+    assert (seen, worker.ran) == ([0], [])
+    assert (result.state, result.result) == ("SUCCESS", "the holder's")
+    assert worker.holders("name") == 0
 
 
 def test_a_copy_of_what_has_run_leaves_no_queue_position_behind(worker: Worker) -> None:

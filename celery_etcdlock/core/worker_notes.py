@@ -1,0 +1,17 @@
+"""What workers leave under the prefix for others to read: short texts, each on a lease of its own.
+
+No lock depends on one. A worker that ends takes its notes along; those of one that died run out.
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+
+
+class NoteKind(Enum):
+    """Kinds of notes, by where they lie under the prefix. A worker has one of each kind at most."""
+
+    #: The options of its locked tasks (``worker.option_mismatch``).
+    OPTIONS = "worker"
+    #: How many messages it has that wait for each lock (``core.waiting_counts``).
+    WAITING = "waiting"
