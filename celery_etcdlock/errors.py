@@ -12,17 +12,6 @@ from __future__ import annotations
 
 from typing import Any
 
-__all__ = [
-    "EtcdLockError",
-    "InvalidKey",
-    "InvalidOption",
-    "InvalidSetting",
-    "LockConflict",
-    "LockLost",
-    "LockUnavailable",
-    "NotLocked",
-]
-
 
 class EtcdLockError(Exception):
     """Root of all errors of celery-etcdlock."""

@@ -7,6 +7,7 @@ would stop its whole hub.
 
 from __future__ import annotations
 
+import os
 import sys
 import threading
 from _thread import LockType
@@ -35,10 +36,10 @@ def allocate_owned_mutex() -> Any:
 
 
 def unlock(mutex: Any) -> None:
-    """Let go of ``mutex`` if this thread has it, however often.
+    """Release ``mutex`` if this thread has it, however often it acquired it.
 
-    A signal's exception that strikes a thread between the end of a ``with`` block and its exit, or between an
-    ``acquire`` and its ``try``, leaves the mutex locked. So whoever uses one says this in a ``finally`` further out.
+    A signal's exception that strikes between the end of a ``with`` block and its exit, or between an ``acquire`` and
+    its ``try``, leaves the mutex locked. So code that uses one calls this in a ``finally`` further out.
     """
     while mutex._is_owned():
         mutex.release()
@@ -51,6 +52,17 @@ def start_thread(target: Callable[[], None], name: str) -> None:
         original("_thread", "start_new_thread")(target, ())
     else:
         threading.Thread(target=target, name=name, daemon=True).start()
+
+
+def process_lives(pid: int) -> bool:
+    """Whether there is a process with this id. A zombie counts."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # somebody else's
+        return True
+    return True
 
 
 class Alarm:

@@ -5,7 +5,6 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from celery_etcdlock.core.setting_checks import MEMORY_ENDPOINT
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import EtcdLockError, InvalidSetting
 from celery_etcdlock.locking.deletion_watch import Deletions
@@ -25,11 +24,11 @@ def open_stores(settings: Settings) -> tuple[LockStore, LockStore]:
 
     Connects to nothing yet. Raises ``InvalidSetting`` when the endpoints can't be parsed.
     """
-    if settings.endpoints == (MEMORY_ENDPOINT,):
+    if settings.in_memory:
         store = MemoryStore()
         return store, store
     if settings.in_redis:
-        return _open_redis(settings), _open_redis(settings)
+        return open_redis_store(settings), open_redis_store(settings)
     # Imported here, since protobuf and hpack cost more than all the rest and memory:// needs neither.
     from celery_etcdlock.etcd.cluster_identity import ClusterIdentity
     from celery_etcdlock.etcd.etcd_store import EtcdStore
@@ -50,7 +49,7 @@ def open_stores(settings: Settings) -> tuple[LockStore, LockStore]:
     return GroupCommit(open_store(patched())), open_store(native())
 
 
-def _open_redis(settings: Settings) -> RedisStore:
+def open_redis_store(settings: Settings) -> RedisStore:
     from celery_etcdlock.locking.redis_store import RedisStore
 
     return RedisStore(lambda: _redis_pool(settings), settings.prefix)
@@ -64,10 +63,6 @@ def open_redis_client(settings: Settings) -> Any:
     return redis.Redis(connection_pool=pool)
 
 
-def open_redis_store(settings: Settings) -> RedisStore:
-    return _open_redis(settings)
-
-
 def _redis_pool(settings: Settings, **more: object) -> Any:
     try:
         import redis
@@ -75,18 +70,16 @@ def _redis_pool(settings: Settings, **more: object) -> Any:
         raise InvalidSetting(
             "etcdlock_endpoints names a Redis, but redis-py isn't installed: pip install celery-etcdlock[redis]"
         ) from None
-    options: dict[str, object] = {"socket_connect_timeout": settings.timeout, **more}
-    for name, value in (
-        ("username", settings.username),
-        ("password", settings.password),
-        ("ssl_ca_certs", settings.ca_cert),
-        ("ssl_certfile", settings.client_cert),
-        ("ssl_keyfile", settings.client_key),
-    ):
-        if value is not None:
-            options[name] = value
+    options: dict[str, object] = {
+        "username": settings.username,
+        "password": settings.password,
+        "ssl_ca_certs": settings.ca_cert,
+        "ssl_certfile": settings.client_cert,
+        "ssl_keyfile": settings.client_key,
+    }
+    given = {name: value for name, value in options.items() if value is not None}
     connect: Any = redis.ConnectionPool.from_url
-    return connect(settings.endpoints[0], **options)
+    return connect(settings.endpoints[0], socket_connect_timeout=settings.timeout, **given, **more)
 
 
 def open_client(
@@ -131,7 +124,7 @@ def open_inspector(settings: Settings) -> Inspector:
     if settings.in_redis:
         from celery_etcdlock.locking.redis_inspector import RedisInspector
 
-        store = _open_redis(settings)
+        store = open_redis_store(settings)
         return RedisInspector(lambda: open_redis_client(settings), store, settings.prefix, settings.timeout)
     from celery_etcdlock.etcd.etcd_inspector import EtcdInspector
 
@@ -150,7 +143,7 @@ def import_for_threads(settings: Settings) -> None:
 
 def check_inspectable(settings: Settings) -> None:
     """Raise ``InvalidSetting`` unless the locks are in an etcd, or a Redis, that we connect to ourselves."""
-    if settings.endpoints == (MEMORY_ENDPOINT,):
+    if settings.in_memory:
         raise InvalidSetting(
             "locks at memory:// are in the memory of each process, where no other one can look: set etcdlock_endpoints "
             "to an etcd or a Redis"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import getpass
 import os
 import socket
 from functools import cache
@@ -10,6 +11,7 @@ from typing import Any
 
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
+from celery.utils.imports import symbol_by_name
 
 from celery_etcdlock.core.settings import SETTING_NAMES, Settings
 from celery_etcdlock.errors import InvalidSetting
@@ -36,6 +38,14 @@ def settings_of(app: Celery) -> Settings:
         raise ImproperlyConfigured(str(error)) from None
 
 
+def imported(setting: str, value: Any, remedy: str) -> Any:
+    """What a setting names by its path; anything but a path is itself. Raises ``InvalidSetting``."""
+    try:
+        return symbol_by_name(value) if isinstance(value, str) else value
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InvalidSetting(f"{setting}: {value!r} can't be imported ({error}): {remedy}") from None
+
+
 def broker_fingerprint(app: Celery) -> str:
     """A short digest of the broker's host and virtual host: tells two deployments under one prefix apart."""
     connection = app.connection_for_write()
@@ -46,3 +56,11 @@ def broker_fingerprint(app: Celery) -> str:
 @cache
 def host_name() -> str:
     return socket.gethostname()
+
+
+def user_name() -> str:
+    """Who runs this process, for people."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "somebody"

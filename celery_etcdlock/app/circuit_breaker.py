@@ -1,8 +1,8 @@
-"""What a process knows of an outage: said once, not for each task, and not waited out by each of them anew.
+"""What a process knows of an outage: logged once, not per task, and not waited out by each task anew.
 
-States: *well*; *away*, after an answer that the store isn't there, or a second one in a row that never came. While it
-is away one caller at a time tries it, with a pause in between; all others are told at once what the last one found. So
-a web process that enqueues doesn't hang once for each call, and locked tasks don't fill a worker's slots with waiting.
+States: *well*; *unreachable*, after a refused connection, or two requests in a row without an answer. While it is
+unreachable one caller at a time tries the store, with a pause in between. All others get the last error at once. So a
+web process doesn't hang at each call of a task, and locked tasks don't fill a worker's slots with waiting.
 """
 
 from __future__ import annotations
@@ -17,14 +17,14 @@ from celery_etcdlock.errors import LockUnavailable
 logger = logging.getLogger("celery_etcdlock")
 
 WHAT_TASKS_DO = {
-    "retry": "aren't lost: they come back later, with growing delays, until it answers",
+    "retry": "aren't lost: they are retried with growing delays until etcd answers",
     "raise": "fail with LockUnavailable",
     "run": "run without a lock",
 }
 
 
 class CircuitBreaker:
-    """One for each app in each process; a forked child begins with what its parent knew."""
+    """One for each app in each process. A forked child starts with what its parent knew."""
 
     def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
         self._monotonic = monotonic
@@ -35,7 +35,7 @@ class CircuitBreaker:
         self._try_again_at = 0.0
 
     def check(self, timeout_seconds: float) -> None:
-        """Return if the store should be asked. Raises ``LockUnavailable`` while it was found to be away just now."""
+        """Return if the store should be asked now. Raises ``LockUnavailable``, with the last error, if not."""
         if self._found is None:
             return
         with self._mutex:
@@ -43,18 +43,18 @@ class CircuitBreaker:
             if found is None:
                 return
             if now >= self._try_again_at:
-                # This caller tries; until it knows, and for as long again, nobody else does.
+                # This caller tries. Until it knows, and for as long again, nobody else does.
                 self._try_again_at = now + 2 * timeout_seconds
                 return
             pause = self._try_again_at - now
         raise LockUnavailable(f"{found} (cached failure; next attempt within {pause:.1f} s)", permanent=found.permanent)
 
     def tell(self, error: LockUnavailable, timeout_seconds: float, policy: str = "retry") -> None:
-        """An attempt failed. Of what ``check`` raised nothing is learnt. ``policy`` is ``etcdlock_on_unavailable``."""
+        """An attempt failed. What ``check`` raised is no news. ``policy`` is ``etcdlock_on_unavailable``."""
         with self._mutex:
             if self._found is None:
                 self._unanswered += 1
-                # One answer that never came may be a request's own bad luck.
+                # One request without an answer may be an accident.
                 if not error.maybe_applied or self._unanswered > 1:
                     self._found = error
                     self._try_again_at = self._monotonic() + timeout_seconds
@@ -63,8 +63,8 @@ class CircuitBreaker:
             self._told = True
         logger.warning(
             "celery-etcdlock can't acquire locks: %s. Locked tasks %s. Check etcd and the settings "
-            "etcdlock_endpoints and etcdlock_timeout (%g s); "
-            "etcdlock_on_unavailable says what else tasks could do. This is said once per outage and process.",
+            "etcdlock_endpoints and etcdlock_timeout (%g s). "
+            "etcdlock_on_unavailable changes what tasks do. This is logged once per outage and process.",
             error,
             WHAT_TASKS_DO[policy],
             timeout_seconds,

@@ -1,7 +1,7 @@
 """The locks of one app: settings read once, one lock manager for each process.
 
-A manager belongs to the process that made it: its connections, its lease and its thread don't survive a fork, and a
-child that touched its parent's would break both. So each process finds its manager by its pid and makes one at need.
+A manager belongs to the process that made it: its connections, lease and thread don't survive a fork, and a child that
+used its parent's would break both. So each process finds its manager by its pid, or makes one.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
 from celery import Celery
@@ -24,7 +24,6 @@ from celery_etcdlock.app.circuit_breaker import CircuitBreaker
 from celery_etcdlock.core.events import Listener, LockEvent
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, Record
-from celery_etcdlock.core.setting_checks import MEMORY_ENDPOINT
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import InvalidSetting
 from celery_etcdlock.listeners import Listeners, find_listener
@@ -34,7 +33,7 @@ from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.lock_holder import describe_holder
 from celery_etcdlock.locking.manager import LockManager
-from celery_etcdlock.locking.outcomes import Claim, Conflict
+from celery_etcdlock.locking.outcomes import Conflict
 from celery_etcdlock.signals import send_signal
 from celery_etcdlock.standalone.etcd_lock import EtcdLock
 from celery_etcdlock.standalone.held_lock import HeldLock
@@ -48,7 +47,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger("celery_etcdlock")
 
 _locks_of_apps: WeakKeyDictionary[Celery, EtcdLocks] = WeakKeyDictionary()
-#: Where all locks of this process are while tests say so (``locks_at``).
+#: Where all locks of this process are during ``locks_at``, in tests.
 _elsewhere: tuple[str, ...] | None = None
 
 
@@ -64,7 +63,7 @@ class EtcdLocks:
         self._page: LeasePage | None = None
         self._celery_events: CeleryEvents | None = None
         self._more_listeners: list[Listener] = []
-        #: Whether the lock store is away, as far as tasks of this process know.
+        #: Whether the lock store is unreachable, as far as tasks of this process know.
         self.circuit_breaker = CircuitBreaker()
 
     @classmethod
@@ -97,27 +96,24 @@ class EtcdLocks:
             store, renewal_store = open_stores(self.settings)
         except InvalidSetting as error:
             raise ImproperlyConfigured(str(error)) from None
-        listeners = [send_signal, *configured, *self._more_listeners]
-        timeout_seconds = self.settings.timeout
         manager = LockManager(
             store,
             renewal_store,
-            timeout_seconds=timeout_seconds,
-            listener=Listeners(listeners),
+            timeout_seconds=self.settings.timeout,
+            listener=Listeners([send_signal, *configured, *self._more_listeners]),
             done_seconds=self.settings.done_ttl,
             page=self._page,
         )
         manager = self._managers.setdefault(pid, manager)
-        for other in [other for other in self._managers if other != pid]:
-            self._managers.pop(other, None)  # the parent's, before the fork
+        _keep_only(self._managers, pid)  # the parent's goes, which it had before the fork
         return manager
 
     def look_after_children(self) -> Guardian | None:
-        """Free the locks of processes that this one will fork and that die; to be called before it forks.
+        """Have the locks of forked processes freed when these die. Call it before the first fork.
 
-        Returns the guardian, to be started once; ``None`` where locks aren't shared among processes.
+        Returns the guardian, to be started once; ``None`` where processes don't share locks.
         """
-        if self.settings.endpoints == (MEMORY_ENDPOINT,):
+        if self.settings.in_memory:
             return None
         self._page = LeasePage()
         self.close()  # what there is of a manager doesn't know the page
@@ -136,12 +132,12 @@ class EtcdLocks:
     ) -> EtcdLock:
         """A lock without a task, for threads and greenlets: a context manager, with ``acquire`` and ``release``.
 
-        ``name`` is the whole name: a task with ``lock_key=name`` competes for the same lock. A list of names is one
-        lock on all of them, or none. ``wait_timeout`` is how many seconds to wait in line, in order of arrival; 0 tries
-        once, ``None`` waits for ever. ``lock_ttl`` is after how many seconds a dead holder's lock is free; ``limit``
-        how many may hold it at once, as a task's ``lock_limit``; ``note`` what operators read as its purpose.
-        ``on_lost`` is called with the ``HeldLock`` when it is lost, in the thread that renews (a real one, also under
-        gevent): let it return soon. Raises ``ValueError``.
+        ``name`` is the whole name: a task with ``lock_key=name`` competes for the same lock. A list of names locks all
+        of them, or none. ``wait_timeout`` is how many seconds to wait, in order of arrival; 0 tries once, ``None``
+        waits for ever. ``lock_ttl`` is after how many seconds a dead holder's lock is free. ``limit`` is how many may
+        hold it at once, as a task's ``lock_limit``. ``note`` tells operators its purpose. ``on_lost`` is called with
+        the ``HeldLock`` when it is lost, in the thread that renews (a real one, also under gevent), and must return
+        soon. Raises ``ValueError``.
         """
         return EtcdLock(
             self, name, wait_timeout=wait_timeout, lock_ttl=lock_ttl, limit=limit, note=note, on_lost=on_lost
@@ -166,13 +162,11 @@ class EtcdLocks:
         )
 
     def access(self) -> ProcessAccess:
-        """What locks without a task need of this process."""
         manager = self.manager
         access = self._accesses.get(manager)
         if access is None:
             access = self._accesses.setdefault(manager, ProcessAccess(manager, lambda: open_deletions(self.settings)))
-            for other in [other for other in self._accesses if other is not manager]:
-                self._accesses.pop(other, None)  # of one that was closed, or the parent's, before the fork
+            _keep_only(self._accesses, manager)  # those of a closed manager, and the parent's before the fork, go
         return access
 
     @property
@@ -191,44 +185,21 @@ class EtcdLocks:
         since = round(time.time(), 3)
         return Record(delivery, task, host_name(), os.getpid(), since, limit, self._broker, about=about)
 
-    def acquire(
-        self,
-        name: str,
-        record: Record,
-        *,
-        ttl_seconds: int,
-        wait_seconds: float = 0.0,
-        on_held: Callable[[Lock], None] | None = None,
-        on_lost: Callable[[Lock], None] | None = None,
-    ) -> Lock | Conflict:
-        """See ``LockManager.acquire``."""
-        return self.manager.acquire(
-            name, record, ttl_seconds=ttl_seconds, wait_seconds=wait_seconds, on_held=on_held, on_lost=on_lost
-        )
-
-    def take_over(
-        self,
-        claim: Claim,
-        record: Record,
-        *,
-        ttl_seconds: int,
-        on_held: Callable[[Lock], None] | None = None,
-        on_lost: Callable[[Lock], None] | None = None,
-    ) -> Lock | Conflict:
-        """See ``LockManager.take_over``."""
-        return self.manager.take_over(claim, record, ttl_seconds=ttl_seconds, on_held=on_held, on_lost=on_lost)
+    def acquire(self, name: str, record: Record, **options: Any) -> Lock | Conflict:
+        """As ``LockManager.acquire``, in this process."""
+        return self.manager.acquire(name, record, **options)
 
     def holders(self, name: str) -> tuple[Key, ...]:
-        """Who holds the lock ``name`` now, and who waits behind them, in order. Raises ``LockUnavailable``."""
+        """Who holds the lock ``name`` now, then who waits, in order. Raises ``LockUnavailable``."""
         return self.manager.pending.look(name)
 
     def send_celery_events(self, hostname: str) -> None:
-        """From now on, publish lock events as Celery events of the worker ``hostname``. To be called before a fork."""
+        """From now on, publish lock events as Celery events of the worker ``hostname``. Call it before a fork."""
         self._celery_events = CeleryEvents(self._app, hostname)
         self.add_listener(self._celery_events)
 
     def add_listener(self, listener: Listener) -> None:
-        """Tell ``listener`` of all events from now on, here and in processes that are forked later."""
+        """Call ``listener`` with each event from now on, here and in processes that are forked later."""
         self._more_listeners.append(listener)
         manager = self._managers.pop(os.getpid(), None)  # which doesn't know it
         if manager is not None:
@@ -239,7 +210,7 @@ class EtcdLocks:
         self.manager.tell(event)
 
     def close(self) -> None:
-        """Give up this process's connections and its lease, if nothing hangs on it."""
+        """Close this process's connections, and revoke its lease if no lock needs it any more."""
         manager = self._managers.pop(os.getpid(), None)
         if manager is not None:
             access = self._accesses.pop(manager, None)
@@ -248,6 +219,11 @@ class EtcdLocks:
             manager.close()
         if self._celery_events is not None:
             self._celery_events.close()
+
+
+def _keep_only(found: dict[Any, Any], key: object) -> None:
+    for other in [other for other in found if other != key]:
+        found.pop(other, None)
 
 
 def warn_of_another_broker(conflict: Conflict, mine: Record) -> None:

@@ -1,4 +1,4 @@
-"""One term: from when this process got the beat's lock until it loses or leaves it, and what it keeps in the store."""
+"""One term: from when this process gets the beat's lock until it loses or releases it, and what it stores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ logger = logging.getLogger("celery_etcdlock")
 
 Result = TypeVar("Result")
 
-#: Seconds that a tick which the last one claimed is left alone: if that one lives, it says by then whether it was sent.
+#: Seconds that a tick claimed by the last beat is left alone: if that beat lives, it marks by then what it sent.
 GRACE_SECONDS = 2.0
 
 #: Where the scheduler at work is written down. No entry's name has this segment (``core.name_escaping``).
@@ -44,7 +44,7 @@ class StateTooNew(EtcdLockError):
 
 
 def mark_of(task_id: str) -> Delivery:
-    """What stands for a tick among the marks of what has been done."""
+    """A tick's done mark."""
     return Delivery(f"beat: {task_id}")
 
 
@@ -101,8 +101,6 @@ class Term:
     def fence(self) -> int:
         return self.lock.fencing_token
 
-    # --- trust -----------------------------------------------------------------------------------------------
-
     def check(self) -> None:
         """Raise ``LockLost`` unless this process is the beat."""
         if self.over:
@@ -125,10 +123,8 @@ class Term:
         if interruption is not None:
             interruption.interrupt(LockLost(self.lock.name, reason))
 
-    # --- taking over -----------------------------------------------------------------------------------------
-
     def begin(self, work: WorkState) -> WorkState:
-        """Read what the last one left, and write down that we are at work. Returns what was written.
+        """Read what the last beat left, and write that we are at work. Returns what was written.
 
         Raises ``LockUnavailable``, ``LockLost``, and ``StateTooNew``, after which nothing must be scheduled.
         """
@@ -168,18 +164,11 @@ class Term:
         now, here = self.clock(), set(present)
         changed: dict[str, EntryState | None] = {}
         for key, state in self.states.items():
-            if key in here:
-                if state.absent_since is not None and now - state.absent_since <= ABSENT_SECONDS:
-                    changed[key] = replace(state, absent_since=None)
-                elif state.absent_since is not None:
-                    changed[key] = None
-            elif state.absent_since is None:
-                changed[key] = replace(state, absent_since=now)
-            elif now - state.absent_since > ABSENT_SECONDS:
+            if state.absent_since is not None and now - state.absent_since > ABSENT_SECONDS:
                 changed[key] = None
+            elif (key in here) != (state.absent_since is None):
+                changed[key] = replace(state, absent_since=None if key in here else now)
         self.write(changed)
-
-    # --- ticks -----------------------------------------------------------------------------------------------
 
     def claim(self, tick: Tick) -> None:
         """Claim the tick. Raises ``LockUnavailable`` (then it is in doubt, and asked for again) and ``LockLost``."""
@@ -222,7 +211,7 @@ class Term:
         return True
 
     def sent_and_not_confirmed(self) -> list[str]:
-        """The ids of ticks that are with the broker, while etcd has them as claimed: the next one would send them."""
+        """The ids of ticks that were sent, while etcd has them as claimed: the next beat would send them again."""
         waiting = self._confirmations.values()
         return [state.task_id for state in waiting if state.phase is Phase.PUBLISHED and state.task_id]
 
@@ -249,8 +238,8 @@ class Term:
             self._save({key: states[key] for key in keys[start : start + MOST_WRITES]})
 
     def _save(self, states: Mapping[str, EntryState | None]) -> None:
-        room = max(0, MOST_WRITES - len(states))
-        confirmed = dict(list(self._confirmations.items())[:room])
+        """With as many confirmations as fit into the same transaction."""
+        confirmed = dict(list(self._confirmations.items())[: max(0, MOST_WRITES - len(states))])
         both: dict[str, EntryState | None] = {**confirmed, **states}
         self.book.save({key: None if state is None else encode_state(state) for key, state in both.items()})
         for key, state in both.items():
@@ -264,12 +253,11 @@ class Term:
             self._save({})
 
     def etcd_is_away(self, error: LockUnavailable) -> None:
-        """Say so, once for each outage."""
-        level = logging.DEBUG if self._away_said else logging.WARNING
-        self._away_said = True
+        """Log it, as a warning once per outage."""
         logger.log(
-            level,
-            "celery-etcdlock: etcd gives no answer (%s); ticks wait for it, this beat's lock stands for another %.1f s",
+            logging.DEBUG if self._away_said else logging.WARNING,
+            "celery-etcdlock: etcd is unreachable (%s); ticks wait for it, this beat holds its lock for another %.1f s",
             error,
             self.lock.remaining,
         )
+        self._away_said = True

@@ -1,8 +1,8 @@
-"""Holds back SIGTERM and SIGINT while a tick is claimed, sent and confirmed, so that a beat that stops has no doubt.
+"""Delays SIGTERM and SIGINT while a tick is claimed, sent and confirmed, so that a beat that stops leaves no doubt.
 
-Celery's handler closes the scheduler and raises ``SystemExit``, wherever the main thread is. While ``held()`` that
-waits until the tick is over, or for ``PATIENCE_SECONDS``, or for a second signal. A beat that is embedded in a worker
-(``worker -B``) has no handler and would die at once, with its lock: there the end is ``SystemExit``, too.
+Celery's handler closes the scheduler and raises ``SystemExit``, wherever the main thread is. During ``held()`` that
+waits until the tick is over, for ``PATIENCE_SECONDS``, or for a second signal. A beat inside a worker (``worker -B``)
+has no handler and would die at once, with its lock: it gets ``SystemExit``, too.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ PATIENCE_SECONDS = 5.0
 
 
 class SafePoints:
-    """Of one scheduler. In another thread than the main one it does nothing: no signal arrives there."""
+    """Of one scheduler. It does nothing outside of the main thread: no signal arrives there."""
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
@@ -26,7 +26,7 @@ class SafePoints:
         self._pending: Callable[[], None] | None = None
 
     def install(self) -> None:
-        """To be called in the thread that ticks, once Celery has set its handlers. Again does no harm."""
+        """Call it in the thread that ticks, once Celery has set its handlers. A second call changes nothing."""
         if threading.current_thread() is not threading.main_thread():
             return
         for number in (signal.SIGTERM, signal.SIGINT):

@@ -12,9 +12,9 @@ from typing import Any, cast
 from celery import Celery
 from celery.beat import Scheduler
 from celery.exceptions import ImproperlyConfigured
-from celery.utils.imports import qualname, symbol_by_name
+from celery.utils.imports import qualname
 
-from celery_etcdlock.app.celery_settings import host_name
+from celery_etcdlock.app.celery_settings import host_name, imported
 from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.beat.leader_term import StateTooNew, Term, mark_of, segment_of
 from celery_etcdlock.beat.safe_points import SafePoints
@@ -35,30 +35,30 @@ from celery_etcdlock.wiring import open_stores
 
 logger = logging.getLogger("celery_etcdlock")
 
-#: What stands for a task's name in the record of a beat's lock.
+#: The task's name in the record of a beat's lock.
 TASK = "celery beat"
 
-#: Seconds that a tick without anything to do lasts at most: so soon Celery sees that it should stop.
+#: Seconds that an idle tick lasts at most, so that Celery sees soon that it should stop.
 LONGEST_WAIT_SECONDS = 1.0
 
-#: Seconds after which a beat that couldn't take over stands for the lock again; others may do better meanwhile.
+#: Seconds that a beat that couldn't take over leaves the lock to others.
 PAUSE_SECONDS = 15.0
 
 
 def lock_name_of(settings: Settings, app: Celery) -> str:
-    """The name of the lock, and of the book, of the beats that stand for one another."""
+    """The name of the lock, and of the book, that these beats share."""
     return f"{BEAT_PREFIX}{settings.beat_name or app.main or 'default'}"
 
 
 class EtcdScheduler(Scheduler):
-    """One of several beats; see the package. Never a scheduler by itself: it has one while it is at work."""
+    """One of several beats; see the package. It runs another scheduler while it is at work."""
 
     def __init__(self, app: Celery, **kwargs: Any) -> None:
         kwargs.pop("lazy", None)
         self._locks = EtcdLocks.from_app(app)
         self._settings = self._locks.settings
-        self._inner_class = _scheduler_class(self._settings.beat_scheduler)
         try:
+            self._inner_class = _scheduler_class(self._settings.beat_scheduler)
             self._listeners = [find_listener(entry) for entry in self._settings.listeners or ()]
             open_stores(self._settings)  # parses the endpoints, and connects to nothing
         except InvalidSetting as error:
@@ -85,8 +85,6 @@ class EtcdScheduler(Scheduler):
     def info(self) -> str:
         where = ", ".join(self._settings.endpoints)
         return f"    . puts to work -> {qualname(self._inner_class)}\n    . lock -> {self._name} at {where}"
-
-    # --- Celery's loop -----------------------------------------------------------------------------------------
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """Stand by, take over or work; returns within a second or a tick, and sleeps by itself."""
@@ -154,8 +152,6 @@ class EtcdScheduler(Scheduler):
         inner.close()
         inner.term.over = True
 
-    # --- standing by ---------------------------------------------------------------------------------------------
-
     def _stand(self) -> None:
         self._safe_points.install()
         store, renewal_store = open_stores(self._settings)
@@ -191,18 +187,15 @@ class EtcdScheduler(Scheduler):
             )
 
     def _on_away(self, error: LockUnavailable) -> None:
-        if self._away_said:
-            return
-        self._away_said = True
-        self._said = ""
-        logger.warning("celery-etcdlock: standing by: etcd can't be reached, and nothing is scheduled: %s", error)
+        if not self._away_said:
+            self._away_said = True
+            self._said = ""
+            logger.warning("celery-etcdlock: standing by: etcd is unreachable, nothing is scheduled: %s", error)
 
     def _say(self, text: str) -> None:
         if text != self._said:
             self._said = text
             logger.info("celery-etcdlock: %s", text)
-
-    # --- taking over and losing ------------------------------------------------------------------------------------
 
     def _take_over(self, lock: Lock) -> None:
         assert self._manager is not None
@@ -223,16 +216,14 @@ class EtcdScheduler(Scheduler):
             self._tell(BeatTookOver(self._name, lock.record, lock.fencing_token, work.takeovers))
             inner = self._make_inner(term)
             term.note_absent(segment_of(name) for name in inner.schedule)
+            self._inner = inner
+            self._said = ""
         except StateTooNew as error:
             logger.error("celery-etcdlock: standing by: %s", error)
             self._leave(PAUSE_SECONDS)
-            return
         except LockUnavailable as error:
-            logger.warning("celery-etcdlock: standing by: what the last beat left can't be read: %s", error)
+            logger.warning("celery-etcdlock: standing by: can't read the last beat's state: %s", error)
             self._leave(LONGEST_WAIT_SECONDS)
-            return
-        self._inner = inner
-        self._said = ""
 
     def _make_inner(self, term: Term) -> Guard:
         scheduler_class = guarded(cast("Any", self._inner_class))
@@ -248,10 +239,10 @@ class EtcdScheduler(Scheduler):
 
     def _lose(self, error: LockLost) -> None:
         inner, self._inner = self._inner, None
-        logger.error("celery-etcdlock: this beat isn't at work any more: %s", error)
+        logger.error("celery-etcdlock: this beat has stopped scheduling: %s", error)
         if inner is not None:
             if inner.term.lock.session.lost_reason() is None:
-                # Asked to let go: until then the lock is ours in etcd, and what was sent can be confirmed.
+                # Asked to release: until then the lock is ours in etcd, and what was sent can be confirmed.
                 with suppress(LockLost, LockUnavailable):
                     inner.term.confirm()
             self._to_mark += inner.term.sent_and_not_confirmed()
@@ -262,12 +253,12 @@ class EtcdScheduler(Scheduler):
         self._leave()
 
     def _mark_what_was_sent(self) -> None:
-        """Tell the next one what it would send once more, because etcd was away when it was to be confirmed."""
+        """Mark what the next beat would send again, because etcd was unreachable when it was to be confirmed."""
         while self._to_mark and self._manager is not None:
             try:
                 self._manager.done.put(mark_of(self._to_mark[0]))
             except LockUnavailable as error:
-                logger.debug("celery-etcdlock: the next beat can't be told yet what was sent: %s", error)
+                logger.debug("celery-etcdlock: what was sent can't be marked for the next beat yet: %s", error)
                 return
             self._to_mark.pop(0)
 
@@ -286,20 +277,11 @@ class EtcdScheduler(Scheduler):
 
 
 def _scheduler_class(named: str | type) -> type[Scheduler]:
-    """The scheduler that the setting names. Raises ``ImproperlyConfigured``."""
+    """The scheduler that the setting names. Raises ``InvalidSetting``."""
     remedy = "name a subclass of celery.beat.Scheduler, such as 'celery.beat:PersistentScheduler'"
-    found: Any = named
-    if isinstance(named, str):
-        try:
-            found = symbol_by_name(named)
-        except (ImportError, AttributeError, ValueError) as error:
-            raise ImproperlyConfigured(
-                f"etcdlock_beat_scheduler: {named!r} can't be imported ({error}): {remedy}"
-            ) from None
+    found = imported("etcdlock_beat_scheduler", named, remedy)
     if not (isinstance(found, type) and issubclass(found, Scheduler)):
-        raise ImproperlyConfigured(f"etcdlock_beat_scheduler: {named!r} is not a scheduler: {remedy}")
+        raise InvalidSetting(f"etcdlock_beat_scheduler: {named!r} is not a scheduler: {remedy}")
     if issubclass(found, EtcdScheduler):
-        raise ImproperlyConfigured(
-            f"etcdlock_beat_scheduler: {named!r} is what puts a scheduler to work, not one itself: {remedy}"
-        )
+        raise InvalidSetting(f"etcdlock_beat_scheduler: {named!r} runs a scheduler and isn't one itself: {remedy}")
     return found

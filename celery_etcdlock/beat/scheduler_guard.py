@@ -1,11 +1,10 @@
 """What ``EtcdScheduler`` puts around a scheduler for the time of one term: claims, sending, confirmation.
 
-It is a base class in front of the scheduler's own (``guarded``), so that whatever the scheduler does of itself, its
-ticks pass here: ``is_due`` claims a tick before anything is changed for it, ``apply_async`` sends only what is claimed.
+It is a base class in front of the scheduler's own (``guarded``), so that every tick of the scheduler passes here:
+``is_due`` claims a tick before anything is changed for it, ``apply_async`` sends only what is claimed.
 
-The *last run* of an entry is the store's, where the store has a later one: ``align``. The scheduler's own file or
-database may be older (it was another host that worked yesterday, or it died before it wrote) or newer (one worked
-without us).
+The *last run* of an entry is the store's, where the store has a later one (``_align``). The scheduler's own file or
+database may be older (another host worked yesterday, or it died before it wrote) or newer (a beat worked without us).
 """
 
 from __future__ import annotations
@@ -30,11 +29,11 @@ from celery_etcdlock.errors import LockLost, LockUnavailable
 
 logger = logging.getLogger("celery_etcdlock")
 
-#: Seconds after which a broker, or etcd, that was away is asked again.
+#: Seconds until an unreachable broker or etcd is asked again.
 RETRY_SECONDS = 1.0
 #: The same for one entry that the broker refuses, while others are sent.
 REFUSED_SECONDS = 5.0
-#: Seconds after which it is looked whether entries were added, changed or removed at run time.
+#: Seconds between two looks for entries that were added, changed or removed at run time.
 COMPARE_SECONDS = 0.5
 
 HEADER_ENTRY = "etcdlock_beat_entry"
@@ -54,7 +53,9 @@ class Guard(Scheduler):
     _compare_at = 0.0
     #: What the last tick found not to be due now, and for how many seconds.
     _put_off: tuple[ScheduleEntry, float] | None = None
+    # Celery's, and django-celery-beat's: celery-types doesn't know them.
     _heap: Any
+    _when: Any
     _dirty: Any
 
     # --- what Celery's tick goes through ---------------------------------------------------------------------
@@ -86,15 +87,10 @@ class Guard(Scheduler):
     def _pass_over(self, entry: ScheduleEntry, put_off_seconds: float, seconds: float) -> float:
         """Celery before 5.7 leaves an entry that is put off on top of its heap: those behind it never get a turn."""
         event = self._heap[0]
-        if event[2] is not entry or event[0] > self._at(entry, 0):
+        if event[2] is not entry or event[0] > self._when(entry, 0):
             return seconds
-        heapq.heapreplace(self._heap, event_t(self._at(entry, put_off_seconds), event[1], entry))
+        heapq.heapreplace(self._heap, event_t(self._when(entry, put_off_seconds), event[1], entry))
         return 0.0 if self._heap[0][2] is not entry else min(put_off_seconds, seconds)
-
-    def _at(self, entry: ScheduleEntry, seconds: float) -> float:
-        when: Any = getattr(self, "_when")  # noqa: B009 - celery-types doesn't know it
-        at: float = when(entry, seconds)
-        return at
 
     def populate_heap(self, *args: Any, **kwargs: Any) -> None:
         entries = list(self.schedule.values())
@@ -120,7 +116,7 @@ class Guard(Scheduler):
         return getattr(super().schedules_equal, "__func__", None) is Scheduler.schedules_equal
 
     def is_due(self, entry: ScheduleEntry) -> tuple[bool, float]:
-        """Due is what is due and claimed. What can't be claimed now is asked for again soon."""
+        """Whether it is due and claimed. What can't be claimed now is tried again soon."""
         due, next_seconds = self._is_due(entry)
         if not due:
             self._put_off = entry, next_seconds if is_numeric_value(next_seconds) else float(self.max_interval or 0)
@@ -170,7 +166,7 @@ class Guard(Scheduler):
         return following
 
     def apply_async(self, entry: ScheduleEntry, producer: Any = None, advance: bool = True, **kwargs: Any) -> Any:
-        """Send the entry's claimed tick. One that a scheduler asks for in a way of its own is claimed here."""
+        """Send the entry's claimed tick. One that a scheduler sends in a way of its own is claimed here."""
         segment = segment_of(entry.name)
         if segment not in self.term.claimed:
             tick = self._tick(entry, 0.0)
@@ -192,19 +188,20 @@ class Guard(Scheduler):
         due = due_at(entry.schedule, entry.last_run_at or now, now)
         too_old = is_too_old(entry.schedule, due, now, self.term.catch_up_seconds)
         phase = Phase.CLAIMED if self.term.at_least_once else Phase.PUBLISHED
-        state = EntryState(
-            str(entry.name),
-            str(entry.task),
-            described(entry.schedule),
+        state = self._state_of(
+            entry,
             last_run_at=wall,
             count=(entry.total_run_count or 0) + (0 if too_old else 1),
             phase=Phase.SKIPPED if too_old else phase,
             due_at=wall if due is None else min(due, wall),
             next_at=wall + next_seconds if is_numeric_value(next_seconds) else None,
             task_id=str((entry.options or {}).get("task_id") or uuid.uuid4()),
-            fence=self.term.fence,
         )
         return Tick(segment, entry, state)
+
+    def _state_of(self, entry: ScheduleEntry, **facts: Any) -> EntryState:
+        schedule = described(entry.schedule)
+        return EntryState(str(entry.name), str(entry.task), schedule, fence=self.term.fence, **facts)
 
     def _introduce(self, entries: list[ScheduleEntry]) -> None:
         """Write down when an entry was first seen, so that its first run doesn't start anew with each beat."""
@@ -212,33 +209,27 @@ class Guard(Scheduler):
         for entry in entries:
             segment = segment_of(entry.name)
             if segment not in self.term.states:
-                last_run = aware(entry.last_run_at or _now(entry)).timestamp()
-                next_at = due_at(entry.schedule, entry.last_run_at or _now(entry), _now(entry))
-                states[segment] = EntryState(
-                    str(entry.name),
-                    str(entry.task),
-                    described(entry.schedule),
-                    last_run_at=last_run,
+                now = _now(entry)
+                last_run = entry.last_run_at or now
+                states[segment] = self._state_of(
+                    entry,
+                    last_run_at=aware(last_run).timestamp(),
                     count=entry.total_run_count or 0,
-                    next_at=next_at,
-                    fence=self.term.fence,
+                    next_at=due_at(entry.schedule, last_run, now),
                 )
-        if states:
-            try:
-                self.term.write(states)
-            except LockUnavailable as error:
-                self.term.etcd_is_away(error)
-            except LockLost as error:
-                self.term.lost = error
+        try:
+            self.term.write(states)
+        except LockUnavailable as error:
+            self.term.etcd_is_away(error)
+        except LockLost as error:
+            self.term.lost = error
 
     def _align(self, entry: ScheduleEntry) -> bool:
         """Give the entry the last run that the store knows, if that is later. Returns whether it was."""
         state = self.term.states.get(segment_of(entry.name))
         if state is None:
             return False
-        now = aware(_now(entry)).timestamp()
-        own = _own_last_run(entry)
-        found = later_run(state, own, now)
+        found = later_run(state, _own_last_run(entry), aware(_now(entry)).timestamp())
         current = entry.last_run_at
         if found is None or (current is not None and abs(found - aware(current).timestamp()) < 1e-6):
             return False
@@ -250,7 +241,7 @@ class Guard(Scheduler):
     # --- sending ---------------------------------------------------------------------------------------------
 
     def _send_what_waits(self) -> None:
-        """Ticks that are claimed and not sent: left by the last one, or refused by a broker that was away."""
+        """Send ticks that are claimed and not sent: left by the last beat, or while the broker was unreachable."""
         for segment, tick in list(self.term.unsent.items()):
             if time.monotonic() < tick.not_before:
                 continue
@@ -262,10 +253,10 @@ class Guard(Scheduler):
                 return
             if not self._broker_is_there():
                 return
-            entry = self._entry_of(segment) or tick.entry
+            entry = next((each for each in self.schedule.values() if segment_of(each.name) == segment), tick.entry)
             if entry is None:
                 logger.warning(
-                    "celery-etcdlock: a tick of %r was claimed and maybe not sent; its entry isn't there any more",
+                    "celery-etcdlock: a tick of %r was claimed and maybe not sent; its entry was removed since",
                     tick.state.name,
                 )
                 self.term.drop(segment)
@@ -278,13 +269,10 @@ class Guard(Scheduler):
             if self.term.broker_away:
                 return
 
-    def _entry_of(self, segment: str) -> Any:
-        return next((entry for entry in self.schedule.values() if segment_of(entry.name) == segment), None)
-
     def _send(self, entry: ScheduleEntry, tick: Tick, producer: Any, advance: bool) -> Any:
-        """Send it once, if the lock stands. What fails for the broker's sake is kept and sent later.
+        """Send it once, if this process still holds the lock. What the broker couldn't take is kept and sent later.
 
-        A lock that is lost isn't told here, for Celery would log it as an entry's failure: the next ``tick`` tells it.
+        A lost lock isn't raised here, where Celery would log it as the entry's failure: the next ``tick`` raises it.
         """
         send = super().apply_async
         stamped = _stamped(entry, tick)
@@ -303,8 +291,11 @@ class Guard(Scheduler):
             raise
         self.term.broker_away = False
         self.term.sent(tick)
-        if tick.late_in_sending:
-            self._postpone(entry, tick)
+        current = self.schedule.get(cast("str", entry.name))
+        if tick.late_in_sending and current is not None:
+            # It stands for all ticks that fell due meanwhile: the next one is counted from now.
+            _set_run(current, tick.state.last_run_at, tick.state.count)
+            self._heap = None
         return result
 
     def _could_not_send(self, tick: Tick, error: Exception) -> None:
@@ -313,23 +304,25 @@ class Guard(Scheduler):
         is_away = isinstance(cause, (OperationalError, OSError, *connection.connection_errors))
         # The broker refused it, or the task's own lock couldn't be taken by the call.
         is_refused = isinstance(cause, (LockUnavailable, *connection.channel_errors))
-        if not self.term.at_least_once or not (is_away or is_refused):
-            if not self.term.at_least_once:
-                logger.error(
-                    "celery-etcdlock: the tick of %r that was due at %s may not have been sent, and isn't sent again "
-                    "(etcdlock_beat_delivery is at_most_once): %r",
-                    tick.state.name,
-                    tick.due_text,
-                    cause,
-                )
-            self.term.sent(tick, failed=True)
-            if is_away:
-                self._forget_broker()
+        if self.term.at_least_once and (is_away or is_refused):
+            self.term.keep(tick, RETRY_SECONDS if is_away else REFUSED_SECONDS)
+            logger.error(
+                "celery-etcdlock: the tick of %r can't be sent yet, and will be retried: %r", tick.state.name, cause
+            )
+            self._forget_broker()
+            self.term.broker_away = is_away
             return
-        self.term.keep(tick, RETRY_SECONDS if is_away else REFUSED_SECONDS)
-        logger.error("celery-etcdlock: the tick of %r can't be sent now, and waits: %r", tick.state.name, cause)
-        self._forget_broker()
-        self.term.broker_away = is_away
+        if not self.term.at_least_once:
+            logger.error(
+                "celery-etcdlock: the tick of %r that was due at %s may not have been sent, and isn't sent again "
+                "(etcdlock_beat_delivery is at_most_once): %r",
+                tick.state.name,
+                tick.due_text,
+                cause,
+            )
+        self.term.sent(tick, failed=True)
+        if is_away:
+            self._forget_broker()
 
     def _broker_is_there(self) -> bool:
         """Connect to the broker, once. Celery's own beat tries a hundred times and then dies."""
@@ -338,7 +331,7 @@ class Guard(Scheduler):
         except Exception as error:
             self._forget_broker()
             if not self.term.broker_away:
-                logger.error("celery-etcdlock: the broker can't be reached, ticks wait for it: %r", error)
+                logger.error("celery-etcdlock: the broker is unreachable, ticks wait for it: %r", error)
             self.term.broker_away = True
             return False
         self.term.broker_away = False
@@ -347,31 +340,24 @@ class Guard(Scheduler):
     def _forget_broker(self) -> None:
         connection = self.__dict__.pop("connection", None)
         self.__dict__.pop("producer", None)
-        if connection is not None:
-            try:
+        try:
+            if connection is not None:
                 connection.release()
-            except Exception as error:
-                logger.debug("celery-etcdlock: a broken connection to the broker didn't close: %r", error)
+        except Exception as error:
+            logger.debug("celery-etcdlock: a broken connection to the broker didn't close: %r", error)
 
     def _ensure_connected(self) -> Any:
         return self.connection.ensure_connection(max_retries=1, interval_start=0, interval_step=0)
 
-    def _postpone(self, entry: ScheduleEntry, tick: Tick) -> None:
-        """A tick that was sent late stands for all that fell due meanwhile: the next one is counted from now."""
-        current = self.schedule.get(cast("str", entry.name))
-        if current is not None:
-            _set_run(current, tick.state.last_run_at, tick.state.count)
-            self._heap = None
-
     # --- the end ---------------------------------------------------------------------------------------------
 
     def sync(self) -> None:
-        """A process that isn't the beat any more writes nothing: the next one may have written."""
+        """Only during the term: afterwards the next beat may have written."""
         if not self.term.over:
             super().sync()
 
     def abandon(self) -> None:
-        """The term is over, against our will: close what is open, and write nothing."""
+        """The term was ended from outside: close what is open, and write nothing."""
         self.term.over = True
         if isinstance(getattr(self, "_dirty", None), set):
             self._dirty.clear()

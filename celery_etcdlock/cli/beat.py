@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from fnmatch import fnmatchcase
 from typing import Any
 
 from celery_etcdlock.cli.table import duration, text_table
@@ -18,18 +17,13 @@ MOST_ENTRIES = 100
 MOST_STANDBYS = 5
 
 
-def shows_beat(view: BeatView, pattern: str | None) -> bool:
-    return pattern is None or fnmatchcase(view.name, pattern)
-
-
 def beat_text(view: BeatView, now: float) -> str:
     """``now`` is Unix time."""
     lines = [f"{printable(view.name)}: {_at_work(view, now)}; {_standing_by(view)}"]
     if view.unreadable:
         lines.append(f"{view.unreadable} states can't be read: a newer version wrote them")
     if view.entries:
-        rows = [_row(one, now) for one in view.entries[:MOST_ENTRIES]]
-        lines.append(text_table(HEADINGS, rows))
+        lines.append(text_table(HEADINGS, [_row(one, now) for one in view.entries[:MOST_ENTRIES]]))
     if len(view.entries) > MOST_ENTRIES:
         lines.append(f"... and {len(view.entries) - MOST_ENTRIES} more entries (--json shows all)")
     return "\n".join(lines)
@@ -67,18 +61,9 @@ def _where(entry: KeyEntry) -> str:
 
 def _row(one: EntryState, now: float) -> tuple[str, ...]:
     last = f"{duration(max(0.0, now - one.last_run_at))} ago" if one.count else "-"
-    return (
-        printable(one.name),
-        printable(one.task),
-        printable(one.schedule),
-        last,
-        _next(one.next_at, now),
-        str(one.count),
-        one.phase.value,
-    )
-
-
-def _next(next_at: float | None, now: float) -> str:
-    if next_at is None:
-        return "-"
-    return f"in {duration(next_at - now)}" if next_at >= now else f"overdue {duration(now - next_at)}"
+    if one.next_at is None:
+        following = "-"
+    else:
+        following = ("in " if one.next_at >= now else "overdue ") + duration(abs(one.next_at - now))
+    names = (printable(one.name), printable(one.task), printable(one.schedule))
+    return (*names, last, following, str(one.count), one.phase.value)

@@ -45,7 +45,7 @@ def settings_for(context: click.Context) -> Settings:
 
 @contextmanager
 def inspecting(context: click.Context) -> Iterator[Inspector]:
-    """The operator's view for the time of a command. Ends the command with a message and code when etcd is away."""
+    """The operator's view, during a command. Ends the command with a message and code when etcd is unreachable."""
     settings = settings_for(context)
     try:
         inspector = open_inspector(settings)
@@ -62,12 +62,12 @@ def inspecting(context: click.Context) -> Iterator[Inspector]:
 
 
 def place_of(settings: Settings) -> str:
-    """What a command looks at, so that an empty list of another place isn't taken for "all is free"."""
+    """What a command looks at, so that an empty list of the wrong place isn't taken for "all is free"."""
     return f"{settings.where}, prefix {settings.prefix}"
 
 
 def nothing_held(inspector: Inspector, settings: Settings) -> str:
-    """What to say where no lock is held: that is only good news where locks are taken at all."""
+    """What to say where no lock is held: good news only where locks are taken at all."""
     found = f"no locks held ({place_of(settings)})"
     traces = inspector.traces()
     if traces.used:

@@ -72,7 +72,9 @@ def command(context: click.Context, port: int, folder: Path) -> None:
             dev_folder.write(binary, server.endpoint, server.pid)
             if _wait_until_healthy(server, binary, dev_folder, stop):
                 _say(app_of(context), binary, server, dev_folder)
-                _wait(server, binary, dev_folder, stop)
+                while not stop.wait(0.2):
+                    if _has_ended(server):
+                        fail(f"etcd {binary.version} has ended by itself: {_last_words(dev_folder)}", NOT_DONE)
         finally:
             server.terminate()
         click.echo(f"etcd has ended; its data stay in {folder}")
@@ -131,12 +133,6 @@ def _wait_until_healthy(server: EtcdServer, binary: Binary, dev_folder: DevFolde
     return True
 
 
-def _wait(server: EtcdServer, binary: Binary, dev_folder: DevFolder, stop: threading.Event) -> None:
-    while not stop.wait(0.2):
-        if _has_ended(server):
-            fail(f"etcd {binary.version} has ended by itself: {_last_words(dev_folder)}", NOT_DONE)
-
-
 def _has_ended(server: EtcdServer) -> bool:
     return server.process is None or server.process.poll() is not None
 
@@ -162,8 +158,7 @@ def _say(app: Celery, binary: Binary, server: EtcdServer, dev_folder: DevFolder)
             f"{click.style('warning', fg='yellow')}: {finding.text}. "
             f"It will do for development, not for production. A newer one: {NEWER}; put it on PATH or into ETCD_BIN"
         )
-    for line in _settings_lines(app, server.endpoint):
-        click.echo(line)
+    click.echo("\n".join(_settings_lines(app, server.endpoint)))
 
 
 def _settings_lines(app: Celery, endpoint: str) -> Iterator[str]:

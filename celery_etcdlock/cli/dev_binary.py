@@ -31,8 +31,8 @@ class Binary:
     @property
     def series(self) -> tuple[int, int]:
         """Major and minor: what decides on the form of the data."""
-        numbers = self.numbers
-        return numbers[0], numbers[1]
+        major, minor, *_ = self.numbers
+        return major, minor
 
     @property
     def numbers(self) -> tuple[int, ...]:
@@ -43,7 +43,10 @@ def find_binary(environ: Mapping[str, str]) -> Binary:
     """Raises ``CannotStart``."""
     named = environ.get("ETCD_BIN")
     if named:
-        return _named(named)
+        binary = _look_at(named)
+        if isinstance(binary, str):
+            raise CannotStart(f"the variable ETCD_BIN is {named!r}, and {binary}: name an etcd binary, or unset it")
+        return binary
     found = [binary for path in _installed(environ) if isinstance(binary := _look_at(path), Binary)]
     if not found:
         raise CannotStart(
@@ -51,13 +54,6 @@ def find_binary(environ: Mapping[str, str]) -> Binary:
             f"for a newer one see {NEWER}, and put it on PATH or into the variable ETCD_BIN"
         )
     return max(found, key=lambda binary: binary.numbers)
-
-
-def _named(path: str) -> Binary:
-    found = _look_at(path)
-    if isinstance(found, str):
-        raise CannotStart(f"the variable ETCD_BIN is {path!r}, and {found}: name an etcd binary, or unset it")
-    return found
 
 
 def _installed(environ: Mapping[str, str]) -> Iterator[str]:

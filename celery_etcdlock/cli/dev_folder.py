@@ -1,8 +1,8 @@
-"""The folder of ``celery etcdlock dev``: what was here before, and who is at work in it now.
+"""The folder of ``celery etcdlock dev``: whose data are in it, and which etcd uses it now.
 
-A note in it tells the version of etcd whose data these are, for etcd reads only data of its own series or the one
-before, and what it does with others reaches from a panic to silence. The note's lock is inherited by the etcd, so it
-lives as long as that does, even if the command was killed and its etcd wasn't.
+A note in it has the version of etcd that wrote the data. etcd reads only data of its own series or the one before; with
+others it may panic, or say nothing. The etcd inherits the note's file lock, so the lock lasts as long as the etcd, even
+if the command was killed.
 """
 
 from __future__ import annotations
@@ -65,7 +65,7 @@ class DevFolder:
             (self.path / ".gitignore").write_text(GITIGNORE)
         elif not (self.path / NOTE).exists() and any(self.path.iterdir()):
             raise CannotStart(
-                f"the folder {self.path} holds other things than `etcdlock dev` put there: name a new or an empty one, "
+                f"the folder {self.path} has files that `etcdlock dev` didn't put there: name a new or an empty one, "
                 "with --data FOLDER"
             )
         self.log_path.touch()

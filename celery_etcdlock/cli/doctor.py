@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from typing import Any
+from dataclasses import asdict
 
 import click
 
@@ -22,7 +22,7 @@ from celery_etcdlock.cli.common import (
 from celery_etcdlock.cli.table import waits_in_words
 from celery_etcdlock.core.beat_view import beat_check_results, beats_of
 from celery_etcdlock.core.check_results import CheckResult, Level
-from celery_etcdlock.core.lock_table import KeyEntry, LockTable, Traces, number_held
+from celery_etcdlock.core.lock_table import LockTable, Traces, number_held
 from celery_etcdlock.core.printable import printable
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import InvalidSetting, LockUnavailable
@@ -37,7 +37,7 @@ _MARKS = {Level.OK: ("ok", "green"), Level.WARNING: ("warning", "yellow"), Level
 @json_option
 @click.pass_context
 def command(context: click.Context, as_json: bool) -> None:
-    """Check settings, etcd, permissions, room, clock and what is under the prefix; say what to do.
+    """Check settings, etcd, permissions, database space, clock and what is under the prefix; say what to do.
 
     Exits with 1 if something is broken; warnings alone exit with 0.
     """
@@ -51,10 +51,10 @@ def command(context: click.Context, as_json: bool) -> None:
         found.append(finding)
         if not as_json:
             _say(finding)
-    broken = sum(finding.level is Level.BROKEN for finding in found)
-    warnings = sum(finding.level is Level.WARNING for finding in found)
+    levels = [finding.level for finding in found]
+    broken, warnings = levels.count(Level.BROKEN), levels.count(Level.WARNING)
     if as_json:
-        print_json([_as_json(finding) for finding in found])
+        print_json([asdict(finding) | {"level": finding.level.value} for finding in found])
     else:
         click.echo(f"{broken} broken, {warnings} warnings, {len(found) - broken - warnings} fine")
     if broken:
@@ -127,7 +127,7 @@ def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[Ch
             text += f"; in use there: {printable(', '.join(traces.others))}"
         yield CheckResult(Level.WARNING, "locks", text, CHECK_PLACE)
     own = broker_fingerprint(app_of(context))
-    foreign = [entry for entry in entries if _broker(entry) not in (None, own)]
+    foreign = [entry for entry in entries if (record := entry.key.record) and record.broker not in (None, own)]
     if foreign:
         text = f"{len(foreign)} of them belong to tasks of another broker, such as {printable(foreign[0].name)}"
         remedy = "if these are two deployments, give each its own etcdlock_prefix; else they skip each other's tasks"
@@ -135,17 +135,12 @@ def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[Ch
     unreadable = [entry for entry in entries if entry.key.record is None]
     if unreadable:
         text = f"{len(unreadable)} can't be read, such as {printable(unreadable[0].name)}: they count as held"
-        yield CheckResult(
-            Level.WARNING, "locks", text, "a newer version wrote them, or somebody else: see `etcdlock show`"
-        )
+        remedy = "a newer version wrote them, or somebody else: see `etcdlock show`"
+        yield CheckResult(Level.WARNING, "locks", text, remedy)
     leaseless = [entry for entry in entries if not entry.lease]
     if leaseless:
-        text = f"{len(leaseless)} stand for ever, without a lease, such as {printable(leaseless[0].name)}"
+        text = f"{len(leaseless)} have no lease and never expire, such as {printable(leaseless[0].name)}"
         yield CheckResult(Level.BROKEN, "locks", text, "`celery etcdlock release --force` frees them")
-
-
-def _broker(entry: KeyEntry) -> str | None:
-    return None if entry.key.record is None else entry.key.record.broker
 
 
 def _say(finding: CheckResult) -> None:
@@ -153,8 +148,3 @@ def _say(finding: CheckResult) -> None:
     click.echo(f"{click.style(f'{mark:<8}', fg=colour)} {finding.subject}: {finding.text}")
     if finding.remedy:
         click.echo(f"{'':<8} -> {finding.remedy}")
-
-
-def _as_json(finding: CheckResult) -> dict[str, Any]:
-    level, subject = finding.level.value, finding.subject
-    return {"level": level, "subject": subject, "text": finding.text, "remedy": finding.remedy}

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import time
+from fnmatch import fnmatchcase
 from typing import Any
 
 import click
 
-from celery_etcdlock.cli.beat import beat_text, shows_beat, with_beats
+from celery_etcdlock.cli.beat import beat_text, with_beats
 from celery_etcdlock.cli.common import (
     inspecting,
     json_option,
@@ -39,7 +40,7 @@ def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
     with inspecting(context) as inspector:
         table = lock_table_of(inspector)
         locks = table.locks(pattern)
-        beats = [beat for beat in beats_of(inspector.books(), table.locks()) if shows_beat(beat, pattern)]
+        beats = [beat for beat in beats_of(inspector.books(), table.locks()) if fnmatchcase(beat.name, pattern or "*")]
         ttls = inspector.ttls(entry.lease for lock in locks for entry in lock.owners)
         if as_json:
             print_json(with_beats([lock_as_json(lock, ttls) for lock in locks], beats))

@@ -1,7 +1,6 @@
-"""A wrong configuration ends ``celery worker`` and ``celery beat`` with a line instead of a traceback.
+"""A wrong configuration ends ``celery worker`` and ``celery beat`` with one line instead of a traceback.
 
-Only what this package raised: an error of another's keeps the traceback that it needs. Who makes an ``app.Worker()``
-without the ``celery`` command gets the exception.
+That holds for errors that this package raised: others keep their traceback. ``app.Worker()`` in code raises as before.
 """
 
 from __future__ import annotations

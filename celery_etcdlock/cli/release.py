@@ -1,25 +1,23 @@
-"""``celery etcdlock release``: free a lock, gently unless told otherwise.
+"""``celery etcdlock release``: free a lock, gently by default.
 
-Gently: the holder is asked to release it. Its process learns it with its next renewal, within a third of the TTL. A
+Gently: the holder is asked to release it. Its process reads that with its next renewal, within a third of the TTL. A
 task is interrupted as if the lock were lost (``on_lock_lost``), its ``finally`` releases, and only then another gets
-the lock. A holder without a task is only told (``held.lost``, ``on_lost``): nothing can interrupt it. What no process
-renews (a queued message's lock, a window) has nobody to ask: it is deleted, or ends by its time.
+the lock. A holder without a task only sees it (``held.lost``, ``on_lost``): nothing can interrupt it. What no process
+renews (a queued message's lock, a window) has nobody to ask: delete it, or let it expire.
 
-With ``--force`` the key is deleted: the lock is free at once, and whatever its holder does until it finds out runs
-beside the next holder.
+With ``--force`` the key is deleted: the lock is free at once, and until its holder finds out it runs beside the next.
 
-*A holder on a dead host* can't answer, but its lease isn't renewed any more: the lock is free when that runs out.
+*A holder on a dead host* can't answer, but nobody renews its lease: the lock is free when that expires.
 """
 
 from __future__ import annotations
 
-import getpass
 import math
-import socket
 import time
 
 import click
 
+from celery_etcdlock.app.celery_settings import host_name, user_name
 from celery_etcdlock.cli.common import NOT_DONE, fail, inspecting, lock_table_of, not_found, settings_for
 from celery_etcdlock.cli.show import described_owner
 from celery_etcdlock.cli.table import duration
@@ -91,16 +89,20 @@ def _id(entry: KeyEntry) -> str:
     return "unreadable" if entry.key.record is None else printable(entry.key.record.delivery.task_id)
 
 
+def _is_of_task(entry: KeyEntry) -> bool:
+    """Whether a task holds it, which can be interrupted."""
+    return entry.key.record is not None and holder_kind(entry.key.record) == "task"
+
+
 def _question(entry: KeyEntry, *, force: bool) -> str:
-    record = entry.key.record
     if force:
         if not written_by_a_process(entry.key):
-            return "Delete it at once? No process holds it: what it stands for, if that still runs, has no lock then."
-        runs = "task" if record is not None and holder_kind(record) == "task" else "process"
+            return "Delete it at once? No process holds it. If its task still runs, it has no lock then."
+        runs = "task" if _is_of_task(entry) else "process"
         return f"Delete it at once? If that {runs} still runs, it runs on BESIDE the next holder until it finds out."
     if not written_by_a_process(entry.key):
         return "No process holds it, so nobody can be asked: only --force frees it before its time. Go on?"
-    if record is not None and holder_kind(record) == "task":
+    if _is_of_task(entry):
         return (
             "Ask that task to release it? It is interrupted with LockLost (with on_lock_lost='flag' it is only told), "
             "and the lock is free once it has ended."
@@ -117,7 +119,7 @@ def _free(inspector: Inspector, entry: KeyEntry, timeout_seconds: float, *, forc
     if not written_by_a_process(entry.key):
         click.echo(f"{name}: {_who_may_end_it(entry)}", err=True)
         return False
-    if not inspector.ask_to_release(entry, who_asks()):
+    if not inspector.ask_to_release(entry, f"{user_name()}@{host_name()}"):
         if inspector.is_there(entry):
             click.echo(f"{name}: nobody renews it, so nobody can be asked: use --force", err=True)
             return False
@@ -125,7 +127,7 @@ def _free(inspector: Inspector, entry: KeyEntry, timeout_seconds: float, *, forc
         return True
     click.echo(f"{name}: asked its holder to release it; waiting up to {timeout_seconds:g} s")
     watch = _Renewals(inspector, entry)
-    if wait_until_gone(inspector, entry, timeout_seconds, watch):
+    if _wait_until_gone(inspector, entry, timeout_seconds, watch):
         click.echo(f"{name}: {'its lease ran out, its holder was gone' if watch.ran_out else 'released'}")
         return True
     click.echo(f"{name}: still held. {watch.verdict(entry)}", err=True)
@@ -172,34 +174,22 @@ class _Renewals:
                 f"within a third of its TTL: if its host is gone, the lock is free in {duration(self._ttl)}, or now by "
                 "--force."
             )
-        record = entry.key.record
-        if record is not None and holder_kind(record) == "task":
+        if _is_of_task(entry):
             return (
                 "Its holder lives and was asked; a task with on_lock_lost='flag', or one that catches LockLost, ends "
                 "when it likes. --force deletes the key."
             )
         return (
-            "Its process lives and was told (held.lost, on_lost); it releases when it likes. --force deletes the key."
+            "Its process lives and was asked (held.lost, on_lost); it releases when it likes. --force deletes the key."
         )
 
 
-def wait_until_gone(
-    inspector: Inspector, entry: KeyEntry, timeout_seconds: float, watch: _Renewals | None = None
-) -> bool:
+def _wait_until_gone(inspector: Inspector, entry: KeyEntry, timeout_seconds: float, watch: _Renewals) -> bool:
     deadline = time.monotonic() + timeout_seconds
-    while True:
-        if watch is not None:
-            watch.look()
-        if not inspector.is_there(entry):
-            return True
+    watch.look()
+    while inspector.is_there(entry):
         if time.monotonic() >= deadline:
             return False
         time.sleep(POLL_SECONDS)
-
-
-def who_asks() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "somebody"
-    return f"{user}@{socket.gethostname()}"
+        watch.look()
+    return True

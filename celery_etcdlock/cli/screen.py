@@ -1,9 +1,8 @@
 """What ``top`` draws, on a terminal of any size: 80 x 24 is the one that it must fit.
 
-FOR, TTL and WAITING say how a lock is doing, so they always keep their whole width; so do RETRY and JOIN, which are
-drawn where anybody waits so. The lock's name gets what is left,
-cut in its middle: both the task at its start and the digest at its end tell locks apart. OWNER and TASK need a wide
-terminal. What doesn't fit below is counted in the last line.
+FOR, TTL and WAITING show how a lock is doing, so they always keep their full width; so do RETRY and JOIN, which are
+drawn where anybody waits so. The lock's name gets the rest, cut in its middle: the task at its start and the digest at
+its end tell locks apart. OWNER and TASK need a wide terminal. The last line counts what doesn't fit.
 """
 
 from __future__ import annotations

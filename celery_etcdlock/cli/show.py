@@ -70,6 +70,5 @@ def _messages(number: int, does: str, do: str) -> str:
 
 def described_owner(entry: KeyEntry) -> str:
     record = entry.key.record
-    if record is None:
-        return in_words(record)
-    return f"{in_words(record)}, for {duration(max(0.0, time.time() - record.since))}"
+    since = "" if record is None else f", for {duration(max(0.0, time.time() - record.since))}"
+    return in_words(record) + since

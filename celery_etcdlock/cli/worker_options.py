@@ -1,7 +1,7 @@
-"""What ``celery worker`` gains where this package is installed: ``--etcdlock-dedup``, and the setting of that name.
+"""Adds ``--etcdlock-dedup`` to ``celery worker`` where this package is installed, and makes the setting work there.
 
-So worker-level deduplication needs nothing in the app's code. A worker that is made without the ``celery`` command
-(``app.Worker()``) isn't reached by this, unless one of its tasks is a ``SingletonTask``.
+So worker-level deduplication needs nothing in the app's code. It doesn't reach a worker that code makes
+(``app.Worker()``), unless one of its tasks is a ``SingletonTask``.
 """
 
 from __future__ import annotations
@@ -14,8 +14,8 @@ from celery.signals import worker_init
 
 OPTION = "--etcdlock-dedup"
 HELP = (
-    "Lock tasks that know nothing of locks: 'task_id' (the default) never runs a message twice; task name patterns, "
-    "comma-separated, never run these twice at once with the same arguments. Instead of the setting etcdlock_dedup."
+    "Lock tasks that have no lock of their own. 'task_id' (the default): no message runs twice. Task name patterns, "
+    "separated by commas: matching tasks don't run twice at once with the same arguments. Overrides etcdlock_dedup."
 )
 
 
@@ -39,24 +39,23 @@ def extend_worker_command() -> None:
 def _set_dedup(context: click.Context, _option: click.Parameter, value: str | None) -> None:
     if value is None or context.resilient_parsing:
         return
-    # Not before, since every ``celery`` command imports this module.
+    # Only here: every ``celery`` command imports this module.
     from celery_etcdlock.core.dedup_rules import rules_from_words
 
     words = [word.strip() for word in value.split(",")]
     if not all(words):
         raise click.BadParameter("name 'task_id' or patterns of task names, separated by single commas")
-    conf = context.obj.app.conf
-    namespace = (getattr(context.obj.app, "namespace", None) or "").upper()
-    setting = rules_from_words(words)
-    conf["etcdlock_dedup"] = setting
+    app, setting = context.obj.app, rules_from_words(words)
+    app.conf["etcdlock_dedup"] = setting
+    namespace = (getattr(app, "namespace", None) or "").upper()
     if namespace:
-        conf[f"{namespace}_ETCDLOCK_DEDUP"] = setting
+        app.conf[f"{namespace}_ETCDLOCK_DEDUP"] = setting
 
 
 def _add_steps(sender: Any, **_: Any) -> None:
     app = sender.app
     if any(isinstance(key, str) and key.lower().endswith("etcdlock_dedup") for key in app.conf):
-        # Not before, since it costs what a worker without locks needn't pay.
+        # Only here: a worker without locks needn't pay for it.
         from celery_etcdlock.tasks.singleton_task import CONSUMER_STEPS, WORKER_STEPS
 
         app.steps["worker"].update(WORKER_STEPS)

@@ -22,20 +22,6 @@ from pytest_docker_tools import container
 
 from celery_etcdlock.testing.locks import use_locks
 
-__all__ = [
-    "EtcdCluster",
-    "EtcdContainer",
-    "EtcdTestNode",
-    "celery_etcd",
-    "celery_etcd_cluster",
-    "default_etcd",
-    "default_etcd_image",
-    "default_etcd_member1",
-    "default_etcd_member2",
-    "default_etcd_member3",
-    "default_worker_env",
-]
-
 #: Another one: the variable ``ETCD_IMAGE``, or a fixture ``default_etcd_image`` of your own.
 ETCD_IMAGE = os.environ.get("ETCD_IMAGE", "quay.io/coreos/etcd:v3.6.14")
 CLIENT_PORT = "2379/tcp"

@@ -6,8 +6,8 @@ Times are in seconds.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Protocol
+from dataclasses import dataclass, fields
+from typing import Any, Protocol
 
 from celery_etcdlock.core.record import Record
 
@@ -101,6 +101,11 @@ LockEvent = (
     | TickSent
     | BeatTookOver
 )
+
+
+def facts_of(event: LockEvent) -> dict[str, Any]:
+    """What the event says beside its name and record, by the names of its fields."""
+    return {field.name: getattr(event, field.name) for field in fields(event) if field.name not in ("name", "record")}
 
 
 class Listener(Protocol):

@@ -236,7 +236,7 @@ class Settings:
     @property
     def where(self) -> str:
         """Where the locks are, for people, such as ``etcd at 127.0.0.1:2379``."""
-        if self.endpoints == (MEMORY_ENDPOINT,):
+        if self.in_memory:
             return "each process's own memory, which protects nothing across processes"
         if self.in_redis:
             return f"Redis at {self.endpoints[0]}"
@@ -245,13 +245,17 @@ class Settings:
         return f"etcd at {', '.join(self.endpoints)}"
 
     @property
+    def in_memory(self) -> bool:
+        return self.endpoints == (MEMORY_ENDPOINT,)
+
+    @property
     def in_redis(self) -> bool:
         return self.endpoints[0].lower().startswith(REDIS_SCHEMES)
 
     @property
     def in_etcd(self) -> bool:
         """Whether the locks are in an etcd, whoever connects to it."""
-        return self.endpoints != (MEMORY_ENDPOINT,) and not self.in_redis
+        return not self.in_memory and not self.in_redis
 
     def at(self, endpoints: tuple[str, ...]) -> Settings:
         """The same at other endpoints, of a store without TLS or users."""

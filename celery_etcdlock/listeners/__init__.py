@@ -1,7 +1,7 @@
-"""Who else hears of lock events: one file for each place that they go to.
+"""Where lock events go: one file for each place.
 
-``signals`` and the log always hear. Celery's own events are sent by a worker that sends events at all (``-E``). The
-setting ``etcdlock_listeners`` adds ``"prometheus"``, ``"opentelemetry"``, and functions of your own.
+``signals`` and the log always get them. A worker with ``-E`` sends them as Celery events. The setting
+``etcdlock_listeners`` adds ``"prometheus"``, ``"opentelemetry"``, and functions of your own.
 """
 
 from __future__ import annotations
@@ -16,8 +16,6 @@ from celery_etcdlock.core.events import Listener, LockEvent
 from celery_etcdlock.errors import InvalidSetting
 from celery_etcdlock.interruptions import interrupts
 
-__all__ = ["NAMED_LISTENERS", "Listeners", "find_listener"]
-
 logger = logging.getLogger("celery_etcdlock")
 
 #: Name -> module, whose ``listener()`` makes the listener, and the extra that installs what it needs.
@@ -28,9 +26,9 @@ NAMED_LISTENERS = {
 
 
 class Listeners:
-    """Several listeners as one: what one raises, neither the others nor the caller notice.
+    """Several listeners as one. What one of them raises is logged, and reaches neither the others nor the caller.
 
-    But for what interrupts the caller from outside while a listener runs: it is raised, when all have been told.
+    What interrupts the caller from outside while a listener runs is raised, after all have been called.
     """
 
     def __init__(self, listeners: Iterable[Listener]) -> None:
@@ -51,15 +49,12 @@ class Listeners:
 
 
 def find_listener(entry: str | Callable[[LockEvent], None]) -> Listener:
-    """The listener that an entry of ``etcdlock_listeners`` stands for. Raises ``InvalidSetting``."""
+    """The listener that an entry of ``etcdlock_listeners`` names. Raises ``InvalidSetting``."""
     if not isinstance(entry, str):
         return entry
     module_name = NAMED_LISTENERS.get(entry)
     try:
-        if module_name is not None:
-            made: Listener = importlib.import_module(module_name).listener()
-            return made
-        found = symbol_by_name(entry)
+        found = importlib.import_module(module_name).listener() if module_name is not None else symbol_by_name(entry)
     except (ImportError, AttributeError, ValueError) as error:
         remedy = (
             f"install it with: pip install 'celery-etcdlock[{entry}]'"

@@ -1,12 +1,12 @@
-"""Lock events as Celery events, for ``celery events``, Flower and whoever else reads them.
+"""Lock events as Celery events, for ``celery events``, Flower and other readers.
 
 ``etcdlock-acquired``, ``-released``, ``-conflict``, ``-waiting`` and ``-lost`` carry the task's ``uuid`` and leave its
 state alone. ``task-deduplicated`` is only for a task that ended without having run: readers take it for its last state.
 For one that joined, Celery's own event of its end comes as well (``worker.name_joined``).
 
-They are published by one real thread of each process, over a connection of its own: so a broker that is slow or away
-delays no lock, and there is no connection to share across forks. Up to ``MOST_WAITING`` events wait for it; more are
-dropped, for events are for people. At the end of a process what waits gets ``FLUSH_SECONDS``.
+One real thread of each process publishes them, over a connection of its own. So a broker that is slow or away delays no
+lock, and no connection is shared across forks. Up to ``MOST_WAITING`` events wait for that thread; more are dropped.
+At the end of a process it has ``FLUSH_SECONDS`` to publish what waits.
 """
 
 from __future__ import annotations
@@ -28,6 +28,17 @@ MOST_WAITING = 1000
 FLUSH_SECONDS = 1.0
 #: Seconds until the broker is tried again after it failed.
 RETRY_SECONDS = 5.0
+
+_TYPES: dict[type, str] = {
+    lock_events.LockAcquired: "etcdlock-acquired",
+    lock_events.LockReleased: "etcdlock-released",
+    lock_events.LockConflicted: "etcdlock-conflict",
+    lock_events.LockWaiting: "etcdlock-waiting",
+    lock_events.LockWasLost: "etcdlock-lost",
+    lock_events.TaskDeduplicated: "task-deduplicated",
+    lock_events.TickSent: "etcdlock-tick",
+    lock_events.BeatTookOver: "etcdlock-beat",
+}
 
 
 class CeleryEvents:
@@ -94,28 +105,9 @@ def _described(event: lock_events.LockEvent) -> tuple[str, dict[str, Any]]:
     fields: dict[str, Any] = {"uuid": event.record.delivery.task_id, "task": event.record.task, "lock": event.name}
     if event.record.about is not None:
         fields["about"] = event.record.about
-    match event:
-        case lock_events.LockAcquired():
-            fields |= {"fencing_token": event.fencing_token, "waited_seconds": round(event.waited_seconds, 6)}
-            return "etcdlock-acquired", fields
-        case lock_events.LockReleased():
-            fields |= {"fencing_token": event.fencing_token, "held_seconds": round(event.held_seconds, 6)}
-            return "etcdlock-released", fields
-        case lock_events.LockConflicted():
-            return "etcdlock-conflict", fields | _holder(event.holder)
-        case lock_events.LockWaiting():
-            return "etcdlock-waiting", fields | _holder(event.holder)
-        case lock_events.LockWasLost():
-            return "etcdlock-lost", fields | {"fencing_token": event.fencing_token, "reason": event.reason}
-        case lock_events.TaskDeduplicated():
-            joined = {} if event.joined is None else {"joined": event.joined}
-            return "task-deduplicated", fields | {"reason": event.reason} | joined
-        case lock_events.TickSent():
-            return "etcdlock-tick", fields | {"entry": event.entry, "late_seconds": round(event.late_seconds, 6)}
-        case lock_events.BeatTookOver():
-            fields |= {"fencing_token": event.fencing_token, "takeovers": event.takeovers}
-            return "etcdlock-beat", fields
-
-
-def _holder(holder: Record | None) -> dict[str, Any]:
-    return {} if holder is None else {"holder": holder.delivery.task_id, "holder_hostname": holder.host}
+    for name, value in lock_events.facts_of(event).items():
+        if isinstance(value, Record):
+            fields |= {"holder": value.delivery.task_id, "holder_hostname": value.host}
+        elif value is not None:
+            fields[name] = round(value, 6) if isinstance(value, float) else value
+    return _TYPES[type(event)], fields

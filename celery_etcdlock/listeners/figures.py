@@ -1,8 +1,8 @@
 """Lock figures of a whole worker, kept where its MainProcess can read them at once: counts, and the locks held now.
 
-Each process of the pool writes into a slot of its own, on memory that is mapped before the fork; so nothing is sent,
-and reading asks no one. A slot has the writer's pid, a count for each kind of event, and a text with the locks that it
-holds. The counts go on when a process is replaced, the text is the living process's.
+Each process of the pool writes into a slot of its own, in memory that is mapped before the fork. So nothing is sent,
+and a reader asks nobody. A slot has the writer's pid, a count for each kind of event, and a text with the locks that it
+holds. When a process is replaced, its counts go on in its successor; the text is the living process's.
 
 A reader may see a text half-written; then it isn't JSON, and it looks again.
 """
@@ -18,7 +18,7 @@ from typing import Any
 from billiard.process import current_process
 
 from celery_etcdlock.core import events as lock_events
-from celery_etcdlock.native import allocate_mutex
+from celery_etcdlock.native import allocate_mutex, process_lives
 
 COUNTS: dict[type, str] = {
     lock_events.LockAcquired: "acquired",
@@ -86,7 +86,7 @@ class Figures:
         for _ in range(TRIES):
             start = slot * SLOT_BYTES
             pid, *_, length = _HEAD.unpack_from(self._memory, start)
-            if not length or not _lives(pid):
+            if not length or not process_lives(pid):
                 return []
             text = self._memory[start + _HEAD.size : start + _HEAD.size + min(length, MOST_TEXT_BYTES)]
             try:
@@ -115,13 +115,3 @@ class Figures:
         body = self._start + _HEAD.size
         self._memory[body : body + len(text)] = text
         _HEAD.pack_into(self._memory, self._start, self._pid, *self._counts, len(text))
-
-
-def _lives(pid: int) -> bool:
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return False
-    except OSError:
-        return True
-    return True

@@ -14,7 +14,6 @@ from opentelemetry import trace
 from opentelemetry.trace import Status, StatusCode, TracerProvider
 
 from celery_etcdlock.core import events as lock_events
-from celery_etcdlock.core.record import Record
 
 #: Waits shorter than this, in seconds, are the acquire's own round trip and get no span.
 LEAST_WAIT_SECONDS = 0.05
@@ -43,10 +42,12 @@ class OpenTelemetryListener:
                 if isinstance(event, lock_events.LockWasLost):
                     span.set_status(Status(StatusCode.ERROR, f"the lock is lost: {event.reason}"))
                 span.end()
-            case lock_events.LockConflicted():
-                trace.get_current_span().add_event("etcdlock.conflict", _with_holder(event, event.holder))
-            case lock_events.LockWaiting():
-                trace.get_current_span().add_event("etcdlock.waiting", _with_holder(event, event.holder))
+            case lock_events.LockConflicted() | lock_events.LockWaiting():
+                attributes = _attributes(event)
+                if event.holder is not None:
+                    attributes["etcdlock.holder"] = event.holder.delivery.task_id
+                name = "etcdlock.conflict" if isinstance(event, lock_events.LockConflicted) else "etcdlock.waiting"
+                trace.get_current_span().add_event(name, attributes)
             case lock_events.TaskDeduplicated():
                 attributes = _attributes(event) | {"etcdlock.reason": event.reason}
                 trace.get_current_span().add_event("etcdlock.deduplicated", attributes)
@@ -58,11 +59,6 @@ def _attributes(event: lock_events.LockEvent) -> dict[str, Any]:
         "celery.task_name": event.record.task,
         "messaging.message.id": event.record.delivery.task_id,
     }
-
-
-def _with_holder(event: lock_events.LockEvent, holder: Record | None) -> dict[str, Any]:
-    attributes = _attributes(event)
-    return attributes if holder is None else attributes | {"etcdlock.holder": holder.delivery.task_id}
 
 
 def listener() -> lock_events.Listener:

@@ -8,6 +8,8 @@ The only label is the task's name: a lock's name may hold arguments, of which th
 
 from __future__ import annotations
 
+from functools import cache
+
 from prometheus_client import REGISTRY as DEFAULT_REGISTRY
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 
@@ -26,6 +28,9 @@ class PrometheusListener:
         def counter(name: str, what: str) -> Counter:
             return Counter(f"{PREFIX}_{name}", what, ["task"], registry=registry)
 
+        def histogram(name: str, what: str, buckets: tuple[float, ...]) -> Histogram:
+            return Histogram(f"{PREFIX}_{name}", what, ["task"], registry=registry, buckets=buckets)
+
         self._acquired = counter("acquired", "Locks acquired")
         self._released = counter("released", "Locks released")
         self._conflicts = counter("conflicts", "Acquires that met another holder, comebacks included")
@@ -33,28 +38,10 @@ class PrometheusListener:
         self._deduplicated = counter("deduplicated", "Tasks that ended without having run, because of their lock")
         self._ticks = counter("beat_ticks", "Due tasks that the beat at work sent")
         self._takeovers = counter("beat_takeovers", "Times that this process became the beat at work")
-        self._late_seconds = Histogram(
-            f"{PREFIX}_beat_late_seconds",
-            "How late a due task was sent",
-            ["task"],
-            registry=registry,
-            buckets=LATE_BUCKETS,
-        )
+        self._late_seconds = histogram("beat_late_seconds", "How late a due task was sent", LATE_BUCKETS)
         self._held = Gauge(f"{PREFIX}_held", "Locks held now", ["task"], registry=registry, multiprocess_mode="livesum")
-        self._wait_seconds = Histogram(
-            f"{PREFIX}_wait_seconds",
-            "Time until a lock was acquired",
-            ["task"],
-            registry=registry,
-            buckets=WAIT_BUCKETS,
-        )
-        self._held_seconds = Histogram(
-            f"{PREFIX}_held_seconds",
-            "Time that a lock was held",
-            ["task"],
-            registry=registry,
-            buckets=HELD_BUCKETS,
-        )
+        self._wait_seconds = histogram("wait_seconds", "Time until a lock was acquired", WAIT_BUCKETS)
+        self._held_seconds = histogram("held_seconds", "Time that a lock was held", HELD_BUCKETS)
 
     def __call__(self, event: lock_events.LockEvent, /) -> None:
         task = event.record.task
@@ -81,12 +68,7 @@ class PrometheusListener:
                 self._deduplicated.labels(task).inc()
 
 
-_listener: PrometheusListener | None = None
-
-
+@cache
 def listener() -> lock_events.Listener:
     """The one listener of the default registry, which refuses the same metric twice."""
-    global _listener
-    if _listener is None:
-        _listener = PrometheusListener()
-    return _listener
+    return PrometheusListener()

@@ -16,6 +16,8 @@ import os
 import weakref
 from typing import Protocol
 
+from celery_etcdlock.native import process_lives
+
 #: Stands for a deadline where the lock isn't held any more.
 NOT_HELD = 0.0
 
@@ -44,18 +46,9 @@ class SharedDeadline:
             self._cell[0] = deadline
 
     def read(self) -> float:
-        return self._cell[0] if self._holder_runs() else NOT_HELD
-
-    def _holder_runs(self) -> bool:
-        if _forked_by == self._holder:
-            return os.getppid() == self._holder
-        try:
-            os.kill(self._holder, 0)
-        except ProcessLookupError:
-            return False
-        except OSError:
-            return True
-        return True
+        is_parent = _forked_by == self._holder
+        runs = os.getppid() == self._holder if is_parent else process_lives(self._holder)
+        return self._cell[0] if runs else NOT_HELD
 
 
 def share_with_copies(session: SharesLocks) -> None:

@@ -4,8 +4,8 @@ Nothing here waits for the store in the loop's thread (``locking.loop_store_acce
 the task that calls: ``acquire`` notes it at the call, not when the coroutine runs. So ``asyncio.wait_for`` and
 ``gather``, which may run it in a task of their own, acquire for the task that called.
 
-*Cancellation.* ``acquire`` that is cancelled leaves nothing: what it put, or may still put, is deleted by the renewal's
-thread. ``release`` that is cancelled goes on to its end without its caller.
+*Cancellation.* A cancelled ``acquire`` leaves nothing: the renewal's thread deletes what it put, or may still put. A
+cancelled ``release`` goes on to its end without its caller.
 """
 
 from __future__ import annotations
@@ -30,14 +30,14 @@ from celery_etcdlock.standalone.process_access import ProcessAccess
 
 
 class AsyncEtcdLock(NamedLock):
-    """A lock without a task of Celery's, for asyncio. By ``EtcdLocks.alock``.
+    """A lock without a Celery task, for asyncio. By ``EtcdLocks.alock``.
 
-    Any number of tasks of any event loop may share one object: each acquire stands for itself, and ``owned``, ``lost``,
-    ``remaining``, ``fencing_token``, ``check`` and ``release`` are about what the task that calls them holds. Those of
-    one process that wait for a name are served in order. It isn't reentrant.
+    Any number of tasks of any event loop may share one object. Each acquire is its own: ``owned``, ``lost``,
+    ``remaining``, ``fencing_token``, ``check`` and ``release`` are about what the calling task holds. Waiters of one
+    process are served in order. It isn't reentrant.
 
-    ``async with lock as held:`` acquires, waiting for ``wait_timeout``, and raises ``LockConflict`` when the lock can't
-    be had, ``LockUnavailable`` when the store can't be asked. A block whose lock was lost inside ends with
+    ``async with lock as held:`` acquires, waiting for ``wait_timeout``. It raises ``LockConflict`` when somebody else
+    keeps the lock, and ``LockUnavailable`` when the store can't be asked. A block that lost its lock ends with
     ``LockLost``. ``asyncio.timeout`` and ``wait_for`` may end the wait at any time.
     """
 
@@ -55,10 +55,8 @@ class AsyncEtcdLock(NamedLock):
         except RuntimeError:
             return None  # no loop runs here: nobody
 
-    # --- acquire and release ----------------------------------------------------------------------------------------
-
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> Coroutine[Any, Any, bool]:
-        """Await it: acquires the lock for the task that calls; whether that worked. Release it in a ``finally``, there.
+        """Await it: acquires the lock for the calling task, and returns whether that worked. Release in a ``finally``.
 
         Arguments and errors as of ``EtcdLock.acquire``.
         """
@@ -66,8 +64,7 @@ class AsyncEtcdLock(NamedLock):
         return self._acquire_by_call(self._caller(), seconds, place_of(sys._getframe(1)))
 
     async def _acquire_by_call(self, caller: Any, seconds: float, where: Place) -> bool:
-        outcome = await self._acquire_for(caller or self._caller(), seconds, None, where)
-        return not isinstance(outcome, Conflict)
+        return isinstance(await self._acquire_for(caller or self._caller(), seconds, None, where), Holding)
 
     async def release(self) -> None:
         """Release what this task holds. Otherwise as ``EtcdLock.release``."""
@@ -101,7 +98,7 @@ class AsyncEtcdLock(NamedLock):
         self, caller: Any, seconds: float, block: FrameType | None, where: Place
     ) -> Holding | Conflict:
         if caller is None:
-            raise NotLocked(f"lock {self.name!r} is acquired by tasks of an event loop: call it in a coroutine")
+            raise NotLocked(f"lock {self.name!r} can only be acquired in an event loop: call it in a coroutine")
         access = await self._access()
         outcome = await self._acquire(access.in_loop(), access, caller, seconds, block, where)
         if isinstance(outcome, Holding) and block is None and caller not in self._followed:
@@ -127,14 +124,12 @@ class AsyncEtcdLock(NamedLock):
 
     def __exit__(self, *_: Any) -> None: ...
 
-    # --- anybody's --------------------------------------------------------------------------------------------------
-
     async def locked(self) -> bool:
         """Whether anybody holds the lock; of several names, any of them. Raises ``LockUnavailable``."""
         return any([await self._keys(name) for name in self._names])
 
     async def holder(self) -> LockHolder | None:
-        """Who holds the lock now: who, since when, for what; ``None`` if nobody does. Raises ``LockUnavailable``."""
+        """Who holds the lock now, since when and for what; ``None`` if nobody does. Raises ``LockUnavailable``."""
         for name in self._names:
             keys = await self._keys(name)
             if keys:

@@ -35,13 +35,13 @@ class _Here:
 class EtcdLock(NamedLock):
     """A lock without a task, which competes with tasks and with others for its name. By ``EtcdLocks.lock``.
 
-    Any number of threads or greenlets may share one object, as they share a ``threading.Lock``: each acquire stands
-    for itself, and ``owned``, ``lost``, ``remaining``, ``fencing_token``, ``check`` and ``release`` are about what the
-    thread that calls them holds. Those of one process that wait for a name are served in order, and have one place in
-    the store's line. It isn't reentrant.
+    Any number of threads or greenlets may share one object, as they share a ``threading.Lock``. Each acquire is its
+    own: ``owned``, ``lost``, ``remaining``, ``fencing_token``, ``check`` and ``release`` are about what the calling
+    thread holds. Waiters of one process are served in order, and have one queue position in the store. It isn't
+    reentrant.
 
-    ``with lock as held:`` acquires, waiting for ``wait_timeout``, and raises ``LockConflict`` when the lock can't be
-    had, ``LockUnavailable`` when the store can't be asked. A block whose lock was lost inside ends with ``LockLost``.
+    ``with lock as held:`` acquires, waiting for ``wait_timeout``. It raises ``LockConflict`` when somebody else keeps
+    the lock, and ``LockUnavailable`` when the store can't be asked. A block that lost its lock ends with ``LockLost``.
     ``held`` is this holding, for helper threads.
     """
 
@@ -56,25 +56,21 @@ class EtcdLock(NamedLock):
             here = self._local.here = _Here()
         return here
 
-    # --- acquire and release ----------------------------------------------------------------------------------------
-
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
-        """Acquire the lock; whether that worked. Release it in a ``finally``, in the same thread.
+        """Acquire the lock. Returns whether that worked. Release it in a ``finally``, in the same thread.
 
-        ``timeout`` is how many seconds to wait in line: 0 tries once; ``None`` is the object's ``wait_timeout``, which
-        may itself be ``None``, for ever. ``blocking=False`` tries once. Raises ``LockUnavailable``, and
-        ``EtcdLockError`` if this thread holds it already.
+        ``timeout`` is how many seconds to wait: 0 tries once; ``None`` is the object's ``wait_timeout``, which may
+        itself be ``None``, for ever. ``blocking=False`` tries once. Raises ``LockUnavailable``, and ``EtcdLockError``
+        if this thread holds it already.
         """
         seconds = argument_checks.seconds_to_wait(blocking, timeout, self._wait_seconds)
-        frame = sys._getframe(1)
-        outcome = self._acquire_here(seconds, None, frame)
-        return not isinstance(outcome, Conflict)
+        return isinstance(self._acquire_here(seconds, None, sys._getframe(1)), Holding)
 
     def release(self) -> None:
         """Release what this thread holds.
 
-        Raises ``NotLocked`` if it holds nothing, and ``LockLost`` if it was lost: then what was done under it may have
-        run beside others. Never raises for the store's sake: what can't be confirmed is repeated until it is.
+        Raises ``NotLocked`` if it holds nothing, and ``LockLost`` if it was lost: then others may have run beside it.
+        An unreachable store raises nothing: a release that can't be confirmed is repeated until it is.
         """
         lost = self._to_release().release()
         if lost is not None:
@@ -115,17 +111,13 @@ class EtcdLock(NamedLock):
 
     async def __aexit__(self, *_: Any) -> None: ...
 
-    # --- anybody's --------------------------------------------------------------------------------------------------
-
     def locked(self) -> bool:
         """Whether anybody holds the lock; of several names, any of them. Raises ``LockUnavailable``."""
         return any(self._keys(name) for name in self._names)
 
     @property
     def holder(self) -> LockHolder | None:
-        """Who holds the lock now: who, since when, for what; ``None`` if nobody does. Asks the store, so it raises
-        ``LockUnavailable``.
-        """
+        """Who holds the lock now, since when and for what; ``None`` if nobody does. Raises ``LockUnavailable``."""
         return next((holder_of(keys) for name in self._names if (keys := self._keys(name))), None)
 
     def _keys(self, name: str) -> tuple[Key, ...]:

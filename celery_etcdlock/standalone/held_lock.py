@@ -11,8 +11,8 @@ from celery_etcdlock.standalone.holdings import Holding
 class HeldLock:
     """One holding of a lock: from when it was acquired until it is released or lost, whichever comes first.
 
-    Unlike the lock object, which each caller sees its own way, it says the same to whoever asks in this process: hand
-    it to a thread that helps, which calls ``check()`` before it writes. In a forked child it vouches for nothing.
+    Each caller of the lock object sees its own holding; this is the same one in the whole process. Pass it to a helper
+    thread, which calls ``check()`` before it writes. In a forked child it can't be trusted.
     """
 
     def __init__(self, holding: Holding, etcd_key: Callable[[Holding], bytes]) -> None:

@@ -4,15 +4,15 @@ A *caller* is a thread (or greenlet) or a task of an event loop. It is known by 
 never by a number that the next thread may get.
 
 A holding that was acquired by ``acquire`` belongs to its caller alone. One of a ``with`` block belongs to the block,
-and the block to the function that it stands in. So whoever leaves a block is found by
+and the block to the function that it is in. So the holding of a block that ends is found by
 
-1. the function that runs the block, where it is the same that entered it: a generator that was entered in one thread
-   of a pool and is left in another;
+1. the function that runs the block, if the same one entered it: a generator that was entered in one thread of a pool
+   and is left in another;
 2. else the caller, whose innermost block it is: an ``ExitStack``, whose own functions enter and leave;
-3. else, if just one block is entered at all, that one.
+3. else, if only one block is entered at all, that one.
 
-Lists are only appended to, removed from and copied, each of which is one step for all threads, so there is no mutex
-that a finalizer or a fork could find locked.
+Lists are only appended to, removed from and copied. Each of these is atomic, so there is no mutex that a finalizer or a
+fork could find locked.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ class Holding:
         self._place = place
         self.manager = manager
         self.locks: list[Lock] = []
-        #: Its holder let go of it.
+        #: Its holder released it.
         self.ended = False
         self.pid = os.getpid()
 
@@ -75,7 +75,7 @@ class Holding:
             raise LockLost(self.name, reason)
 
     def release(self) -> str | None:
-        """Release all of it; interrupted, still the rest. Returns why it wasn't ours any more, or ``None``."""
+        """Release all locks, even if interrupted. Returns why it wasn't ours any more, or ``None``."""
         self.ended = True
         lost: list[Lock] = []
         struck: BaseException | None = None
@@ -91,13 +91,13 @@ class Holding:
         return (lost[0].lost_reason or "lost") if lost else None
 
     def abandon(self) -> None:
-        """Have it released in the background; returns at once."""
+        """Release it in the background. Returns at once."""
         self.ended = True
         for lock in self.locks:
             self.manager.abandon(lock)
 
     def drop(self, what: str) -> str | None:
-        """Nobody is left who could release it: have that done, loudly. Returns what to warn of. Takes no mutex."""
+        """Nobody is left to release it: do that, and log it. Returns what to warn of. Takes no mutex."""
         if self.ended or self.is_inherited or self.lost_reason is not None:
             return None
         self.ended = True
@@ -117,7 +117,7 @@ class Holdings:
         self._all: list[Holding] = []
 
     def add(self, holding: Holding) -> None:
-        """Also after an early release in a block: what is acquired anew there is the block's."""
+        """After an early release in a block, what is acquired anew there is the block's."""
         for other in list(self._all):
             if other.ended and (other.block is None or other.caller() is holding.caller()):
                 holding.block = holding.block or other.block

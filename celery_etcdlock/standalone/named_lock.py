@@ -1,6 +1,6 @@
-"""What the lock objects for threads and for event loops have in common: acquiring and losing, and what a caller sees.
+"""What the lock objects for threads and for event loops share: acquiring, losing, and what a caller sees.
 
-See the package for the states. Everything that a caller sees of its lock costs no network, but for who holds it.
+See the package for the states. Nothing that a caller sees of its lock costs a request, except who holds it.
 """
 
 from __future__ import annotations
@@ -66,11 +66,9 @@ class NamedLock(ABC):
         """The lock's name; of several, all of them."""
         return ", ".join(self._names)
 
-    # --- what a caller sees ---------------------------------------------------------------------------------------
-
     @abstractmethod
     def _caller(self) -> Any:
-        """Who calls: an object that dies with the thread or task that it stands for."""
+        """An object for the calling thread or task, which dies with it."""
 
     def owned(self) -> bool:
         """Whether the caller holds the lock and may trust it. Costs no network."""
@@ -108,9 +106,9 @@ class NamedLock(ABC):
         self._needed().check()
 
     def cancel(self) -> None:
-        """All who wait for this object give up: ``acquire`` returns False to them, ``with`` raises ``LockConflict``.
+        """End all waits of this object: ``acquire`` returns False there, ``with`` raises ``LockConflict``.
 
-        To be called from any thread. Who holds the lock isn't touched, and whoever comes later waits as before.
+        Call it from any thread. It doesn't touch the holder, and later calls wait as usual.
         """
         for _, stop in list(self._waiting):
             stop.stop()
@@ -140,8 +138,6 @@ class NamedLock(ABC):
         (lock,) = holding.locks
         return self._home.etcd_key(lock.name, lock.token)
 
-    # --- acquiring ------------------------------------------------------------------------------------------------
-
     async def _acquire(
         self,
         asking: StoreAccess,
@@ -151,7 +147,7 @@ class NamedLock(ABC):
         block: FrameType | None,
         where: Place,
     ) -> Holding | Conflict:
-        """One acquire of ``caller``. Whatever interrupts it, nothing is left behind."""
+        """One acquire for ``caller``. If interrupted, it leaves nothing behind."""
         self._check_free(caller)
         holding = Holding(self.name, caller, block, where, access.manager)
         stop = WaitCancellation()
@@ -183,7 +179,7 @@ class NamedLock(ABC):
                 self._waiting.remove(entry)
 
     def _interrupted(self, holding: Holding) -> None:
-        """Let go of what an acquire got that was interrupted, where the caller may not wait for it."""
+        """Release what an interrupted acquire got; by default without making the caller wait."""
         holding.abandon()
 
     def _check_free(self, caller: Any) -> None:
@@ -196,7 +192,7 @@ class NamedLock(ABC):
             )
 
     def _tells_of_loss(self, holding: Holding) -> Callable[[Lock], None]:
-        """What the renewal's thread calls. It keeps neither the object nor its holding alive."""
+        """For the renewal's thread. It keeps neither the object nor its holding alive."""
         me, its = weakref.ref(self), weakref.ref(holding)
 
         def lost(_: Lock) -> None:
@@ -210,8 +206,6 @@ class NamedLock(ABC):
         """In the renewal's thread, which must go on."""
         assert self._on_lost is not None
         self._on_lost(held)
-
-    # --- releasing ------------------------------------------------------------------------------------------------
 
     def _to_release(self) -> Holding:
         """The caller's, which ``release`` ends. Raises ``NotLocked``."""
@@ -236,17 +230,15 @@ class NamedLock(ABC):
         return holding
 
     def _end_with(self, problem: EtcdLockError, error: BaseException | None) -> None:
-        """How a block ends: an exception that is under way keeps its place, and the lock's problem is noted on it."""
+        """End a block with ``problem``. An exception that is under way goes on, with the problem as a note."""
         if error is None:
             raise problem
         if isinstance(error, LockLost):
-            return  # that is what it says already
+            return  # it says so already
         note = f"celery-etcdlock: and {problem}"
         if hasattr(error, "add_note"):  # from Python 3.11 on
             error.add_note(note)
         logger.error("%s (while %s ended its block)", note, type(error).__name__)
-
-    # --- dropped --------------------------------------------------------------------------------------------------
 
     def __del__(self) -> None:
         for holding in self._holdings.all():

@@ -1,4 +1,4 @@
-"""What locks without a task need of their process: a manager, a line for those who wait, threads for event loops."""
+"""What locks without a task need of their process: a manager, a queue of local waiters, threads for event loops."""
 
 from __future__ import annotations
 

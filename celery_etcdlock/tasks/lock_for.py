@@ -7,8 +7,9 @@ from typing import Any
 from celery import Task
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
-from celery_etcdlock.tasks.definition.lock_plan import LockPlan, plan_of
+from celery_etcdlock.tasks.definition.lock_plan import plan_of
 from celery_etcdlock.tasks.singleton_task import SingletonTask
+from celery_etcdlock.tasks.task_classes import in_front_of
 from celery_etcdlock.tasks.task_lock import TaskLock, rule_of
 
 
@@ -23,15 +24,8 @@ def lock_for(task: Task[Any, Any], /, *args: Any, **kwargs: Any) -> TaskLock:
         return task.lock_for(*args, **kwargs)
     if not isinstance(task, Task):
         raise TypeError(f"lock_for takes a task, not {task!r}")
-    plan = _plan_by_setting(task)
+    # As a worker makes it (``worker.apply_dedup``), without changing the task.
+    plan = plan_of(in_front_of(type(task), **rule_of(task)))
     locks = EtcdLocks.from_app(task.app)
     names = plan.key.with_hash_key(locks.settings.hash_key).names_for(args, kwargs)
     return TaskLock(locks, names, plan.options)
-
-
-def _plan_by_setting(task: Task[Any, Any]) -> LockPlan:
-    """As a worker makes it (``worker.apply_dedup``), without changing the task. Raises ``InvalidOption``."""
-    own = type(task)
-    attributes = {"abstract": True, "__module__": own.__module__} | rule_of(task)
-    locked: Any = type(str(own.__name__), (SingletonTask, own), attributes)
-    return plan_of(locked)

@@ -1,7 +1,7 @@
-"""A task whose every message runs once: a lock on the message's id, and a mark when it has come to its end.
+"""A task whose every message runs once: a lock on the message's id, and a done mark when it has ended.
 
-For tasks that know nothing of locks (``etcdlock_dedup = "task_id"``). The body runs unlocked where there is no message:
-called as a function, or applied eagerly.
+For tasks without locks (``etcdlock_dedup = "task_id"``). Called as a function or applied eagerly there is no message,
+and the body runs unlocked.
 """
 
 from __future__ import annotations
@@ -31,4 +31,4 @@ class OncePerMessage(SingletonTask[P, R]):
         if not is_entered_by_worker(self):
             return body()
         message = request_here(self).id
-        return run_under_lock(self, self._lock_plan, lambda: (f"{MESSAGE_PREFIX}{message}",), body, once=True)
+        return run_under_lock(self, lambda: (f"{MESSAGE_PREFIX}{message}",), body, once=True)

@@ -26,7 +26,7 @@ from celery_etcdlock.tasks.execution.ended_before_lock import free_at_the_end
 from celery_etcdlock.tasks.execution.release_or_hand_over import REPLACEMENT
 from celery_etcdlock.tasks.execution.run_under_lock import run_under_lock
 from celery_etcdlock.tasks.execution.skip_or_reschedule import Skipped
-from celery_etcdlock.tasks.producer.publish import publish, with_call
+from celery_etcdlock.tasks.producer.publish import Enqueued, publish, with_call
 from celery_etcdlock.tasks.producer.publish_group import take_together
 from celery_etcdlock.tasks.success_check import checked_backend
 from celery_etcdlock.tasks.task_lock import TaskLock
@@ -155,7 +155,7 @@ class SingletonTask(_TypedTask[P, R]):
         """Take the locks and run ``body``."""
         if is_built_in(type(self)):
             return body()
-        return run_under_lock(self, self._lock_plan, names, body)
+        return run_under_lock(self, names, body)
 
     def lock_for(self, *args: P.args, **kwargs: P.kwargs) -> TaskLock:
         """The lock that a call with these arguments takes: who holds it, release it, hold it yourself.
@@ -193,10 +193,9 @@ class SingletonTask(_TypedTask[P, R]):
         call = super().apply_async
         make_ready(self)
         refuse_foreign_options(self, options)
-        plan = self._lock_plan
         if self.app.conf.task_always_eager:
             return call(args, kwargs, task_id, producer, link, link_error, shadow, **options)
-        if not plan.options.lifetime.at_enqueue:
+        if not self._lock_plan.options.lifetime.at_enqueue:
             task_id = task_id or uuid()
             options["headers"] = with_call(options.get("headers"), task_id)
             return call(args, kwargs, task_id, producer, link, link_error, shadow, **options)
@@ -209,7 +208,7 @@ class SingletonTask(_TypedTask[P, R]):
             return call(args, kwargs, task_id, producer, link, link_error, shadow, **with_headers)
 
         every_option = self._get_exec_options() | options | {"link": link, "link_error": link_error}  # type: ignore[attr-defined]
-        return publish(self, plan, tuple(args or ()), kwargs or {}, task_id, every_option, send)
+        return publish(Enqueued(self, task_id, every_option), tuple(args or ()), kwargs or {}, send)
 
     def replace(self, sig: Any) -> Any:
         """As Celery's. A lock that is held until the task has been executed goes to the task that replaces it."""

@@ -1,8 +1,8 @@
-"""The last check that a body came by its lock: before a worker stores the result of a message as a success.
+"""The last check that a body had its lock: before a worker stores a message's result as a success.
 
-The seam (``tasks.entry.seam``) is what makes it so. Should something get around it all the same, say by putting its own
-in the place of ``__call__`` and ``run`` once the task is bound, then that delivery has never asked for its lock, which
-its request tells. Its success is refused: Celery makes an internal error of that, a failure in the result and the log.
+The seam (``tasks.entry.seam``) ensures it. If something bypasses the seam, say by replacing both ``__call__`` and
+``run`` once the task is bound, then that delivery never asked for its lock, and its request shows it. Its success is
+refused: Celery makes an internal error of that, a failure in the result and the log.
 """
 
 from __future__ import annotations
@@ -36,5 +36,5 @@ class _NoSuccess:
     def mark_as_done(self, task_id: str, *_: Any, **__: Any) -> NoReturn:
         raise EtcdLockError(
             f"task {self._task.name!r}: its body ran WITHOUT ITS LOCK for message {task_id}: something that was set up "
-            "after the task was bound calls the body around both the task's __call__ and its run"
+            "after the task was bound calls the body without the task's __call__ and run"
         )

@@ -1,8 +1,8 @@
 """The class that a locked task is made of: ours in front of the user's own, which is the app's unless they chose one.
 
-Which class that is (``task_cls``, ``app.Task``, Django's, a tenant's) is known when the app makes the task, for a
-shared task once for each app. So what a decorator is given is a placeholder: Celery derives the task from it, with the
-app in the namespace, and at that moment it is replaced.
+Which class that is (``task_cls``, ``app.Task``, Django's, a tenant's) is known only when the app makes the task; a
+shared task is made for each app. So the decorator passes a placeholder. Celery derives the task from it, with the app
+in the namespace, and that moment replaces it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""A task's lock from Python: from the task and arguments to who holds it, to its release, and to holding it oneself."""
+"""A task's lock from Python: who holds it, its release, and holding it yourself."""
 
 from __future__ import annotations
 
@@ -60,10 +60,10 @@ class TaskLock:
     def release(self, *, timeout: float = 60.0, force: bool = False) -> bool:
         """Free it, as ``celery etcdlock release`` does. Returns whether those who held it don't any more.
 
-        The holder is asked to let go: its process learns it within a third of the lock's TTL and interrupts the task
-        with ``LockLost``, and the lock is free when it has let go, for which this waits up to ``timeout`` seconds. With
-        ``force`` the lock is free at once, and if its holder still runs, it runs beside the next one until it finds
-        out. One that nobody renews, such as that of a message that hasn't started, can only be freed by ``force``.
+        The holder is asked to release it. Its process learns that within a third of the lock's TTL and interrupts the
+        task with ``LockLost``. This waits up to ``timeout`` seconds for the release. With ``force`` the lock is free at
+        once, and a holder that still runs does so beside the next one until it finds out. A lock that nobody renews,
+        such as that of a message that hasn't started, can only be freed by ``force``.
         """
         ends_at = time.monotonic() + argument_checks.wait_seconds(timeout, "timeout")
         manager = self._locks.manager
@@ -77,7 +77,7 @@ class TaskLock:
         return all(self._is_gone(name, key, ends_at) for name, key in held)
 
     def _is_gone(self, name: str, key: Key, ends_at: float) -> bool:
-        """Waits for it. A key that somebody else took over meanwhile is gone, too."""
+        """Wait for it. A key that was taken over meanwhile is gone, too."""
         manager = self._locks.manager
         while key in manager.keys(name):
             seconds_left = ends_at - time.monotonic()

@@ -1,7 +1,6 @@
-"""Real etcd servers for tests: subprocesses on free ports of the loopback, ended by their own handles.
+"""Real etcd servers for tests: subprocesses on free loopback ports, ended by their own handles. Not for production.
 
-Their data are in a temporary directory; unless told otherwise they wait for the disk, as a real one does. Nothing here
-is for production.
+Their data are in a temporary directory. By default they wait for the disk, as a real etcd does.
 """
 
 from __future__ import annotations
@@ -75,7 +74,7 @@ class EtcdServer:
         fsync: bool = True,
         binary: str | None = None,
         name: str = "test",
-        ports: tuple[int, int, int] | None = None,
+        ports: Sequence[int] | None = None,
         cluster: str | None = None,
         data_dir: str | None = None,
     ) -> None:
@@ -85,13 +84,8 @@ class EtcdServer:
         self._own_data_dir = data_dir is None
         self.data_dir = data_dir or tempfile.mkdtemp(prefix="etcd-test-")
         self.log_path = Path(self.data_dir, "etcd.log")
-        self._ports = ports or self._new_ports()
+        self._ports = ports or free_ports(3)
         self.process: subprocess.Popen[bytes] | None = None
-
-    @staticmethod
-    def _new_ports() -> tuple[int, int, int]:
-        client, peer, metrics = free_ports(3)
-        return client, peer, metrics
 
     @property
     def port(self) -> int:
@@ -142,11 +136,9 @@ class EtcdServer:
 
     def spawn(self, **options: Any) -> EtcdServer:
         """Start without waiting. ``options`` are those of ``subprocess.Popen``."""
-        environment = {
-            key: value
-            for key, value in os.environ.items()
-            if not key.startswith("ETCD_") or key == "ETCD_UNSUPPORTED_ARCH"
-        }
+        # Variables that would set options of etcd.
+        left_out = {key for key in os.environ if key.startswith("ETCD_") and key != "ETCD_UNSUPPORTED_ARCH"}
+        environment = {key: value for key, value in os.environ.items() if key not in left_out}
         with self.log_path.open("ab") as log:
             self.process = subprocess.Popen(  # noqa: S603
                 self.command(), stdout=log, stderr=log, stdin=subprocess.DEVNULL, env=environment, **options
@@ -163,7 +155,7 @@ class EtcdServer:
                 taken = b"address already in use" in self.log_path.read_bytes()
                 if self._cluster or not taken or attempt == ATTEMPTS - 1:
                     raise
-                self._ports = self._new_ports()
+                self._ports = free_ports(3)
         raise AssertionError
 
     def healthy(self) -> bool:
@@ -200,12 +192,9 @@ class EtcdServer:
         """Polite shutdown: etcd says GOAWAY."""
         if self.process is not None:
             self.process.terminate()
-            try:
+            with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(15)
-            except subprocess.TimeoutExpired:
-                self.process.kill()
-                self.process.wait()
-            self.process = None
+        self.kill()
 
     def stop(self) -> None:
         """End it and remove its data."""
@@ -221,7 +210,7 @@ class EtcdServer:
 
 
 class EtcdCluster:
-    """Members of one cluster, three unless told otherwise. ``options`` are those of ``EtcdServer``."""
+    """The members of one cluster, three by default. ``options`` are those of ``EtcdServer``."""
 
     def __init__(self, size: int = 3, **options: Any) -> None:
         self._size, self._options = size, options
@@ -234,12 +223,10 @@ class EtcdCluster:
     def start(self) -> EtcdCluster:
         for attempt in range(ATTEMPTS):
             ports = free_ports(3 * self._size)
-            trios = [(ports[3 * i], ports[3 * i + 1], ports[3 * i + 2]) for i in range(self._size)]
-            names = [f"member{i}" for i in range(self._size)]
-            cluster = ",".join(f"{name}=http://127.0.0.1:{trio[1]}" for name, trio in zip(names, trios, strict=True))
+            trios = {f"member{i}": ports[3 * i : 3 * i + 3] for i in range(self._size)}
+            cluster = ",".join(f"{name}=http://127.0.0.1:{trio[1]}" for name, trio in trios.items())
             self.members = [
-                EtcdServer(name=name, ports=trio, cluster=cluster, **self._options)
-                for name, trio in zip(names, trios, strict=True)
+                EtcdServer(name=name, ports=trio, cluster=cluster, **self._options) for name, trio in trios.items()
             ]
             try:
                 for member in self.members:

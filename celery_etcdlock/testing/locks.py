@@ -30,7 +30,7 @@ def use_locks(*endpoints: str) -> Iterator[None]:
 
 
 def hold(task: Task[P, Any], *args: P.args, **kwargs: P.kwargs) -> EtcdLock:
-    """Hold the lock that ``task`` takes for these arguments, as somebody else who runs it now would.
+    """Hold the lock that ``task`` takes for these arguments, as if another process ran it now.
 
     Of a task with ``lock_limit=N`` it is one of N holders; of one with several locks it holds all.
     ``with hold(sync, account_id=1):`` makes every call of ``sync`` with that key a conflict. Raises ``LockConflict``

@@ -1,11 +1,11 @@
 """What the page shows, kept up to date by two threads: one follows etcd, one asks the workers for their figures.
 
-Conflicts leave no trace in etcd, so only workers know how many there were; where none answers, the page says so.
+Conflicts leave no trace in etcd, so only workers know how many there were. Where none answers, the page says so.
 
-*Trust.* What was seen last stays on the page when etcd can't be asked, with the time when it was true (``seen_at``).
-Until etcd has answered once nothing is known, and the figures are ``None``: no lock seen isn't no lock held.
+*Trust.* When etcd is unreachable the page keeps what was seen last, with the time when it was true (``seen_at``).
+Until etcd has answered once the figures are ``None``: "no lock seen" isn't "no lock held".
 
-*Cost.* The list of locks is made once for each change, not for each browser; TTLs are asked only for what is looked at.
+*Cost.* The list of locks is made once per change, not per browser. TTLs are asked only for locks on somebody's page.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ RETRY_SECONDS = 2.0
 TTL_SECONDS = 5.0
 #: Messages that wait without a queue position are counted by their workers about as often.
 COUNTS_SECONDS = 3.0
-#: Keys whose time is over are looked for this often.
+#: Seconds between two looks for expired keys.
 FORGET_SECONDS = 1.0
 #: Leases whose TTL is asked for at once: those of the pages that somebody looked at lately.
 MOST_LEASES = 500
@@ -77,7 +77,7 @@ class Follower:
         self._stopped = True
 
     def wait(self, version: int, seconds: float) -> int:
-        """The number of the latest state, once it isn't ``version`` any more or the time is over."""
+        """Wait until the state is newer than ``version``, or for so many seconds. Returns its number."""
         with self._changed:
             self._changed.wait_for(lambda: self._version != version, seconds)
             return self._version
@@ -123,7 +123,7 @@ class Follower:
         }
 
     def _all_locks(self, now: float) -> list[LockEntry]:
-        """To be called with the mutex held. The list isn't changed any more."""
+        """Call it with the mutex held. The list is never changed afterwards."""
         if self._locks is None:
             self._locks = self._board.locks()
         if now - self._forgot_at > FORGET_SECONDS:
@@ -152,7 +152,7 @@ class Follower:
                 self._say(str(error))
                 time.sleep(RETRY_SECONDS)
             except Exception:
-                logger.exception("celery-etcdlock: the page lost sight of the locks and looks again")
+                logger.exception("celery-etcdlock: the page can't follow the locks and starts again")
                 self._say("an unexpected error, see the log")
                 time.sleep(RETRY_SECONDS)
 
@@ -194,7 +194,7 @@ class Follower:
             self._say(None)
 
     def _ttls_wanted(self, due: bool) -> set[int]:
-        """Leases to ask for: when it is due those that were looked at since; before that, those that weren't yet."""
+        """Leases to ask for: when ``due`` those looked at since the last time, else only if there are new ones."""
         with self._changed:
             looked_at = self._looked_at
             if due:

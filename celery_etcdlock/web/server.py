@@ -1,14 +1,13 @@
 """The page's server: WSGI by bottle, on the standard library's server with a thread for each request.
 
-*Who may look and release.* On a loopback address whoever is on this machine; on any other, who has the token: it comes
-once in the address (``/?token=...``) and then in a cookie that other sites can't have sent along. Requests must name
-this server as their host, or a page elsewhere could reach it by a name of its own (DNS rebinding); and a release must
-carry a header that a form of another site can't set.
+*Who may look and release.* On a loopback address: whoever is on this machine. On any other: who has the token. It comes
+once in the address (``/?token=...``), then in a cookie that other sites can't make a browser send. A request must name
+this server as its host, or a page elsewhere could reach it by a name of its own (DNS rebinding). A release must carry a
+header that a form of another site can't set.
 """
 
 from __future__ import annotations
 
-import getpass
 import hmac
 import ipaddress
 import json
@@ -22,6 +21,7 @@ from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 import bottle
 
+from celery_etcdlock.app.celery_settings import user_name
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.inspector import Inspector
 from celery_etcdlock.web.follower import Follower
@@ -49,10 +49,8 @@ _SAFETY = {
 
 
 def is_loopback(host: str) -> bool:
-    if host == "localhost":
-        return True
     try:
-        return ipaddress.ip_address(host.strip("[]")).is_loopback
+        return host == "localhost" or ipaddress.ip_address(host.strip("[]")).is_loopback
     except ValueError:
         return False
 
@@ -91,9 +89,6 @@ def make_app(follower: Follower, inspector: Inspector, token: str | None) -> bot
         except ValueError as error:
             raise _refused(400, str(error)) from None
 
-    def state() -> dict[str, Any]:
-        return follower.state(view())
-
     def events() -> Iterator[bytes]:
         looked_at = view()
         bottle.response.content_type = "text/event-stream"
@@ -114,7 +109,8 @@ def make_app(follower: Follower, inspector: Inspector, token: str | None) -> bot
         try:
             if wanted.get("force") is True:
                 return {"outcome": "deleted" if inspector.delete(entry) else "gone"}
-            return {"outcome": "asked" if inspector.ask_to_release(entry, _who()) else "gone"}
+            by = f"{user_name()} (web page, from {bottle.request.remote_addr})"
+            return {"outcome": "asked" if inspector.ask_to_release(entry, by) else "gone"}
         except LockUnavailable as error:
             raise _refused(503, str(error)) from None
 
@@ -123,7 +119,7 @@ def make_app(follower: Follower, inspector: Inspector, token: str | None) -> bot
     app.route("/", "GET", page)
     app.route("/<name:re:[a-z]+[.](js|css)>", "GET", file)
     app.route("/favicon.ico", "GET", lambda: bottle.HTTPResponse(status=204))
-    app.route("/api/state", "GET", state)
+    app.route("/api/state", "GET", lambda: follower.state(view()))
     app.route("/api/events", "GET", events)
     app.route("/api/release", "POST", release)
     return app
@@ -162,14 +158,6 @@ def _events(follower: Follower, view: View) -> Iterator[bytes]:
 
 def _refused(status: int, why: str) -> bottle.HTTPResponse:
     return bottle.HTTPResponse(why, status, {"Content-Type": "text/plain; charset=utf-8", **_SAFETY})
-
-
-def _who() -> str:
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):
-        user = "somebody"
-    return f"{user} (web page, from {bottle.request.remote_addr})"
 
 
 def new_token() -> str:

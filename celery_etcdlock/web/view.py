@@ -1,8 +1,7 @@
-"""Which of all locks one look at the page shows: filtered, sorted, and a page of them. Pure.
+"""Which locks one browser sees: filtered, sorted, and one page of them. Pure.
 
-The server filters and sorts, so that a browser never gets more than a page, however many locks there are, and a filter
-finds a lock on whatever page it is. The timeline keeps to the same filter and shows the most contended and busiest of
-what it finds.
+The server filters and sorts. So a browser never gets more than a page, however many locks there are, and a filter finds
+a lock on any page. The timeline uses the same filter and shows the most contended and busiest locks that match.
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, described
 #: Locks on one page, at most and unless the browser says.
 MOST_ON_A_PAGE = 100
 ON_A_PAGE = 20
-#: Owners and waiters of one lock that are told one by one; the rest is counted.
+#: Owners and waiters of one lock that are listed; the rest is counted.
 MOST_OWNERS = 20
 MOST_WAITERS = 50
 #: Characters of a filter that count.
@@ -25,7 +24,7 @@ MOST_FILTER = 200
 #: Rows of the timeline, and its bars in all.
 MOST_ROWS = 25
 MOST_BARS = 1000
-#: What a filter looks at in a bar.
+#: What a filter searches in a bar.
 SEARCHED = ("lock", "task", "about", "task_id", "host")
 
 _SORTS: dict[str, Callable[[Iterable[LockEntry]], list[LockEntry]]] = {

@@ -1,7 +1,7 @@
-"""Gives locks to tasks that know nothing of them, as ``etcdlock_dedup`` says, before the worker forks its pool.
+"""Gives locks to tasks that have none, as ``etcdlock_dedup`` says, before the worker forks its pool.
 
-A task keeps its own class, with ours in front of it: so one with a base of its own, ``autoretry_for`` or ``bind`` stays
-what it is. A task that is a ``SingletonTask`` already keeps its own options.
+Our class is put in front of a task's own. So a task with its own base, ``autoretry_for`` or ``bind`` works as before. A
+``SingletonTask`` keeps its own options.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ def deduplicate(app: Celery, rules: Iterable[DedupRule]) -> list[str]:
     for rule in rules:
         if rule.pattern not in used:
             logger.warning(
-                "celery-etcdlock: the pattern %r in etcdlock_dedup decides for no task of this worker: it has %s",
+                "celery-etcdlock: the pattern %r in etcdlock_dedup applies to no task of this worker. Its tasks: %s",
                 rule.pattern,
                 ", ".join(name for name in sorted(app.tasks) if not name.startswith(BUILT_IN)) or "none",
             )

@@ -1,4 +1,4 @@
-"""How long the broker lets a message be unacknowledged, and so how long one may wait in the worker.
+"""How long a message may stay unacknowledged, and so how long it may wait in the worker.
 
 After that the broker delivers it again (Redis, SQS: ``visibility_timeout``), or closes the channel with all messages on
 it (RabbitMQ: ``consumer_timeout``, which a client can't read: the default is assumed where no queue says otherwise).
@@ -58,7 +58,7 @@ def broker_limit(app: Celery) -> BrokerLimit:
 
 
 def waits_that_do_not_fit(tasks: Iterable[Any], settings: Settings, limit: BrokerLimit) -> str | None:
-    """A warning that names the tasks which may wait longer than their message may stay in the worker."""
+    """A warning that names the tasks that may wait for longer than the broker lets the worker keep their message."""
     too_long: dict[str, float] = {}
     for task in tasks:
         if not isinstance(task, SingletonTask):

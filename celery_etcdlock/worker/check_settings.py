@@ -10,7 +10,6 @@ from celery.exceptions import ImproperlyConfigured
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.core.operations import Look
-from celery_etcdlock.core.setting_checks import MEMORY_ENDPOINT
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.tasks.entry.coroutines import is_awaited_by
@@ -21,13 +20,13 @@ from celery_etcdlock.worker.policy_checks import check_at_worker
 logger = logging.getLogger("celery_etcdlock")
 
 
-#: How long the start of a worker may take longer because etcd is away.
+#: How long an unreachable etcd may delay a worker's start.
 LOOK_SECONDS = 2.0
 
 
 def warn_if_away(settings: Settings) -> None:
-    """Look for the lock store, on a connection of its own that no child inherits."""
-    if settings.endpoints == (MEMORY_ENDPOINT,) or settings.channel is not None:
+    """Ask the lock store, on a connection that no child inherits."""
+    if settings.in_memory or settings.channel is not None:
         return  # a grpc channel must not be used before a fork
     store, renewal_store = open_stores(settings)
     try:
@@ -54,7 +53,7 @@ def warn_of_coroutine(task: Any, pool: Any) -> None:
 
 
 class CheckSettings(bootsteps.Step):
-    """Refuses to start a worker that couldn't lock. If only etcd is away it warns: that may come up later."""
+    """Refuses to start a worker that couldn't lock. An unreachable etcd is a warning: it may come up later."""
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)

@@ -10,14 +10,14 @@ from celery import bootsteps
 from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.locking.child_lease_guardian import Guardian
 
-#: Seconds that the end of a worker may wait for its last processes to be gone, to free what they held.
+#: Seconds that a worker's end may wait for its last processes to end, to free what they held.
 LAST_LOOK_SECONDS = 2.0
 
 
 class LookAfterChildren(bootsteps.StartStopStep):
-    """Starts the guardian of a prefork pool. Made before the pool forks, and at work until after its last process.
+    """Starts the guardian of a prefork pool. It is made before the pool forks, and works until its last process ends.
 
-    A step's ``stop`` comes at the start of a warm shutdown, when bodies still run, so it isn't used (rule 12).
+    A step's ``stop`` comes at the start of a warm shutdown, while bodies still run, so it isn't used (rule 12).
     """
 
     def __init__(self, worker: Any, **options: Any) -> None:

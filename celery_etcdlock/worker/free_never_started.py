@@ -1,10 +1,9 @@
 """Frees the locks of messages that never start: revoked, expired, refused, or of a task that this worker doesn't know.
 
-Only the worker's MainProcess meets them. What stood for the run that they would have been is found under the names of
-the task's locks, from its arguments and from the message's headers, and by what the keys say of themselves
-(``core.protocol.drop_ended``): a claim, a queue position, or what the run before left for this one. If that run hasn't
-come to its end yet, another look follows. The hub must not block, so a thread does it; while etcd is away it goes on
-trying. What can't be freed until this worker ends lapses by itself.
+Only the worker's MainProcess meets them. The names of their locks come from their arguments and headers, and the keys
+under these names say what they are (``core.protocol.drop_ended``): a claim, a queue position, or what the run before
+left for this one. If that run hasn't ended yet, another look follows. A thread does all this, since the hub must not
+block, and it goes on trying while etcd is unreachable. What it can't free until this worker ends expires by itself.
 """
 
 from __future__ import annotations
@@ -23,9 +22,10 @@ from celery.signals import task_rejected, task_revoked, task_unknown
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.core.record import Delivery
-from celery_etcdlock.errors import EtcdLockError, LockUnavailable
+from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.tasks.entry.caller import delivery_of
-from celery_etcdlock.tasks.message.headers import claims_in, header, position_in
+from celery_etcdlock.tasks.execution.ended_before_lock import names_by_arguments, names_in_headers
+from celery_etcdlock.tasks.message.headers import header
 from celery_etcdlock.worker.revoke_signal import revoked, tell_of_revokes
 from celery_etcdlock.worker.signal_receivers import SignalReceivers
 from celery_etcdlock.worker.timer_entries import waiting_requests
@@ -90,21 +90,11 @@ class FreeNeverStarted(bootsteps.StartStopStep):
 
         ``carrier`` is its request or its headers; with its arguments, where ``task`` is known.
         """
-        is_locked = hasattr(task, "_lock_plan")
-        headers = carrier if isinstance(carrier, Mapping) else getattr(carrier, "headers", None)
-        call = (task, header(carrier, "args"), header(carrier, "kwargs"), headers or {})
-        self._ended(carrier, call if is_locked else None)
-
-    def _on_revoked(self, sender: Any = None, request: Any = None, **_: Any) -> None:
-        """``sender`` is the task, ``request`` its context."""
-        self.free(request, sender)
-
-    def _on_message(self, message: Any = None, **_: Any) -> None:
-        self.free(getattr(message, "headers", None) or {})
-
-    def _ended(self, carrier: Any, call: tuple[Any, Any, Any, Any] | None) -> None:
-        position = position_in(carrier)
-        names = {claim.name for claim in (*claims_in(carrier), *([] if position is None else [position]))}
+        call = None
+        if hasattr(task, "_lock_plan"):
+            headers = carrier if isinstance(carrier, Mapping) else getattr(carrier, "headers", None)
+            call = (task, header(carrier, "args"), header(carrier, "kwargs"), headers)
+        names = names_in_headers(carrier)
         if not names and call is None:
             return
         self._messages.put(_Ended(delivery_of(carrier), names, call, time.monotonic()))
@@ -113,7 +103,12 @@ class FreeNeverStarted(bootsteps.StartStopStep):
                 self._runs = True
                 threading.Thread(target=self._run, name="celery-etcdlock-cleanup", daemon=True).start()
 
-    # --- the thread -----------------------------------------------------------------------------------------
+    def _on_revoked(self, sender: Any = None, request: Any = None, **_: Any) -> None:
+        """``sender`` is the task, ``request`` its context."""
+        self.free(request, sender)
+
+    def _on_message(self, message: Any = None, **_: Any) -> None:
+        self.free(getattr(message, "headers", None) or {})
 
     def _run(self) -> None:
         waiting: list[_Ended] = []
@@ -143,21 +138,15 @@ class FreeNeverStarted(bootsteps.StartStopStep):
     def _free(self, ended: _Ended) -> bool:
         """Returns whether another look is needed."""
         if ended.call is not None:
-            task, args, kwargs, headers = ended.call
+            ended.names |= names_by_arguments(*ended.call)
             ended.call = None
-            try:
-                names = task._lock_names(tuple(args or ()), dict(kwargs or {}), headers)
-            except (EtcdLockError, TypeError, ValueError):
-                names = ()  # its arguments make no key, so no lock was taken for it
-            lifetime = task._lock_plan.options.lifetime
-            ended.names |= {*names, *(lifetime.queued_name(name) for name in names)}
         again = False
         for name in sorted(ended.names):
             try:
                 outcome = self._locks.manager.pending.drop_ended(name, ended.delivery)
             except LockUnavailable as error:
                 if not ended.looks:
-                    logger.warning("lock %r of a message that never starts is freed later: %s", name, error)
+                    logger.warning("lock %r of a message that never starts can't be freed yet: %s", name, error)
                 again = True
                 continue
             again = again or outcome.look_again

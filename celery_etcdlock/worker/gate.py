@@ -1,19 +1,19 @@
-"""The gate before the pool: a message that came back because its lock is held waits here, without a slot.
+"""The gate before the pool: a rescheduled message whose lock is still held waits here, without a pool slot.
 
-A message passes at once unless its headers say that it came back for a lock; the first try is a pool process's, where a
-lock that nobody holds is cheapest. One that came back is *parked* as Celery parks a message with an ETA: not
-acknowledged, no slot, the prefetch count raised by one, listed by ``inspect scheduled``, given back to the broker when
-the worker stops or the connection is lost. It leaves when the lookout says that its turn has come *and* a slot of the
-pool is free, when its time to wait is over, or when it expires; what follows is the pool process's, which takes the
-lock itself, or conflicts as the policy says. So a lock is only ever taken with a slot in hand, there is one owner of
-each, and all that becomes of a request is as without the gate. What is revoked while parked is discarded at once.
+A message passes at once unless its headers say that it was rescheduled for a lock: the first try belongs to the pool
+process, where a free lock costs least. A rescheduled one is *parked* as Celery parks a message with an ETA: not
+acknowledged, without a slot, with the prefetch count raised by one, listed by ``inspect scheduled``, and given back to
+the broker when the worker stops or the connection is lost. It leaves when the lock watcher says that its turn has come
+*and* a pool slot is free, when its time to wait is over, or when it expires. Then the pool process acquires the lock
+itself, or does what the policy says. So a lock is only taken with a slot in hand, it has one owner, and everything else
+about a request is as without the gate. A message that is revoked while parked is discarded at once.
 
-A message whose turn comes while no slot is free, nor in the next second, gives its place in line back (rule 13): a
-worker that is busy for hours must not hold up a free one. It goes on waiting here, and takes a new place if it has to.
+If its turn comes and no slot is free within a second, a message gives up its queue position (rule 13): a worker that is
+busy for hours must not hold up a free one. It goes on waiting here, and takes a new position if it needs one.
 
-Parking is bounded: by ``etcdlock_gate_limit`` messages, and by a part of the broker's own limit for messages that
-aren't acknowledged; after that the message goes through, and is published again. Quorum queues have no gate: their
-prefetch count can't be raised, so there messages come back by their delay.
+Parking is bounded: by ``etcdlock_gate_limit`` messages, and by a part of the time for which the broker lets a message
+stay unacknowledged. After that the message goes through, and is published again. Quorum queues have no gate, since
+their prefetch count can't be raised: there messages come back after their delay.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from __future__ import annotations
 import functools
 import logging
 import time
+from dataclasses import dataclass, field
 from typing import Any
 
 from celery import bootsteps
@@ -28,8 +29,7 @@ from celery.signals import task_received
 from celery.worker import state as worker_state
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
-from celery_etcdlock.core.setting_checks import MEMORY_ENDPOINT
-from celery_etcdlock.tasks.entry.caller import delivery_of
+from celery_etcdlock.tasks.entry.caller import delivery_of, seconds_waited
 from celery_etcdlock.tasks.message import headers as message_headers
 from celery_etcdlock.tasks.message.broker_delay import has_quorum_queues
 from celery_etcdlock.tasks.singleton_task import SingletonTask
@@ -42,34 +42,32 @@ from celery_etcdlock.worker.timer_entries import HUB_IS_WOKEN, cancel, timer_ent
 
 logger = logging.getLogger("celery_etcdlock")
 
-#: Parked messages are looked at this often, in seconds, for a slot that came free.
+#: Seconds between two looks for a free slot.
 SLOT_SECONDS = 0.2
-#: Seconds for which a message whose turn has come may keep others waiting for a slot of this worker.
+#: Seconds for which a message whose turn has come may hold up others while it waits for a slot here.
 PATIENCE_SECONDS = 1.0
 
 
+@dataclass(eq=False)
 class _Parked:
-    """A message that waits here, until a time on this host's monotonic clock.
+    """A message that waits here. Times are on this host's monotonic clock."""
 
-    ``waited`` is how long it had waited before it came here. ``no_slot_since``: when its turn had come, but there was
-    no slot.
-    """
-
-    def __init__(self, request: Any, waiter: Waiter, until: float, waited: float | None) -> None:
-        self.request = request
-        self.waiter = waiter
-        self.until = until
-        self.no_slot_since: float | None = None
-        self._waited = waited
-        self._since = time.monotonic()
+    request: Any
+    waiter: Waiter
+    until: float
+    #: Seconds that it had waited before it came here.
+    waited_before: float | None
+    #: When its turn had come, but there was no slot.
+    no_slot_since: float | None = None
+    since: float = field(default_factory=time.monotonic)
 
     @property
     def waited(self) -> float | None:
-        return None if self._waited is None else self._waited + time.monotonic() - self._since
+        return None if self.waited_before is None else self.waited_before + time.monotonic() - self.since
 
 
 class Gate(bootsteps.StartStopStep):
-    """See the module. Everything but the lookout's own threads happens on the hub."""
+    """See the module. All of it happens on the hub, but for the lock watcher's own threads."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
 
@@ -102,12 +100,10 @@ class Gate(bootsteps.StartStopStep):
 
     def _is_of_use(self, app: Any) -> bool:
         settings = self._locks.settings
-        if not settings.gate or settings.channel is not None or settings.endpoints == (MEMORY_ENDPOINT,):
-            return False
-        if any("://" in each and not each.startswith("http") for each in settings.endpoints):
+        if not settings.gate or settings.channel is not None or not settings.in_etcd:
             return False
         if has_quorum_queues(app):
-            logger.info("celery-etcdlock: no gate on quorum queues; messages that wait for a lock come back by a delay")
+            logger.info("celery-etcdlock: no gate on quorum queues; messages wait for a lock in their queue")
             return False
         return any(isinstance(task, SingletonTask) for task in app.tasks.values())
 
@@ -134,7 +130,7 @@ class Gate(bootsteps.StartStopStep):
         try:
             waits_here = self._waits_here(request)
         except Exception:
-            # Whatever it was: a message mustn't end the worker, and without the gate it comes back by its delay.
+            # A message mustn't end the worker, and without the gate it comes back after its delay.
             logger.exception("celery-etcdlock: the gate can't tell whether task %s waits for a lock", request.id)
             waits_here = False
         return None if waits_here else self._pass_on(request)
@@ -162,7 +158,7 @@ class Gate(bootsteps.StartStopStep):
         name = message_headers.text_in(request.request_dict, message_headers.WAITS_FOR_HEADER)
         if name is None or not request.eta or request.id in self._parked:
             return
-        # With a rate limit it waits in Celery's bucket after its time has come: it is looked out for after that.
+        # With a rate limit it waits in Celery's bucket after its time has come: the lock is watched only after that.
         if self._bucket(request) is None:
             self._registered(request, name)
 
@@ -172,14 +168,15 @@ class Gate(bootsteps.StartStopStep):
         return None if consumer.disable_rate_limits else consumer.task_buckets[request.task.name]
 
     def _registered(self, request: Any, name: str) -> _Parked | None:
-        """Have its lock looked out for. ``None`` where it can't wait here."""
+        """Have its lock watched. ``None`` where it can't wait here."""
         plan = getattr(request.task, "_lock_plan", None)
         if plan is None or len(self._parked) >= self._limit:
             return None
         carrier = request.request_dict
         measured = message_headers.waited_in(carrier)
         waited = None if measured is None else measured[0]
-        seconds = min(self._longest_seconds, plan.options.wait_timeout - _waited(carrier, waited))
+        since = message_headers.number_in(carrier, message_headers.WAITING_SINCE_HEADER)
+        seconds = min(self._longest_seconds, plan.options.wait_timeout - seconds_waited(since, waited))
         if request.expires is not None:
             seconds = min(seconds, request.expires.timestamp() - time.time())
         if seconds <= 0:
@@ -216,7 +213,7 @@ class Gate(bootsteps.StartStopStep):
             self._watcher.look_at([parked.waiter.name])
 
     def _discard_revoked(self, **_: Any) -> None:
-        """What was revoked leaves at once: its result says so, and its place in line and in here is free."""
+        """What was revoked leaves at once: Celery stores its result, and its queue position is free."""
         for parked in list(self._parked.values()):
             request = parked.request
             _set_headers(request, parked)
@@ -228,7 +225,7 @@ class Gate(bootsteps.StartStopStep):
     # --- going ----------------------------------------------------------------------------------------------
 
     def _on_turn(self, waiters: list[Waiter]) -> None:
-        """In a thread of the lookout's."""
+        """In a thread of the lock watcher."""
         if self._consumer.hub is not None:
             self._consumer.hub.call_soon(self._let_go, waiters)
         else:
@@ -236,7 +233,7 @@ class Gate(bootsteps.StartStopStep):
             self._consumer.timer.call_after(0, self._let_go, (waiters,))
 
     def _turn_hub(self) -> None:
-        """See to it that a hub that can't be woken turns often, while there is something to tell it."""
+        """Make a hub that can't be woken turn often while messages are parked."""
         self._wake_timer = self._consumer.timer.call_after(SLOT_SECONDS, self._turn_hub) if self._parked else None
 
     def _let_go(self, waiters: list[Waiter]) -> None:
@@ -245,7 +242,7 @@ class Gate(bootsteps.StartStopStep):
             parked = by_waiter.get(id(waiter))
             if parked is None:
                 continue
-            # Celery tells of a message just before it sets the timer that has to be cancelled.
+            # Celery sends its signal just before it sets the timer that has to be cancelled.
             if self._free_slots() > 0 and timer_entry(self._consumer, parked.request) is not None:
                 self._go(parked)
             else:
@@ -262,7 +259,7 @@ class Gate(bootsteps.StartStopStep):
         if bucket is None:
             self._consumer.apply_eta_task(request)
         else:
-            # What its rate limit gave it when it came, it had for the try that failed.
+            # It used up what its rate limit gave it for the try that failed.
             self._consumer._limit_post_eta(request, bucket, 1)
 
     def _forget(self, request: Any) -> None:
@@ -309,10 +306,3 @@ def _set_headers(request: Any, parked: _Parked) -> None:
                 each[message_headers.POSITION_HEADER] = [place.name, place.token, place.revision]
             if waited is not None:
                 each[message_headers.WAITED_HEADER] = [round(waited, 3), 0.0]
-
-
-def _waited(carrier: Any, measured: float | None) -> float:
-    """As ``tasks.entry.caller.Call.waited``: by the wall clock, but no more than was measured."""
-    since = message_headers.number_in(carrier, message_headers.WAITING_SINCE_HEADER)
-    elapsed = 0.0 if since is None else max(0.0, time.time() - since)
-    return elapsed if measured is None else min(elapsed, measured)

@@ -15,13 +15,13 @@ if TYPE_CHECKING:
 
 
 class KeepFigures(bootsteps.StartStopStep):
-    """Has the figures of all processes of this worker kept from before the pool forks."""
+    """Makes the memory for the figures of all processes before the pool forks."""
 
     #: It finds out how many processes there may be.
     requires = ("celery.worker.components:Pool",)
 
     def __init__(self, worker: Any, **options: Any) -> None:
-        # Not before, since every ``celery`` command imports this module.
+        # Only here: every ``celery`` command imports this module.
         from celery_etcdlock.app.etcd_locks import EtcdLocks
         from celery_etcdlock.listeners.figures import Figures
 

@@ -1,13 +1,12 @@
-"""Looks out for locks that messages wait for, from threads beside the worker's hub, and says whose turn it is.
+"""Watches the locks that messages wait for, in threads beside the worker's hub, and says whose turn it is.
 
-One thread follows the deletions under the app's prefix, by one watch for all, and only while anybody waits. The other
-reads the names that something happened to, decides (``core.ready_waiters``), and keeps places in line from lapsing.
-Nothing is asked of etcd while nothing happens, but for a look at each name now and then, because a watch may die
-without a word; and when a key's time is over that stands without renewal, for that is no event: whoever looks deletes
-it.
+One thread follows the deletions under the app's prefix, by one watch for all locks, while anybody waits. The other
+reads the names that something happened to, decides (``core.ready_waiters``), and keeps queue positions from expiring.
+While nothing happens etcd is asked for each name only now and then, because a watch may die silently; and when a key
+that nobody renews expires, since that is no event: whoever reads it deletes it.
 
-*Trust.* What is decided here is a hint: whoever goes on takes the lock by itself, with a slot of the pool in hand, and
-waits again if it can't (rule 13). So a late or wrong hint costs a round, and never the lock.
+*Trust.* A decision here is a hint. A message that goes on acquires the lock by itself, with a pool slot in hand, and
+waits again if it can't (rule 13). So a late or wrong hint costs a round trip, and never the lock.
 """
 
 from __future__ import annotations
@@ -37,12 +36,11 @@ logger = logging.getLogger("celery_etcdlock")
 RETRY_SECONDS = 1.0
 #: Seconds between two looks at a name where nothing was seen to happen.
 LOOK_SECONDS = 30.0
-#: The same where a key stands whose time is over by this host's clock: etcd's own clock says when it is
-#: (``core.expiry``).
+#: The same where a key has expired by this host's clock: etcd's clock decides when it has (``core.expiry``).
 STANDS_SECONDS = 5.0
-#: The same where a run, or a copy of it, is in the way of its own message.
+#: The same where another run, or a copy, of the same message is in the way.
 KIN_SECONDS = 1.0
-#: A queue position is kept for so long at a time, and kept anew after half of it, by this host's own clock.
+#: How long a queue position is kept at a time, by this host's clock. It is extended after half of that.
 KEEP_SECONDS = 120.0
 
 
@@ -50,8 +48,8 @@ KEEP_SECONDS = 120.0
 class Waiter:
     """A message that waits for the lock ``name``.
 
-    ``place`` is its queue position, and changes when it is kept; a message that was delivered again knows an old one,
-    and is given its position again by its ``delivery``.
+    ``place`` is its queue position, which changes when it is extended. A redelivered message knows an old one, and gets
+    its position back by its ``delivery``.
     """
 
     name: str
@@ -67,7 +65,7 @@ class Waiter:
 
 
 class LockWatcher:
-    """``tell`` is called, in a thread of this, with those whose turn it is; they are told again until they leave."""
+    """``tell`` is called, in a thread of this, with those whose turn it is, and again until they are removed."""
 
     def __init__(
         self,
@@ -80,10 +78,10 @@ class LockWatcher:
         self._tell = tell
         self._mutex = threading.Lock()
         self._waiters: dict[str, list[Waiter]] = {}
-        #: What the looking thread has to do: look at a name, or give up a waiter's position.
+        #: The looking thread's work: look at a name, or give up a waiter's position.
         self._names: queue.SimpleQueue[str | Waiter] = queue.SimpleQueue()
         self._queued: set[str] = set()
-        #: When a name is to be looked at because a key's time is over then. The looking thread's own.
+        #: When to look at a name because one of its keys expires. The looking thread's own.
         self._ends: dict[str, float] = {}
         self._watching = False
         self._looking = False
@@ -112,7 +110,7 @@ class LockWatcher:
             self._waiters.clear()
 
     def look_at(self, names: Iterable[str]) -> None:
-        """Have these names looked at soon."""
+        """Look at these names soon."""
         with self._mutex:
             new = [name for name in names if name not in self._queued]
             self._queued.update(new)
@@ -120,7 +118,7 @@ class LockWatcher:
             self._names.put(name)
 
     def give_up_places(self, waiters: Iterable[Waiter]) -> None:
-        """Let others go first: have the waiters' places in line deleted."""
+        """Let others go first: delete the waiters' queue positions."""
         for waiter in waiters:
             place, waiter.place = waiter.place, None
             if place is not None:
@@ -137,9 +135,9 @@ class LockWatcher:
                 finally:
                     inspector.close()
             except (LockUnavailable, SnapshotOutdated) as error:
-                logger.debug("the watch for locks broke and starts anew: %s", error)
+                logger.debug("the watch for locks broke and is restarted: %s", error)
             except Exception:
-                logger.exception("celery-etcdlock: the watch for locks failed and starts anew")
+                logger.exception("celery-etcdlock: the watch for locks failed and is restarted")
             with self._mutex:
                 if not self._waiters:
                     self._watching = False
@@ -193,11 +191,11 @@ class LockWatcher:
             try:
                 self._decide(name, waiters)
             except LockUnavailable as error:
-                logger.debug("lock %r can't be looked at for now: %s", name, error)
+                logger.debug("lock %r can't be read now: %s", name, error)
                 time.sleep(RETRY_SECONDS)
                 self.look_at([name])
             except Exception:
-                logger.exception("celery-etcdlock: looking at lock %r failed", name)
+                logger.exception("celery-etcdlock: reading lock %r failed", name)
 
     def _decide(self, name: str, waiters: Sequence[Waiter]) -> None:
         keys = self._manager().pending.look(name)
@@ -205,7 +203,7 @@ class LockWatcher:
         _find_places(waiters, keys)
         by_token = {key.token: key for key in keys}
         turns = ready_waiters([waiter.waiting for waiter in waiters], keys)
-        # One whose place a newer call took goes too: to its end, as it finds out.
+        # One whose position a newer call took goes on too: it finds that out, and ends.
         turns = [turn or _is_superseded(waiter, by_token) for waiter, turn in zip(waiters, turns, strict=True)]
         going = [waiter for waiter, turn in zip(waiters, turns, strict=True) if turn]
         if going:
@@ -215,10 +213,7 @@ class LockWatcher:
                 self._keep(waiter, waiter.place, by_token.get(waiter.place.token))
 
     def _await_end(self, name: str, keys: Sequence[Key], waiters: Sequence[Waiter]) -> None:
-        """Have the name looked at again for what no deletion tells of.
-
-        The first of its keys has stood for its time, or a run has left the lock for its retry, which waits here.
-        """
+        """Look at the name again for what no deletion shows: an expired key, or a lock left to the retry that waits."""
         self._ends.pop(name, None)
         ends = [key.record.until for key in keys if key.record is not None and key.record.until is not None]
         seconds = min(ends) + SKEW_SECONDS - time.time() if ends else math.inf
@@ -230,7 +225,7 @@ class LockWatcher:
             self._ends[name] = time.monotonic() + seconds
 
     def _keep(self, waiter: Waiter, place: Claim, mine: Key | None) -> None:
-        """Have the position stand for longer. Its own end was written by the clock of another host."""
+        """Extend the position. When it expires was written by another host's clock."""
         now = time.monotonic()
         if mine is None or mine.record is None or not is_position(mine) or now < waiter.keep_at:
             return

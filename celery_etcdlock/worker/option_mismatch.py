@@ -1,8 +1,8 @@
-"""Warns when another worker has other lock options for the same task: then the two don't lock alike, or not at all.
+"""Warns when another worker has other lock options for the same task: then both may run it at once.
 
-Each worker writes the options of its locked tasks under the prefix when it starts, and reads those of the others. What
-it wrote goes with it, or a day after its start. It is a hint for people: done beside the start, by a thread, once, and
-left undone when etcd is away.
+Each worker writes the options of its locked tasks under the prefix when it starts, and reads those of the others. It
+deletes its own when it stops; else they expire a day after its start. A thread does this once, beside the start. While
+etcd is unreachable it isn't done: it is only a hint for people.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import json
 import logging
 import threading
-from dataclasses import fields
 from typing import Any
 
 from celery import bootsteps
@@ -72,14 +71,12 @@ class CompareOptions(bootsteps.StartStopStep):
         try:
             inspector.delete_note(NoteKind.OPTIONS, self._hostname)
         except LockUnavailable as error:
-            logger.debug("this worker's lock options are left to run out: %s", error)
+            logger.debug("this worker's lock options stay in the store until they expire: %s", error)
 
 
 def options_of(task: SingletonTask[Any, Any], settings: Settings) -> dict[str, str]:
     """What decides which lock a task takes, as text; its arguments are nowhere in it."""
-    options = task._lock_plan.options
-    known = {field.name for field in fields(options)}
-    found = {name: _text(getattr(options, name)) for name in COMPARED if name in known}
+    found = {name: _text(getattr(task._lock_plan.options, name)) for name in COMPARED}
     if isinstance(task, OncePerMessage):
         found["unique_on"] = "task_id"
     if settings.hash_key is not None:

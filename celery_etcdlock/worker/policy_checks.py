@@ -25,7 +25,8 @@ def check_at_worker(app: Celery, task: Task[Any, Any], options: TaskOptions, set
     for name in having(names, lambda facts: facts.needs_result):
         _check_results_are_kept(app, task, name)
     in_order = having(names, lambda facts: facts.in_order)
-    if in_order and not _has_delays_on_quorum_queues(app):
+    has_delays = app.conf.get("broker_native_delayed_delivery_queue_type") is not None or not has_quorum_queues(app)
+    if in_order and not has_delays:
         raise ImproperlyConfigured(
             f"task {task.name!r}: on_conflict={in_order[0]!r} puts messages back with a "
             "delay, and without broker_native_delayed_delivery_queue_type (Celery 5.5) delayed messages of a quorum "
@@ -38,13 +39,6 @@ def _check_results_are_kept(app: Celery, task: Task[Any, Any], policy: str) -> N
     if task.ignore_result or backend in ("DisabledBackend", "RPCBackend"):
         why = "ignore_result is set" if task.ignore_result else f"the result backend is {backend}"
         raise ImproperlyConfigured(
-            f"task {task.name!r}: on_conflict={policy!r} takes on the stored result of another run, but {why}: use a "
+            f"task {task.name!r}: on_conflict={policy!r} needs the stored result of another run, but {why}: use a "
             "backend that keeps results (Redis, a database, memcached), or another policy"
         )
-
-
-def _has_delays_on_quorum_queues(app: Celery) -> bool:
-    """Whether messages with a delay can go where this worker takes its messages from."""
-    if not has_quorum_queues(app):
-        return True
-    return app.conf.get("broker_native_delayed_delivery_queue_type") is not None

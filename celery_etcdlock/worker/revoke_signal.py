@@ -1,4 +1,4 @@
-"""Says when messages are revoked, at once: Celery looks only when it comes to a message's time, which may be long."""
+"""Signals a revoke at once: Celery itself looks only when a message is due, which may be hours later."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from celery.utils.dispatch import Signal
 from celery.utils.functional import maybe_list
 from celery.worker.control import Panel
 
-#: Sent on the hub after each revoke that this worker is told of, with its ``task_ids``: none where stamps are revoked.
+#: Sent on the hub after each revoke that reaches this worker, with its ``task_ids``: none where stamps are revoked.
 revoked = Signal(name="etcdlock_revoked", providing_args=["task_ids"])
 
 

@@ -18,7 +18,7 @@ HUB_IS_WOKEN = kombu.VERSION >= (5, 7)  # type: ignore[attr-defined]  # not in i
 
 
 def timer_entry(consumer: Any, request: Any) -> Any:
-    """The entry that lets ``request`` go on when its time has come; ``None`` where there is none yet, or any more."""
+    """The entry that starts ``request`` when its time has come; ``None`` where there is none yet, or any more."""
     entry = getattr(request, "_eta_timer_entry", None)
     if entry is not None or CELERY_KEEPS_ENTRIES:
         return entry

@@ -1,10 +1,10 @@
 """Notices every message that ends in the worker's MainProcess without having started, and has its lock freed.
 
 Celery has signals for some of these ends (``worker.free_never_started``), and none for others: a body that can't be
-decoded, an ETA out of range, a strategy of somebody else's that discards. They have in common that the message is
-acknowledged or rejected while no pool has accepted its request. So the messages of locked tasks are watched.
+decoded, an ETA out of range, somebody else's strategy that discards. In all of them the message is acknowledged or
+rejected before a pool has accepted its request. So the messages of locked tasks are watched.
 
-One whose process died right after it was accepted may not have come as far as its lock: Celery tells of that too.
+A message whose process died right after it was accepted may not have reached its lock: Celery signals that.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ REQUEST = "_etcdlock_request"
 
 
 class WatchUnstarted(bootsteps.StartStopStep):
-    """See the module. What it does to a message, it does in front of the consumer's own handler."""
+    """See the module. It prepares a message before the consumer's own handler gets it."""
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)

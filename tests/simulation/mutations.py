@@ -93,12 +93,12 @@ def handover_outlives_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def revoked_task_is_a_name(monkeypatch: pytest.MonkeyPatch) -> None:
     """Only the message's headers say what it held, and those of a retry know nothing of what was left for it."""
-    real = free_never_started.FreeNeverStarted._ended
+    real = free_never_started.FreeNeverStarted.free
 
-    def ended(self: Any, carrier: Any, call: Any) -> None:
-        real(self, carrier, None)
+    def free(self: Any, carrier: Any, task: Any = None) -> None:
+        real(self, carrier)
 
-    monkeypatch.setattr(free_never_started.FreeNeverStarted, "_ended", ended)
+    monkeypatch.setattr(free_never_started.FreeNeverStarted, "free", free)
 
 
 def release_is_interrupted_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -117,11 +117,11 @@ def only_copies_leave_marks(monkeypatch: pytest.MonkeyPatch) -> None:
     """With early acks, the first leaves no mark, and its copy runs after it."""
 
     def has_copies(self: Redelivery) -> bool:
-        request = self._call.request
-        if self._call.place is not Place.WORKER:
+        task, call = self._context.task, self._context.call
+        if call.place is not Place.WORKER:
             return False
-        info = request.delivery_info if isinstance(request.delivery_info, dict) else {}
-        return bool(self._task.acks_late or info.get("redelivered"))
+        info = call.request.delivery_info if isinstance(call.request.delivery_info, dict) else {}
+        return bool(task.acks_late or info.get("redelivered"))
 
     monkeypatch.setattr(Redelivery, "_has_copies", property(has_copies))
 

@@ -32,7 +32,7 @@ CELERY_KEYWORDS = frozenset(
     }
 )
 
-#: Whom it was told that the app's own task class is left out.
+#: Bases that were warned of leaving out the app's own task class.
 _told: WeakKeyDictionary[type, None] = WeakKeyDictionary()
 
 
@@ -53,8 +53,8 @@ def refuse_batches(task: type[Any], name: str) -> None:
     """celery-batches acknowledges messages whatever becomes of their flush: without its lock it would lose them."""
     if any(each.__module__.split(".")[0] == "celery_batches" for each in task.__mro__):
         raise NotLockable(
-            f"task {name!r}: a task of celery-batches can't be locked: its messages are acknowledged whatever "
-            "becomes of the flush, so one that can't have the lock would lose them. Let the flush pass what it "
+            f"task {name!r}: a task of celery-batches can't be locked: its messages are acknowledged even if the "
+            "flush fails, so a flush without the lock would lose them. Let the flush pass what it "
             "collected to a locked task: flush(requests) -> locked.delay([request.args for request in requests])"
         )
 
@@ -90,7 +90,7 @@ def _refuse_unknown(task: type[Any], app: Celery) -> None:
 
 
 def _refuse_what_runs_later(task: type[Any]) -> None:
-    """A body that runs only when somebody awaits it or goes through it would run when the lock is let go."""
+    """A body that runs only when somebody awaits it or iterates over it would run after the lock's release."""
     run, _ = written_run(task)
     if has_own_call(task):
         return  # which may see to it; that it does is checked at each call

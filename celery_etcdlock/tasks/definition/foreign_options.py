@@ -1,7 +1,7 @@
-"""Options that look like somebody's lock and mean nothing here: those of other packages, and slips of the pen.
+"""Options that look like a lock's and mean nothing here: those of other packages, and misspelt ones.
 
-Celery takes any keyword of a task for an attribute and any option of a call for the message's, in silence. What is left
-of a migration, or misspelt, would so leave a lock on the task's name alone, which skips what it shouldn't.
+Celery silently takes any keyword of a task as an attribute, and any option of a call as the message's. So an option
+left from a migration, or misspelt, would leave a lock on the task's name alone, which skips what it shouldn't.
 """
 
 from __future__ import annotations

@@ -65,7 +65,7 @@ def _check_join(task_name: str, on_conflict: object, *, ignore_result: bool) -> 
     names = having([name for name in chosen if isinstance(name, str)], lambda facts: facts.needs_result)
     if names and ignore_result:
         raise InvalidOption(
-            f"task {task_name!r}: on_conflict={names[0]!r} takes on the holder's result, but ignore_result is set: "
+            f"task {task_name!r}: on_conflict={names[0]!r} needs the holder's result, but ignore_result is set: "
             "leave one out"
         )
 

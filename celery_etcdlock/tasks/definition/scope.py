@@ -6,32 +6,18 @@ from collections.abc import Callable, Mapping
 from typing import Any
 from urllib.parse import quote
 
-from celery.utils.imports import symbol_by_name
-
+from celery_etcdlock.app.celery_settings import imported
 from celery_etcdlock.core.lock_names import LockNames
 from celery_etcdlock.errors import InvalidKey, InvalidSetting
-
-
-def find_scope(setting: str | Callable[[Mapping[str, Any]], object]) -> Callable[[Mapping[str, Any]], object]:
-    """The callable that the setting names. Raises ``InvalidSetting``."""
-    try:
-        found: Any = symbol_by_name(setting) if isinstance(setting, str) else setting
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InvalidSetting(
-            f"etcdlock_scope: {setting!r} can't be imported ({error}): write the path of a function, "
-            "package.module:function"
-        ) from None
-    if not callable(found):
-        raise InvalidSetting(f"etcdlock_scope: {setting!r} is not a function of a message's headers")
-    scope: Callable[[Mapping[str, Any]], object] = found
-    return scope
 
 
 def scoped(
     setting: str | Callable[[Mapping[str, Any]], object], names: tuple[str, ...], headers: Mapping[str, Any]
 ) -> tuple[str, ...]:
     """``names`` in the scope of a call with these headers. Raises ``InvalidKey``, ``InvalidSetting``."""
-    function = find_scope(setting)
+    function = imported("etcdlock_scope", setting, "write the path of a function, package.module:function")
+    if not callable(function):
+        raise InvalidSetting(f"etcdlock_scope: {setting!r} is not a function of a message's headers")
     shown = getattr(function, "__qualname__", function)
     try:
         scope = function(headers)

@@ -1,17 +1,18 @@
 """Where a call of a locked task is, on its way from the outermost callable to the body.
 
-A call passes several callables: the task's ``__call__``, those of its bases, and ``run``. The first that it reaches
-takes the lock, the others must only let it through. A call that the body makes is another call, though of the same
-task and maybe with the same request in sight. So each call that holds its lock is noted here, in the context that runs
-it (threads, greenlets and coroutines have their own; ``asyncio`` and ``asyncio.to_thread`` hand theirs on):
+A call passes several callables: the task's ``__call__``, those of its bases, and ``run``. The first takes the lock, the
+others only let it through. A call that the body makes is another call, even of the same task and with the same request.
+So each call that holds its lock is noted here, in the context that runs it (threads, greenlets and coroutines have
+their own; ``asyncio`` and ``asyncio.to_thread`` pass theirs on):
 
-*on the way* until ``run`` is entered and again once it has returned (a user's ``__call__`` may try twice): whatever
-callable of the same task is reached belongs to this call. *In the body*: what is reached is a call of its own.
+*on the way* until ``run`` is entered, and again once it has returned (a user's ``__call__`` may try twice): a callable
+of the same task belongs to this call. *In the body*: it is a call of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from typing import Any
 
@@ -25,9 +26,9 @@ class CallPath:
         self.names = names
         #: What is raised instead of the body, where the lock couldn't be had.
         self.refusal: Exception | None = None
-        #: Whether it came as far as being let through.
+        #: Whether it was let through.
         self.began = False
-        #: Whether the call has come to its end, even if a signal kept this context from being told.
+        #: Whether the call has ended, even if a signal kept this context from being reset.
         self.is_over = False
         self._bodies = 0
         self._around: CallPath | None = None
@@ -36,11 +37,11 @@ class CallPath:
     def in_body(self) -> bool:
         return self._bodies > 0
 
-    def open(self) -> _Open:
+    def open(self) -> AbstractContextManager[None]:
         """Let the call through, in this context."""
         return _Open(self)
 
-    def body(self) -> _Body:
+    def body(self) -> AbstractContextManager[None]:
         return _Body(self)
 
     def is_on_the_way(self, task: Any) -> bool:

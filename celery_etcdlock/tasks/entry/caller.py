@@ -1,12 +1,12 @@
 """Who calls a locked task: a worker, an eager ``apply``, or somebody as a plain function.
 
-A task that is called directly inside a worker's task still sees the *outer* request when both are the same task, so the
-request alone doesn't tell. The first entrance with a request is the tracer's, so that one marks the request; base
-``Task.__call__`` copies the mark along, so every call inside finds it. Where it copies another's (a pool that has the
-body run in a thread of its own, with the context handed on), ``tasks.entry.call_path`` tells.
+A task that calls itself directly still sees the *outer* request, so the request alone doesn't tell. The first entry
+with a request is the tracer's, and marks the request. ``Task.__call__`` copies the mark, so every call inside finds it.
+Where it copies another call's mark (a pool that runs the body in its own thread, with the context passed on),
+``tasks.entry.call_path`` tells.
 
-The request is the one on the task's stack, as the tracer put it there; the stack is a thread's own, so what the tracer
-announces (``task_prerun``) is kept in the context too.
+The request is the one that the tracer put on the task's stack. That stack belongs to one thread, so what the tracer
+signals (``task_prerun``) is kept in the context too.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from celery import Task
@@ -38,10 +38,10 @@ class Call:
     delivery: Delivery
     request: Any = None
     comebacks: int = 0
-    #: When the message first came back, by the wall clock of who sent it back; and how long it waited, as measured.
+    #: When the message was first rescheduled, by that worker's wall clock; and how long it waited, as measured.
     waiting_since: float | None = None
     measured: float | None = None
-    #: Locks that were taken for this message when it was published, and its place in line.
+    #: Locks that were taken for this message when it was published, and its queue position.
     claims: tuple[Claim, ...] = ()
     line: Claim | None = None
     #: What was found out about it when it was published; whose result it waits for.
@@ -50,13 +50,14 @@ class Call:
 
     @property
     def waited(self) -> float:
-        """Seconds since the message first came back.
+        """Seconds since the message was first rescheduled."""
+        return seconds_waited(self.waiting_since, self.measured)
 
-        By the wall clock, but no more than was measured, or a host whose clock is ahead would end a wait that has
-        begun.
-        """
-        elapsed = 0.0 if self.waiting_since is None else max(0.0, time.time() - self.waiting_since)
-        return elapsed if self.measured is None else min(elapsed, self.measured)
+
+def seconds_waited(since: float | None, measured: float | None) -> float:
+    """By the wall clock, but no more than was measured: a host whose clock is ahead must not end a wait early."""
+    elapsed = 0.0 if since is None else max(0.0, time.time() - since)
+    return elapsed if measured is None else min(elapsed, measured)
 
 
 #: The locked task that is being traced here, its request, and the one that was traced around it.
@@ -85,12 +86,8 @@ task_postrun.connect(_on_postrun, weak=False)
 
 def request_here(task: Task[Any, Any]) -> Any:
     """Celery's request for what runs here of ``task``, or ``None``."""
-    request = task.request_stack.top
-    if request is None:
-        traced = _traced.get()
-        if traced is not None and traced[0] is task:
-            return traced[1]
-    return request
+    request, traced = task.request_stack.top, _traced.get()
+    return traced[1] if request is None and traced is not None and traced[0] is task else request
 
 
 def entering_request(task: Task[Any, Any]) -> Any:
@@ -106,7 +103,7 @@ def entering_request(task: Task[Any, Any]) -> Any:
 
 
 def entered(request: Any) -> bool:
-    """Whether the delivery came as far as asking for its lock."""
+    """Whether the delivery has asked for its lock."""
     return bool(getattr(request, _MARK, False))
 
 
@@ -117,7 +114,7 @@ def take_charge(call: Call) -> None:
 
 
 def is_taken_charge_of(request: Any) -> bool:
-    """Whether the run of this delivery frees what its message holds, whatever ends it."""
+    """Whether the run of this delivery frees what its message holds, however it ends."""
     return bool(getattr(request, _IN_CHARGE, False))
 
 
@@ -137,28 +134,22 @@ def current_call(task: Task[Any, Any]) -> Call:
     waiting_since = message_headers.number_in(request, message_headers.WAITING_SINCE_HEADER)
     waited = message_headers.waited_in(request)
     measured = None if waited is None else sum(waited)
-    delivery = delivery_of(request, comebacks)
+    place = Place.EAGER if request.is_eager else Place.WORKER
+    call = Call(place, delivery_of(request, comebacks), request, comebacks, waiting_since, measured)
     if request.is_eager:
-        return Call(Place.EAGER, delivery, request, comebacks, waiting_since, measured)
-    return Call(
-        Place.WORKER,
-        delivery,
-        request,
-        comebacks,
-        waiting_since,
-        measured,
-        message_headers.claims_in(request),
-        message_headers.position_in(request),
-        message_headers.duplicate_in(request, message_headers.DUPLICATE_HEADER),
-        message_headers.duplicate_in(request, message_headers.JOIN_HEADER),
+        return call
+    return replace(
+        call,
+        claims=message_headers.claims_in(request),
+        line=message_headers.position_in(request),
+        duplicate=message_headers.duplicate_in(request, message_headers.DUPLICATE_HEADER),
+        joins=message_headers.duplicate_in(request, message_headers.JOIN_HEADER),
     )
 
 
 def delivery_of(carrier: Any, comebacks: int = 0) -> Delivery:
     """The delivery of a request, or of a dict of a message's headers."""
-    task_id = message_headers.header(carrier, "id")
-    retries, replacements = (
-        message_headers.count_in(carrier, "retries"),
-        message_headers.count_in(carrier, "replaced_task_nesting"),
-    )
-    return Delivery(str(task_id), retries, replacements, comebacks, call=message_headers.call_in(carrier))
+    task_id = str(message_headers.header(carrier, "id"))
+    retries = message_headers.count_in(carrier, "retries")
+    replacements = message_headers.count_in(carrier, "replaced_task_nesting")
+    return Delivery(task_id, retries, replacements, comebacks, call=message_headers.call_in(carrier))

@@ -1,11 +1,11 @@
-"""A body that is a coroutine holds its lock until it has ended, or isn't begun.
+"""Holds the lock of a task whose body is a coroutine until the coroutine has ended.
 
 A coroutine's body runs while somebody awaits it, long after the call that made it. So where a call of a locked task
-gives a coroutine, it is awaited with the lock held: in the event loop of the pool that would await it
-(celery-aio-pool), while the thread that holds the lock waits. Where there is no such loop nobody would await it: that
-is an error, and the coroutine is closed.
+returns a coroutine, we await it with the lock held, in the event loop of the pool that would await it
+(celery-aio-pool), while the thread that holds the lock waits. Without such a loop nobody would await it: that is an
+error, and the coroutine is closed.
 
-Called directly, as ``await task(...)``, the call is a coroutine itself. Asking for the lock blocks: a thread does it.
+A direct call, ``await task(...)``, is a coroutine itself. A thread acquires the lock, since that blocks.
 """
 
 from __future__ import annotations
@@ -31,9 +31,7 @@ AWAITING_POOL = "celery_aio_pool"
 
 def may_be_awaited() -> bool:
     """Whether some worker could await what a task gives, as far as is known where the task is defined."""
-    if AWAITING_POOL in sys.modules:
-        return True
-    return importlib.util.find_spec(AWAITING_POOL) is not None
+    return AWAITING_POOL in sys.modules or importlib.util.find_spec(AWAITING_POOL) is not None
 
 
 def is_awaited_by(pool: Any) -> bool:
@@ -73,7 +71,7 @@ def locked_coroutine(lock: Callable[[Callable[[], Any]], Any], go_on: Callable[[
         try:
             return await asyncio.shield(thread)
         except asyncio.CancelledError:
-            # Not before the lock is let go of.
+            # Only after the lock is released.
             for each in running:
                 each.cancel()
             await asyncio.wait([thread], timeout=CANCEL_SECONDS)

@@ -1,17 +1,17 @@
-"""The seam between whatever runs a task and its body: what comes to the body has come by its lock.
+"""The seam between whatever runs a task and its body: no call reaches the body without its lock.
 
-A task's body is reached by its class's ``__call__``, by ``run``, or by the one that calls the other, in whatever order
-of bases and whatever an instrumentation has put around either. So both are guarded: the outermost ``__call__`` of the
-task's class, and each ``run`` where it is defined. Who comes first takes the lock, and what is further in lets the call
-through (``tasks.entry.call_path``). So what a user's ``__call__`` does around the body is under the lock too, and one
-that goes straight to ``run`` doesn't get by.
+A call reaches the body through the class's ``__call__``, through ``run``, or through both, with any order of bases and
+any instrumentation around either. So both are guarded: the outermost ``__call__`` of the task's class, and each ``run``
+where it is defined. The first that a call reaches takes the lock, and the others let the call through
+(``tasks.entry.call_path``). So what a user's ``__call__`` does around the body is under the lock too, and one that
+calls ``run`` directly doesn't bypass it.
 
-``guard`` is applied whenever a subclass is made and again when the task is bound, since annotations and metaclasses may
-have changed it in between. What gives something else than a finished body (a coroutine) is seen to while the lock is
-held (``tasks.entry.coroutines``).
+``guard`` is applied when a subclass is made and again when the task is bound, since annotations and metaclasses may
+have changed the class in between. A call that returns a coroutine is awaited with the lock held
+(``tasks.entry.coroutines``).
 
 *Automatic retries* are Celery's wrapper of ``run``, inside of the lock, so that a retry keeps it. What the lock itself
-raises is raised once more inside of that wrapper, in the body's place: so ``autoretry_for`` means our errors too.
+raises is raised again inside of that wrapper, in the body's place. So ``autoretry_for`` covers our errors too.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ from celery_etcdlock.tasks.entry.coroutines import finished, locked_coroutine
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
-#: On a guarded ``__call__``: the user's own that it goes on to; ``None`` for ours.
+#: On a guarded ``__call__``: the user's own that it calls next; ``None`` for ours.
 CALLS_NEXT = "_etcdlock_calls_next"
 #: On an instance: its ``run``s, bound and guarded, by where they are defined.
 BOUND = "_etcdlock_bound_runs"
@@ -51,34 +51,38 @@ def enter(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], go_on: Calla
 
 def reach_body(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], body: Callable[[], Any], outer: bool) -> Any:
     """``task.run``: go on to the body, through the lock where nobody took it. ``outer``: not called by ``super()``."""
-    make_ready(task)
-    call_path = innermost()
-    if call_path is not None and call_path.task is task and entering_request(task) is None:
-        if not call_path.in_body:
-            if call_path.refusal is not None:
-                raise call_path.refusal
-            with call_path.body():
-                return body()
-        if not outer or call_path.names() == task._lock_names(args, kwargs):
-            return body()
-    return _lock(task, args, kwargs, functools.partial(finished, task, _in_body(body)))
+    way = _way_to_body(task, args, kwargs, outer)
+    if way is None:
+        return _lock(task, args, kwargs, functools.partial(finished, task, _in_body(body)))
+    with way:
+        return body()
 
 
 async def reach_async_body(
     task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], body: Callable[[], Any], outer: bool
 ) -> Any:
     """The same for an ``async def``, where it is awaited."""
+    way = _way_to_body(task, args, kwargs, outer)
+    if way is None:
+        return await locked_coroutine(functools.partial(_lock, task, args, kwargs), _in_async_body(body))
+    with way:
+        return await body()
+
+
+def _way_to_body(
+    task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outer: bool
+) -> contextlib.AbstractContextManager[None] | None:
+    """What the body is run in, where this very call holds the lock; ``None`` where the lock must be taken first."""
     make_ready(task)
     call_path = innermost()
-    if call_path is not None and call_path.task is task and entering_request(task) is None:
-        if not call_path.in_body:
-            if call_path.refusal is not None:
-                raise call_path.refusal
-            with call_path.body():
-                return await body()
-        if not outer or call_path.names() == task._lock_names(args, kwargs):
-            return await body()
-    return await locked_coroutine(functools.partial(_lock, task, args, kwargs), _in_async_body(body))
+    if call_path is None or call_path.task is not task or entering_request(task) is not None:
+        return None
+    if not call_path.in_body:
+        if call_path.refusal is not None:
+            raise call_path.refusal
+        return call_path.body()
+    same_lock = not outer or call_path.names() == task._lock_names(args, kwargs)
+    return contextlib.nullcontext() if same_lock else None
 
 
 def make_ready(task: Any) -> None:
@@ -106,7 +110,7 @@ def _lock(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], go_on: Calla
             with call_path.open():
                 return task.run(*args, **kwargs)
     finally:
-        # Once more: a signal may have struck where it is closed, and nobody else may go through it.
+        # Again: a signal may have struck where it is closed, and no other call may pass through it.
         call_path.is_over = True
 
 
@@ -128,9 +132,6 @@ def _in_async_body(body: Callable[[], Any]) -> Callable[[], Any]:
             return await body()
 
     return go_on
-
-
-# --- run ------------------------------------------------------------------------------------------------------------
 
 
 class GuardedRun:
@@ -214,9 +215,6 @@ def written_run(task: type) -> tuple[Any, bool]:
     return (defined.__func__ if isinstance(defined, classmethod) else defined), True
 
 
-# --- __call__ -------------------------------------------------------------------------------------------------------
-
-
 def call_of(calls_next: Any) -> Any:
     """A guarded ``__call__``, which goes on to a user's own."""
 
@@ -236,7 +234,7 @@ def ours(call: Function) -> Function:
 
 
 def has_own_call(task: type) -> bool:
-    """Whether somebody else's ``__call__`` comes before the body: it may well await what the body gives."""
+    """Whether a user's ``__call__`` comes before the body: it may await what the body returns."""
     for each in task.__mro__:
         call = vars(each).get("__call__")
         if call is None:
@@ -249,7 +247,7 @@ def has_own_call(task: type) -> bool:
 
 
 def guard(task: type) -> None:
-    """See to it that neither ``run`` nor ``__call__`` of this class can be reached without the lock."""
+    """Guard ``run`` and ``__call__`` of this class."""
     run = run_of(task)
     if run is not None and not isinstance(run, GuardedRun) and run is not vars(Task)["run"]:
         task.run = GuardedRun(run)  # type: ignore[attr-defined]
@@ -259,7 +257,7 @@ def guard(task: type) -> None:
 
 
 def guard_instance(task: Any) -> None:
-    """The same for an instance that was made before its class was guarded: Celery or another may have kept its run."""
+    """The same for an instance made before its class was guarded: Celery or somebody else may have kept its run."""
     name = "_orig_run" if "_orig_run" in vars(task) else "run"
     kept, run = vars(task).get(name), run_of(type(task))
     if kept is not None and isinstance(run, GuardedRun):

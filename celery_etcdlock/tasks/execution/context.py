@@ -17,7 +17,6 @@ from celery_etcdlock.core.task_options import TaskOptions
 from celery_etcdlock.errors import EtcdLockError
 from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.locking.outcomes import Conflict
-from celery_etcdlock.tasks.definition.lock_plan import LockPlan
 from celery_etcdlock.tasks.entry.caller import Call
 
 #: Of the names of locks that are one message's.
@@ -29,18 +28,14 @@ class ExecutionContext:
     """``names``: of the locks, which take the arguments and so may raise."""
 
     task: Task[Any, Any]
-    plan: LockPlan
+    options: TaskOptions
     call: Call
     locks: EtcdLocks
     names: Callable[[], tuple[str, ...]]
 
     @property
-    def options(self) -> TaskOptions:
-        return self.plan.options
-
-    @property
     def lifetime(self) -> Lifetime:
-        return self.plan.options.lifetime
+        return self.options.lifetime
 
     @property
     def manager(self) -> LockManager:

@@ -33,9 +33,9 @@ class CurrentLock(Protocol):
 
 
 class UnprotectedLock:
-    """Stands in for a lock where ``etcdlock_on_unavailable = "run"`` let a task run without one.
+    """In place of a lock, where ``etcdlock_on_unavailable = "run"`` let a task run without one.
 
-    It is lost from the start, and its fencing token 0 is refused by every resource that has seen a real one.
+    It is lost from the start, and every resource that has seen a real fencing token refuses its 0.
     """
 
     fencing_token = 0
@@ -46,13 +46,13 @@ class UnprotectedLock:
         self.name = name
 
     def check(self) -> None:
-        raise LockLost(self.name, "it was never taken: etcd was away and etcdlock_on_unavailable is 'run'")
+        raise LockLost(self.name, "it was never taken: etcd was unreachable and etcdlock_on_unavailable is 'run'")
 
 
 class SeveralLocks:
-    """Stands for all locks of a task that has several.
+    """All locks of a task that has several.
 
-    Its fencing token is the last one's: whoever takes any of the locks later has a greater one.
+    Its fencing token is the last one's: any of the locks has a greater one once another holder takes it.
     """
 
     def __init__(self, locks: Sequence[CurrentLock]) -> None:

@@ -1,9 +1,8 @@
-"""Frees what a message's call took, where the message comes to its end in front of its lock.
+"""Frees what a message's call took, where the message ends before its run asks for the lock.
 
-A hook that raises (``before_start``), a tracer of somebody else's, a result backend that is away, a time limit on the
-way to it: the run never asks for its lock, so nothing of ``tasks.execution.run_under_lock`` frees it. Celery tells of
-each message that it has traced (``task_postrun``), whatever ended it. One that comes again, as a retry or given back to
-its broker, keeps what it has.
+That may be a hook that raises (``before_start``), somebody else's tracer, an unreachable result backend, or a time
+limit. Then ``tasks.execution.run_under_lock`` frees nothing. Celery tells of each message that it has traced
+(``task_postrun``), whatever ended it. One that comes again, as a retry or given back to its broker, keeps what it has.
 """
 
 from __future__ import annotations
@@ -33,24 +32,27 @@ def _free(task: Any = None, state: str | None = None, retval: Any = None, **_: A
     request = task.request_stack.top
     if request is None or request.is_eager or is_taken_charge_of(request) or _comes_again(request, state, retval):
         return
+    names = names_in_headers(request)
+    if task._lock_plan.options.lifetime.at_enqueue:
+        names |= names_by_arguments(task, request.args, request.kwargs, request.headers)
     delivery = delivery_of(request)
-    for name in _names(task, request):
+    for name in sorted(names):
         EtcdLocks.from_app(task.app).manager.drop_ended(name, delivery)
 
 
-def _names(task: Any, request: Any) -> list[str]:
-    """Under which something may stand for the message: as it says itself, and by its arguments."""
-    position = position_in(request)
-    names = {claim.name for claim in (*claims_in(request), *([] if position is None else [position]))}
-    lifetime = task._lock_plan.options.lifetime
-    if lifetime.at_enqueue:
-        try:
-            args, kwargs = tuple(request.args or ()), dict(request.kwargs or {})
-            made = task._lock_names(args, kwargs, request.headers or {})
-        except (EtcdLockError, TypeError, ValueError):
-            made = ()  # its arguments make no key, so no lock was taken for it
-        names.update(made, (lifetime.queued_name(name) for name in made))
-    return sorted(names)
+def names_in_headers(carrier: Any) -> set[str]:
+    """The locks that a message's headers say it holds or waits for."""
+    position = position_in(carrier)
+    return {claim.name for claim in (*claims_in(carrier), *([] if position is None else [position]))}
+
+
+def names_by_arguments(task: Any, args: Any, kwargs: Any, headers: Any) -> set[str]:
+    """The locks that a call with these arguments may have taken."""
+    try:
+        names = task._lock_names(tuple(args or ()), dict(kwargs or {}), headers or {})
+    except (EtcdLockError, TypeError, ValueError):
+        return set()  # its arguments make no key, so no lock was taken for it
+    return {*names, *map(task._lock_plan.options.lifetime.queued_name, names)}
 
 
 def _comes_again(request: Any, state: str | None, retval: Any) -> bool:

@@ -1,8 +1,8 @@
-"""The locks that one run of a task holds: each is on the list before the request for it returns, until it is let go.
+"""The locks that one run of a task holds. Each is listed before the request for it returns, until it is released.
 
-So a time limit that strikes at any moment leaves none behind: what was taken is here, and the run's ``finally`` lets go
-of it. A lock stays on the list until its release has returned, and one that was interrupted is repeated: whatever the
-first left undone is on the session's books (``locking.session``), so the second only has to go on.
+So a time limit that strikes at any moment leaves none behind: what was taken is listed, and the run's ``finally``
+releases it. A lock stays on the list until its release has returned. A release that was interrupted is repeated: the
+session knows what the first left undone (``locking.session``), so the second only has to go on.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from celery_etcdlock.tasks.execution.context import ExecutionContext
 from celery_etcdlock.tasks.execution.current_lock import CurrentLock, SeveralLocks
 from celery_etcdlock.tasks.execution.interruption import Interruption
 
-#: To let go of a lock: the second goes on where the first was struck.
+#: To release a lock: the second goes on where the first was interrupted.
 ATTEMPTS = 2
 
 
 class HeldLocks:
-    """``interruption`` is told when one of them is lost, or somebody asks for it. Raises ``LockUnavailable``."""
+    """``interruption`` strikes when one of them is lost, or somebody asks for it. Raises ``LockUnavailable``."""
 
     def __init__(self, context: ExecutionContext, interruption: Interruption | None) -> None:
         self._context = context
@@ -53,7 +53,7 @@ class HeldLocks:
                 names, context.record, ttl_seconds=context.ttl_seconds, on_held=self._hold, on_lost=self._lost
             )
             return several if isinstance(several, Conflict) else None
-        one = context.locks.acquire(
+        one = context.manager.acquire(
             names[0], context.record, ttl_seconds=context.ttl_seconds, on_held=self._hold, on_lost=self._lost
         )
         return one if isinstance(one, Conflict) else None
@@ -61,7 +61,7 @@ class HeldLocks:
     def take_over(self, claim: Claim) -> Conflict | None:
         """Take over a lock that this message holds, or say who has it."""
         context = self._context
-        outcome = context.locks.take_over(
+        outcome = context.manager.take_over(
             claim, context.record, ttl_seconds=context.ttl_seconds, on_held=self._hold, on_lost=self._lost
         )
         return outcome if isinstance(outcome, Conflict) else None
@@ -70,7 +70,7 @@ class HeldLocks:
         self.end_each(self._context.manager.release)
 
     def end_each(self, do: Callable[[Lock], object]) -> None:
-        """``do`` it with every lock, also when a time limit strikes in the midst of it."""
+        """Call ``do`` with every lock, even if a time limit strikes in between."""
         struck: BaseException | None = None
         while self._held:
             lock = self._held[0]

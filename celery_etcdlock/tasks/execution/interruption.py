@@ -13,21 +13,21 @@ threads                                                              raised when
 a greenlet: gevent   thrown in from the hub                          a greenlet that doesn't switch
 ===================  ==============================================  ==================================
 
-*Why* ``SIGURG``: a process that has no handler for it ignores it, on Linux and macOS, so that one that comes late does
-no harm; sockets send it only where somebody set that up; and hardly anybody uses it, so the signals that are the user's
-(``SIGUSR1``, ``SIGUSR2``, ``SIGALRM``) stay his. One that we didn't send is passed on to the handler that was there
-before ours. Where a body has put a handler of its own in our place there is the asynchronous exception, as in another
-thread: then a sleep or a socket call isn't ended, and ``LockLost`` is raised when it returns. A handler for ``SIGURG``
-that Python doesn't know of (``faulthandler.register``) can't be seen: set before, it is replaced; set in the body, it
-gets the signal, and ``LockLost`` isn't raised. ``current_lock().check()`` raises it in any case.
+*Why* ``SIGURG``: on Linux and macOS a process without a handler ignores it, so a late one does no harm. Sockets send it
+only where somebody set that up. Hardly anybody uses it, so the user keeps ``SIGUSR1``, ``SIGUSR2`` and ``SIGALRM``. One
+that we didn't send is passed on to the handler that was there before ours. Where a body has replaced our handler we use
+the asynchronous exception, as in another thread: then a sleep or a socket call isn't ended, and ``LockLost`` is raised
+when it returns. A handler for ``SIGURG`` that Python doesn't know of (``faulthandler.register``) can't be seen: set
+before, it is replaced; set in the body, it gets the signal, and ``LockLost`` isn't raised. ``current_lock().check()``
+raises it in any case.
 
 States of one interruption: *idle* until the body begins, then *armed*, and *over* once it raised, the body ended, or
-``current_lock().check()`` told the body. It raises once at most, and only while armed, so it hits neither Celery's own
-code around the body nor the release. A loss that comes while idle is raised before the body. A body that catches
-``LockLost`` and goes on is left alone.
+``current_lock().check()`` raised in the body. It raises at most once, and only while armed, so it hits neither Celery's
+own code around the body nor the release. A loss while idle is raised before the body. A body that catches ``LockLost``
+and goes on is left alone.
 
-What else strikes the body's thread (a time limit) may strike in here, too. So the way out is taken twice, one
-``finally`` around the other, and unlocks the mutex.
+A time limit may strike the body's thread in here, too. So the way out is taken twice, one ``finally`` around the other,
+and unlocks the mutex.
 """
 
 from __future__ import annotations
@@ -54,7 +54,7 @@ _mutex = allocate_owned_mutex()
 
 
 def _after_fork() -> None:
-    """A body that forks may do so while the renewal's thread holds the mutex, and its copy would never be let go."""
+    """A body may fork while the renewal's thread holds the mutex, and the copy would never be released."""
     global _mutex
     _mutex = allocate_owned_mutex()
 

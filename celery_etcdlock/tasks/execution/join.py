@@ -1,7 +1,7 @@
-"""``join``: a duplicate takes on the result of the run that it duplicates.
+"""``join``: a duplicate takes the result of the run that it duplicates.
 
-What is awaited is the *stored* result, since that is what others see; so a result backend that keeps results is needed.
-The duplicate's own chain, chord and callbacks go on from the value, or from the error, as if it had run itself.
+It waits for the *stored* result, since that is what others see. So a result backend that keeps results is needed. The
+duplicate's own chain, chord and callbacks go on from the value, or from the error, as if it had run itself.
 """
 
 from __future__ import annotations
@@ -10,28 +10,26 @@ import logging
 import time
 from typing import Any
 
-from celery import Task, states
+from celery import states
 
-from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.core.events import TaskDeduplicated
-from celery_etcdlock.tasks.entry.caller import Call
+from celery_etcdlock.tasks.execution.context import ExecutionContext
 from celery_etcdlock.tasks.execution.skip_or_reschedule import skip
 from celery_etcdlock.tasks.message.headers import Duplicate
 
 logger = logging.getLogger("celery_etcdlock")
 
-#: Seconds that a task stays in its slot for a result whose lock is free already: it is stored just after the release.
+#: Seconds that a task waits in its slot for a result whose lock is free: it is stored just after the release.
 RESULT_SECONDS = 1.0
-#: The same for one that doesn't ask for the lock, which tells that the other has ended: a killed child's error may be
-#: late.
+#: The same where no key is left of the other run: the error of a killed child may be stored late.
 GONE_SECONDS = 5.0
 
 
 class Joined(BaseException):
     """Ends the taking of a lock: there is a result already, or an ``error``. Never leaves the package.
 
-    The error isn't raised where the lock is taken: a ``LockUnavailable`` or a time limit that another run met says
-    nothing of this one, and would be handled as if it did.
+    The error isn't raised where the lock is taken: a ``LockUnavailable`` or a time limit that another run met isn't
+    this run's, and must not be handled as such.
     """
 
     def __init__(self, result: Any = None, error: BaseException | None = None) -> None:
@@ -40,11 +38,12 @@ class Joined(BaseException):
         self.error = error
 
 
-def take_result(task: Task[Any, Any], call: Call, joins: Duplicate) -> str:
+def take_result(context: ExecutionContext, joins: Duplicate) -> str:
     """Raise ``Joined`` with the value or the error, or ``Ignore`` as for a skipped task, as the joined run ended.
 
     Returns its state when it hasn't ended.
     """
+    task, call, locks = context.task, context.call, context.locks
     meta = task.backend.get_task_meta(joins.task_id or "")
     state: str = meta["status"]
     if state not in states.READY_STATES:
@@ -52,8 +51,7 @@ def take_result(task: Task[Any, Any], call: Call, joins: Duplicate) -> str:
     reason = f"joined, lock {joins.name!r} was held by {joins.holder}"
     logger.info("Task %s[%s] %s: %s", task.name, call.delivery.task_id, reason, state)
     if state == states.REVOKED:
-        skip(task, call, joins.name, f"{reason}, which was revoked")
-    locks = EtcdLocks.from_app(task.app)
+        skip(context, joins.name, f"{reason}, which was revoked")
     locks.tell(TaskDeduplicated(joins.name, locks.record(call.delivery, task.name), reason, joins.task_id))
     result = meta["result"]
     if state == states.FAILURE:
@@ -61,14 +59,14 @@ def take_result(task: Task[Any, Any], call: Call, joins: Duplicate) -> str:
     raise Joined(result)
 
 
-def await_result(task: Task[Any, Any], call: Call, joins: Duplicate, seconds: float = RESULT_SECONDS) -> None:
-    """As ``take_result``, for as long as a result may still be under way. Returns when there is none."""
+def await_result(context: ExecutionContext, joins: Duplicate, seconds: float = RESULT_SECONDS) -> None:
+    """As ``take_result``, for as long as a result may still be stored. Returns when there is none."""
     ends_at = time.monotonic() + seconds
-    while take_result(task, call, joins) != states.RETRY and time.monotonic() < ends_at:
+    while take_result(context, joins) != states.RETRY and time.monotonic() < ends_at:
         time.sleep(0.05)
     logger.warning(
         "Task %s[%s] joined %s, which released its lock without a result: it acquires the lock itself",
-        task.name,
-        call.delivery.task_id,
+        context.task.name,
+        context.call.delivery.task_id,
         joins.task_id,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from typing import NoReturn
 
 from celery import states
 
@@ -20,7 +21,7 @@ from celery_etcdlock.core.conflict_decision import (
 from celery_etcdlock.core.events import LockWaiting
 from celery_etcdlock.core.policy_choice import policy_of
 from celery_etcdlock.core.record import MessageRelation
-from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.errors import EtcdLockError, LockUnavailable
 from celery_etcdlock.locking.lock_holder import conflict_error
 from celery_etcdlock.locking.outcomes import Conflict
 from celery_etcdlock.tasks.execution.context import MESSAGE_PREFIX, ExecutionContext
@@ -35,7 +36,7 @@ jitter = random.Random()
 
 
 class ConflictHandling:
-    """For one run. What comes back takes along the message's claims, and its queue position."""
+    """For one run. A rescheduled message takes along its claims and its queue position."""
 
     def __init__(
         self, context: ExecutionContext, claims: MessageClaims, line: QueuePosition, redelivery: Redelivery
@@ -46,11 +47,11 @@ class ConflictHandling:
         self._redelivery = redelivery
 
     def meet(self, conflict: Conflict, waited_for_predecessor: bool) -> WaitForPredecessor:
-        """Returns where there is to be another try; else raises what ends the run."""
+        """Returns if the run tries again; else raises what ends it."""
         context, call = self._context, self._context.call
         context.locks.circuit_breaker.over()
         message_relation, related_key = context.related_key(conflict)
-        # Whoever holds the lock, a copy of what has run has nothing to wait for, and no result to touch.
+        # Whoever holds the lock: a copy of what has run has nothing to wait for, and mustn't touch the result.
         self._redelivery.check_has_run(conflict.has_run)
         holder = related_key.record.delivery if related_key is not None and related_key.record is not None else None
         warn_of_another_broker(conflict, context.record)
@@ -73,16 +74,15 @@ class ConflictHandling:
         if isinstance(decision, WaitForPredecessor):
             return decision
         if isinstance(decision, Skip):
-            skip(context.task, call, conflict.name, str(error))
+            skip(context, conflict.name, str(error))
         if isinstance(decision, Join):
             # Without a task id there is nobody whose result could be awaited.
             joins = Duplicate.of("join", error) if error.task_id is not None else None
             if joins is not None:
-                take_result(context.task, call, joins)
+                take_result(context, joins)
             # Who joins waits for a result, not for its turn: a position taken under another policy is given up.
             self._line.leave()
-            comeback = Reschedule(decision.seconds, decision.comebacks)
-            reschedule(context.task, call, comeback, error, claims=self._claims.claims, joins=joins)
+            self._reschedule(Reschedule(decision.seconds, decision.comebacks), error, joins)
         if isinstance(decision, Reschedule):
             if message_relation is MessageRelation.STRANGER:
                 if not call.comebacks:
@@ -90,33 +90,25 @@ class ConflictHandling:
                 self._line.take_position(conflict, decision)
                 if self._line.is_our_turn():
                     return WaitForPredecessor(0.0)
-            reschedule(
-                context.task,
-                call,
-                decision,
-                error,
-                is_copy=holder is not None and holder.run == call.delivery.run,
-                claims=self._claims.claims,
-                line=self._line.place,
-                joins=call.joins,
-            )
+            is_copy = holder is not None and holder.run == call.delivery.run
+            self._reschedule(decision, error, call.joins, is_copy=is_copy)
         self._line.leave()
         raise error
 
     def end_duplicate(self, duplicate: Duplicate) -> None:
-        """What was found to be a duplicate when it was published gets here what it would have got there.
+        """Do to a duplicate what would have been done when it was published.
 
         One that joins returns when nothing is left of the run that it waits for: then it runs itself.
         """
         context, call = self._context, self._context.call
         if duplicate.policy == "skip":
-            skip(context.task, call, duplicate.name, str(duplicate.conflict))
+            skip(context, duplicate.name, str(duplicate.conflict))
         if duplicate.policy != "join" or duplicate.task_id is None:
             raise duplicate.conflict
-        state = take_result(context.task, call, duplicate)
+        state = take_result(context, duplicate)
         if state != states.RETRY and not self.still_runs(duplicate):
             # Its process may have died, or its message never have been published.
-            await_result(context.task, call, duplicate, GONE_SECONDS)
+            await_result(context, duplicate, GONE_SECONDS)
             return
         decision = on_conflict(
             Situation(
@@ -129,7 +121,7 @@ class ConflictHandling:
             jitter,
         )
         if isinstance(decision, Join):
-            reschedule(context.task, call, Reschedule(decision.seconds, decision.comebacks), duplicate.conflict)
+            reschedule(context, Reschedule(decision.seconds, decision.comebacks), duplicate.conflict)
         raise duplicate.conflict
 
     def still_runs(self, joined: Duplicate) -> bool:
@@ -139,23 +131,22 @@ class ConflictHandling:
         return any(key.record is not None and key.record.delivery.task_id == joined.task_id for key in keys)
 
     def unavailable(self, error: LockUnavailable) -> None:
-        """Nobody can tell who holds the lock. Returns where the task is to run all the same; else raises."""
+        """Nobody knows who holds the lock. Returns where the task is to run all the same; else raises."""
         context, call = self._context, self._context.call
         settings = context.locks.settings
         decision = on_unavailable(call.place, settings.on_unavailable, call.comebacks, jitter)
         context.locks.circuit_breaker.tell(error, settings.timeout, settings.on_unavailable)
         if isinstance(decision, RunUnprotected):
             return
-        # Of the public type: a result backend names the class, and whoever reads it must be able to catch it.
+        # Of the public type: a result backend stores the class, and readers must be able to catch it.
         public = LockUnavailable(str(error), maybe_applied=error.maybe_applied, permanent=error.permanent)
         if isinstance(decision, Reschedule):
-            reschedule(
-                context.task,
-                call,
-                decision,
-                public,
-                claims=self._claims.claims,
-                line=self._line.place,
-                joins=call.joins,
-            )
+            self._reschedule(decision, public, call.joins)
         raise public from error
+
+    def _reschedule(
+        self, decision: Reschedule, why: EtcdLockError, joins: Duplicate | None, *, is_copy: bool = False
+    ) -> NoReturn:
+        """With what the message holds."""
+        claims, line = self._claims.claims, self._line.place
+        reschedule(self._context, decision, why, is_copy=is_copy, claims=claims, line=line, joins=joins)

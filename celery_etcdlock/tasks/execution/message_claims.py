@@ -1,9 +1,9 @@
 """The locks that were taken for a message when it was published: taken over, or released where they end with the start.
 
-The message's headers say under which names to look; the keys that are found there say what they are
-(``core.key_kinds``). So a claim that its producer never knew of, for want of an answer, is found as well, and one that
-stands for another message or another run of this one is left alone. One that isn't there any more has lapsed, or is
-with a copy of the message, or a newer call has been put in its place; only the last means that this one mustn't run.
+The message's headers say under which names to look, and the keys there say what they are (``core.key_kinds``). So a
+claim is found although its producer never got an answer, and a key of another message, or of another run of this one,
+is left alone. A claim that is gone has expired, or a copy of the message took it over, or a newer call took its place.
+Only then this one mustn't run.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from celery_etcdlock.tasks.execution.context import ExecutionContext
 from celery_etcdlock.tasks.execution.held_locks import HeldLocks
 from celery_etcdlock.tasks.execution.skip_or_reschedule import skip
 
-#: How often a claim is looked for anew that changed between the look and the release.
+#: How often to look again for a claim that changed between the look and the release.
 MOST_LOOKS = 3
 
 
@@ -28,14 +28,14 @@ class MessageClaims:
         self.claims = context.call.claims
 
     def check(self) -> None:
-        """End the message if a newer call took its place while it was away."""
+        """End the message if a newer call took its place while it was in its queue."""
         for claim in self.claims:
             keys = self._context.manager.pending.look(claim.name)
             if find(keys, self._context.call.delivery, Relation.OURS) is None:
                 end_if_superseded(self._context, claim.name)
 
     def release(self) -> None:
-        """Release what ends with the start of this run, whether the headers know of it or not."""
+        """Release what ends with the start of this run, whether the headers name it or not."""
         context, pending = self._context, self._context.manager.pending
         names = [context.lifetime.queued_name(name) for name in context.names()]
         claimed = {claim.name for claim in self.claims}
@@ -49,11 +49,11 @@ class MessageClaims:
         self.claims = ()
 
     def take_over(self) -> bool:
-        """Take over the locks that the headers know of. Returns whether all of the task's locks are held now."""
+        """Take over the locks that the headers name. Returns whether all of the task's locks are held now."""
         return bool(self.claims) and self.adopt()
 
     def adopt(self) -> bool:
-        """Take over what stands for this run, and the rest of the task's locks as anybody. All of them, or none."""
+        """Take over the keys of this run, and acquire the rest of the task's locks. All of them, or none."""
         context, names = self._context, self._context.names()
         claimed = {claim.name for claim in self.claims}
         for name in dict.fromkeys((*names, *claimed)):
@@ -83,8 +83,8 @@ class MessageClaims:
 def end_if_superseded(context: ExecutionContext, name: str) -> None:
     """End the message as skipped if a newer call is in its place. Raises ``LockUnavailable``.
 
-    To be called where no key under ``name`` stands for this message. The newer call left a mark, which is what counts:
-    the message's headers may be wrong.
+    Call it where no key under ``name`` is this message's. What counts is the mark that the newer call left: the
+    message's headers may be wrong.
     """
     if context.manager.pending.is_superseded(context.call.delivery.task_id):
-        skip(context.task, context.call, name, f"a newer call took its place in the queue, lock {name!r}")
+        skip(context, name, f"a newer call took its place in the queue, lock {name!r}")

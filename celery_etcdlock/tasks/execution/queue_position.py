@@ -1,12 +1,11 @@
-"""The place in line of a message that waits for its lock: kept while the message is away, and taken up when it is back.
+"""The queue position of a message that waits for its lock, while the message is back in its queue.
 
-A key stands for it without renewal, a while longer than the message's delay. Whose key comes first among those that are
-left has the lock (rule 2). The message's headers say where to look, and the key says whose it is: one that was put
-without an answer, or kept by a copy of the message, is taken up as well, and one that is gone is given up for a new one
-at the end.
+It is a key that nobody renews, and lasts a while longer than the message's delay. The first of the keys that are left
+owns the lock (rule 2). The message's headers say where to look, and the key says whose it is. So a position that got no
+answer, or that a copy of the message extended, is found as well. One that is gone is replaced by a new one at the end.
 
-Where the newest call wins (``replace``), it takes the place of an earlier call of the task that waits, which ends then;
-so at most one of them waits, and whoever runs is asked to let go.
+Where the newest call wins (``replace``), it takes the position of an earlier call of the task that waits, and that one
+ends. So at most one of them waits, and the one that runs is asked to release.
 """
 
 from __future__ import annotations
@@ -26,12 +25,12 @@ from celery_etcdlock.tasks.execution.message_claims import end_if_superseded
 
 logger = logging.getLogger("celery_etcdlock")
 
-#: Seconds for which a place in line stands after its message is due.
+#: Seconds for which a queue position lasts after its message is due.
 PLACE_SECONDS = 60.0
 
 
 class QueuePosition:
-    """``place`` is what the message has to show; ``None`` while it isn't in line. Raises ``LockUnavailable``."""
+    """``place`` is the message's position, or ``None``. Raises ``LockUnavailable``."""
 
     def __init__(self, context: ExecutionContext, held: HeldLocks) -> None:
         self._context = context
@@ -44,7 +43,7 @@ class QueuePosition:
         keys = self._context.manager.pending.look(place.name)
         if not self.take_up(place.name, keys):
             end_if_superseded(self._context, place.name)
-            # Its time was over, or a copy of the message had its turn: take a new one.
+            # It expired, or a copy of the message had its turn: take a new one.
             self.place = None
             return self._held.acquire([place.name])
         before = self._before(keys)
@@ -71,7 +70,7 @@ class QueuePosition:
         return preceding(keys, mine.create_revision)
 
     def take_position(self, conflict: Conflict, decision: Reschedule) -> None:
-        """Take a place, or keep the one that we have, or give it up: as the policy says."""
+        """Take a position, extend ours, or give it up: as the policy says."""
         context, place = self._context, self.place
         self._keys = ()
         if decision.replaces and conflict.keys and (place is not None or not context.call.comebacks):
@@ -115,20 +114,18 @@ class QueuePosition:
             record = replace(context.record, kind=KeyKind.POSITION)
             taken = context.manager.pending.keep(place, record, stands_for, replaces=older.delivery.task_id)
             if isinstance(taken, Claim):
-                logger.info("%s takes the place of %s in line", context.call.delivery.task_id, older.delivery.task_id)
+                logger.info("%s takes the queue position of %s", context.call.delivery.task_id, older.delivery.task_id)
                 self.leave()  # ours is behind it
                 self.place = taken
 
     def is_our_turn(self) -> bool:
-        """Whether the lock came free while we took our place."""
+        """Whether the lock came free while we took our position."""
         token = None if self.place is None else self.place.token
-        if not any(key.token == token for key in self._keys):
-            return False
-        before = self._before(self._keys)
-        return leave_room(before, self._context.options.lock_limit)
+        is_ours = any(key.token == token for key in self._keys)
+        return is_ours and leave_room(self._before(self._keys), self._context.options.lock_limit)
 
     def leave(self) -> None:
-        """Give the position up. Never raises for the store's sake."""
+        """Give the position up. Raises no error of the store."""
         if self.place is not None:
             self._context.manager.drop_position(self.place.name, self._context.call.delivery)
             self.place = None

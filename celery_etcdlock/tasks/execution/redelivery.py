@@ -1,34 +1,30 @@
-"""What a message does that its broker delivers twice: the copy runs if the first died, and else is done with.
+"""Handles a message that its broker delivers twice: the copy runs only if the first died.
 
-Brokers deliver again when a visibility timeout runs out, a connection or a channel is lost, or a worker dies, and not
-always say so. The lock keeps the copies apart while the first lives (``core.conflict_decision``). When the lock is
-free, either the first has come to its end, and left a mark (``locking.done_marks``), or it died, and left none: then
-the copy runs.
+Brokers redeliver when a visibility timeout runs out, a connection or channel is lost, or a worker dies, and don't
+always say so. The lock keeps the copies apart while the first runs (``core.conflict_decision``). When the lock is free,
+either the first has ended and left a mark (``locking.done_marks``), or it died and left none: then the copy runs.
 
 *The end* of a delivery is what Celery acknowledges it for: a result, a failure (unless ``acks_on_failure_or_timeout``
-is off), a retry or replacement that was published. Not a process that ends half-way, a time limit that kills it, a
-``Reject``, or a body that was interrupted because its lock was lost.
+is off), a retry or replacement that was published. Not a process that dies, a time limit that kills it, a ``Reject``,
+or a body that was interrupted because its lock was lost.
 
-Copies may have come back to their queue a different number of times, so that is left out of what is marked: whichever
-runs first, the others are done with.
+Copies may have been rescheduled a different number of times, so a mark leaves that out: whichever runs first, the
+others don't run.
 
-A message that was published without us doesn't say for which call it stands, so a copy of it can't be told from another
-call under its task id: there, marks are for ``acks_late`` tasks and messages that their broker says it delivers again.
+A message that was published without us doesn't name its call, so its copy looks like another call under its task id.
+There, marks are for ``acks_late`` tasks and for messages that the broker marks as redelivered.
 """
 
 from __future__ import annotations
 
 import logging
-from typing import Any
 
-from celery import Task
 from celery.exceptions import Ignore, Reject, Retry
 
 from celery_etcdlock.core.conflict_decision import Place
 from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.errors import LockLost
-from celery_etcdlock.locking.done_marks import DoneMarks
-from celery_etcdlock.tasks.entry.caller import Call
+from celery_etcdlock.tasks.execution.context import ExecutionContext
 from celery_etcdlock.tasks.message.headers import COPY_HEADER, header
 
 logger = logging.getLogger("celery_etcdlock")
@@ -45,12 +41,12 @@ class StillRuns(Ignore):
 class Redelivery:
     """One delivery, as far as there may be copies of it. ``expected``: take it that there are."""
 
-    def __init__(self, task: Task[Any, Any], call: Call, marks: DoneMarks, *, expected: bool = False) -> None:
+    def __init__(self, context: ExecutionContext, *, expected: bool = False) -> None:
+        self._context = context
         self._expected = expected
-        self._task = task
-        self._call = call
-        self._marks = marks
-        #: Whether the body was.
+        self._run = context.call.delivery.run
+        self._marks = context.manager.done
+        #: Set before the body is entered.
         self.entered = False
         self._owes_mark = False
         self._mark_is_put = False
@@ -58,58 +54,39 @@ class Redelivery:
     @property
     def _has_copies(self) -> bool:
         """Whether there may be copies of the message, and they can be told from another call's."""
-        request = self._call.request
-        if self._call.place is not Place.WORKER:
+        call, request = self._context.call, self._context.call.request
+        if call.place is not Place.WORKER:
             return False
-        if self._call.delivery.call is not None:
+        if call.delivery.call is not None or self._expected or self._context.task.acks_late:
             return True
         delivery_info = request.delivery_info if isinstance(request.delivery_info, dict) else {}
-        return bool(
-            self._expected or self._task.acks_late or delivery_info.get("redelivered") or header(request, COPY_HEADER)
-        )
-
-    def check(self, has_run: bool | None) -> None:
-        """To be called with the lock held, before the body. Raises ``HasRun``, or ``LockUnavailable``.
-
-        ``has_run`` is what the store said already, if it did: here and in the next.
-        """
-        self.check_has_run(has_run)
-        self.entered = True
-
-    def enter_unchecked(self) -> None:
-        """The body is entered although that couldn't be asked."""
-        self.entered = True
+        return bool(delivery_info.get("redelivered") or header(request, COPY_HEADER))
 
     def check_has_run(self, has_run: bool | None) -> None:
-        """The same where the lock can't be had."""
-        if not self._has_copies:
-            return
-        if has_run or (has_run is None and self._marks.seen(self._call.delivery.run)):
-            delivery = self._call.delivery
-            logger.info("Task %s[%s] has run already: this is a redelivered copy", self._task.name, delivery.task_id)
+        """Raises ``HasRun``, or ``LockUnavailable``. ``has_run`` is what the store said already, if it did."""
+        if self._has_copies and (has_run or (has_run is None and self._marks.seen(self._run))):
+            name, task_id = self._context.task.name, self._context.call.delivery.task_id
+            logger.info("Task %s[%s] has run already: this is a redelivered copy", name, task_id)
             raise HasRun("has run already")
 
     def ended(self, error: BaseException | None) -> None:
-        """To be called at the end, with what ended it and while the lock is still held."""
+        """Call it at the end, with what ended the run, while the lock is still held."""
         self._owes_mark = self._has_copies and self._is_end(error) and not self._mark_is_put
 
     @property
     def unwritten_mark(self) -> Delivery | None:
         """The run to be marked as ended, if it is to be and isn't yet."""
-        return self._call.delivery.run if self._owes_mark else None
+        return self._run if self._owes_mark else None
 
     def mark_is_put(self) -> None:
-        """It is put, or will be before anybody else gets the lock."""
+        """It is put, or will be before another run gets the lock."""
         self._mark_is_put = True
         self._owes_mark = False
 
     def put_mark(self) -> None:
-        """Put the mark, if it isn't yet: now, or when etcd answers again, and then before what is to be released.
-
-        Never raises for the store's sake.
-        """
+        """Put a due mark: now, or when etcd answers again, before the release. Raises no error of the store."""
         if self._owes_mark:
-            self._marks.put_in_the_end(self._call.delivery.run)
+            self._marks.put_in_the_end(self._run)
             self.mark_is_put()
 
     def _is_end(self, error: BaseException | None) -> bool:
@@ -117,4 +94,4 @@ class Redelivery:
             return False
         if error is None or isinstance(error, Ignore | Retry):
             return True
-        return isinstance(error, Exception) and bool(self._task.acks_on_failure_or_timeout)
+        return isinstance(error, Exception) and bool(self._context.task.acks_on_failure_or_timeout)

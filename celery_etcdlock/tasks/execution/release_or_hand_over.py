@@ -1,9 +1,8 @@
-"""Letting go of a lock when its task ends: release it, leave it to the next delivery, or let it stand for a while.
+"""What becomes of a lock when its task ends: release it, leave it to the next delivery, or keep it for a while.
 
-A retry and a replacement are published before the run that asks for them ends. Of a lock that is held until the task
-has been executed, the end of that run isn't the end: the key is marked as handed over and stands, without renewal,
-until the run that it is marked for takes it over, and no copy of another. If that one has other arguments, and so
-another lock, this one is free.
+A retry and a replacement are published before the run that asks for them ends. A lock that is held until the task has
+been executed doesn't end with that run: its key is marked as handed over, and nobody renews it. The run that it is
+marked for takes it over, and no copy of another. If that run has other arguments, and so another lock, it is released.
 """
 
 from __future__ import annotations
@@ -14,17 +13,16 @@ from typing import Any
 from celery import Task
 from celery.exceptions import Ignore, Retry
 
-from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.core.conflict_decision import Place
-from celery_etcdlock.core.record import KeyKind, Step
+from celery_etcdlock.core.record import KeyKind
 from celery_etcdlock.interruptions import interrupts
 from celery_etcdlock.locking.lock import Lock
-from celery_etcdlock.tasks.definition.lock_plan import LockPlan
 from celery_etcdlock.tasks.entry.caller import Call
+from celery_etcdlock.tasks.execution.context import ExecutionContext
 from celery_etcdlock.tasks.execution.redelivery import Redelivery
 from celery_etcdlock.tasks.message.due_time import seconds_until
 
-#: Seconds that a lock stands for a message that has been due since.
+#: Seconds that a message keeps its lock after it is due.
 PENDING_SECONDS = 3600.0
 
 #: Where ``SingletonTask.replace`` leaves the signature on the request.
@@ -32,24 +30,19 @@ REPLACEMENT = "_etcdlock_replacement"
 
 
 def release_or_hand_over(
-    task: Task[Any, Any],
-    plan: LockPlan,
-    call: Call,
-    lock: Lock,
-    ended_by: BaseException | None,
-    redelivery: Redelivery,
+    context: ExecutionContext, lock: Lock, ended_by: BaseException | None, redelivery: Redelivery
 ) -> None:
-    """Let go of ``lock``, held by a run that ended with ``ended_by``. Never raises for the store's sake.
+    """Release ``lock``, or leave it to the next delivery of a run that ended with ``ended_by``.
 
-    The mark that the run has ended, if ``redelivery`` owes one, is put with it or before.
+    The done mark, if ``redelivery`` has one to put, is put with it or before. Raises no error of the store.
     """
-    manager = EtcdLocks.from_app(task.app).manager
-    options = plan.options
-    successor = _successor(call, ended_by) if options.lifetime.hand_over else None
-    if successor is not None and _is_for(task, successor, lock):
+    manager, options = context.manager, context.options
+    successor = _successor(context.call, ended_by) if options.lifetime.hand_over else None
+    if successor is not None and _is_for(context.task, successor, lock):
         delay = (seconds_until(ended_by.when) or 0.0) if isinstance(ended_by, Retry) else 0.0
         stands_for = delay + (options.pending_ttl or PENDING_SECONDS)
-        step = _step(successor)
+        # The run that the signature makes: what Celery will say of it in the request.
+        step = int(successor.options.get("retries") or 0), int(successor.options.get("replaced_task_nesting") or 0)
         redelivery.put_mark()
         manager.keep(lock, replace(lock.record, kind=KeyKind.HANDOVER, successor=step), stands_for)
         return
@@ -59,7 +52,7 @@ def release_or_hand_over(
         manager.keep(lock, replace(lock.record, kind=KeyKind.LEAST_HOLD), remaining)
         return
     if lock.doubtful:
-        redelivery.put_mark()  # what resolves a doubt carries none
+        redelivery.put_mark()  # a release that resolves a doubt carries none
     if manager.release(lock, redelivery.unwritten_mark):
         redelivery.mark_is_put()
     else:
@@ -73,12 +66,6 @@ def _successor(call: Call, ended_by: BaseException | None) -> Any:
     if isinstance(ended_by, Retry):
         return getattr(ended_by, "sig", None)
     return getattr(call.request, REPLACEMENT, None) if isinstance(ended_by, Ignore) else None
-
-
-def _step(successor: Any) -> Step:
-    """Which run the signature makes: what Celery will say of it in the request."""
-    options = successor.options
-    return int(options.get("retries") or 0), int(options.get("replaced_task_nesting") or 0)
 
 
 def _is_for(task: Task[Any, Any], successor: Any, lock: Lock) -> bool:

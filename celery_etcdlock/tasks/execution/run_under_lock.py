@@ -1,11 +1,10 @@
-"""Runs a task's body under its lock: take it, run, let go of it in a ``finally``; or find out what else to do.
+"""Runs a task's body under its lock: acquire it, run, release it in a ``finally``; or do what the policy says.
 
-What is taken, and from whom, depends on the lifetime (``core.lifetimes``): a lock that was taken for the message is
-taken over, or released where it ends with the start (``tasks.execution.message_claims``); else the lock is acquired as
-by anybody who comes, or when it is our turn (``tasks.execution.queue_position``). What a key is to this run,
-``core.key_kinds`` says. Who can't have it meets the policy (``tasks.execution.meet_conflict``). Letting go is a
-release, but for a retry or replacement of the same message, to which the lock is left, and for a least hold
-(``tasks.execution.release_or_hand_over``).
+How the lock is taken depends on the lifetime (``core.lifetimes``). One that was taken for the message is taken over, or
+released where it ends with the start (``tasks.execution.message_claims``). Otherwise the lock is acquired, at once or
+when it is our turn (``tasks.execution.queue_position``). ``core.key_kinds`` says what a key is to this run. A run that
+can't have the lock meets the policy (``tasks.execution.meet_conflict``). At the end the lock is released, left to a
+retry or replacement of the same message, or kept for a least hold (``tasks.execution.release_or_hand_over``).
 """
 
 from __future__ import annotations
@@ -14,9 +13,8 @@ import logging
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import replace
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from celery import Task
 from celery.exceptions import Reject, Retry
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
@@ -25,7 +23,6 @@ from celery_etcdlock.core.key_kinds import Relation, find
 from celery_etcdlock.core.record import KeyKind, MessageRelation
 from celery_etcdlock.errors import EtcdLockError, LockUnavailable
 from celery_etcdlock.locking.outcomes import Claim, Conflict
-from celery_etcdlock.tasks.definition.lock_plan import LockPlan
 from celery_etcdlock.tasks.entry.caller import current_call, take_charge
 from celery_etcdlock.tasks.execution.context import MESSAGE_PREFIX, ExecutionContext
 from celery_etcdlock.tasks.execution.current_lock import CurrentLock, UnprotectedLock, holding
@@ -45,12 +42,7 @@ Result = TypeVar("Result")
 
 
 def run_under_lock(
-    task: Task[Any, Any],
-    plan: LockPlan,
-    names: Callable[[], tuple[str, ...]],
-    body: Callable[[], Result],
-    *,
-    once: bool = False,
+    task: Any, names: Callable[[], tuple[str, ...]], body: Callable[[], Result], *, once: bool = False
 ) -> Result:
     """Run ``body`` under the locks ``names``; with ``once``, only if no message of this id came to its end before.
 
@@ -60,7 +52,8 @@ def run_under_lock(
     call = current_call(task)
     if once:
         call = replace(call, delivery=replace(call.delivery, call=None))  # each call of it is the same
-    execution = _Execution(ExecutionContext(task, plan, call, EtcdLocks.from_app(task.app), names), once=once)
+    options = task._lock_plan.options
+    execution = _Execution(ExecutionContext(task, options, call, EtcdLocks.from_app(task.app), names), once=once)
     try:
         take_charge(call)
         # Around everything, since a signal may strike before the inner one is left.
@@ -83,8 +76,7 @@ def _run(execution: _Execution, body: Callable[[], Result]) -> Result:
                 return execution.body(body)
         if joined.error is not None:
             raise joined.error
-        result: Result = joined.result
-        return result
+        return cast("Result", joined.result)
     except BaseException as error:
         execution.ended_by = error
         raise
@@ -101,21 +93,19 @@ class _Execution:
         self._held = HeldLocks(context, self._interruption)
         self._line = QueuePosition(context, self._held)
         self._claims = MessageClaims(context, self._held)
-        self.redelivery = Redelivery(context.task, context.call, context.manager.done, expected=once)
+        self.redelivery = Redelivery(context, expected=once)
         self._conflicts = ConflictHandling(context, self._claims, self._line, self.redelivery)
         self.ended_by: BaseException | None = None
         self._had_lock = False
         self._has_let_go = False
 
     def _make_interruption(self) -> Interruption | None:
-        """Only a worker's task is interrupted: a process of somebody else's has its own use for signals."""
+        """Only a worker's task is interrupted: any other process may use signals for itself."""
         in_worker = self._context.call.place is Place.WORKER or running_here()
         return Interruption() if in_worker and self._context.options.on_lock_lost == "raise" else None
 
     def body(self, body: Callable[[], Result]) -> Result:
         return body() if self._interruption is None else self._interruption.run(body)
-
-    # --- taking -------------------------------------------------------------------------------------------------
 
     def take(self) -> CurrentLock | None:
         """The lock under which the body runs; ``None`` where its lifetime has ended by now."""
@@ -125,7 +115,7 @@ class _Execution:
                 self._conflicts.end_duplicate(call.duplicate)
             self._context.locks.circuit_breaker.check(self._context.locks.settings.timeout)
             if call.joins is not None:
-                take_result(self._context.task, call, call.joins)
+                take_result(self._context, call.joins)
             if call.comebacks:
                 self._claims.check()
             if lifetime.name == "until_expired":
@@ -200,7 +190,7 @@ class _Execution:
                 and conflict.name.startswith(MESSAGE_PREFIX)
                 and conflict.name not in self._context.names()
             ):
-                raise LockUnavailable(f"{conflict.name!r} is held by what this version can't read")
+                raise LockUnavailable(f"lock {conflict.name!r} is held by a key that this version can't read")
             decision = self._conflicts.meet(conflict, waited_for_predecessor)
             if related_key is not None:
                 self._context.manager.pending.await_change(related_key, conflict.name, decision.seconds)
@@ -216,12 +206,12 @@ class _Execution:
         context = self._context
         still_ran = self._conflicts.still_runs(joins)
         if not still_ran:
-            await_result(context.task, context.call, joins)
+            await_result(context, joins)
         self._acquire(context.names())
         if still_ran:
             # It released the lock between the two.
             self._held.release()
-            await_result(context.task, context.call, joins)
+            await_result(context, joins)
             self._acquire(context.names())
 
     def _is_solved(self, conflict: Conflict, names: tuple[str, ...]) -> bool:
@@ -237,28 +227,26 @@ class _Execution:
         left = find(conflict.keys, context.call.delivery, Relation.LEFT_BEHIND)
         return left is not None and context.manager.pending.drop(Claim(conflict.name, left.token, left.mod_revision))
 
-    # --- running and letting go ---------------------------------------------------------------------------------
-
     def check_not_done(self) -> None:
         """With the lock held, whether the body has run already."""
         try:
-            self.redelivery.check(self._held.has_run)
+            self.redelivery.check_has_run(self._held.has_run)
         except LockUnavailable as error:
             if self._context.locks.settings.on_unavailable != "run":
                 self._held.release()
             self._conflicts.unavailable(error)
             # The lock is held and stays so; what isn't known is whether a copy has run.
             logger.warning(
-                "Task %s[%s] runs although nobody can say whether it has run before, because "
-                "etcdlock_on_unavailable is 'run': %s",
+                "Task %s[%s] runs although it may have run before, because etcdlock_on_unavailable is 'run' and the "
+                "store can't be asked: %s",
                 self._context.task.name,
                 self._context.call.delivery.task_id,
                 error,
             )
-            self.redelivery.enter_unchecked()
+        self.redelivery.entered = True
 
     def end(self) -> None:
-        """Of all that the run holds. Goes on where an earlier one was cut off."""
+        """Release all that the run holds. A second call goes on where the first was interrupted."""
         if self._has_let_go:
             return
         try:
@@ -268,29 +256,24 @@ class _Execution:
         self._has_let_go = True
 
     def release(self) -> None:
-        context = self._context
         self.redelivery.ended(self.ended_by)
-        self._held.end_each(
-            lambda lock: release_or_hand_over(
-                context.task, context.plan, context.call, lock, self.ended_by, self.redelivery
-            )
-        )
+        self._held.end_each(lambda lock: release_or_hand_over(self._context, lock, self.ended_by, self.redelivery))
         self.redelivery.put_mark()  # where nothing was held any more
 
     def drop_leftovers(self) -> None:
-        """What the message held before it started and nobody will take over, since it came to its end."""
+        """Drop what the message held before it started and nobody will take over."""
         error = self.ended_by
         if isinstance(error, HasRun):
-            # What a copy waited with, beside the first: the claim and what waits for a retry aren't its to drop.
+            # Only what this copy waited with: the claim and what waits for a retry are the first's.
             self._line.leave()
         comes_again = isinstance(error, Retry | Reject | StillRuns | HasRun)
         if comes_again or (error is not None and not isinstance(error, Exception)):
-            return  # it comes again, and with it what it holds
+            return  # the message comes again, with what it holds
         context, place = self._context, self._line.place
         leftovers = () if context.lifetime.name == "until_expired" else self._claims.claims
         names = {claim.name for claim in (*leftovers, *([] if place is None else [place]))}
         if context.lifetime.hand_over and not self._had_lock and context.call.place is Place.WORKER:
-            # It ended without having had its lock: what its predecessor left for it, or will, nobody takes over.
+            # It ended without its lock: nobody takes over what its predecessor leaves for it.
             with suppress(EtcdLockError):
                 names.update(context.names())
         for name in sorted(names):

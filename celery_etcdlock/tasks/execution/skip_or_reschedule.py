@@ -7,16 +7,15 @@ import time
 from collections.abc import Sequence
 from typing import Any, NoReturn
 
-from celery import Task, states
+from celery import states
 from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
 
-from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.core.conflict_decision import Place, Reschedule
 from celery_etcdlock.core.events import TaskDeduplicated
 from celery_etcdlock.errors import EtcdLockError, LockConflict
 from celery_etcdlock.interruptions import interrupts
 from celery_etcdlock.locking.outcomes import Claim
-from celery_etcdlock.tasks.entry.caller import Call
+from celery_etcdlock.tasks.execution.context import ExecutionContext
 from celery_etcdlock.tasks.execution.redelivery import StillRuns
 from celery_etcdlock.tasks.message import headers as message_headers
 from celery_etcdlock.tasks.message.broker_delay import with_delay
@@ -25,11 +24,10 @@ from celery_etcdlock.tasks.message.due_time import seconds_until
 logger = logging.getLogger("celery_etcdlock")
 
 
-#: Seconds before a message expires from which on it doesn't come back any more.
+#: A message isn't rescheduled for less than so many seconds before it expires.
 EXPIRY_SECONDS = 1.0
 
-#: Of messages that RabbitMQ delayed. One that carries them into the same delay once more it takes for one that goes in
-#: circles, and drops.
+#: RabbitMQ writes them on messages that it delayed. With them, it would take the next delay for a cycle, and drop it.
 DEATH_HEADERS = ("x-death", "x-first-death-", "x-last-death-")
 
 
@@ -37,15 +35,17 @@ class Skipped(Ignore):
     """Ends a task that was skipped: its result is stored already, and says REVOKED."""
 
 
-def skip(task: Task[Any, Any], call: Call, name: str, reason: str) -> NoReturn:
+def skip(context: ExecutionContext, name: str, reason: str) -> NoReturn:
     """Don't run. The result is REVOKED and says why; so are those of the links behind it in a chain.
 
     A skipped run must look like neither a success nor a result that is still to come.
     """
+    task, call = context.task, context.call
     reason = f"not run: {reason}"
     logger.info("Task %s[%s] %s", task.name, call.delivery.task_id, reason)
-    if call.place is Place.WORKER or _stores_eager_results(task, call):
-        # Like a revoke, this calls no link_error. Other than a revoke, it ends the chain and the chord too.
+    stores_eager_result = call.place is Place.EAGER and bool(getattr(task, "store_eager_result", False))
+    if call.place is Place.WORKER or stores_eager_result:
+        # Like a revoke, this calls no link_error. Unlike a revoke, it ends the chain and the chord too.
         task.backend.mark_as_failure(
             call.delivery.task_id,
             TaskRevokedError(reason),
@@ -55,17 +55,13 @@ def skip(task: Task[Any, Any], call: Call, name: str, reason: str) -> NoReturn:
             state=states.REVOKED,
         )
     if call.place is Place.WORKER:
-        locks = EtcdLocks.from_app(task.app)
-        locks.tell(TaskDeduplicated(name, locks.record(call.delivery, task.name), reason))
+        context.locks.tell(TaskDeduplicated(name, context.locks.record(call.delivery, task.name), reason))
     raise Skipped(reason)
 
 
-def _stores_eager_results(task: Task[Any, Any], call: Call) -> bool:
-    return call.place is Place.EAGER and bool(getattr(task, "store_eager_result", False))
-
-
-def _has_result(task: Task[Any, Any], call: Call) -> bool:
+def _has_result(context: ExecutionContext) -> bool:
     """Whether another delivery of it has come to its end: Celery would store RETRY over a failure, for good."""
+    task, call = context.task, context.call
     try:
         return not call.request.ignore_result and task.backend.get_state(call.delivery.task_id) in states.READY_STATES
     except Exception as error:
@@ -75,8 +71,7 @@ def _has_result(task: Task[Any, Any], call: Call) -> bool:
 
 
 def reschedule(
-    task: Task[Any, Any],
-    call: Call,
+    context: ExecutionContext,
     decision: Reschedule,
     why: EtcdLockError,
     *,
@@ -85,26 +80,26 @@ def reschedule(
     line: Claim | None = None,
     joins: message_headers.Duplicate | None = None,
 ) -> NoReturn:
-    """Publish the message again, under its own id and with its own retries, to come after a delay; then end this run.
+    """Publish the message again, under its own id and with its own retries, with a delay; then end this run.
 
-    The new message is out before the old one is acknowledged: should we die in between there are two copies, which the
-    lock itself keeps apart, and never none. It takes along what this delivery holds: ``claims`` and a place in
-    ``line``. A redelivered copy leaves the result alone: it is the first's. One that can't be back before it expires
-    ends here: its worker would discard it, and its result be overwritten by that of this run.
+    The new message is published before the old one is acknowledged. If we die in between there are two copies, which
+    the lock keeps apart, and never none. The message takes along what this delivery holds: ``claims``, and its queue
+    position ``line``. A redelivered copy leaves the result alone: it is the first's. A message that would expire before
+    its delay is over ends here: its worker would discard it, and this run's result would overwrite its own.
     """
+    task, call = context.task, context.call
     request = call.request
     left = seconds_until(request.expires)
     seconds = decision.seconds if left is None else min(decision.seconds, left - EXPIRY_SECONDS)
     if seconds < 0:
         if is_copy:
             raise StillRuns(f"expired while it waited: {why}")
-        skip(task, call, why.name if isinstance(why, LockConflict) else "", f"it expired while it waited: {why}")
+        skip(context, why.name if isinstance(why, LockConflict) else "", f"it expired while it waited: {why}")
     headers = {name: value for name, value in (request.headers or {}).items() if not name.startswith(DEATH_HEADERS)}
     headers[message_headers.RESCHEDULES_HEADER] = decision.comebacks
     headers[message_headers.RETRIES_HEADER] = call.delivery.retries
-    headers[message_headers.WAITING_SINCE_HEADER] = (
-        call.waiting_since if call.waiting_since is not None else time.time()
-    )
+    since = time.time() if call.waiting_since is None else call.waiting_since
+    headers[message_headers.WAITING_SINCE_HEADER] = since
     headers[message_headers.WAITED_HEADER] = [round(call.waited, 3), round(seconds, 3)]
     if is_copy:
         headers[message_headers.COPY_HEADER] = True
@@ -130,10 +125,10 @@ def reschedule(
     except Exception as error:
         logger.exception("Task %s[%s] can't be sent back to its queue", task.name, call.delivery.task_id)
         if task.acks_late:
-            # Not acknowledged yet, so the broker itself can give it to us again.
+            # It isn't acknowledged yet, so the broker can deliver it again.
             raise Reject(str(error), requeue=True) from error
         raise why from error
-    if is_copy or _has_result(task, call):
+    if is_copy or _has_result(context):
         logger.info("Task %s[%s] is a redelivered copy and waits: %s", task.name, call.delivery.task_id, why)
         raise StillRuns(str(why))
     when: Any = seconds  # celery-types wants a numbers.Real

@@ -1,10 +1,10 @@
-"""Has RabbitMQ keep a message of a quorum queue until its delay is over, whatever exchange the queue is on.
+"""Lets RabbitMQ keep a delayed message of a quorum queue, whatever exchange the queue is on.
 
-A worker keeps a message with a delay in its own memory, and raises its prefetch count by one for it. On quorum queues
-that count is fixed, so a few such messages would keep the worker from all others. Celery (5.5 and later) has RabbitMQ
-keep them, in queues that it declares at the worker's start, but only where a queue is on a topic exchange, which isn't
-the default. Where a delay is over, its message comes out of one exchange, so it is enough to bind the queue to that one
-by a key of its own. That is done anew before each message: one without a binding would be lost.
+A worker keeps a delayed message in its own memory, and raises its prefetch count by one. On quorum queues that count is
+fixed, so a few delayed messages would block the worker. Celery (5.5 and later) lets RabbitMQ keep them, in queues that
+a worker declares when it starts, but only for queues on a topic exchange, which isn't the default. All delayed messages
+come out of one exchange, so we bind the queue to that exchange by a key of its own. We do that before each message,
+since a message without a binding would be lost.
 """
 
 from __future__ import annotations
@@ -55,9 +55,9 @@ def with_delay(app: Celery, delivery_info: dict[str, Any] | None, seconds: float
     except Exception as error:
         if interrupts(error):
             raise
-        # Whatever it was, the message must come back.
+        # Whatever it was, the message must be published.
         logger.warning(
-            "quorum queue %r can't be bound for delays, so a worker keeps its message: %s", queue.name, error
+            "quorum queue %r can't be bound for delays, so a worker keeps the message in memory: %s", queue.name, error
         )
         return {"countdown": seconds}
     delayed = copy.copy(queue)

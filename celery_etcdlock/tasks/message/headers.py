@@ -1,12 +1,12 @@
 """What travels in a message's headers, and how it is read.
 
-Locks that were taken when the message was published, its queue position, what was found out about it then, and how
-often it came back. Headers come from outside: what doesn't have the right shape or size counts as absent, and the
-message is treated as one without. None of the readers raises, whatever the headers are.
+They hold the locks that were taken when the message was published, its queue position, what was found out about it
+then, and how often it was rescheduled. Headers come from outside: one of the wrong shape or size counts as absent. No
+reader raises, whatever the headers are.
 
 *Whose they are.* Code that calls another task with ``headers=self.request.headers`` sends ours along. So they name the
 task id that they are for (``CALL_HEADER``), and on a message with another id none of them counts. What they say of keys
-in etcd is a hint where to look: the key itself decides (``core.key_kinds``).
+in etcd only tells where to look: the key itself decides (``core.key_kinds``).
 """
 
 from __future__ import annotations
@@ -18,26 +18,26 @@ from typing import Any
 from celery_etcdlock.errors import LockConflict
 from celery_etcdlock.locking.outcomes import Claim
 
-#: ``[task id, random]``: which call the message was published for, and so whose these headers are.
+#: ``[task id, random]``: the call that the message was published for, and so whose these headers are.
 CALL_HEADER = "etcdlock_call"
 #: ``[[name, token, revision], ...]``: the locks that this message holds.
 CLAIMS_HEADER = "etcdlock_claims"
 #: ``[name, token, revision]``: its queue position.
 POSITION_HEADER = "etcdlock_line"
-#: The name of the lock for which it came back.
+#: The name of the lock for which it was rescheduled.
 WAITS_FOR_HEADER = "etcdlock_waits_for"
-#: A ``Duplicate``: what it was found to be when it was published, and had to be published nevertheless.
+#: A ``Duplicate``: it was found to be one, but had to be published.
 DUPLICATE_HEADER = "etcdlock_duplicate"
 #: A ``Duplicate``: whose result it takes on.
 JOIN_HEADER = "etcdlock_joins"
-#: How often we sent the message back to its queue, and at which ``retries``: a later retry counts anew.
+#: How often we rescheduled the message, and at which ``retries``: a later retry counts anew.
 RESCHEDULES_HEADER = "etcdlock_comebacks"
 RETRIES_HEADER = "etcdlock_retries"
-#: Unix time of the first time that the message came back because of a conflict.
+#: Unix time at which the message was first rescheduled because of a conflict.
 WAITING_SINCE_HEADER = "etcdlock_waiting_since"
-#: ``[seconds, seconds]``: how long it had waited before it was published anew, and the delay that it got then.
+#: ``[seconds, seconds]``: how long it had waited when it was rescheduled, and the delay that it got then.
 WAITED_HEADER = "etcdlock_waited"
-#: Set on a redelivered copy that we sent back to its queue, since its broker then takes it for new.
+#: Set on a redelivered copy that we rescheduled, since its broker then takes it for new.
 COPY_HEADER = "etcdlock_copy"
 
 OUR_HEADERS = (
@@ -54,7 +54,7 @@ OUR_HEADERS = (
     COPY_HEADER,
 )
 
-#: Those that are written where a message comes back, and don't count for its retry.
+#: Those that are written when a message is rescheduled, and don't count for its retry.
 OF_ONE_RUN = frozenset(
     {POSITION_HEADER, WAITS_FOR_HEADER, JOIN_HEADER, RESCHEDULES_HEADER, WAITING_SINCE_HEADER, WAITED_HEADER}
 )
@@ -89,7 +89,7 @@ class Duplicate:
 
 
 def header(carrier: Any, name: str) -> object:
-    """A header of a request, a message or a dict of headers, wherever Celery put it; ``None`` for one of another's."""
+    """A header of a request, a message or a dict of headers; ``None`` for one of ours that is another message's."""
     value = _raw(carrier, name)
     if value is None or name not in OUR_HEADERS:
         return value
@@ -99,7 +99,7 @@ def header(carrier: Any, name: str) -> object:
 
 
 def _is_of_this_run(carrier: Any) -> bool:
-    """Whether it was this run that came back: a retry carries the headers of the run before it."""
+    """Whether this run was rescheduled: a retry carries the headers of the run before it."""
     written = _raw(carrier, RETRIES_HEADER)
     return written is None or written == _count(_raw(carrier, "retries"))
 

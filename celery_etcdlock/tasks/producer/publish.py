@@ -1,17 +1,15 @@
-"""Takes a task's lock when it is called, and publishes its message, or something better.
+"""Takes a task's lock when it is called, and publishes its message, or does what the policy says.
 
-One transaction, then the message, with the token in its headers. The key stands for the message without renewal
-(``locking.claims``), until a worker takes it over or drops it, until the worker that meets the message revoked, expired
-or rejected drops it (``worker.free_never_started``), or until its time is over. If the message can't be published it is
-dropped here.
+One transaction, then the message, with the token in its headers. Nobody renews the key (``locking.claims``). It lasts
+until a worker takes it over or drops it, until a worker finds the message revoked, expired or rejected and drops it
+(``worker.free_never_started``), or until it expires. If the message can't be published, the key is dropped here.
 
-*A conflict* meets the policy for this place. A call can only be left out where nobody has been promised its result: not
-in a chain, a group or a chord, nor where the caller chose the task id, nor with callbacks of its own that are to be
-called with the result that it joins. There the message is published, marked as the duplicate that it is, and gets its
-end from the worker.
+*A conflict* meets the policy for enqueueing. A call is left out only where nobody was promised its result: not in a
+chain, a group or a chord, not where the caller chose the task id, and not with callbacks of its own that need the
+result that it joins. There the message is published, marked as a duplicate, and the worker ends it.
 
-*In doubt*, when the store can't be asked, the message is published without a lock: the worker takes the lock when it
-starts, as for a message that somebody published without us.
+*In doubt*, when the store can't be asked, the message is published without a lock. The worker takes the lock when it
+starts, as for a message that was published without us.
 """
 
 from __future__ import annotations
@@ -20,7 +18,7 @@ import logging
 import secrets
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 
 from celery import Task
 from celery.result import AsyncResult
@@ -42,8 +40,13 @@ from celery_etcdlock.tasks.message.due_time import seconds_until
 
 logger = logging.getLogger("celery_etcdlock")
 
-#: Whoever chose one of these was promised a result under an id.
+#: A caller who sets one of these was promised a result under an id.
 PROMISES = ("chord", "group_id", "chain")
+
+#: A message with one of these headers was published before.
+_OF_PUBLISHED = frozenset(
+    {message_headers.CLAIMS_HEADER, message_headers.DUPLICATE_HEADER, message_headers.RESCHEDULES_HEADER}
+)
 
 Send = Callable[[str, dict[str, Any]], "AsyncResult[Any]"]
 
@@ -51,10 +54,10 @@ Send = Callable[[str, dict[str, Any]], "AsyncResult[Any]"]
 class Enqueued:
     """One call on its way to the broker. ``headers`` are what the message will carry."""
 
-    def __init__(self, task: Task[Any, Any], plan: LockPlan, task_id: str | None, options: Mapping[str, Any]) -> None:
+    def __init__(self, task: Any, task_id: str | None, options: Mapping[str, Any]) -> None:
         self.task = task
-        self.plan = plan
-        self.lifetime = plan.options.lifetime
+        self.plan: LockPlan = task._lock_plan
+        self.lifetime = self.plan.options.lifetime
         self.locks = EtcdLocks.from_app(task.app)
         self.promised = task_id is not None or any(options.get(name) is not None for name in PROMISES)
         self.has_callbacks = bool(options.get("link") or options.get("link_error"))
@@ -64,28 +67,24 @@ class Enqueued:
         self.in_chord_header = bool(options.get("chord"))
         self._options = options
         self._about: str | None = None
-        self.seconds = claim_seconds(task, plan, options)
+        self.seconds = claim_seconds(task, self.plan, options)
 
     @property
     def record(self) -> Record:
-        """Of the key that is to stand for this call."""
+        """What the key of this call holds."""
         delivery = Delivery(self.task_id, call=message_headers.call_in(self.headers))
         record = self.locks.record(delivery, self.task.name, self.plan.options.lock_limit, self._about)
         return replace(record, kind=KeyKind.WINDOW if self.lifetime.name == "until_expired" else KeyKind.CLAIM)
 
     def is_successor(self) -> bool:
         """A retry or replacement of the task that runs here, or a message that goes through once more."""
-        if (
-            message_headers.CLAIMS_HEADER in self.headers
-            or message_headers.DUPLICATE_HEADER in self.headers
-            or message_headers.RESCHEDULES_HEADER in self.headers
-        ):
+        if not _OF_PUBLISHED.isdisjoint(self.headers):
             return True
         current = self.task.app.current_worker_task
         return current is not None and current.request.id == self.task_id
 
     def names(self, args: tuple[Any, ...], kwargs: Mapping[str, Any]) -> tuple[str, ...]:
-        names = self.task._lock_names(args, dict(kwargs), self.headers, self._options)  # type: ignore[attr-defined]
+        names = self.task._lock_names(args, dict(kwargs), self.headers, self._options)
         self._about = getattr(names, "about", None)
         return tuple(self.lifetime.queued_name(name) for name in names)
 
@@ -97,14 +96,14 @@ class Enqueued:
         return max(conflicts, key=lambda conflict: len(conflict.keys)) if conflicts else None
 
     def hold(self, claim: Claim) -> None:
-        """From now on the message takes this claim along."""
+        """Write the claim into the message's headers."""
         self._claims.append(claim)
         self.headers[message_headers.CLAIMS_HEADER] = message_headers.written_claims(self._claims)
 
     def drop_claims(self) -> None:
-        """Give up what was taken for a message that nobody will get: now, or when the store answers again.
+        """Delete the claims of a message that won't be published: now, or when the store answers again.
 
-        Goes on where an earlier one was cut off.
+        A second call goes on where the first was interrupted.
         """
         while self._claims:
             self.locks.manager.drop_in_the_end(self._claims[0])
@@ -135,21 +134,17 @@ class Enqueued:
         return self._result_of_holder(error)
 
     def _replace(self, conflict: Conflict) -> bool:
-        """Put this call in the place of a queued one; a running one is asked to let go.
-
-        Returns whether it was queued.
-        """
+        """Take a queued call's place and return True, or ask a running one to release."""
         holder = conflict.holder
         if holder is None:
             return False
         key = conflict.keys[0]
         manager = self.locks.manager
-        older = holder.delivery.task_id
         if written_by_a_process(key):
             manager.ask_to_release(conflict.name, key, f"task {self.task_id}, which replaces it,")
-            return False
         if not is_replaceable(key):
             return False
+        older = holder.delivery.task_id
         claim = Claim(conflict.name, key.token, key.mod_revision)
         kept = manager.pending.keep(claim, self.record, self.seconds, replaces=older, on_claimed=self.hold)
         if isinstance(kept, Conflict):
@@ -161,26 +156,17 @@ class Enqueued:
         reason = f"not published: {error}"
         logger.info("Task %s %s", self.task.name, reason)
         self.locks.tell(TaskDeduplicated(error.name, self.record, reason))
-        result: AsyncResult[Any] = self.task.AsyncResult(error.task_id or "")
-        result.lock_conflict = error  # type: ignore[attr-defined]
-        return result
+        result = self.task.AsyncResult(error.task_id or "")
+        result.lock_conflict = error
+        return cast("AsyncResult[Any]", result)
 
 
-def publish(
-    task: Task[Any, Any],
-    plan: LockPlan,
-    args: tuple[Any, ...],
-    kwargs: Mapping[str, Any],
-    task_id: str | None,
-    options: Mapping[str, Any],
-    send: Send,
-) -> AsyncResult[Any]:
+def publish(call: Enqueued, args: tuple[Any, ...], kwargs: Mapping[str, Any], send: Send) -> AsyncResult[Any]:
     """Take the lock of this call and publish it by ``send``, or do what the policy says.
 
     Raises ``LockConflict`` if that is the policy, ``LockUnavailable`` if ``etcdlock_on_unavailable`` is ``raise``, and
     what ``send`` raises.
     """
-    call = Enqueued(task, plan, task_id, options)
     try:
         return _publish(call, args, kwargs, send)
     except BaseException:
@@ -214,18 +200,15 @@ def _publish(call: Enqueued, args: tuple[Any, ...], kwargs: Mapping[str, Any], s
 
 def with_call(headers: Mapping[str, Any] | None, task_id: str) -> dict[str, Any]:
     """The headers of a call under ``task_id``: marked as such, and without ours of another task's message."""
-    own = (
-        dict(headers or {})
-        if headers is None or message_headers.are_for(headers, task_id)
-        else message_headers.without_ours(headers)
-    )
-    if message_headers.RESCHEDULES_HEADER not in own:  # it was published without us, and comes back as it was
+    given = headers or {}
+    own = dict(given) if message_headers.are_for(given, task_id) else message_headers.without_ours(given)
+    if message_headers.RESCHEDULES_HEADER not in own:  # else it was published without us, and stays as it was
         own.setdefault(message_headers.CALL_HEADER, [task_id, secrets.token_hex(8)])
     return own
 
 
 def claim_seconds(task: Task[Any, Any], plan: LockPlan, options: Mapping[str, Any]) -> float:
-    """For how long the lock stands for the message: until it is due and has had its time (``pending_ttl``)."""
+    """For how long the message keeps its lock: until it is due, plus ``pending_ttl``."""
     if plan.options.unique_for is not None:
         return plan.options.unique_for
     due = seconds_until(options.get("eta")) or float(options.get("countdown") or 0.0)

@@ -1,11 +1,10 @@
-"""The calls of a group take their locks together: a hundred in a round trip, not one after the other.
+"""The calls of a group take their locks together: a hundred in one round trip.
 
-Celery publishes a group's members one by one and gives nobody a look at all of them, so this steps in between: before
-the first is published, the locks of all members are asked for at once, and each that was granted goes into the headers
-of its member, which is then published as one that holds its lock already. Whatever doesn't fit (a member that is a
-chain, a lock that is taken, the second call of one key) is left to the member itself.
+Celery publishes a group's members one by one. This steps in before the first: it asks for the locks of all members at
+once, and writes each lock that it got into its member's headers, so that the member is published with it. All others (a
+member that is a chain, a lock that is held, the second call of one key) ask by themselves.
 
-Nothing depends on it but the time: where Celery's group has changed, members take their locks one by one.
+This only saves time: if Celery's group has changed, members take their locks one by one.
 """
 
 from __future__ import annotations
@@ -42,7 +41,7 @@ def take_together() -> None:
                 yield result
                 waiting.pop(result.id, None)
         finally:
-            # Those that weren't published any more, because one before them failed.
+            # These weren't published, because one before them failed.
             for call in waiting.values():
                 call.drop_claims()
 
@@ -51,11 +50,11 @@ def take_together() -> None:
 
 
 def _claim(calls: Any, members: list[Any], options: dict[str, Any], held: dict[str, Enqueued]) -> None:
-    """Take what can be taken together. ``held`` gets the calls that hold their locks, by task id."""
+    """Take what can be taken together. ``held`` receives the calls that got their lock, by task id."""
     try:
         wanted = _wanted(calls.app, members, options)
     except (EtcdLockError, TypeError):
-        return  # a member whose arguments make no key: it says so itself, as it does alone
+        return  # a member's arguments make no key: its own call raises that
     for seconds, each in wanted.items():
         locks = each[0][1].locks
         settings = locks.settings
@@ -75,14 +74,14 @@ def _claim(calls: Any, members: list[Any], options: dict[str, Any], held: dict[s
             locks.circuit_breaker.tell(error, settings.timeout, settings.on_unavailable)
             if settings.on_unavailable == "raise":
                 raise
-            # Not a time-out for each of them: they go without, and their workers take the locks.
+            # Without a time-out for each of them: they are published without, and their workers take the locks.
             for signature, call, _ in each:
                 if call.task_id not in held:
                     signature.options["headers"] = {**call.headers, CLAIMS_HEADER: []}
 
 
 def _wanted(app: Any, members: list[Any], options: dict[str, Any]) -> dict[float, list[tuple[Any, Enqueued, str]]]:
-    """The members that take one lock when they are called, by how long it is to stand; each name once."""
+    """The members that take one lock when they are called, by how long they keep it; each name once."""
     wanted: dict[float, list[tuple[Any, Enqueued, str]]] = defaultdict(list)
     names = set()
     for signature, *_ in members:
@@ -91,10 +90,10 @@ def _wanted(app: Any, members: list[Any], options: dict[str, Any]) -> dict[float
         if plan is None or not plan.options.lifetime.at_enqueue or signature.options.get("headers"):
             continue
         args, kwargs, merged = signature._merge(options.get("args"), options.get("kwargs"), {})
-        call = Enqueued(task, plan, merged.get("task_id"), task._get_exec_options() | merged)
+        call = Enqueued(task, merged.get("task_id"), task._get_exec_options() | merged)
         found = call.names(tuple(args), kwargs)
         if len(found) == 1 and found[0] not in names and not call.is_successor():
             names.add(found[0])
-            # Alike to the second, so that members whose time differs by a moment go together.
+            # Rounded to a second, so that members whose times hardly differ go together.
             wanted[float(int(call.seconds) + 1)].append((signature, call, found[0]))
     return wanted if len(names) > 1 else {}

@@ -112,7 +112,7 @@ def test_a_beat_that_starts_without_etcd_works_once_it_is_there(lane: Lane) -> N
     [port] = free_ports(1)
     real, lane.store_ports = lane.store_ports, [port]
     beat = lane.start_beat()
-    wait_for(said(beat, "etcd can't be reached, and nothing is scheduled"), "it stands by and says so", 60)
+    wait_for(said(beat, "etcd is unreachable, nothing is scheduled"), "it stands by and says so", 60)
     assert lane.arrivals == []
     [way] = beat.store_ways
     way.server_port = real[0]

@@ -65,7 +65,7 @@ def test_locks_of_another_broker_and_keys_without_a_lease_are_named(app: Celery,
     client.call("/etcdserverpb.KV/Put", request.SerializeToString(), 5.0)
     ran = run_on(app, "doctor")
     assert "1 of them belong to tasks of another broker, such as theirs" in ran.out
-    assert "1 stand for ever, without a lease, such as stuck" in ran.out
+    assert "1 have no lease and never expire, such as stuck" in ran.out
     assert ran.code == 1
     assert run_on(app, "release", "stuck", "--force", "--yes").code == 0
     locks.manager.release(lock)

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable, Iterator
 
 import pytest
-from celery import Celery
+from celery import Celery, _state
 
 from celery_etcdlock import EtcdLocks, LockLost
 from celery_etcdlock.core.lock_table import LockTable
@@ -100,6 +100,10 @@ def test_doctor_finds_what_a_redis_lacks(app: Celery, new_app: Callable[..., Cel
     assert run_on(new_app(etcdlock_endpoints="redis://127.0.0.1:1/0"), "ls").code == 3
 
 
-def test_a_workers_start_line_names_the_redis(app: Celery, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_workers_start_line_names_the_redis(
+    app: Celery, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # A worker sets it for its whole process, and then no later test in this one may wait for a result.
+    monkeypatch.setattr(_state, "_task_join_will_block", False)
     CheckSettings(app.Worker(pool="solo", without_heartbeat=True, loglevel="INFO"))
     assert "locks in Redis at redis://" in capfd.readouterr().err

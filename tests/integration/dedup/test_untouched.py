@@ -96,7 +96,7 @@ def test_a_tasks_own_decorator_wins_and_patterns_for_nothing_are_named(new_proje
     name = "tests.integration.workers.app.strict"
     project = new_project(etcdlock_dedup={name: {"on_conflict": "skip"}, "no.such.*": "task_id"})
     worker = project.start_worker("-c", "2")
-    assert "the pattern 'no.such.*' in etcdlock_dedup decides for no task of this worker" in worker.text()
+    assert "the pattern 'no.such.*' in etcdlock_dedup applies to no task of this worker" in worker.text()
     running = project.module.strict.delay(60.0)
     project.bodies.wait_entered()
     assert type(outcome(project.module.strict.delay())).__name__ == "LockConflict"

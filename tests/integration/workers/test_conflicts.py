@@ -130,4 +130,4 @@ def test_a_worker_that_cannot_join_does_not_start(project: Project) -> None:
     """Rule 18."""
     worker = project.start_worker(wait=False, environment={"TEST_BACKEND": "disabled://"})
     assert worker.wait_exit() != 0
-    assert "on_conflict='join' takes on the stored result of another run, but the result backend is" in worker.text()
+    assert "on_conflict='join' needs the stored result of another run, but the result backend is" in worker.text()

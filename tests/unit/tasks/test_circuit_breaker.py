@@ -72,7 +72,7 @@ def test_it_is_said_once(circuit_breaker: CircuitBreaker, caplog: pytest.LogCapt
 
 
 def test_it_says_what_becomes_of_tasks(caplog: pytest.LogCaptureFixture) -> None:
-    for policy, does in (("retry", "come back later"), ("raise", "fail with"), ("run", "run without a lock")):
+    for policy, does in (("retry", "are retried"), ("raise", "fail with"), ("run", "run without a lock")):
         caplog.clear()
         with caplog.at_level(logging.WARNING, "celery_etcdlock"):
             CircuitBreaker().tell(REFUSED, 5, policy)
