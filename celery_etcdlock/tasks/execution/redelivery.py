@@ -58,15 +58,18 @@ class Redelivery:
     @property
     def _has_copies(self) -> bool:
         """Whether there may be copies of the message, and they can be told from another call's."""
+        if self._call.place is not Place.WORKER:
+            return False
+        return self._call.delivery.call is not None or self._expected or self._task.acks_late or self.is_known_copy
+
+    @property
+    def is_known_copy(self) -> bool:
+        """Whether its broker says that it was delivered before, or we found it to be a copy."""
         request = self._call.request
         if self._call.place is not Place.WORKER:
             return False
-        if self._call.delivery.call is not None:
-            return True
         delivery_info = request.delivery_info if isinstance(request.delivery_info, dict) else {}
-        return bool(
-            self._expected or self._task.acks_late or delivery_info.get("redelivered") or header(request, COPY_HEADER)
-        )
+        return bool(delivery_info.get("redelivered") or header(request, COPY_HEADER))
 
     def check(self, has_run: bool | None) -> None:
         """To be called with the lock held, before the body. Raises ``HasRun``, or ``LockUnavailable``.
@@ -84,7 +87,8 @@ class Redelivery:
         """The same where the lock can't be had."""
         if not self._has_copies:
             return
-        if has_run or (has_run is None and self._marks.seen(self._call.delivery.run)):
+        run = self._call.delivery.run
+        if has_run or self._marks.is_owed(run) or (has_run is None and self._marks.seen(run)):
             delivery = self._call.delivery
             logger.info("Task %s[%s] has run already: this is a redelivered copy", self._task.name, delivery.task_id)
             raise HasRun("has run already")
