@@ -29,6 +29,8 @@ FIRST_CONFLICT_SECONDS = 0.5
 LONGEST_CONFLICT_SECONDS = 15.0
 #: For those whose place is kept: being late costs them nothing but the time that the lock is free meanwhile.
 LONGEST_WAIT_SECONDS = 5.0
+#: Of the time that a copy has waited: at most by so much longer it waits than it had to.
+COPY_PART = 0.25
 FIRST_OUTAGE_SECONDS = 1.0
 LONGEST_OUTAGE_SECONDS = 60.0
 
@@ -105,8 +107,9 @@ def on_conflict(situation: Situation, jitter: random.Random) -> Skip | Fail | Re
         return Fail()
     if situation.place is Place.WORKER and situation.message_relation is not MessageRelation.STRANGER:
         if situation.message_relation is MessageRelation.COPY:
-            # Its counter stays, so that it is still known as a copy.
-            return Reschedule(_conflict_seconds(situation, jitter), situation.comebacks)
+            # Its counter stays, so that it is still known as a copy; its delays grow with the time that it has waited.
+            seconds = min(max(FIRST_CONFLICT_SECONDS, situation.waited * COPY_PART), LONGEST_WAIT_SECONDS)
+            return Reschedule(seconds * jitter.uniform(0.5, 1.0), situation.comebacks)
         if not situation.waited_for_predecessor:
             return WaitForPredecessor(PREDECESSOR_SECONDS)
         return Reschedule(_conflict_seconds(situation, jitter), situation.comebacks + 1)

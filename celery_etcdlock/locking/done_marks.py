@@ -51,8 +51,11 @@ class DoneMarks:
         done_seconds: float = DONE_SECONDS,
         *,
         schedule_mark: Callable[[Delivery], None] | None = None,
+        owes_mark: Callable[[Delivery], bool] = lambda delivery: False,
     ) -> None:
         self._schedule_mark = schedule_mark
+        #: Whether this process knows of a run's end that isn't marked yet. Asks nobody.
+        self.is_owed = owes_mark
         self._done_seconds = done_seconds
         self._leases = SharedLeases(store, clock, SPREAD)
         self._store = store

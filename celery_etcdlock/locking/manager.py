@@ -84,7 +84,14 @@ class LockManager:
             store, clock, timeout_seconds, wall_clock, schedule_delete=self._keeper.schedule_delete_on_shared
         )
         #: Which deliveries have come to their end.
-        self.done = DoneMarks(store, clock, timeout_seconds, done_seconds, schedule_mark=self._keeper.schedule_mark)
+        self.done = DoneMarks(
+            store,
+            clock,
+            timeout_seconds,
+            done_seconds,
+            schedule_mark=self._keeper.schedule_mark,
+            owes_mark=self._keeper.owes_mark,
+        )
         self.pid = os.getpid()
 
     def acquire(
@@ -360,7 +367,8 @@ class LockManager:
             self._lost_unnoticed(lock, "its key was gone when it was released")
             return False
         lock.was_ours = True
-        if isinstance(outcome, machines.Released) and lock.token_is_ours:
+        # After an interrupted try the key may be there all the same, as one that was left to stand (``keep``).
+        if isinstance(outcome, machines.Released) and lock.token_is_ours and not interrupted:
             self._tokens.give_back(lock.name, lock.token)
         if not told_as_lost:
             self._tell_released(lock)

@@ -16,7 +16,7 @@ After each renewal that worked the thread pays the session's *debts*: releases t
 releases of keys that a message brought along: once a second until the store answers, and for a moment at the end of the
 process. Marks that a run has ended come first (``done``), for whoever gets a lock that is released must find them. A
 session that is lost owes nothing any more once its lease is gone, so the thread revokes the lease, or leaves it to run
-out when the store is away. A session that nobody has used for a while is closed.
+out when the store is away or a mark is still owed. A session that nobody has used for a while is closed.
 
 The thread uses a store of its own, so that no other request can queue in front of a renewal.
 """
@@ -206,6 +206,10 @@ class SessionKeeper:
         """Have this run marked as ended, before anything that is owed is released."""
         self._unmarked[delivery, delivery.call] = None
         self._wake()
+
+    def owes_mark(self, delivery: Delivery) -> bool:
+        """Whether that is still to be done."""
+        return (delivery, delivery.call) in self._unmarked
 
     def drop(self, lock: Lock, why: str) -> None:
         """Have a lock that its holder forgot released. May be called by a finalizer: takes no mutex."""
@@ -418,7 +422,11 @@ class SessionKeeper:
 
     def _bury(self, session: Session) -> None:
         self._sessions.pop(session.lease, None)
-        self._revoke(session, self._renewal_store)
+        if self._may_flush():
+            self._revoke(session, self._renewal_store)
+        else:
+            # A lock of it may be one whose run isn't marked yet: whoever gets it then would run that once more.
+            self._strike_out(session.lease)
 
     def _revoke(self, session: Session, store: LockStore) -> None:
         try:

@@ -11,6 +11,7 @@ import pytest
 from celery_etcdlock.core.operations import (
     CheckKeys,
     Look,
+    Promote,
     Release,
     StoreOperation,
     TryAcquire,
@@ -168,3 +169,21 @@ def test_the_pool_keeps_the_names_used_last() -> None:
     assert pool.take("a") == tokens["a"]
     assert pool.take("c") == tokens["c"]
     assert pool.take("b") != tokens["b"]
+
+
+def test_a_token_whose_key_was_left_to_stand_doesnt_serve_again(manager: LockManager, meddled: Meddled) -> None:
+    """The key was left, and a signal struck before the answer was here: the release that follows finds it changed."""
+
+    def strike(operation: StoreOperation) -> None:
+        if isinstance(operation, Promote):
+            raise KeyboardInterrupt
+
+    lock = own(manager)
+    meddled.after = strike
+    with pytest.raises(KeyboardInterrupt):
+        manager.keep(lock, replace(lock.record, kind=KeyKind.LEAST_HOLD), 60.0)
+    meddled.after = lambda _: None
+    manager.keep(lock, replace(lock.record, kind=KeyKind.LEAST_HOLD), 60.0)
+    assert [key.token for key in manager.keys("a")] == [lock.token]
+    again = manager.acquire("a", replace(RECORD, delivery=Delivery("another")), ttl_seconds=30)
+    assert isinstance(again, Conflict)

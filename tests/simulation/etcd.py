@@ -53,6 +53,8 @@ class Etcd:
         self.compacted = 0
         self.fault: Callable[[Process, str, bytes], str | None] = lambda process, path, request: None
         self.disturbed_at = 0.0
+        #: Leases whose time was over; not those that were revoked.
+        self.ran_out: set[int] = set()
 
     def link(self, process: Process) -> Link:
         return self.links.setdefault(process.pid, Link())
@@ -87,6 +89,7 @@ class Etcd:
             scheduler.park(min(ends) + LAZY_SECONDS - scheduler.now if ends else None)
             for lease in self.state.leases:
                 if scheduler.now >= lease.ends_at + LAZY_SECONDS:
+                    self.ran_out.add(lease.ident)
                     self._move(expire(self.state._replace(now=scheduler.now), lease.ident))
 
     def change_leader(self) -> None:

@@ -13,6 +13,7 @@ from tests.simulation.broker import Message
 from tests.simulation.scheduler import Process
 
 if TYPE_CHECKING:
+    from tests.simulation.pool import Job
     from tests.simulation.world import World
 
 __all__ = ["Call", "Ledger", "Run", "Sent"]
@@ -55,6 +56,7 @@ class Run:
     began: float
     taken_at: float
     lock: Any
+    job: Job | None = None
     ended: float | None = None
     how: str = "runs"
 
@@ -78,6 +80,8 @@ class Ledger:
     forged: set[str] = field(default_factory=set)
     #: Whose lock was given up early, and said so.
     forfeited: set[str] = field(default_factory=set)
+    #: When a job deleted its own message's key before it entered a body, by task id: it ends, and its result follows.
+    let_go: dict[str, tuple[float, Job]] = field(default_factory=dict)
     unprotected: set[str] = field(default_factory=set)
     deaths: list[tuple[float, str]] = field(default_factory=list)
     disturbed_until: float = 0.0

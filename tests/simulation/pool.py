@@ -35,6 +35,12 @@ class Job:
     def task_id(self) -> str:
         return str(self.options["correlation_id"])
 
+    @property
+    def step(self) -> tuple[int, int]:
+        """Which run of its message: after how many retries and replacements."""
+        headers = self.arguments[2]
+        return headers.get("retries") or 0, headers.get("replaced_task_nesting") or 0
+
     def terminate(self, signal: int) -> None:
         if self.child is not None and not self.ready:
             self.pool.child_dies(self.child)

@@ -28,9 +28,28 @@ __all__ = ["Properties", "Violation"]
 IGNORED: set[str] = set()
 #: How long after the last trouble things must be in order again, besides two TTLs.
 SETTLE_SECONDS = 15.0
+#: And until a mark that is owed must have been put, besides a quarter of the TTL (docs/reliability.md).
+MARK_SECONDS = 3.0
 #: A run that ended so leaves its lock to the next of its message.
 GOES_ON = ("runs", "retry", "replace")
 ENDS = ("ok", "fail", "retry", "replace")
+#: What a result may be an error of.
+ERRORS = frozenset(
+    {
+        "ValueError",
+        "LockConflict",
+        "LockUnavailable",
+        "LockLost",
+        "TaskRevokedError",
+        "SoftTimeLimitExceeded",
+        "TimeLimitExceeded",
+        "WorkerLostError",
+        "Terminated",
+        # With the broker away: Celery's, of a retry, and of a replacement.
+        "Reject",
+        "OperationalError",
+    }
+)
 
 
 LOCKS = b"/celery-etcdlock/sim/v1/"
@@ -121,6 +140,8 @@ class Properties:
                 continue
             self.world.coverage.hit("key", f"{_shown(old)} -> {_shown(new)}")
             self._rewritten(after, key)
+            if new is None:
+                self._deleted(before, key)
             # The end of its time, and of its lease, come on top.
             if new is not None and new not in TRANSITIONS[old]:
                 self.fail("table of keys", f"{key.decode()} became {_shown(new)} from {_shown(old)}")
@@ -146,6 +167,18 @@ class Properties:
         if record is not None and token in entitled and record.delivery.task_id != entitled[token][0]:
             del entitled[token]
             self.world.coverage.hit("policy", "rewritten by a newer call")
+
+    def _deleted(self, before: EtcdState, key: bytes) -> None:
+        """A job that never enters its body frees what its message held, and stores why after that."""
+        current = self.world.scheduler.current
+        job = None if current is None else self.world.job_of(current.process)
+        record = next((decode_record(kv.value) for kv in before.kvs if kv.key == key), None)
+        if job is None or record is None or record.delivery.task_id != job.task_id:
+            return
+        if job.step < max(step_of(sent.message.headers) for sent in self.ledger.sent[job.task_id]):
+            return  # a copy of an earlier run, whose key it isn't
+        if not any(run.job is job for run in self.ledger.runs):
+            self.ledger.let_go[job.task_id] = self.now, job
 
     # --- calls ----------------------------------------------------------------------------------------------------
 
@@ -190,9 +223,13 @@ class Properties:
             if task_id in self.ledger.taken:
                 began.append(self.ledger.taken[task_id])
             return min([*began, *([ready] if ready is not None else [])], default=None)
+        if any(run.task_id == task_id and self.trusts(run) for run in self.ledger.running):
+            return None  # whatever its result says by now: Celery stores one for a copy that expires, too
         # A run that ends otherwise than by a retry or replacement lets go, just before its result is stored.
         ended = [run.ended for run in self.ledger.runs if run.task_id == task_id and run.how not in GOES_ON]
         ended += [run.began for run in self.ledger.running if run.task_id == task_id and not self.trusts(run)]
+        if task_id in self.ledger.let_go:
+            ended.append(self.ledger.let_go[task_id][0])
         return min([each for each in (ready, *ended) if each is not None], default=None)
 
     def excused_now(self, at: float) -> bool:
@@ -253,6 +290,11 @@ class Properties:
 
     def began(self, run: Run) -> None:
         ledger, config = self.ledger, self.world.plan.config
+        let_go = ledger.let_go.get(run.task_id)
+        if let_go is not None and let_go[1] is run.job:
+            # It was another key that it deleted, of an earlier run: this one's still stands. Else somebody has the lock
+            # now, which is looked at below.
+            del ledger.let_go[run.task_id]
         for earlier in ledger.runs:
             if earlier is run or (earlier.task_id, earlier.step) != (run.task_id, run.step):
                 continue
@@ -263,6 +305,8 @@ class Properties:
             ):
                 late = run.spec.while_running or earlier.ended + 0.5 < run.taken_at
                 known = self.now - earlier.ended < config.done_ttl
+                if late and known and self.owes_mark(earlier):
+                    ledger.unmarked.add(run.task_id)  # and so what it publishes is there twice
                 if late and known and run.task_id not in ledger.unmarked:
                     self.fail("ran again", f"{run.task_id} step {run.step} ran to its end ({earlier.how}) before")
         if run.spec.lock == "until_executed" and not {run.task_id, *self.taken_for(run.name)} & ledger.unprotected:
@@ -275,11 +319,24 @@ class Properties:
             if other is not run and other.task_id == run.task_id and self.trusts(other) and self.trusts(run):
                 self.fail("one id at once", f"{run.task_id} runs twice at once")
 
+    def owes_mark(self, run: Run) -> bool:
+        """Whether etcd was silent until the run's lock had run out, and answers since a moment only."""
+        lock, config = run.lock, self.world.plan.config
+        if not isinstance(lock, Lock) or self.world.is_marked(run):
+            return False
+        session: Session = lock.session
+        silent_until = max(self.ledger.disturbed_until, self.world.etcd.disturbed_at)
+        ran_out = session.lease in self.world.etcd.ran_out
+        return ran_out and self.now < silent_until + config.ttl / 4 + MARK_SECONDS
+
     def trusts(self, run: Run) -> bool:
         lock = run.lock
         return run.process.alive and isinstance(lock, Lock) and self.believes(lock)
 
     def stored(self, task_id: str, state: str, result: Any) -> None:
+        error = result.get("exc_type") if isinstance(result, dict) else None
+        if error is not None and error not in ERRORS:
+            self.fail("unexpected error", f"{task_id} is {state}, for {error}: {result.get('exc_message')}")
         before = [each for _, each, _ in self.ledger.stores.get(task_id, [])[:-1]]
         times = [at for at, each, _ in self.ledger.stores.get(task_id, [])[:-1] if each == states.SUCCESS]
         # Celery reads before it writes: what comes between is its own race.
@@ -332,6 +389,10 @@ class Properties:
                     continue
             left.append(f"{name} {record}")
         return left
+
+
+def step_of(headers: Any) -> tuple[int, int]:
+    return headers.get("retries") or 0, headers.get("replaced_task_nesting") or 0
 
 
 _record = lru_cache(maxsize=4096)(decode_record)

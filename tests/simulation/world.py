@@ -23,6 +23,7 @@ from tests.simulation.etcd import Etcd
 from tests.simulation.in_place import in_place
 from tests.simulation.ledger import Ledger, Run
 from tests.simulation.plan import BUSY_SECONDS, Plan
+from tests.simulation.pool import Job
 from tests.simulation.properties import Properties, Violation
 from tests.simulation.scheduler import EPOCH, Process, Scheduler
 from tests.simulation.worker import Worker, _State
@@ -106,10 +107,15 @@ class World:
 
     def jobs_of(self, process: Process) -> list[str]:
         """The task ids that the process works on."""
-        children = [child for worker in self.workers if hasattr(worker, "pool") for child in worker.pool.children]
-        return [child.job.task_id for child in children if child.process is process and child.job is not None]
+        job = self.job_of(process)
+        return [] if job is None else [job.task_id]
 
-    def _is_marked(self, run: Run) -> bool:
+    def job_of(self, process: Process) -> Job | None:
+        """What the process works on, if it is a pool's and works."""
+        children = [child for worker in self.workers if hasattr(worker, "pool") for child in worker.pool.children]
+        return next((child.job for child in children if child.process is process), None)
+
+    def is_marked(self, run: Run) -> bool:
         retries, replacements = run.step
         mark = f"/celery-etcdlock/sim/done/{escape_name(f'{run.task_id}:{retries}.{replacements}.')}"
         return bool(self.etcd.keys(mark.encode()))
@@ -117,7 +123,7 @@ class World:
     def dies(self, process: Process) -> None:
         """By ``kill -9``."""
         for run in self.ledger.runs:
-            if run.process is process and run.ended is not None and not self._is_marked(run):
+            if run.process is process and run.ended is not None and not self.is_marked(run):
                 # Between the end of its body and the mark, maybe for etcd's silence: a copy takes it for one that died
                 # (docs/reliability.md).
                 self.ledger.unmarked.add(run.task_id)
@@ -142,7 +148,8 @@ class World:
             lock = None
         number = request.retries + (request.replaced_task_nesting or 0)
         step = (request.retries, request.replaced_task_nesting or 0)
-        run = Run(request.id, step, spec, name, scheduler.current.process, scheduler.now, scheduler.now, lock)
+        process = scheduler.current.process
+        run = Run(request.id, step, spec, name, process, scheduler.now, scheduler.now, lock, self.job_of(process))
         ledger.runs.append(run)
         ledger.running.append(run)
         ledger.note(f"{run.process.name} runs {request.id[:8]} step {step} of {name}")

@@ -25,6 +25,7 @@ from celery_etcdlock.core.record import DIRECT_PREFIX, Delivery
 from celery_etcdlock.locking.outcomes import Claim
 from celery_etcdlock.tasks.entry.call_path import innermost
 from celery_etcdlock.tasks.message import headers as message_headers
+from celery_etcdlock.tasks.message.due_time import seconds_until
 
 _MARK = "_etcdlock_entered"
 _IN_CHARGE = "_etcdlock_in_charge"
@@ -47,6 +48,13 @@ class Call:
     #: What was found out about it when it was published; whose result it waits for.
     duplicate: message_headers.Duplicate | None = None
     joins: message_headers.Duplicate | None = None
+    #: Whether it came back as a copy with an end that is ours to keep: no worker has looked at ``request.expires``.
+    keeps_own_end: bool = False
+
+    @property
+    def has_expired(self) -> bool:
+        """Whether its end is over, if that is ours to keep."""
+        return self.keeps_own_end and seconds_until(self.request.expires) == 0.0
 
     @property
     def waited(self) -> float:
@@ -144,7 +152,17 @@ def current_call(task: Task[Any, Any]) -> Call:
         line=message_headers.position_in(request),
         duplicate=message_headers.duplicate_in(request, message_headers.DUPLICATE_HEADER),
         joins=message_headers.duplicate_in(request, message_headers.JOIN_HEADER),
+        keeps_own_end=_take_back_end(request),
     )
+
+
+def _take_back_end(request: Any) -> bool:
+    """Put the message's end where Celery and its retries look for it, if it came back without. Whether it did."""
+    ends = message_headers.text_in(request, message_headers.EXPIRES_HEADER)
+    if ends is None or seconds_until(ends) is None:
+        return False
+    request.expires = ends
+    return True
 
 
 def delivery_of(carrier: Any, comebacks: int = 0) -> Delivery:

@@ -66,7 +66,7 @@ class ConflictHandling:
                 waited_for_predecessor=waited_for_predecessor,
                 in_chord_header=call.request is not None and bool(call.request.chord),
                 comebacks=call.comebacks,
-                waited=call.waited if message_relation is MessageRelation.STRANGER else 0.0,
+                waited=call.waited if message_relation is not MessageRelation.SUCCESSOR else 0.0,
                 wait_timeout=context.options.wait_timeout,
             ),
             jitter,
@@ -141,12 +141,12 @@ class ConflictHandling:
         # Of the public type: a result backend stores the class, and readers must be able to catch it.
         public = LockUnavailable(str(error), maybe_applied=error.maybe_applied, permanent=error.permanent)
         if isinstance(decision, Reschedule):
-            self._reschedule(decision, public, call.joins)
+            self._reschedule(decision, public, call.joins, may_be_copy=self._redelivery.is_known_copy)
         raise public from error
 
     def _reschedule(
-        self, decision: Reschedule, why: EtcdLockError, joins: Duplicate | None, *, is_copy: bool = False
+        self, decision: Reschedule, why: EtcdLockError, joins: Duplicate | None, **of_copies: bool
     ) -> NoReturn:
         """With what the message holds."""
         claims, line = self._claims.claims, self._line.place
-        reschedule(self._context, decision, why, is_copy=is_copy, claims=claims, line=line, joins=joins)
+        reschedule(self._context, decision, why, claims=claims, line=line, joins=joins, **of_copies)

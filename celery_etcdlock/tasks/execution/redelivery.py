@@ -54,17 +54,26 @@ class Redelivery:
     @property
     def _has_copies(self) -> bool:
         """Whether there may be copies of the message, and they can be told from another call's."""
+        call = self._context.call
+        if call.place is not Place.WORKER:
+            return False
+        marks_all = call.delivery.call is not None or self._expected or self._context.task.acks_late
+        return marks_all or self.is_known_copy
+
+    @property
+    def is_known_copy(self) -> bool:
+        """Whether its broker says that it was delivered before, or we found it to be a copy."""
         call, request = self._context.call, self._context.call.request
         if call.place is not Place.WORKER:
             return False
-        if call.delivery.call is not None or self._expected or self._context.task.acks_late:
-            return True
         delivery_info = request.delivery_info if isinstance(request.delivery_info, dict) else {}
         return bool(delivery_info.get("redelivered") or header(request, COPY_HEADER))
 
     def check_has_run(self, has_run: bool | None) -> None:
         """Raises ``HasRun``, or ``LockUnavailable``. ``has_run`` is what the store said already, if it did."""
-        if self._has_copies and (has_run or (has_run is None and self._marks.seen(self._run))):
+        if not self._has_copies:
+            return
+        if has_run or self._marks.is_owed(self._run) or (has_run is None and self._marks.seen(self._run)):
             name, task_id = self._context.task.name, self._context.call.delivery.task_id
             logger.info("Task %s[%s] has run already: this is a redelivered copy", name, task_id)
             raise HasRun("has run already")

@@ -30,10 +30,11 @@ from celery_etcdlock.tasks.execution.held_locks import HeldLocks
 from celery_etcdlock.tasks.execution.interruption import Interruption, running_here
 from celery_etcdlock.tasks.execution.join import Joined, await_result, take_result
 from celery_etcdlock.tasks.execution.meet_conflict import ConflictHandling
-from celery_etcdlock.tasks.execution.message_claims import MessageClaims
+from celery_etcdlock.tasks.execution.message_claims import MOST_LOOKS, MessageClaims
 from celery_etcdlock.tasks.execution.queue_position import QueuePosition
 from celery_etcdlock.tasks.execution.redelivery import HasRun, Redelivery, StillRuns
 from celery_etcdlock.tasks.execution.release_or_hand_over import release_or_hand_over
+from celery_etcdlock.tasks.execution.skip_or_reschedule import skip
 from celery_etcdlock.tasks.message.headers import Duplicate
 
 logger = logging.getLogger("celery_etcdlock")
@@ -73,6 +74,7 @@ def _run(execution: _Execution, body: Callable[[], Result]) -> Result:
         else:
             with holding(lock):
                 execution.check_not_done()
+                execution.check_not_expired()
                 return execution.body(body)
         if joined.error is not None:
             raise joined.error
@@ -174,14 +176,21 @@ class _Execution:
 
     def _acquire(self, names: tuple[str, ...]) -> None:
         waited_for_predecessor = False
+        looks = 0
         while True:
             place = self._line.place
             if place is not None and names == (place.name,):
                 conflict = self._line.try_turn(place)
             else:
                 conflict = self._held.acquire(names)
-            if conflict is None or self._is_solved(conflict, names):
+            if conflict is None:
                 break
+            if find(conflict.keys, self._context.call.delivery, Relation.OURS) is not None:
+                if self._claims.adopt():
+                    break
+                looks += 1
+                if looks < MOST_LOOKS:
+                    continue  # deleted by its producer in this moment, or with a copy of the message now
             if self._acquires_again(conflict, names):
                 continue
             _, related_key = self._context.related_key(conflict)
@@ -214,11 +223,6 @@ class _Execution:
             await_result(context, joins)
             self._acquire(context.names())
 
-    def _is_solved(self, conflict: Conflict, names: tuple[str, ...]) -> bool:
-        """Whether what is in the way stands for this run, and all of its locks are held now."""
-        ours = find(conflict.keys, self._context.call.delivery, Relation.OURS)
-        return ours is not None and self._claims.adopt()
-
     def _acquires_again(self, conflict: Conflict, names: tuple[str, ...]) -> bool:
         """Whether to acquire again: with a queue position that was found, or without what was left behind."""
         context = self._context
@@ -244,6 +248,12 @@ class _Execution:
                 error,
             )
         self.redelivery.entered = True
+
+    def check_not_expired(self) -> None:
+        """With the lock held: what came back without Celery's own end, since the first run of its message may live."""
+        context = self._context
+        if context.call.has_expired:
+            skip(context, "", "it expired while it waited for an earlier run, which left no result")
 
     def end(self) -> None:
         """Release all that the run holds. A second call goes on where the first was interrupted."""

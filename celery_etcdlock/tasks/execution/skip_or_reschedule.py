@@ -19,7 +19,7 @@ from celery_etcdlock.tasks.execution.context import ExecutionContext
 from celery_etcdlock.tasks.execution.redelivery import StillRuns
 from celery_etcdlock.tasks.message import headers as message_headers
 from celery_etcdlock.tasks.message.broker_delay import with_delay
-from celery_etcdlock.tasks.message.due_time import seconds_until
+from celery_etcdlock.tasks.message.due_time import in_iso_format, seconds_until
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -76,6 +76,7 @@ def reschedule(
     why: EtcdLockError,
     *,
     is_copy: bool = False,
+    may_be_copy: bool = False,
     claims: Sequence[Claim] = (),
     line: Claim | None = None,
     joins: message_headers.Duplicate | None = None,
@@ -84,18 +85,22 @@ def reschedule(
 
     The new message is published before the old one is acknowledged. If we die in between there are two copies, which
     the lock keeps apart, and never none. The message takes along what this delivery holds: ``claims``, and its queue
-    position ``line``. A redelivered copy leaves the result alone: it is the first's. A message that would expire before
-    its delay is over ends here: its worker would discard it, and this run's result would overwrite its own.
+    position ``line``. A redelivered copy leaves the result alone: it is the first's.
+
+    A message that would expire before its delay is over ends here: its worker would discard it, and this run's result
+    would overwrite its own. Not a copy, for the first may be dead and have no result: it comes back without Celery's
+    ``expires`` and with an end of ours, which counts when it has the lock (``tasks.execution.run_under_lock``).
     """
     task, call = context.task, context.call
     request = call.request
     left = seconds_until(request.expires)
-    seconds = decision.seconds if left is None else min(decision.seconds, left - EXPIRY_SECONDS)
+    keeps_own_end = left is not None and (is_copy or may_be_copy)
+    seconds = decision.seconds if left is None or keeps_own_end else min(decision.seconds, left - EXPIRY_SECONDS)
     if seconds < 0:
-        if is_copy:
-            raise StillRuns(f"expired while it waited: {why}")
         skip(context, why.name if isinstance(why, LockConflict) else "", f"it expired while it waited: {why}")
     headers = {name: value for name, value in (request.headers or {}).items() if not name.startswith(DEATH_HEADERS)}
+    if not message_headers.are_for(headers, call.delivery.task_id):
+        headers = message_headers.without_ours(headers)  # of another's message, which must not stand beside its own
     headers[message_headers.RESCHEDULES_HEADER] = decision.comebacks
     headers[message_headers.RETRIES_HEADER] = call.delivery.retries
     since = time.time() if call.waiting_since is None else call.waiting_since
@@ -108,6 +113,7 @@ def reschedule(
         (message_headers.POSITION_HEADER, message_headers.written_claims([line])[0] if line is not None else None),
         (message_headers.WAITS_FOR_HEADER, why.name if isinstance(why, LockConflict) else None),
         (message_headers.JOIN_HEADER, joins.written() if joins is not None else None),
+        (message_headers.EXPIRES_HEADER, in_iso_format(request.expires, left or 0.0) if keeps_own_end else None),
     ):
         headers.pop(name, None)
         if written:
@@ -118,6 +124,7 @@ def reschedule(
         request.kwargs,
         retries=call.delivery.retries,
         headers=headers,
+        **({"expires": None} if keeps_own_end else {}),
         **with_delay(task.app, request.delivery_info, seconds),
     )
     try:

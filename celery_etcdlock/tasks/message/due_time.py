@@ -17,3 +17,10 @@ def seconds_until(when: object) -> float | None:
         due = when if when.tzinfo is not None else when.replace(tzinfo=timezone.utc)
         return max(0.0, due.timestamp() - time.time())
     return float(when) if isinstance(when, int | float) else None
+
+
+def in_iso_format(when: object, seconds: float) -> str:
+    """The same as text; ``seconds`` is how far off it is, where it isn't one yet."""
+    if isinstance(when, str):
+        return when
+    return datetime.fromtimestamp(time.time() + seconds, timezone.utc).isoformat()

@@ -39,6 +39,9 @@ WAITING_SINCE_HEADER = "etcdlock_waiting_since"
 WAITED_HEADER = "etcdlock_waited"
 #: Set on a redelivered copy that we rescheduled, since its broker then takes it for new.
 COPY_HEADER = "etcdlock_copy"
+#: When a copy that we sent back expires, in ISO format. In place of Celery's own, by which a worker would discard the
+#: copy and have its result say so, whatever became of the first.
+EXPIRES_HEADER = "etcdlock_expires"
 
 OUR_HEADERS = (
     CALL_HEADER,
@@ -52,11 +55,20 @@ OUR_HEADERS = (
     WAITING_SINCE_HEADER,
     WAITED_HEADER,
     COPY_HEADER,
+    EXPIRES_HEADER,
 )
 
 #: Those that are written when a message is rescheduled, and don't count for its retry.
 OF_ONE_RUN = frozenset(
-    {POSITION_HEADER, WAITS_FOR_HEADER, JOIN_HEADER, RESCHEDULES_HEADER, WAITING_SINCE_HEADER, WAITED_HEADER}
+    {
+        POSITION_HEADER,
+        WAITS_FOR_HEADER,
+        JOIN_HEADER,
+        RESCHEDULES_HEADER,
+        WAITING_SINCE_HEADER,
+        WAITED_HEADER,
+        EXPIRES_HEADER,
+    }
 )
 
 #: What is longer isn't ours.

@@ -6,6 +6,7 @@ import copy
 import json
 import time
 from collections.abc import Callable
+from contextlib import nullcontext
 from datetime import datetime, timedelta, timezone
 from types import SimpleNamespace
 from typing import Any
@@ -20,6 +21,7 @@ from celery_etcdlock.core.operations import (
     Enqueue,
     FenceSession,
     GrantLease,
+    Promote,
     Release,
     TryAcquire,
     TryAll,
@@ -38,6 +40,7 @@ from celery_etcdlock.tasks.execution import join
 from celery_etcdlock.tasks.message.headers import (
     CALL_HEADER,
     CLAIMS_HEADER,
+    COPY_HEADER,
     POSITION_HEADER,
     RESCHEDULES_HEADER,
     WAITED_HEADER,
@@ -199,10 +202,28 @@ def test_a_claim_that_its_producer_doubts_is_its_messages_and_nobody_else_delete
         assert find([key], delivery_of(message.headers), Relation.OURS) is key
         context.undo()
         worker.run(message)
-    if not worker.ran:  # its producer has deleted the claim in just that moment
-        worker.run(*worker.messages())
     assert len(worker.ran) == 1
     wait_for(lambda: worker.holders("name") == worker.holders("name:queued") == 0, "nothing is left")
+
+
+def test_a_claim_that_is_deleted_in_the_moment_of_its_take_over_leaves_the_lock_free(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its producer, which doubts it: the message doesn't know of it."""
+    task = worker.task(lock="until_executed", lock_key="name")
+    task.delay()
+    [message] = worker.messages()
+    message.headers.pop(CLAIMS_HEADER)
+
+    def delete() -> None:
+        [key] = worker.locks.holders("name")
+        assert worker.locks.manager.pending.drop(Claim("name", key.token, key.mod_revision))
+
+    worker.on_operation(monkeypatch, Promote, delete)
+    worker.run(message)
+    assert len(worker.ran) == 1
+    assert worker.messages() == []
+    assert worker.holders("name") == 0
 
 
 def _held_names(worker: Worker) -> Any:
@@ -342,6 +363,122 @@ def test_what_cant_be_back_before_it_expires_ends_as_expired(worker: Worker, pol
         assert "expired" in str(result.result)
     assert worker.holders("name") == 0
     worker.run(back)
+
+
+def soon() -> str:
+    return (datetime.now(timezone.utc) + timedelta(seconds=0.5)).isoformat()
+
+
+@pytest.mark.parametrize("first", ["has run", "is dead"])
+@pytest.mark.parametrize("lifetime", LIFETIMES)
+def test_a_copy_that_expires_while_it_waits_ends_when_the_first_has(worker: Worker, lifetime: str, first: str) -> None:
+    """Not before: whether the first will leave a result, nobody can say."""
+    copies: list[Any] = []
+
+    def meanwhile() -> None:
+        while copies:
+            worker.run(copies.pop())
+        if first == "is dead":
+            raise Killed
+
+    task = worker.task(meanwhile, lock=lifetime, lock_key="name", acks_late=True)
+    result = task.apply_async(expires=30)
+    [message] = worker.messages()
+    message.headers["expires"] = soon()
+    copies.append(copy.deepcopy(message))
+    with pytest.raises(Killed) if first == "is dead" else nullcontext():
+        worker.run(message)
+    [again] = worker.messages()
+    assert again.headers["expires"] is None, "else a worker ends it, whatever becomes of the first"
+    wait_for(lambda: soon_is_over(message), "it has expired")
+    worker.run(again)
+    assert worker.messages() == []
+    assert worker.ran == ([] if first == "is dead" else [None])
+    assert result.state == ("REVOKED" if first == "is dead" else "SUCCESS")
+    assert first == "has run" or "expired" in str(result.result)
+    assert worker.holders("name") == worker.holders("name:queued") == 0
+
+
+class Killed(BaseException):
+    """Ends a body as its process's death does: without a mark, or a result."""
+
+
+def soon_is_over(message: Any) -> bool:
+    return datetime.fromisoformat(message.headers["expires"]) < datetime.now(timezone.utc)
+
+
+def test_a_copy_that_is_back_before_it_expires_runs_and_so_expires_its_retry(worker: Worker) -> None:
+    """If the first is dead by then. What Celery reads of the end is there again."""
+    copies: list[Any] = []
+    ends: list[Any] = []
+
+    def body() -> None:
+        if copies:
+            worker.run(copies.pop())
+            raise Killed
+        ends.append(current_task.request.expires)
+
+    task = worker.task(body, lock_key="name", acks_late=True)
+    task.apply_async(expires=300)
+    [message] = worker.messages()
+    copies.append(copy.deepcopy(message))
+    with pytest.raises(Killed):
+        worker.run(message)
+    [again] = worker.messages()
+    worker.run(again)
+    assert ends == [message.headers["expires"]]
+
+
+def test_a_known_copy_that_nobody_can_decide_about_outlives_its_end(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first may run, or have run: a result that says that it expired would be in the place of the first's."""
+    task = worker.task(lock_key="name")
+    result = task.apply_async(expires=30)
+    [message] = worker.messages()
+    message.headers |= {"expires": soon(), COPY_HEADER: True}
+    with monkeypatch.context() as context:
+
+        def silent() -> None:
+            raise LockUnavailable("no answer")
+
+        worker.on_operation(context, TryAcquire, silent)
+        worker.run(message)
+    assert result.state == "RETRY"
+    [again] = worker.messages()
+    wait_for(lambda: soon_is_over(message), "it has expired")
+    worker.locks.circuit_breaker.over()
+    worker.run(again)
+    assert worker.ran == []
+    assert result.state == "REVOKED"
+
+
+def test_a_copy_knows_of_a_run_in_its_own_process_that_etcd_doesnt_know_of_yet(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Etcd was silent until the lease of its lock had ended, and gives the copy the lock before it has the mark."""
+    task = worker.task(lock_key="name")
+    task.delay()
+    [message] = worker.messages()
+    keeper = worker.locks.manager._keeper
+    monkeypatch.setattr(keeper, "_put_marks", lambda timeout_seconds: False)
+    keeper.schedule_mark(delivery_of(message.headers).run)
+    worker.run(message)
+    assert worker.ran == []
+
+
+def test_what_comes_back_has_no_headers_of_another_message(worker: Worker) -> None:
+    """Published by code that hands on all headers, and not through us."""
+    task = worker.task(lock_key="name", on_conflict="retry")
+    task.delay()
+    [message] = worker.messages()
+    message.headers |= {CALL_HEADER: ["somebody", "else"], COPY_HEADER: True}
+    with worker.locks.lock("name"):
+        worker.run(message)
+    [again] = worker.messages()
+    assert again.headers[RESCHEDULES_HEADER] == 1
+    assert CALL_HEADER not in again.headers
+    assert COPY_HEADER not in again.headers
 
 
 @pytest.fixture
