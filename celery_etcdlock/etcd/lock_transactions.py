@@ -20,7 +20,7 @@ from typing import Any
 
 from celery_etcdlock.core import operations as ops
 from celery_etcdlock.core import replies as store_replies
-from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.ownership import Key, find_key
 from celery_etcdlock.core.record import KeyKind, encode_record
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.key_layout import Layout, end_of, keys_in, read, unchanged
@@ -183,11 +183,9 @@ class LockTransactions:
         if response.succeeded:
             return store_replies.Owned(revision, has_run)
         refused = self._why_refused(operation, response, revision)
-        return (
-            _mine_or_all(operation, refused.keys, revision, has_run)
-            if isinstance(refused, store_replies.Present)
-            else refused
-        )
+        if not isinstance(refused, store_replies.Present):
+            return refused
+        return _mine_or_all(operation, refused.keys, revision, has_run)
 
     def _each_tried(self, operation: ops.TryEach, response: Any, revision: int) -> store_replies.StoreReply:
         if not response.succeeded:
@@ -240,7 +238,7 @@ class LockTransactions:
         if not session:
             return store_replies.SessionGone()
         keys = self._keys(response.responses[1:], operation.name)
-        mine = next((key for key in keys if key.token == operation.token), None)
+        mine = find_key(keys, operation.token)
         as_expected = mine is None if unchanged_at is None else mine is not None and mine.mod_revision == unchanged_at
         if as_expected and session[0].mod_revision != operation.epoch:
             return store_replies.EpochMoved(session[0].mod_revision)
@@ -260,12 +258,10 @@ def _mine_or_all(
 
     Who puts a key creates it. If it was rewritten since, that was somebody else, whose write isn't ours to undo.
     """
-    mine = next((key for key in keys if key.token == operation.token), None)
-    return (
-        store_replies.Present(keys, revision, has_run)
-        if mine is None
-        else store_replies.Owned(mine.create_revision, has_run)
-    )
+    mine = find_key(keys, operation.token)
+    if mine is None:
+        return store_replies.Present(keys, revision, has_run)
+    return store_replies.Owned(mine.create_revision, has_run)
 
 
 def _asks(operation: ops.TryAcquire | ops.Promote) -> bool:

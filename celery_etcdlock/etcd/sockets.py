@@ -225,10 +225,10 @@ def connect_tcp(sockets: Sockets, host: str, port: int, deadline: float) -> Plai
     try:
         addresses = resolve(sockets, host, port, deadline)
     except TimeoutError:
-        raise ConnectFailed(f"{endpoint}: the host name wasn't resolved in time", endpoint=endpoint) from None
+        raise ConnectFailed("the host name wasn't resolved in time", endpoint=endpoint) from None
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConnectFailed(f"{endpoint}: the host name can't be resolved: {reason}", endpoint=endpoint) from error
+        raise ConnectFailed(f"the host name can't be resolved: {reason}", endpoint=endpoint) from error
     problem: OSError | None = None
     for position, address in enumerate(addresses):
         now = sockets.monotonic()
@@ -238,9 +238,9 @@ def connect_tcp(sockets: Sockets, host: str, port: int, deadline: float) -> Plai
         except OSError as error:
             problem = error
     if isinstance(problem, TimeoutError) and problem.errno is None:
-        raise ConnectFailed(f"{endpoint}: no connection in time", endpoint=endpoint) from problem
+        raise ConnectFailed("no connection in time", endpoint=endpoint) from problem
     reason = (problem.strerror or str(problem)) if problem else "no address"
-    raise ConnectFailed(f"{endpoint}: {reason}", endpoint=endpoint) from problem
+    raise ConnectFailed(reason, endpoint=endpoint) from problem
 
 
 def _connect_one(sockets: Sockets, address: Address, deadline: float) -> PlainChannel:
