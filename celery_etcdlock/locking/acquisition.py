@@ -17,10 +17,7 @@ from celery_etcdlock.core import protocol as machines
 from celery_etcdlock.core.events import LockEvent, LockWaiting
 from celery_etcdlock.core.ownership import Standing, standing
 from celery_etcdlock.core.record import Record
-from celery_etcdlock.core.replies import (
-    Queued,
-    StoreReply,
-)
+from celery_etcdlock.core.replies import Queued, StoreReply
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.cancel_wait import WaitCancellation
 from celery_etcdlock.locking.clock import Clock

@@ -17,11 +17,7 @@ from typing import Any
 
 from celery_etcdlock.core import protocol as machines
 from celery_etcdlock.core.expiry import ending
-from celery_etcdlock.core.operations import (
-    AwaitChange,
-    LookForMark,
-    TryAcquire,
-)
+from celery_etcdlock.core.operations import AwaitChange, LookForMark, TryAcquire
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.core.replies import MarkSeen

@@ -17,12 +17,7 @@ from typing import cast
 
 from celery_etcdlock.core import events as lock_events
 from celery_etcdlock.core import protocol as machines
-from celery_etcdlock.core.operations import (
-    AskToRelease,
-    Look,
-    MarkDone,
-    TryAcquire,
-)
+from celery_etcdlock.core.operations import AskToRelease, Look, MarkDone, TryAcquire
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.replies import Present

@@ -32,12 +32,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery_etcdlock.core.operations import RevokeLease
-from celery_etcdlock.core.protocol import (
-    Renew,
-    Renewed,
-    SessionLost,
-    Unavailable,
-)
+from celery_etcdlock.core.protocol import Renew, Renewed, SessionLost, Unavailable
 from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock

@@ -22,11 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 from celery_etcdlock.core.operations import HeldKey
 from celery_etcdlock.core.protocol import Opened
-from celery_etcdlock.core.replies import (
-    EpochMoved,
-    SessionFenced,
-    StoreReply,
-)
+from celery_etcdlock.core.replies import EpochMoved, SessionFenced, StoreReply
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.forked_copies import NOT_HELD, share_with_copies
 from celery_etcdlock.locking.lease_page import LeasePage

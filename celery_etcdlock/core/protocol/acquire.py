@@ -38,13 +38,7 @@ from celery_etcdlock.core import operations as ops
 from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.expiry import Expiry
 from celery_etcdlock.core.key_kinds import is_kept_out
-from celery_etcdlock.core.ownership import (
-    Key,
-    Standing,
-    effective_limit,
-    preceding,
-    standing,
-)
+from celery_etcdlock.core.ownership import Key, Standing, effective_limit, preceding, standing
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
 from celery_etcdlock.core.protocol.resolve_doubt import Resolve, Resolved
 from celery_etcdlock.core.record import Record

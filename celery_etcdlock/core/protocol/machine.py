@@ -6,10 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from celery_etcdlock.core.operations import (
-    Operation,
-    Pause,
-)
+from celery_etcdlock.core.operations import Operation, Pause
 from celery_etcdlock.core.replies import Reply
 from celery_etcdlock.errors import LockUnavailable
 

@@ -19,12 +19,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from celery_etcdlock.core import replies as store_replies
-from celery_etcdlock.core.operations import (
-    FenceSession,
-    Look,
-    Operation,
-    Release,
-)
+from celery_etcdlock.core.operations import FenceSession, Look, Operation, Release
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.protocol.machine import Machine, Unavailable
 

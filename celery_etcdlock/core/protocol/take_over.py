@@ -21,10 +21,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from celery_etcdlock.core import replies as store_replies
-from celery_etcdlock.core.operations import (
-    Operation,
-    Promote,
-)
+from celery_etcdlock.core.operations import Operation, Promote
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.protocol.acquire import Acquired
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try

@@ -12,11 +12,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from celery_etcdlock.core import replies as store_replies
-from celery_etcdlock.core.operations import (
-    Enqueue,
-    FenceSession,
-    Operation,
-)
+from celery_etcdlock.core.operations import Enqueue, FenceSession, Operation
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
 from celery_etcdlock.core.record import Record
