@@ -91,7 +91,7 @@ def read(key: bytes, range_end: bytes = b"", *, keys_only: bool = False) -> Any:
 
 
 def pages(read_page: Callable[..., Any], start: bytes) -> Iterator[Any]:
-    """All that begins with ``start``, in pages of one revision. ``read_page`` takes the fields of a ``RangeRequest``."""
+    """All that begins with ``start``, by one revision. ``read_page`` takes the fields of a ``RangeRequest``."""
     key, revision = start, 0
     while True:
         page = read_page(key=key, range_end=end_of(start), limit=KEYS_PER_PAGE, revision=revision)

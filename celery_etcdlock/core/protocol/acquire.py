@@ -38,7 +38,7 @@ from celery_etcdlock.core import operations as ops
 from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.expiry import Expiry
 from celery_etcdlock.core.key_kinds import is_kept_out
-from celery_etcdlock.core.ownership import Key, Standing, effective_limit, preceding, standing
+from celery_etcdlock.core.ownership import Key, Standing, effective_limit, find_key, preceding, standing
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
 from celery_etcdlock.core.protocol.resolve_doubt import Resolve, Resolved
 from celery_etcdlock.core.record import Record
@@ -176,7 +176,7 @@ class Acquire(Machine[AcquireOutcome]):
 
     def _on_present(self, reply: store_replies.Present, now: float) -> ops.Operation | AcquireOutcome:
         keys = reply.keys
-        mine = next((key for key in keys if key.token == self._token), None)
+        mine = find_key(keys, self._token)
         self._others = tuple(key for key in keys if key.token != self._token)
         if self._state is State.TRYING:
             limit = effective_limit(self._record.limit, keys)
