@@ -18,7 +18,7 @@ from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient
 from celery_etcdlock.etcd.errors import Compacted, LeaseNotFound, PermissionDenied
 from celery_etcdlock.etcd.etcd_store import EtcdStore
-from celery_etcdlock.etcd.key_layout import Layout, end_of, pages, token_in, unchanged
+from celery_etcdlock.etcd.key_layout import Layout, end_of, names_deleted, pages, token_in, unchanged, watch_request
 
 MOST_NOTE_BYTES = 256 * 1024
 #: Where apps have their prefix unless ``etcdlock_prefix`` says otherwise, and how many of them are named at most.
@@ -69,16 +69,12 @@ class EtcdInspector:
 
     def deletions(self, after_revision: int) -> Iterator[set[str]]:
         for events in self._events(after_revision, filters=[messages.WatchCreateRequest.NOPUT]):
-            keys = (event.kv.key[len(self._start) :].decode("utf-8", "replace") for event in events)
-            yield {key.rpartition("/")[0] for key in keys}
+            yield names_deleted(events, self._start)
 
     def _events(self, after_revision: int, **options: Any) -> Iterator[list[Any]]:
         """Events as they come; nothing about once a second when none does."""
         while True:
-            create = messages.WatchCreateRequest(
-                key=self._start, range_end=self._end, start_revision=after_revision + 1, **options
-            )
-            request = messages.WatchRequest(create_request=create).SerializeToString()
+            request = watch_request(self._start, after_revision, **options)
             with self._client.stream(messages.WATCH, request, LONGEST_WATCH_SECONDS) as stream:
                 while not stream.ended:
                     answer = stream.receive(QUIET_SECONDS)
@@ -180,7 +176,7 @@ class EtcdInspector:
         return self._start + f"{entry.segment}/{entry.key.token}".encode()
 
     def _key_entry(self, kv: Any) -> KeyEntry | None:
-        segment, slash, token = kv.key[len(self._start) :].decode("utf-8", "replace").rpartition("/")
+        segment, slash, token = token_in(kv, self._start).rpartition("/")
         if not slash:
             return None
         key = Key(token, kv.create_revision, kv.mod_revision, decode_record(kv.value), kv.lease)

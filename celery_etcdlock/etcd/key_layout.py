@@ -102,6 +102,19 @@ def pages(read_page: Callable[..., Any], start: bytes) -> Iterator[Any]:
         key = page.kvs[-1].key + b"\0"
 
 
+def watch_request(start: bytes, after_revision: int, **options: Any) -> bytes:
+    """Request: watch all that begins with ``start``, from after this revision."""
+    create = messages.WatchCreateRequest(
+        key=start, range_end=end_of(start), start_revision=after_revision + 1, **options
+    )
+    return bytes(messages.WatchRequest(create_request=create).SerializeToString())
+
+
+def names_deleted(events: Iterable[Any], start: bytes) -> set[str]:
+    """The escaped names of the locks whose keys these events are about."""
+    return {token_in(event.kv, start).rpartition("/")[0] for event in events}
+
+
 def token_in(kv: Any, start: bytes) -> str:
     """The last part of a key that begins with ``start``."""
     token: str = kv.key[len(start) :].decode("utf-8", "replace")
