@@ -162,6 +162,11 @@ class Record:
         """Whether the task of this name wrote it. Long names are cut, here and there alike."""
         return self.task == _cut(name)
 
+    @property
+    def asks_if_done(self) -> bool:
+        """Whether a write with it asks if its run has come to its end before: that of a run that is about to begin."""
+        return self.kind is KeyKind.HELD and self.delivery.call is not None
+
 
 def encode_record(record: Record) -> bytes:
     """The record as it is stored. Long texts are cut: they are for people."""

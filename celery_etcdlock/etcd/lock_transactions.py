@@ -21,7 +21,7 @@ from typing import Any
 from celery_etcdlock.core import operations as ops
 from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.ownership import Key, find_key
-from celery_etcdlock.core.record import KeyKind, encode_record
+from celery_etcdlock.core.record import encode_record
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.key_layout import Layout, end_of, keys_in, read, unchanged
 
@@ -137,7 +137,7 @@ class LockTransactions:
     def _done(self, operation: ops.TryAcquire | ops.Promote) -> list[Any]:
         """Read the mark of the run that asks, if its messages can be told from those of another call."""
         delivery = operation.record.delivery
-        return [read(self._layout.done_mark(delivery.run), keys_only=True)] if _asks(operation) else []
+        return [read(self._layout.done_mark(delivery.run), keys_only=True)] if operation.record.asks_if_done else []
 
     def _epoch(self, operation: ops.TryAcquire | ops.Enqueue | ops.Promote) -> Any:
         return unchanged(self._layout.session_key(operation.lease), operation.epoch)
@@ -264,13 +264,8 @@ def _mine_or_all(
     return store_replies.Owned(mine.create_revision, has_run)
 
 
-def _asks(operation: ops.TryAcquire | ops.Promote) -> bool:
-    """Whether the operation asks if its run has come to its end before: one that is about to run."""
-    return operation.record.kind is KeyKind.HELD and operation.record.delivery.call is not None
-
-
 def _has_run(operation: ops.TryAcquire | ops.Promote, response: Any) -> bool | None:
-    return bool(response.responses[-1].response_range.kvs) if _asks(operation) else None
+    return bool(response.responses[-1].response_range.kvs) if operation.record.asks_if_done else None
 
 
 def _moved_or_gone(response: Any) -> store_replies.EpochMoved | store_replies.SessionGone:

@@ -47,9 +47,9 @@ class LockManager:
     """Locks of one process in one store. Make a new one after a fork.
 
     ``timeout_seconds`` bounds each acquire (not counting what a caller chose to wait for others) and each release.
-    ``page`` is shared with the parent process, which looks after the leases written on it (``guardian``). What
-    ``listener`` raises ends the call, with no lock left behind: let it be only what interrupts the caller from outside
-    (``listeners.Listeners``). ``wall_clock`` tells the Unix time.
+    ``page`` is shared with the parent process, which looks after the leases written on it (``child_lease_guardian``).
+    What ``listener`` raises ends the call, with no lock left behind: let it be only what interrupts the caller from
+    outside (``listeners.Listeners``). ``wall_clock`` tells the Unix time.
     """
 
     def __init__(

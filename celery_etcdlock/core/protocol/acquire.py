@@ -14,9 +14,9 @@ Where keys are in the way that seem over, it asks about them first.
 *Trust.* We own the lock only if the store said so in an operation that compared the session's epoch. A token that is
 found under the name is ours and of one of our own unanswered requests: it is random and nobody else writes it.
 
-*Failure.* An operation that may have been applied is repeated as it was until ``give_up_at``; the repeat finds the
-key if the first one made it. After that the token is resolved (``resolve``) until ``deadline``; when even that gets no
-answer, the outcome says that the token stays doubtful, and the session goes on resolving it. A success after an
+*Failure.* An operation that may have been applied is repeated as it was until ``give_up_at``; the repeat finds the key
+if the first one made it. After that the token is resolved (``resolve_doubt``) until ``deadline``; when even that gets
+no answer, the outcome says that the token stays doubtful, and the session goes on resolving it. A success after an
 unanswered try is doubtful too: the late one may put our key again when we have released it (rule 3).
 
 *Keys whose time is over.* A key that nobody renews says until when it stands. Whoever is kept out by one that seems
