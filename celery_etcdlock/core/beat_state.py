@@ -25,6 +25,8 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
+from celery_etcdlock.core.json_fields import count, text
+
 STATE_VERSION = 1
 MAX_STATE_BYTES = 16384
 MAX_TEXT_LENGTH = 200
@@ -117,24 +119,24 @@ def decode_state(value: bytes) -> EntryState | WorkState | Unreadable | None:
             return None
         if "host" in fields:
             return WorkState(
-                _text(fields["host"]),
-                _count(fields["pid"]),
+                text(fields["host"]),
+                count(fields["pid"]),
                 _time(fields["since"]),
-                _count(fields["fence"]),
-                _count(fields.get("takeovers", 0)),
-                _text(fields.get("app", "")),
+                count(fields["fence"]),
+                count(fields.get("takeovers", 0)),
+                text(fields.get("app", "")),
             )
         return EntryState(
-            _text(fields["name"]),
-            _text(fields["task"]),
-            _text(fields["schedule"]),
+            text(fields["name"]),
+            text(fields["task"]),
+            text(fields["schedule"]),
             _time(fields["last"]),
-            _count(fields["count"]),
+            count(fields["count"]),
             Phase(fields["phase"]),
             _time(fields["due"]) if "due" in fields else None,
             _time(fields["next"]) if "next" in fields else None,
-            _text(fields["id"]) if "id" in fields else None,
-            _count(fields.get("fence", 0)),
+            text(fields["id"]) if "id" in fields else None,
+            count(fields.get("fence", 0)),
             _time(fields["absent"]) if "absent" in fields else None,
         )
     except (KeyError, ValueError, OverflowError, RecursionError):
@@ -159,18 +161,6 @@ def not_from_the_future(state: EntryState, now: float) -> EntryState:
     Else the entry wouldn't run for as long as that clock was ahead.
     """
     return replace(state, last_run_at=now) if state.last_run_at > now + FUTURE_SECONDS else state
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("not a text")
-    return value
-
-
-def _count(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError("not a count")
-    return value
 
 
 def _time(value: object) -> float:

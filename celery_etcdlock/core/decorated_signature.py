@@ -87,16 +87,9 @@ class Decorated:
         if all(name in self._inner.parameters for name in self._named):
             return named, args, kwargs
         parameters = self._outer.parameters
-        first = [
-            bound[name]
-            for name in self._named
-            if name in self._inner.parameters and parameters[name].kind in _POSITIONAL
-        ]
-        others = {
-            name: bound[name]
-            for name in self._named
-            if name in self._inner.parameters and parameters[name].kind not in _POSITIONAL
-        }
+        shared = [name for name in self._named if name in self._inner.parameters]
+        first = [bound[name] for name in shared if parameters[name].kind in _POSITIONAL]
+        others = {name: bound[name] for name in shared if parameters[name].kind not in _POSITIONAL}
         for name, each in parameters.items():
             if each.kind is Parameter.VAR_POSITIONAL:
                 first.extend(bound[name])

@@ -87,10 +87,8 @@ class LockNaming:
             if parameter.default is not Parameter.empty
         }
         if unique_on is not None and lock_key is not None:
-            raise InvalidOption(
-                f"task {task_name!r}: unique_on and lock_key are both given, and each makes the whole key: "
-                "leave one out"
-            )
+            text = "unique_on and lock_key are both given, and each makes the whole key: leave one out"
+            raise InvalidOption(f"task {task_name!r}: {text}")
         self._decorated: Decorated | None = None
         if checked is not None and hides(checked, signature):
             self._decorated = Decorated(task_name, checked, signature, None)
@@ -229,10 +227,8 @@ class LockNaming:
         try:
             bound = self.signature.bind(*args, **kwargs)
         except TypeError as error:
-            raise InvalidKey(
-                f"task {self.task_name!r}: the call doesn't fit the task's arguments "
-                f"({', '.join(self.signature.parameters)}): {error}"
-            ) from None
+            names = ", ".join(self.signature.parameters)
+            raise self._invalid(f"the call doesn't fit the task's arguments ({names}): {error}") from None
         bound.apply_defaults()
         return bound
 
@@ -266,29 +262,24 @@ class LockNaming:
         try:
             name = lock_key(*args, **kwargs)
         except Exception as error:
-            raise InvalidKey(
-                f"task {self.task_name!r}: its lock_key {_callable_name(lock_key)} raised "
-                f"{type(error).__name__}; it is called with the task's arguments and must return a str"
+            raise self._invalid(
+                f"its lock_key {_callable_name(lock_key)} raised {type(error).__name__}; it is called with the "
+                "task's arguments and must return a str"
             ) from error
-        several = isinstance(name, list | tuple)
-        if several and not name:
-            raise InvalidKey(
-                f"task {self.task_name!r}: its lock_key {_callable_name(lock_key)} returned no name at all"
-            )
         names = list(name) if isinstance(name, list | tuple) else [name]
+        if not names:
+            raise self._invalid(f"its lock_key {_callable_name(lock_key)} returned no name at all")
         return tuple(dict.fromkeys(self._checked_name(each, _callable_name(lock_key)) for each in names))
 
     def _checked_name(self, name: object, source: str = "template") -> str:
         if not isinstance(name, str):
-            raise InvalidKey(
-                f"task {self.task_name!r}: its lock_key {source} must return a str or a list of them, not "
-                f"{kind_of(name)}"
-            )
+            raise self._invalid(f"its lock_key {source} must return a str or a list of them, not {kind_of(name)}")
         if not name:
-            raise InvalidKey(
-                f"task {self.task_name!r}: its lock_key {source} came to an empty str, which can't name a lock"
-            )
+            raise self._invalid(f"its lock_key {source} came to an empty str, which can't name a lock")
         return str.__str__(name)
+
+    def _invalid(self, problem: str) -> InvalidKey:
+        return InvalidKey(f"task {self.task_name!r}: {problem}")
 
 
 def normalise_unique_on(value: object) -> tuple[str, ...] | str | None:

@@ -1,7 +1,7 @@
 """All locks under a prefix, as an operator sees them: places grouped into locks, and what a change means.
 
-Pure: a survey (``KeyEntry`` for every key) makes a ``LockTable``; each change that is watched after it updates the
-board and says what happened in words that people use. Who owns a lock is decided as everywhere (``ownership``): the
+Pure: a snapshot (``KeyEntry`` for every key) makes a ``LockTable``; each change that is watched after it updates the
+table and says what happened in words that people use. Who owns a lock is decided as everywhere (``ownership``): the
 first ``limit`` places by ``create_revision``.
 
 A deletion looks the same whether the holder released, its lease ended or an admin deleted the key, so all of them are
@@ -76,7 +76,7 @@ class Traces:
 
 
 class SnapshotOutdated(Exception):
-    """Changes were missed, because the store forgets old ones: survey anew."""
+    """Changes were missed, because the store forgets old ones: take a new snapshot."""
 
 
 class Kind(Enum):

@@ -51,6 +51,10 @@ class Standing(Enum):
     FIRST = "first"
 
 
+def find_key(keys: Iterable[Key], token: str) -> Key | None:
+    return next((key for key in keys if key.token == token), None)
+
+
 def preceding(keys: Iterable[Key], create_revision: int) -> list[Key]:
     """The keys that come before ``create_revision``, in order."""
     return sorted((key for key in keys if key.create_revision < create_revision), key=lambda key: key.create_revision)
@@ -78,7 +82,7 @@ def owners(keys: Iterable[Key]) -> list[Key]:
 
 def standing(keys: Sequence[Key], token: str, limit: int) -> Standing:
     """Whether ``token`` is among the first ``limit`` of ``keys``."""
-    mine = next((key for key in keys if key.token == token), None)
+    mine = find_key(keys, token)
     if mine is None:
         return Standing.ABSENT
     return Standing.FIRST if leave_room(preceding(keys, mine.create_revision), limit) else Standing.WAITING

@@ -21,6 +21,8 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
+from celery_etcdlock.core.json_fields import count, number, text
+
 RECORD_VERSION = 1
 MAX_RECORD_BYTES = 8192
 #: Bytes of a text for people, as JSON; what is longer is cut.
@@ -160,6 +162,11 @@ class Record:
         """Whether the task of this name wrote it. Long names are cut, here and there alike."""
         return self.task == _cut(name)
 
+    @property
+    def asks_if_done(self) -> bool:
+        """Whether a write with it asks if its run has come to its end before: that of a run that is about to begin."""
+        return self.kind is KeyKind.HELD and self.delivery.call is not None
+
 
 def encode_record(record: Record) -> bytes:
     """The record as it is stored. Long texts are cut: they are for people."""
@@ -219,19 +226,19 @@ def _decoded(value: bytes) -> Record | None:
         return None
     try:
         record = Record(
-            _delivery(fields["delivery"], _text(fields["call"]) if "call" in fields else None),
-            _text(fields["task"]),
-            _text(fields["host"]),
-            _count(fields["pid"]),
-            _time(fields["since"]),
-            _count(fields["limit"]),
-            _text(fields["broker"]) if "broker" in fields else None,
-            _time(fields["until"]) if "until" in fields else None,
+            _delivery(fields["delivery"], text(fields["call"]) if "call" in fields else None),
+            text(fields["task"]),
+            text(fields["host"]),
+            count(fields["pid"]),
+            number(fields["since"]),
+            count(fields["limit"]),
+            text(fields["broker"]) if "broker" in fields else None,
+            number(fields["until"]) if "until" in fields else None,
             _kind(fields),
             _step(fields["successor"]) if "successor" in fields else None,
-            _text(fields["attempt"]) if "attempt" in fields else None,
+            text(fields["attempt"]) if "attempt" in fields else None,
             _end_by_lease(fields["by_lease"]) if "by_lease" in fields else None,
-            _text(fields["about"]) if "about" in fields else None,
+            text(fields["about"]) if "about" in fields else None,
         )
     except (KeyError, TypeError, ValueError, OverflowError):
         return None
@@ -252,36 +259,17 @@ def _kind(fields: dict[str, Any]) -> KeyKind:
 def _step(value: object) -> Step:
     if not (isinstance(value, list) and len(value) == 2):
         raise ValueError("not a step")
-    return _count(value[0]), _count(value[1])
+    return count(value[0]), count(value[1])
 
 
 def _delivery(value: object, call: str | None) -> Delivery:
     if not (isinstance(value, list) and len(value) == 4):
         raise ValueError("not a delivery")
-    retries, replacements, comebacks = (_count(number) for number in value[1:])
-    return Delivery(_text(value[0]), retries, replacements, comebacks, call)
+    retries, replacements, comebacks = (count(number) for number in value[1:])
+    return Delivery(text(value[0]), retries, replacements, comebacks, call)
 
 
 def _end_by_lease(value: object) -> EndByLease:
     if not (isinstance(value, list) and len(value) == 2):
         raise ValueError("not an end")
-    return EndByLease(_count(value[0]), _count(value[1]))
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("not a text")
-    return value
-
-
-def _count(value: object) -> int:
-    if type(value) is not int or value < 0:
-        raise ValueError("not a count")
-    return value
-
-
-def _time(value: object) -> float:
-    # The comparison refuses NaN too.
-    if type(value) not in (int, float) or not -1e15 < float(value) < 1e15:  # type: ignore[arg-type]
-        raise ValueError("not a time")
-    return float(value)  # type: ignore[arg-type]
+    return EndByLease(count(value[0]), count(value[1]))

@@ -263,24 +263,16 @@ class Settings:
         return replace(self, endpoints=endpoints, **no_login)  # type: ignore[arg-type]
 
     def _check_together(self) -> None:
-        if self.password is not None and self.username is None:
-            raise InvalidSetting("etcdlock_password is set without etcdlock_username: set both or neither")
-        if self.username is not None and self.password is None:
-            raise InvalidSetting("etcdlock_username is set without etcdlock_password: set both or neither")
-        if self.client_cert is not None and self.client_key is None:
-            raise InvalidSetting("etcdlock_client_cert is set without etcdlock_client_key: set both or neither")
-        if self.client_key is not None and self.client_cert is None:
-            raise InvalidSetting("etcdlock_client_key is set without etcdlock_client_cert: set both or neither")
-        if self.timeout >= self.ttl:
-            raise InvalidSetting(
-                f"etcdlock_timeout ({self.timeout:g} s) must be less than etcdlock_ttl ({self.ttl} s): "
-                "lower etcdlock_timeout or raise etcdlock_ttl"
-            )
-        if self.beat_ttl is not None and self.timeout >= self.beat_ttl:
-            raise InvalidSetting(
-                f"etcdlock_timeout ({self.timeout:g} s) must be less than etcdlock_beat_ttl ({self.beat_ttl} s): "
-                "lower etcdlock_timeout or raise etcdlock_beat_ttl"
-            )
+        for pair in (("username", "password"), ("client_cert", "client_key")):
+            for name, other in (pair, pair[::-1]):
+                if getattr(self, name) is not None and getattr(self, other) is None:
+                    raise InvalidSetting(f"etcdlock_{name} is set without etcdlock_{other}: set both or neither")
+        for name, ttl in (("etcdlock_ttl", self.ttl), ("etcdlock_beat_ttl", self.beat_ttl)):
+            if ttl is not None and self.timeout >= ttl:
+                raise InvalidSetting(
+                    f"etcdlock_timeout ({self.timeout:g} s) must be less than {name} ({ttl} s): "
+                    f"lower etcdlock_timeout or raise {name}"
+                )
         if self.channel is not None:
             for name in ("username", "password", "ca_cert", "client_cert", "client_key"):
                 if getattr(self, name) is not None:

@@ -6,13 +6,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from celery_etcdlock.core.lifetimes import LIFETIMES, Lifetime
 from celery_etcdlock.core.lock_names import normalise_unique_on
 from celery_etcdlock.core.policies import Policies, check_on_conflict, having
-from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.core.value_checks import (
     check_limit,
     check_whole_seconds,
@@ -190,14 +189,6 @@ class TaskOptions:
         for name in having(self.policies.names, lambda facts: facts.in_order):
             if isinstance(self.lock_key, tuple):
                 raise ValueError(f"on_conflict={name!r} is for one lock, not for a list in lock_key: use 'retry'")
-
-    def resolved_with(self, settings: Settings) -> TaskOptions:
-        """The same with the settings in place of ``None``, so that TTL and policy are known."""
-        return replace(
-            self,
-            lock_ttl=settings.ttl if self.lock_ttl is None else self.lock_ttl,
-            on_conflict=settings.on_conflict if self.on_conflict is None else self.on_conflict,
-        )
 
 
 def check_option_names(

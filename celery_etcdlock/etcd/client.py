@@ -79,10 +79,6 @@ class EtcdClient:
         deadline = self._sockets.monotonic() + timeout_seconds
         return EtcdStream(self._pool, self._login, self._headers, self._sockets.monotonic, path, request, deadline)
 
-    def forget_token(self) -> None:
-        """Log in again at the next call (if there is a user name)."""
-        self._login.forget()
-
     def close(self) -> None:
         """Close the idle connections. Calls under way end by themselves; a later call connects anew."""
         self._pool.after_fork()

@@ -76,10 +76,10 @@ def _secured(below: Channel, context: ssl.SSLContext, endpoint: Endpoint, deadli
     except ssl.SSLError as error:
         raise explain_tls_error(error, str(endpoint)) from error
     except TimeoutError as error:
-        raise TlsFailed(f"{endpoint}: no TLS handshake in time", endpoint=str(endpoint)) from error
+        raise TlsFailed("no TLS handshake in time", endpoint=str(endpoint)) from error
     except OSError as error:
         raise TlsFailed(
-            f"{endpoint}: the TLS handshake was cut off ({error.strerror or error}): does this server speak TLS? If "
+            f"the TLS handshake was cut off ({error.strerror or error}): does this server speak TLS? If "
             "not, use http:// in etcdlock_endpoints, without certificates",
             endpoint=str(endpoint),
         ) from error

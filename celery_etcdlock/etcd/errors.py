@@ -11,30 +11,6 @@ from enum import IntEnum
 
 from celery_etcdlock.errors import LockUnavailable
 
-__all__ = [
-    "AuthenticationFailed",
-    "Compacted",
-    "ConnectFailed",
-    "ConnectionLost",
-    "DeadlinePassed",
-    "EtcdError",
-    "EtcdStatusError",
-    "LeaseExists",
-    "LeaseNotFound",
-    "NoSpace",
-    "NotEtcd",
-    "NotProcessed",
-    "OtherCluster",
-    "PermissionDenied",
-    "RevisionsWentBack",
-    "ServerDeadlinePassed",
-    "StatusCode",
-    "TlsFailed",
-    "TokenRejected",
-    "TooManyOperations",
-    "status_error",
-]
-
 
 class StatusCode(IntEnum):
     """gRPC's status codes."""
@@ -77,14 +53,13 @@ NOT_APPLIED_MESSAGES = ("etcdserver: no leader", "etcdserver: not capable", "rpc
 
 
 class EtcdError(LockUnavailable):
-    """etcd couldn't be asked or gave no usable answer. ``endpoint`` says which one, where it is one."""
-
-    endpoint: str = ""
+    """etcd couldn't be asked or gave no usable answer. ``endpoint``, where it is one, begins the message."""
 
     def __init__(
         self, message: str, *, endpoint: str = "", maybe_applied: bool = False, permanent: bool = False
     ) -> None:
-        super().__init__(message, maybe_applied=maybe_applied, permanent=permanent)
+        text = f"{endpoint}: {message}" if endpoint else message
+        super().__init__(text, maybe_applied=maybe_applied, permanent=permanent)
         self.endpoint = endpoint
 
 
@@ -101,11 +76,11 @@ class NotEtcd(ConnectFailed):
 
 
 class OtherCluster(EtcdError):
-    """A member of another cluster answered than the one that this process has worked with (``history``)."""
+    """A member of another cluster answered than the one that this process has worked with."""
 
 
 class RevisionsWentBack(EtcdError):
-    """etcd has forgotten revisions that this process has seen (``history``)."""
+    """etcd has forgotten revisions that this process has seen."""
 
 
 class NotProcessed(EtcdError):
@@ -139,7 +114,8 @@ class EtcdStatusError(EtcdError):
         text = f"etcd{at} answered {code.name}: {details or 'no message'}"
         if remedy:
             text = f"{text}; {remedy}"
-        super().__init__(text, endpoint=endpoint, maybe_applied=maybe_applied, permanent=permanent)
+        super().__init__(text, maybe_applied=maybe_applied, permanent=permanent)
+        self.endpoint = endpoint
         self.text = text
         self.args = (code, details)
         self.code = code

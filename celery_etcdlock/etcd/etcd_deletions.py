@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient
 from celery_etcdlock.etcd.errors import EtcdError
-from celery_etcdlock.etcd.key_layout import Layout, end_of
+from celery_etcdlock.etcd.key_layout import Layout, end_of, names_deleted, watch_request
 from celery_etcdlock.etcd.streaming_call import EtcdStream
 
 QUIET_SECONDS = 1.0
@@ -25,17 +25,12 @@ class EtcdDeletions:
 
     @contextmanager
     def open(self) -> Iterator[tuple[int, Iterator[tuple[int, set[str]]]]]:
-        end = end_of(self._start)
-        look = messages.RangeRequest(key=self._start, range_end=end, limit=1, keys_only=True).SerializeToString()
+        look = messages.RangeRequest(
+            key=self._start, range_end=end_of(self._start), limit=1, keys_only=True
+        ).SerializeToString()
         answer = self._client.call("/etcdserverpb.KV/Range", look, self._timeout_seconds, repeatable=True)
         revision = int(messages.RangeResponse.FromString(answer).header.revision)
-        create = messages.WatchCreateRequest(
-            key=self._start,
-            range_end=end,
-            start_revision=revision + 1,
-            filters=[messages.WatchCreateRequest.NOPUT],
-        )
-        request = messages.WatchRequest(create_request=create).SerializeToString()
+        request = watch_request(self._start, revision, filters=[messages.WatchCreateRequest.NOPUT])
         try:
             with self._client.stream("/etcdserverpb.Watch/Watch", request, LONGEST_WATCH_SECONDS) as stream:
                 yield revision, self._deletions(stream, revision)
@@ -52,5 +47,4 @@ class EtcdDeletions:
             if response.canceled:
                 raise EtcdError(f"the watch was cancelled: {response.cancel_reason or 'compacted'}")
             revision = max(revision, response.header.revision)
-            keys = (event.kv.key[len(self._start) :].decode("utf-8", "replace") for event in response.events)
-            yield revision, {key.rpartition("/")[0] for key in keys}
+            yield revision, names_deleted(response.events, self._start)

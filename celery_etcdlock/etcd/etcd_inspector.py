@@ -18,9 +18,8 @@ from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient
 from celery_etcdlock.etcd.errors import Compacted, LeaseNotFound, PermissionDenied
 from celery_etcdlock.etcd.etcd_store import EtcdStore
-from celery_etcdlock.etcd.key_layout import Layout, end_of, token_in, unchanged
+from celery_etcdlock.etcd.key_layout import Layout, end_of, names_deleted, pages, token_in, unchanged, watch_request
 
-KEYS_PER_PAGE = 1000
 MOST_NOTE_BYTES = 256 * 1024
 #: Where apps have their prefix unless ``etcdlock_prefix`` says otherwise, and how many of them are named at most.
 DEFAULT_PLACE = b"/celery-etcdlock/"
@@ -44,15 +43,11 @@ class EtcdInspector:
 
     def snapshot(self) -> tuple[list[KeyEntry], int]:
         entries: list[KeyEntry] = []
-        start, revision = self._start, 0
-        while True:
-            request = messages.RangeRequest(key=start, range_end=self._end, limit=KEYS_PER_PAGE, revision=revision)
-            reply = self._call("KV/Range", request, messages.RangeResponse)
-            revision = revision or reply.header.revision
-            entries += [entry for kv in reply.kvs if (entry := self._key_entry(kv)) is not None]
-            if not reply.more:
-                return entries, revision
-            start = reply.kvs[-1].key + b"\0"
+        revision = 0
+        for page in pages(self._read, self._start):
+            revision = revision or page.header.revision
+            entries += [entry for kv in page.kvs if (entry := self._key_entry(kv)) is not None]
+        return entries, revision
 
     def ttls(self, leases: Iterable[int]) -> dict[int, float]:
         found = {}
@@ -64,8 +59,7 @@ class EtcdInspector:
         return found
 
     def revision(self) -> int:
-        request = messages.RangeRequest(key=self._start, range_end=self._end, limit=1, keys_only=True)
-        return int(self._call("KV/Range", request, messages.RangeResponse).header.revision)
+        return int(self._read(key=self._start, range_end=self._end, limit=1, keys_only=True).header.revision)
 
     def changes(self, after_revision: int) -> Iterator[list[Change] | None]:
         for events in self._events(after_revision, prev_kv=True):
@@ -75,16 +69,12 @@ class EtcdInspector:
 
     def deletions(self, after_revision: int) -> Iterator[set[str]]:
         for events in self._events(after_revision, filters=[messages.WatchCreateRequest.NOPUT]):
-            keys = (event.kv.key[len(self._start) :].decode("utf-8", "replace") for event in events)
-            yield {key.rpartition("/")[0] for key in keys}
+            yield names_deleted(events, self._start)
 
     def _events(self, after_revision: int, **options: Any) -> Iterator[list[Any]]:
         """Events as they come; nothing about once a second when none does."""
         while True:
-            create = messages.WatchCreateRequest(
-                key=self._start, range_end=self._end, start_revision=after_revision + 1, **options
-            )
-            request = messages.WatchRequest(create_request=create).SerializeToString()
+            request = watch_request(self._start, after_revision, **options)
             with self._client.stream(messages.WATCH, request, LONGEST_WATCH_SECONDS) as stream:
                 while not stream.ended:
                     answer = stream.receive(QUIET_SECONDS)
@@ -105,9 +95,8 @@ class EtcdInspector:
         return isinstance(asked, Asked)
 
     def is_there(self, entry: KeyEntry) -> bool:
-        request = messages.RangeRequest(key=self._key(entry), keys_only=True)
-        reply = self._call("KV/Range", request, messages.RangeResponse)
-        return bool(reply.kvs) and bool(reply.kvs[0].mod_revision == entry.key.mod_revision)
+        kvs = self._read(key=self._key(entry), keys_only=True).kvs
+        return bool(kvs) and bool(kvs[0].mod_revision == entry.key.mod_revision)
 
     def delete(self, entry: KeyEntry) -> bool:
         key = self._key(entry)
@@ -119,12 +108,9 @@ class EtcdInspector:
 
     def notes(self, kind: NoteKind) -> dict[str, str]:
         start = self._layout.notes(kind)
-        reply = self._call(
-            "KV/Range", messages.RangeRequest(key=start, range_end=end_of(start)), messages.RangeResponse
-        )
         return {
             unescape_name(token_in(kv, start)): kv.value.decode("utf-8", "replace")
-            for kv in reply.kvs
+            for kv in self._read(key=start, range_end=end_of(start)).kvs
             if len(kv.value) <= MOST_NOTE_BYTES
         }
 
@@ -149,8 +135,7 @@ class EtcdInspector:
 
     def traces(self) -> Traces:
         own = self._layout.prefix
-        request = messages.RangeRequest(key=own, range_end=end_of(own), limit=1, keys_only=True)
-        if self._call("KV/Range", request, messages.RangeResponse).kvs:
+        if self._read(key=own, range_end=end_of(own), limit=1, keys_only=True).kvs:
             return Traces(used=True)
         try:
             return Traces(used=False, others=tuple(self._other_prefixes()))
@@ -161,8 +146,7 @@ class EtcdInspector:
         """The first apps under the default place for prefixes, one request for each."""
         start, end = DEFAULT_PLACE, end_of(DEFAULT_PLACE)
         for _ in range(MOST_OTHERS):
-            request = messages.RangeRequest(key=start, range_end=end, limit=1, keys_only=True)
-            found = self._call("KV/Range", request, messages.RangeResponse).kvs
+            found = self._read(key=start, range_end=end, limit=1, keys_only=True).kvs
             app, slash, _ = found[0].key[len(DEFAULT_PLACE) :].partition(b"/") if found else (b"", b"", b"")
             if not slash:
                 return
@@ -179,17 +163,11 @@ class EtcdInspector:
 
     def books(self) -> dict[str, dict[str, bytes]]:
         books: dict[str, dict[str, bytes]] = {}
-        start, end, revision = self._layout.books, end_of(self._layout.books), 0
-        while True:
-            request = messages.RangeRequest(key=start, range_end=end, limit=KEYS_PER_PAGE, revision=revision)
-            reply = self._call("KV/Range", request, messages.RangeResponse)
-            revision = revision or reply.header.revision
-            for kv in reply.kvs:
+        for page in pages(self._read, self._layout.books):
+            for kv in page.kvs:
                 segment, _, key = token_in(kv, self._layout.books).partition("/")
                 books.setdefault(unescape_name(segment), {})[key] = kv.value
-            if not reply.more:
-                return books
-            start = reply.kvs[-1].key + b"\0"
+        return books
 
     def close(self) -> None:
         self._client.close()
@@ -198,7 +176,7 @@ class EtcdInspector:
         return self._start + f"{entry.segment}/{entry.key.token}".encode()
 
     def _key_entry(self, kv: Any) -> KeyEntry | None:
-        segment, slash, token = kv.key[len(self._start) :].decode("utf-8", "replace").rpartition("/")
+        segment, slash, token = token_in(kv, self._start).rpartition("/")
         if not slash:
             return None
         key = Key(token, kv.create_revision, kv.mod_revision, decode_record(kv.value), kv.lease)
@@ -209,6 +187,9 @@ class EtcdInspector:
         kv = event.prev_kv if gone and event.prev_kv.key else event.kv
         entry = self._key_entry(kv)
         return None if entry is None else Change(entry, gone, event.kv.mod_revision)
+
+    def _read(self, **fields: Any) -> Any:
+        return self._call("KV/Range", messages.RangeRequest(**fields), messages.RangeResponse)
 
     def _call(self, method: str, request: Any, reply: Any) -> Any:
         path = f"/etcdserverpb.{method}"

@@ -1,7 +1,7 @@
 """The lock store on etcd: each operation of the protocol as one call.
 
-Where things lie is in ``layout``; the operations that take or give up a place under a lock's name are transactions,
-in ``places``; here are leases, sessions and watches, and the sending of all of them.
+Where things lie is in ``key_layout``; the operations that take or give up a place under a lock's name are
+transactions, in ``lock_transactions``; here are leases, sessions and watches, and the sending of all of them.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ class Stream(Protocol):
 
 
 class Transport(Protocol):
-    """The seam to etcd: gRPC calls as bytes. ``client.EtcdClient`` and ``grpcio.GrpcTransport`` have it."""
+    """The seam to etcd: gRPC calls as bytes. ``EtcdClient`` and ``GrpcTransport`` have it."""
 
     def call(self, path: str, request: bytes, timeout_seconds: float, *, repeatable: bool = False) -> bytes: ...
 
@@ -158,8 +158,7 @@ class EtcdStore:
 
     def _check_keys_one_by_one(self, operation: ops.CheckKeys, timeout_seconds: float) -> store_replies.StoreReply:
         def see(key: bytes) -> Any:
-            request = messages.RangeRequest(key=key, keys_only=True)
-            reply = self._call("KV/Range", request, messages.RangeResponse, timeout_seconds, True)
+            reply = self._read(timeout_seconds, key=key, keys_only=True)
             terms.add(reply.header.raft_term)
             return reply.kvs
 
@@ -256,13 +255,11 @@ class EtcdStore:
 
     def _look(self, operation: ops.Look, timeout_seconds: float) -> store_replies.StoreReply:
         start = self._layout.name_start(operation.name)
-        request = messages.RangeRequest(key=start, range_end=end_of(start))
-        reply = self._call("KV/Range", request, messages.RangeResponse, timeout_seconds, True)
+        reply = self._read(timeout_seconds, key=start, range_end=end_of(start))
         return store_replies.Present(keys_in(reply.kvs, start), reply.header.revision)
 
     def _look_for_mark(self, operation: ops.LookForMark, timeout_seconds: float) -> store_replies.StoreReply:
-        request = messages.RangeRequest(key=self._layout.mark(operation.task_id), keys_only=True)
-        reply = self._call("KV/Range", request, messages.RangeResponse, timeout_seconds, True)
+        reply = self._read(timeout_seconds, key=self._layout.mark(operation.task_id), keys_only=True)
         return store_replies.MarkSeen(bool(reply.kvs))
 
     def _unmark(self, operation: ops.Unmark, timeout_seconds: float) -> store_replies.StoreReply:
@@ -276,8 +273,7 @@ class EtcdStore:
         return store_replies.Done()
 
     def _look_for_done(self, operation: ops.LookForDone, timeout_seconds: float) -> store_replies.StoreReply:
-        request = messages.RangeRequest(key=self._layout.done_mark(operation.delivery), keys_only=True)
-        reply = self._call("KV/Range", request, messages.RangeResponse, timeout_seconds, True)
+        reply = self._read(timeout_seconds, key=self._layout.done_mark(operation.delivery), keys_only=True)
         return store_replies.DoneSeen(bool(reply.kvs))
 
     def _ask_to_release(self, operation: ops.AskToRelease, timeout_seconds: float) -> store_replies.StoreReply:
@@ -286,7 +282,7 @@ class EtcdStore:
 
     def ask_holder(self, key: bytes, mod_revision: int, by: str, timeout_seconds: float) -> store_replies.StoreReply:
         """``AskToRelease``, for a key whose name may not be known whole."""
-        found = self._call("KV/Range", messages.RangeRequest(key=key), messages.RangeResponse, timeout_seconds, True)
+        found = self._read(timeout_seconds, key=key)
         if not found.kvs or not found.kvs[0].lease:
             return store_replies.NotHeld()
         (kv,) = found.kvs
@@ -305,9 +301,8 @@ class EtcdStore:
     def _load_states(self, operation: ops.LoadStates, timeout_seconds: float) -> store_replies.StoreReply:
         ends_at = time.monotonic() + timeout_seconds
 
-        def read_page(request: Any) -> Any:
-            seconds_left = max(0.001, ends_at - time.monotonic())
-            return self._call("KV/Range", request, messages.RangeResponse, seconds_left, True)
+        def read_page(**fields: Any) -> Any:
+            return self._read(max(0.001, ends_at - time.monotonic()), **fields)
 
         return self._states.load(operation, read_page)
 
@@ -344,6 +339,9 @@ class EtcdStore:
 
     def _txn(self, request: Any, timeout_seconds: float, *, repeatable: bool = False) -> Any:
         return self._call("KV/Txn", request, messages.TxnResponse, timeout_seconds, repeatable)
+
+    def _read(self, timeout_seconds: float, **fields: Any) -> Any:
+        return self._call("KV/Range", messages.RangeRequest(**fields), messages.RangeResponse, timeout_seconds, True)
 
     def _call(self, method: str, request: Any, reply: Any, timeout_seconds: float, repeatable: bool) -> Any:
         path = f"/etcdserverpb.{method}"

@@ -91,14 +91,11 @@ def check_greeting(data: bytes, endpoint: str) -> None:
     if data[:5] == b"HTTP/":
         raise not_http2(endpoint, "speaks HTTP/1")
     if data[:1] == b"\x15" and data[1:2] in (b"\x03", b""):
-        raise NotEtcd(
-            f"{endpoint}: the server wants TLS: write https:// in etcdlock_endpoints, or set etcdlock_ca_cert",
-            endpoint=endpoint,
-            permanent=True,
-        )
+        wants = "the server wants TLS: write https:// in etcdlock_endpoints, or set etcdlock_ca_cert"
+        raise NotEtcd(wants, endpoint=endpoint, permanent=True)
     if len(data) >= HEADER_BYTES and data[3] not in (SETTINGS, GOAWAY):
         raise not_http2(endpoint, "doesn't speak HTTP/2")
 
 
 def not_http2(endpoint: str, what: str) -> NotEtcd:
-    return NotEtcd(f"{endpoint}: the server {what}: is this etcd's client port?", endpoint=endpoint, permanent=True)
+    return NotEtcd(f"the server {what}: is this etcd's client port?", endpoint=endpoint, permanent=True)

@@ -63,13 +63,11 @@ class GrpcConnection:
         except ssl.SSLError as error:
             raise explain_tls_error(error, self.endpoint) from error
         except TimeoutError as error:
-            raise ConnectFailed(
-                f"{self.endpoint}: connected, but no HTTP/2 settings came in time: is this etcd's client port?",
-                endpoint=self.endpoint,
-            ) from error
+            problem = "connected, but no HTTP/2 settings came in time: is this etcd's client port?"
+            raise ConnectFailed(problem, endpoint=self.endpoint) from error
         except OSError as error:
             raise ConnectFailed(
-                f"{self.endpoint}: the server closed the connection at once ({error.strerror or error}): is this "
+                f"the server closed the connection at once ({error.strerror or error}): is this "
                 "etcd's client port, and does it want TLS (https://, etcdlock_ca_cert)?",
                 endpoint=self.endpoint,
             ) from error
@@ -211,7 +209,7 @@ class GrpcConnection:
         self._sent_whole = False
         protocol = self._protocol
         if not protocol.streams_allowed:
-            raise NotProcessed(f"{self.endpoint}: the server allows no calls at present", endpoint=self.endpoint)
+            raise NotProcessed("the server allows no calls at present", endpoint=self.endpoint)
         try:
             if protocol.pongs:
                 self._answer_pings()
@@ -252,12 +250,10 @@ class GrpcConnection:
         if last_processed is not None:
             self._retired = True
             if protocol.stream_id > last_processed and not reply.ended:
-                raise NotProcessed(
-                    f"{self.endpoint}: the server is going away ({protocol.goaway_reason})", endpoint=self.endpoint
-                )
+                raise NotProcessed(f"the server is going away ({protocol.goaway_reason})", endpoint=self.endpoint)
         if reply.reset_code is not None and not reply.ended:
             if reply.reset_code == REFUSED_STREAM:
-                raise NotProcessed(f"{self.endpoint}: the server refused the stream", endpoint=self.endpoint)
+                raise NotProcessed("the server refused the stream", endpoint=self.endpoint)
             raise self._lost(f"the server reset the stream ({error_name(reply.reset_code)})")
 
     def _answer_pings(self) -> None:
@@ -269,19 +265,14 @@ class GrpcConnection:
     # ---- errors
 
     def _lost(self, why: str) -> ConnectionLost:
-        return ConnectionLost(
-            f"{self.endpoint}: the connection was lost in a call: {why}",
-            endpoint=self.endpoint,
-            maybe_applied=self._sent_whole,
-        )
+        text = f"the connection was lost in a call: {why}"
+        return ConnectionLost(text, endpoint=self.endpoint, maybe_applied=self._sent_whole)
 
     def _explain(self, error: Exception) -> EtcdError:
         if isinstance(error, ssl.SSLError):
             return explain_tls_error(error, self.endpoint, sent=self._sent_whole)
         if isinstance(error, TimeoutError) and error.errno is None:
-            return DeadlinePassed(
-                f"{self.endpoint}: no answer in time", endpoint=self.endpoint, maybe_applied=self._sent_whole
-            )
+            return DeadlinePassed("no answer in time", endpoint=self.endpoint, maybe_applied=self._sent_whole)
         if isinstance(error, Http2Error):
             return self._lost(f"the server broke the HTTP/2 protocol: {error}")
         return self._lost(getattr(error, "strerror", None) or str(error) or type(error).__name__)

@@ -92,12 +92,9 @@ class Reply:
             code = _HTTP_STATUS[self._http_status]
             raise status_error(code, f"HTTP status {self._http_status.decode()}", self._endpoint)
         if not self._is_grpc:
-            raise NotEtcd(
-                f"{self._endpoint}: an HTTP/2 server that isn't etcd answered with HTTP status "
-                f"{self._http_status.decode('ascii', 'replace') or 'none'}: is this etcd's client port?",
-                endpoint=self._endpoint,
-                permanent=True,
-            )
+            shown = self._http_status.decode("ascii", "replace") or "none"
+            text = f"an HTTP/2 server that isn't etcd answered with HTTP status {shown}: is this etcd's client port?"
+            raise NotEtcd(text, endpoint=self._endpoint, permanent=True)
         raise self._malformed("ended the call without a status: does a proxy before it drop HTTP/2 trailers?")
 
     def only_message(self) -> bytes:
@@ -115,4 +112,4 @@ class Reply:
             raise self._malformed("sent more than whole messages")
 
     def _malformed(self, what: str) -> EtcdError:
-        return EtcdError(f"{self._endpoint}: the server {what}", endpoint=self._endpoint, maybe_applied=True)
+        return EtcdError(f"the server {what}", endpoint=self._endpoint, maybe_applied=True)

@@ -13,7 +13,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from types import TracebackType
 from typing import Any
 
 from celery_etcdlock.etcd.errors import ConnectFailed, EtcdError, StatusCode, TokenRejected, status_error
@@ -101,12 +100,7 @@ class GrpcStream:
         self._open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self.cancel()
 
     def _open(self) -> None:

@@ -15,7 +15,7 @@ Names are escaped (``core.name_escaping``), so that no name's range holds anothe
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from celery_etcdlock.core.name_escaping import escape_name
@@ -23,6 +23,8 @@ from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, decode_record
 from celery_etcdlock.core.worker_notes import NoteKind
 from celery_etcdlock.etcd import messages
+
+KEYS_PER_PAGE = 1000
 
 
 class Layout:
@@ -88,6 +90,31 @@ def read(key: bytes, range_end: bytes = b"", *, keys_only: bool = False) -> Any:
     return messages.RequestOp(request_range=messages.RangeRequest(key=key, range_end=range_end, keys_only=keys_only))
 
 
+def pages(read_page: Callable[..., Any], start: bytes) -> Iterator[Any]:
+    """All that begins with ``start``, by one revision. ``read_page`` takes the fields of a ``RangeRequest``."""
+    key, revision = start, 0
+    while True:
+        page = read_page(key=key, range_end=end_of(start), limit=KEYS_PER_PAGE, revision=revision)
+        yield page
+        if not page.more:
+            return
+        revision = revision or page.header.revision
+        key = page.kvs[-1].key + b"\0"
+
+
+def watch_request(start: bytes, after_revision: int, **options: Any) -> bytes:
+    """Request: watch all that begins with ``start``, from after this revision."""
+    create = messages.WatchCreateRequest(
+        key=start, range_end=end_of(start), start_revision=after_revision + 1, **options
+    )
+    return bytes(messages.WatchRequest(create_request=create).SerializeToString())
+
+
+def names_deleted(events: Iterable[Any], start: bytes) -> set[str]:
+    """The escaped names of the locks whose keys these events are about."""
+    return {token_in(event.kv, start).rpartition("/")[0] for event in events}
+
+
 def token_in(kv: Any, start: bytes) -> str:
     """The last part of a key that begins with ``start``."""
     token: str = kv.key[len(start) :].decode("utf-8", "replace")
@@ -97,13 +124,6 @@ def token_in(kv: Any, start: bytes) -> str:
 def keys_in(kvs: Iterable[Any], start: bytes) -> tuple[Key, ...]:
     """The places under a name as they were read, in order of creation."""
     found = [
-        Key(
-            token_in(kv, start),
-            kv.create_revision,
-            kv.mod_revision,
-            decode_record(kv.value),
-            kv.lease,
-        )
-        for kv in kvs
+        Key(token_in(kv, start), kv.create_revision, kv.mod_revision, decode_record(kv.value), kv.lease) for kv in kvs
     ]
     return tuple(sorted(found, key=lambda key: key.create_revision))

@@ -20,8 +20,8 @@ from typing import Any
 
 from celery_etcdlock.core import operations as ops
 from celery_etcdlock.core import replies as store_replies
-from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.record import KeyKind, encode_record
+from celery_etcdlock.core.ownership import Key, find_key
+from celery_etcdlock.core.record import encode_record
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.key_layout import Layout, end_of, keys_in, read, unchanged
 
@@ -137,7 +137,7 @@ class LockTransactions:
     def _done(self, operation: ops.TryAcquire | ops.Promote) -> list[Any]:
         """Read the mark of the run that asks, if its messages can be told from those of another call."""
         delivery = operation.record.delivery
-        return [read(self._layout.done_mark(delivery.run), keys_only=True)] if _asks(operation) else []
+        return [read(self._layout.done_mark(delivery.run), keys_only=True)] if operation.record.asks_if_done else []
 
     def _epoch(self, operation: ops.TryAcquire | ops.Enqueue | ops.Promote) -> Any:
         return unchanged(self._layout.session_key(operation.lease), operation.epoch)
@@ -183,11 +183,9 @@ class LockTransactions:
         if response.succeeded:
             return store_replies.Owned(revision, has_run)
         refused = self._why_refused(operation, response, revision)
-        return (
-            _mine_or_all(operation, refused.keys, revision, has_run)
-            if isinstance(refused, store_replies.Present)
-            else refused
-        )
+        if not isinstance(refused, store_replies.Present):
+            return refused
+        return _mine_or_all(operation, refused.keys, revision, has_run)
 
     def _each_tried(self, operation: ops.TryEach, response: Any, revision: int) -> store_replies.StoreReply:
         if not response.succeeded:
@@ -240,7 +238,7 @@ class LockTransactions:
         if not session:
             return store_replies.SessionGone()
         keys = self._keys(response.responses[1:], operation.name)
-        mine = next((key for key in keys if key.token == operation.token), None)
+        mine = find_key(keys, operation.token)
         as_expected = mine is None if unchanged_at is None else mine is not None and mine.mod_revision == unchanged_at
         if as_expected and session[0].mod_revision != operation.epoch:
             return store_replies.EpochMoved(session[0].mod_revision)
@@ -260,21 +258,14 @@ def _mine_or_all(
 
     Who puts a key creates it. If it was rewritten since, that was somebody else, whose write isn't ours to undo.
     """
-    mine = next((key for key in keys if key.token == operation.token), None)
-    return (
-        store_replies.Present(keys, revision, has_run)
-        if mine is None
-        else store_replies.Owned(mine.create_revision, has_run)
-    )
-
-
-def _asks(operation: ops.TryAcquire | ops.Promote) -> bool:
-    """Whether the operation asks if its run has come to its end before: one that is about to run."""
-    return operation.record.kind is KeyKind.HELD and operation.record.delivery.call is not None
+    mine = find_key(keys, operation.token)
+    if mine is None:
+        return store_replies.Present(keys, revision, has_run)
+    return store_replies.Owned(mine.create_revision, has_run)
 
 
 def _has_run(operation: ops.TryAcquire | ops.Promote, response: Any) -> bool | None:
-    return bool(response.responses[-1].response_range.kvs) if _asks(operation) else None
+    return bool(response.responses[-1].response_range.kvs) if operation.record.asks_if_done else None
 
 
 def _moved_or_gone(response: Any) -> store_replies.EpochMoved | store_replies.SessionGone:

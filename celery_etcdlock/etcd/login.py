@@ -55,10 +55,6 @@ class Login:
             self._token = None
         return rejected
 
-    def forget(self) -> None:
-        if self._username:
-            self._token = None
-
 
 def check_watch(path: str, first_answer: bytes) -> None:
     """Raise TokenRejected if a new login may help this watch.

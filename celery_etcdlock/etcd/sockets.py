@@ -80,6 +80,13 @@ class NotAllSent(TimeoutError):
     """The deadline passed before the kernel took the last byte."""
 
 
+def _seconds_left(deadline: float, monotonic: Callable[[], float]) -> float:
+    remaining = deadline - monotonic()
+    if remaining <= 0:
+        raise TimeoutError("deadline passed")
+    return remaining
+
+
 class Channel(Protocol):
     """Bytes both ways on one connection. ``deadline`` is a time of the flavour's ``monotonic``."""
 
@@ -105,18 +112,12 @@ class PlainChannel:
         self._socket = sock
         self._monotonic = monotonic
 
-    def _remaining(self, deadline: float) -> float:
-        remaining = deadline - self._monotonic()
-        if remaining <= 0:
-            raise TimeoutError("deadline passed")
-        return remaining
-
     def send(self, data: bytes, deadline: float) -> None:
-        self._socket.settimeout(self._remaining(deadline))
+        self._socket.settimeout(_seconds_left(deadline, self._monotonic))
         self._socket.sendall(data)
 
     def receive(self, deadline: float) -> bytes:
-        self._socket.settimeout(self._remaining(deadline))
+        self._socket.settimeout(_seconds_left(deadline, self._monotonic))
         return self._socket.recv(RECEIVE_BYTES)
 
     def receive_now(self) -> bytes | None:
@@ -171,7 +172,7 @@ class PolledChannel(PlainChannel):
     def receive(self, deadline: float) -> bytes:
         while True:
             # Not the kernel's SO_RCVTIMEO, which saves this call: it starts anew with each signal.
-            if not self._readable.poll(math.ceil(self._remaining(deadline) * 1000)):
+            if not self._readable.poll(math.ceil(_seconds_left(deadline, self._monotonic) * 1000)):
                 raise TimeoutError("deadline passed")
             try:
                 return self._socket.recv(RECEIVE_BYTES)
@@ -208,10 +209,7 @@ def resolve(sockets: Sockets, host: str, port: int, deadline: float) -> list[Add
     sockets.start_thread(in_thread, ())
     pause = 0.0005
     while not outcome:
-        remaining = deadline - sockets.monotonic()
-        if remaining <= 0:
-            raise TimeoutError("deadline passed")
-        sockets.sleep(min(pause, remaining))
+        sockets.sleep(min(pause, _seconds_left(deadline, sockets.monotonic)))
         pause = min(pause * 2, 0.02)
     result = outcome[0]
     if isinstance(result, BaseException):
@@ -225,10 +223,10 @@ def connect_tcp(sockets: Sockets, host: str, port: int, deadline: float) -> Plai
     try:
         addresses = resolve(sockets, host, port, deadline)
     except TimeoutError:
-        raise ConnectFailed(f"{endpoint}: the host name wasn't resolved in time", endpoint=endpoint) from None
+        raise ConnectFailed("the host name wasn't resolved in time", endpoint=endpoint) from None
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConnectFailed(f"{endpoint}: the host name can't be resolved: {reason}", endpoint=endpoint) from error
+        raise ConnectFailed(f"the host name can't be resolved: {reason}", endpoint=endpoint) from error
     problem: OSError | None = None
     for position, address in enumerate(addresses):
         now = sockets.monotonic()
@@ -238,9 +236,9 @@ def connect_tcp(sockets: Sockets, host: str, port: int, deadline: float) -> Plai
         except OSError as error:
             problem = error
     if isinstance(problem, TimeoutError) and problem.errno is None:
-        raise ConnectFailed(f"{endpoint}: no connection in time", endpoint=endpoint) from problem
+        raise ConnectFailed("no connection in time", endpoint=endpoint) from problem
     reason = (problem.strerror or str(problem)) if problem else "no address"
-    raise ConnectFailed(f"{endpoint}: {reason}", endpoint=endpoint) from problem
+    raise ConnectFailed(reason, endpoint=endpoint) from problem
 
 
 def _connect_one(sockets: Sockets, address: Address, deadline: float) -> PlainChannel:
@@ -259,10 +257,7 @@ def _connect_one(sockets: Sockets, address: Address, deadline: float) -> PlainCh
             if hasattr(socket, option):
                 with suppress(OSError):
                     sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-        remaining = deadline - sockets.monotonic()
-        if remaining <= 0:
-            raise TimeoutError("deadline passed")
-        sock.settimeout(remaining)
+        sock.settimeout(_seconds_left(deadline, sockets.monotonic))
         sock.connect(where)
         return sockets.channel_class(sock, sockets.monotonic)
     except BaseException:

@@ -8,9 +8,7 @@ from typing import Any
 from celery_etcdlock.core.operations import LoadStates, SaveStates, StateWrite
 from celery_etcdlock.core.replies import NotHeld, State, StatesRefused, StatesSaved, StatesSeen, StoreReply
 from celery_etcdlock.etcd import messages
-from celery_etcdlock.etcd.key_layout import Layout, end_of, read, token_in, unchanged
-
-STATES_PER_PAGE = 1000
+from celery_etcdlock.etcd.key_layout import Layout, pages, read, token_in, unchanged
 
 RequestOp = messages.RequestOp
 
@@ -43,20 +41,10 @@ class States:
         start = self._layout.book_start(operation.book)
         return StatesRefused(_states((kv for kvs in states for kv in kvs), start))
 
-    def load(self, operation: LoadStates, read_page: Callable[[Any], Any]) -> StatesSeen:
-        """All states, in pages of one revision. ``read_page`` answers a ``RangeRequest``."""
+    def load(self, operation: LoadStates, read_page: Callable[..., Any]) -> StatesSeen:
+        """All states. ``read_page`` as in ``key_layout.pages``."""
         start = self._layout.book_start(operation.book)
-        found: list[State] = []
-        key, revision = start, 0
-        while True:
-            page = read_page(
-                messages.RangeRequest(key=key, range_end=end_of(start), limit=STATES_PER_PAGE, revision=revision)
-            )
-            found += _states(page.kvs, start)
-            if not page.more:
-                return StatesSeen(tuple(found))
-            revision = revision or page.header.revision
-            key = page.kvs[-1].key + b"\0"
+        return StatesSeen(_states((kv for page in pages(read_page, start) for kv in page.kvs), start))
 
 
 def _written(key: bytes, write: StateWrite) -> Any:

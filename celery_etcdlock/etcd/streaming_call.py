@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from types import TracebackType
 
 from celery_etcdlock.etcd.connection_pool import Pool
 from celery_etcdlock.etcd.errors import DeadlinePassed, EtcdError
@@ -48,12 +47,7 @@ class EtcdStream:
         self._open()
         return self
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
+    def __exit__(self, *raised: object) -> None:
         self._close()
 
     def __iter__(self) -> Iterator[bytes]:

@@ -142,22 +142,22 @@ def explain_tls_error(error: ssl.SSLError, endpoint: str, *, sent: bool = False)
                 f"the server's certificate doesn't verify ({error.verify_message}): set etcdlock_ca_cert to the CA "
                 "that signed it"
             )
-        return TlsFailed(f"{endpoint}: {text}", endpoint=endpoint, permanent=True)
+        return TlsFailed(text, endpoint=endpoint, permanent=True)
     if "ALERT" in reason and any(word in reason for word in ("CERTIFICATE", "UNKNOWN_CA", "HANDSHAKE_FAILURE")):
         # TLS 1.3 tells a client that its certificate was refused only after the client's side of the handshake
         return TlsFailed(
-            f"{endpoint}: the server refused our certificate ({reason.replace('_', ' ').lower()}): set "
+            f"the server refused our certificate ({reason.replace('_', ' ').lower()}): set "
             "etcdlock_client_cert and etcdlock_client_key to ones that its CA signed",
             endpoint=endpoint,
             permanent=True,
         )
     if sent:
-        return ConnectionLost(f"{endpoint}: TLS failed: {reason or error}", endpoint=endpoint, maybe_applied=True)
+        return ConnectionLost(f"TLS failed: {reason or error}", endpoint=endpoint, maybe_applied=True)
     if reason in ("WRONG_VERSION_NUMBER", "HTTP_REQUEST", "UNEXPECTED_MESSAGE", "RECORD_LAYER_FAILURE"):
         return NotEtcd(
-            f"{endpoint}: the server doesn't speak TLS: use http:// in etcdlock_endpoints without certificates, or "
+            "the server doesn't speak TLS: use http:// in etcdlock_endpoints without certificates, or "
             "switch TLS on in etcd",
             endpoint=endpoint,
             permanent=True,
         )
-    return TlsFailed(f"{endpoint}: TLS failed: {reason or error}", endpoint=endpoint, permanent=False)
+    return TlsFailed(f"TLS failed: {reason or error}", endpoint=endpoint)

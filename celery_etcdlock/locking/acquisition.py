@@ -17,10 +17,7 @@ from celery_etcdlock.core import protocol as machines
 from celery_etcdlock.core.events import LockEvent, LockWaiting
 from celery_etcdlock.core.ownership import Standing, standing
 from celery_etcdlock.core.record import Record
-from celery_etcdlock.core.replies import (
-    Queued,
-    StoreReply,
-)
+from celery_etcdlock.core.replies import Queued, StoreReply
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.cancel_wait import WaitCancellation
 from celery_etcdlock.locking.clock import Clock
@@ -55,9 +52,9 @@ class Acquirer:
         asking: StoreAccess,
         ttl_seconds: int,
         wait_until: float | None,
-        attempt: Callable[[Session, float], Awaitable[object]],
+        attempt: Callable[[Session, float, float], Awaitable[object]],
     ) -> object:
-        """``attempt`` until it isn't for the session's sake that it failed."""
+        """``attempt``, given a session, when to give up and its deadline, until it isn't the session that failed it."""
         deadline = self._clock() + self._timeout_seconds
         while True:
             use = Use()
@@ -79,7 +76,7 @@ class Acquirer:
         asking: StoreAccess,
         ttl_seconds: int,
         deadline: float,
-        attempt: Callable[[Session, float], Awaitable[object]],
+        attempt: Callable[[Session, float, float], Awaitable[object]],
         use: Use,
     ) -> object:
         try:
@@ -87,7 +84,8 @@ class Acquirer:
             if session is None:
                 enter = self._keeper.enter
                 session = await asking.call(enter, ttl_seconds, deadline, use, undo=lambda _: use.leave())
-            return await attempt(session, deadline)
+            now = self._clock()
+            return await attempt(session, now + (deadline - now) * TRYING, deadline)
         finally:
             use.leave()
 
@@ -205,7 +203,12 @@ class Acquirer:
         lost = await self._lost_at_once(asking, session, locks)
         if lost is None:
             for lock in locks:
-                self._hand_out(lock, on_held, on_lost)
+                # Only a lock that its holder gets has it told of a loss: one that is taken anew must interrupt nobody.
+                lock.on_lost = on_lost
+                if on_held is not None:
+                    on_held(lock)
+                if on_lost is not None and lock.lost:
+                    on_lost(lock)  # lost before the renewal's thread could know whom to tell
         in_time = [session.settle(debt) for debt in pending_deletes]
         if lost is None and not all(in_time):
             raise LockUnavailable("the acquire took too long: what it left may be deleted already", maybe_applied=True)
@@ -239,12 +242,3 @@ class Acquirer:
             if not isinstance(await steer(resolve, asking, self._clock, observe=session.observe), machines.Resolved):
                 raise LockUnavailable("the session of this process was lost, and its locks aren't gone yet")
         return machines.SessionLost(session.lost_reason() or "a key of its was deleted at once")
-
-    @staticmethod
-    def _hand_out(lock: Lock, on_held: Callable[[Lock], None] | None, on_lost: Callable[[Lock], None] | None) -> None:
-        """Only a lock that its holder gets has it told of a loss: one that is taken anew must interrupt nobody."""
-        lock.on_lost = on_lost
-        if on_held is not None:
-            on_held(lock)
-        if on_lost is not None and lock.lost:
-            on_lost(lock)  # lost before the renewal's thread could know whom to tell

@@ -13,15 +13,11 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, TypeVar
 
 from celery_etcdlock.core import protocol as machines
 from celery_etcdlock.core.expiry import ending
-from celery_etcdlock.core.operations import (
-    AwaitChange,
-    LookForMark,
-    TryAcquire,
-)
+from celery_etcdlock.core.operations import AwaitChange, LookForMark, TryAcquire
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.core.replies import MarkSeen
@@ -40,6 +36,8 @@ TRIES_AT_A_TIME = 100
 
 #: The part of the time for a claim that is spent on trying; the rest is kept to resolve an unanswered request.
 TRYING = 0.75
+
+Outcome = TypeVar("Outcome")
 
 #: Is given each key that was put before whoever asked for it gets it: he may be struck in between.
 OnClaimed = Callable[[Claim], object]
@@ -169,10 +167,7 @@ class Claims:
         """All keys under the name, in order, less those whose time was over, which are deleted."""
         deadline = self._clock() + self._timeout_seconds
         machine = machines.LookAt(name=name, deadline=deadline, wall_offset=self.wall_offset)
-        outcome = drive(machine, self._store, self._clock)
-        if isinstance(outcome, machines.Unavailable):
-            raise outcome.error
-        return outcome.keys
+        return self._drive(machine).keys
 
     def is_superseded(self, task_id: str) -> bool:
         """Whether this task must not run, because a newer one took its place in the queue."""
@@ -227,10 +222,7 @@ class Claims:
         """Delete what stands under ``name`` for a run of a message that has ended (``core.protocol.drop_ended``)."""
         deadline = self._clock() + self._timeout_seconds
         machine = machines.DropEnded(name=name, delivery=delivery, deadline=deadline, position_only=position_only)
-        outcome = drive(machine, self._store, self._clock)
-        if isinstance(outcome, machines.Unavailable):
-            raise outcome.error
-        return outcome
+        return self._drive(machine)
 
     def drop(self, claim: Claim) -> bool:
         """Delete the key if it is as it was known. Returns whether it was. Late or twice, it does no harm.
@@ -239,16 +231,17 @@ class Claims:
         """
         deadline = self._clock() + self._timeout_seconds
         if claim.replaces is not None:
-            given_back = drive(machines.GiveBack(task_id=claim.replaces, deadline=deadline), self._store, self._clock)
-            if isinstance(given_back, machines.Unavailable):
-                raise given_back.error
+            self._drive(machines.GiveBack(task_id=claim.replaces, deadline=deadline))
         machine = machines.ReleaseKey(
             name=claim.name, token=claim.token, mod_revision=claim.revision, deadline=deadline
         )
+        return self._drive(machine).was_held
+
+    def _drive(self, machine: machines.Machine[Outcome | machines.Unavailable]) -> Outcome:
         outcome = drive(machine, self._store, self._clock)
         if isinstance(outcome, machines.Unavailable):
             raise outcome.error
-        return outcome.was_held
+        return outcome
 
     # --- leases -------------------------------------------------------------------------------------------------
 

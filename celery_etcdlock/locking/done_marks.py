@@ -18,15 +18,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from celery_etcdlock.core.operations import (
-    LookForDone,
-    MarkDone,
-)
+from celery_etcdlock.core.operations import LookForDone, MarkDone
 from celery_etcdlock.core.record import Delivery
-from celery_etcdlock.core.replies import (
-    DoneSeen,
-    SessionGone,
-)
+from celery_etcdlock.core.replies import DoneSeen, SessionGone
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.lock_store import LockStore

@@ -7,19 +7,9 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import TypeVar
 
-from celery_etcdlock.core.operations import (
-    AwaitChange,
-    Operation,
-    Pause,
-    StoreOperation,
-)
+from celery_etcdlock.core.operations import AwaitChange, Operation, Pause, StoreOperation
 from celery_etcdlock.core.protocol import Machine
-from celery_etcdlock.core.replies import (
-    Changed,
-    Failed,
-    Reply,
-    StoreReply,
-)
+from celery_etcdlock.core.replies import Changed, Failed, Reply, StoreReply
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.cancel_wait import WaitCancellation
 from celery_etcdlock.locking.clock import Clock

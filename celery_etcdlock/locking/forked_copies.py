@@ -4,7 +4,7 @@ A body may fork (``os.fork``, ``multiprocessing``): its copy has the lock's obje
 told of anything. So just before a fork each lock whose copies may ask (``Lock.copies_may_ask``) gets a few bytes of
 memory that both processes see. The holder writes there until when the lock may be trusted, with each renewal, and that
 it isn't held any more, as soon as it knows. The copy reads it, and asks whether the holder still runs: the lease of one
-that is dead is revoked at once (``guardian``).
+that is dead is revoked at once (``child_lease_guardian``).
 
 A copy never renews, never releases and never tells anybody.
 """

@@ -22,7 +22,7 @@ class Inspector(Protocol):
     def changes(self, after_revision: int) -> Iterator[list[Change] | None]:
         """What changes after ``after_revision``, for ever; ``None`` about once a second when nothing does.
 
-        Raises ``SnapshotOutdated`` when changes were missed: survey anew.
+        Raises ``SnapshotOutdated`` when changes were missed: take a new snapshot.
         """
 
     def revision(self) -> int:

@@ -4,8 +4,8 @@ A child writes the lease's id, which it chose itself, before the grant is sent, 
 child that died at whatever point. It couldn't find it otherwise: all that the parent knows of the dead is a pid.
 
 Each entry has two deadlines: until when the child itself made sure that the lease lives, and until when its parent did
-(``guardian``). Each is written by one process alone. They are on the clock that trust is measured on, which all
-processes of a host share.
+(``child_lease_guardian``). Each is written by one process alone. They are on the clock that trust is measured on, which
+all processes of a host share.
 
 Entries are claimed and freed under a file lock, which the kernel lets go when its holder dies. A child that finds no
 place, or doesn't get the lock in time, goes without: its lease then runs out like that of a dead host.

@@ -79,9 +79,7 @@ class LocalWaiters:
 
         async def contend() -> list[Lock] | Conflict:
             if len(names) > 1:
-                return await self._acquire_all(
-                    asking, key, record, ttl_seconds, wait_until, on_held=on_held, on_lost=on_lost, stop=stop
-                )
+                return await contend_for_all()
             outcome = await self._manager.acquiring(
                 asking,
                 names[0],
@@ -93,6 +91,22 @@ class LocalWaiters:
                 stop=stop,
             )
             return outcome if isinstance(outcome, Conflict) else [outcome]
+
+        async def contend_for_all() -> list[Lock] | Conflict:
+            while True:
+                outcome = await self._manager.acquiring_all(
+                    asking, key, record, ttl_seconds=ttl_seconds, on_held=on_held, on_lost=on_lost
+                )
+                seconds_left = wait_until - self._clock()
+                if not isinstance(outcome, Conflict) or seconds_left <= 0 or stop.stopped:
+                    return outcome
+                if outcome.keys:
+                    # Of those that own, any may leave; of a long line the last owner's is the one that counts least.
+                    in_the_way = outcome.keys[0]
+                    change = AwaitChange(outcome.name, in_the_way.mod_revision, in_the_way.token, stop)
+                    await asking.perform(change, min(seconds_left, LONGEST_WATCH_SECONDS))
+                else:
+                    await asking.pause(min(seconds_left, RETRY_SECONDS))
 
         if wait_seconds <= 0:
             return await contend()
@@ -107,33 +121,6 @@ class LocalWaiters:
     def queued(self, names: Sequence[str]) -> int:
         """How many of this process wait for these locks, whoever is first included."""
         return len(self._lines.get(tuple(sorted(names)), ()))
-
-    async def _acquire_all(
-        self,
-        asking: StoreAccess,
-        names: Sequence[str],
-        record: Record,
-        ttl_seconds: int,
-        wait_until: float,
-        *,
-        on_held: Callable[[Lock], None],
-        on_lost: Callable[[Lock], None],
-        stop: WaitCancellation,
-    ) -> list[Lock] | Conflict:
-        while True:
-            outcome = await self._manager.acquiring_all(
-                asking, names, record, ttl_seconds=ttl_seconds, on_held=on_held, on_lost=on_lost
-            )
-            seconds_left = wait_until - self._clock()
-            if not isinstance(outcome, Conflict) or seconds_left <= 0 or stop.stopped:
-                return outcome
-            if outcome.keys:
-                # Of those that own, any may leave; of a long line the last owner's is the one that counts least.
-                in_the_way = outcome.keys[0]
-                change = AwaitChange(outcome.name, in_the_way.mod_revision, in_the_way.token, stop)
-                await asking.perform(change, min(seconds_left, LONGEST_WATCH_SECONDS))
-            else:
-                await asking.pause(min(seconds_left, RETRY_SECONDS))
 
     async def _who_holds(self, asking: StoreAccess, names: Sequence[str]) -> Conflict:
         return Conflict(names[0], await asking.call(self._manager.pending.look, names[0]))

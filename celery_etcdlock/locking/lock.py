@@ -47,11 +47,11 @@ class Lock:
         self.pid = os.getpid()
         #: An unanswered request may still arrive: release by resolving (``core.protocol.acquire``).
         self.doubtful = doubtful
-        #: Whether the run that holds it has come to its end before; ``None`` where that isn't known (``done``).
+        #: Whether the run that holds it has come to its end before; ``None`` where that isn't known (``done_marks``).
         self.has_run = has_run
         #: Called in another thread when the lock is lost.
         self.on_lost: Callable[[Lock], None] | None = None
-        #: Nobody but this process ever knew the token: after a release it may serve again (``tokens``).
+        #: Nobody but this process ever knew the token: after a release it may serve again (``key_tokens``).
         self.token_is_ours = False
         #: Called when ``check`` is about to raise.
         self.on_told: Callable[[], None] | None = None

@@ -5,10 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
-from celery_etcdlock.core.operations import (
-    PlaceOperation,
-    StoreOperation,
-)
+from celery_etcdlock.core.operations import PlaceOperation, StoreOperation
 from celery_etcdlock.core.replies import StoreReply
 
 

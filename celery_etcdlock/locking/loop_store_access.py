@@ -5,12 +5,11 @@ What is slow runs elsewhere:
 * *requests* in a few threads (``THREADS``), shared by all event loops of the process. Each is bounded by its deadline,
   which counts from when it was asked for, not from when a thread was free;
 * *waiting for a change* in no thread at all: one watch serves all who wait (``DeletionWatch``), or they look again
-after
-  growing pauses, where the store has none to offer;
+  after growing pauses, where the store has none to offer;
 * *waiting for a turn* in the loop, on a future.
 
 *Cancellation.* A request that hasn't begun is taken back. One that is under way can't be: it goes on in its thread to
-its end, and whoever asked treats it as unanswered (``owning``), so what it did is undone and can't come back.
+its end, and whoever asked treats it as unanswered (``acquisition``), so what it did is undone and can't come back.
 """
 
 from __future__ import annotations

@@ -17,17 +17,12 @@ from typing import cast
 
 from celery_etcdlock.core import events as lock_events
 from celery_etcdlock.core import protocol as machines
-from celery_etcdlock.core.operations import (
-    AskToRelease,
-    Look,
-    MarkDone,
-    TryAcquire,
-)
+from celery_etcdlock.core.operations import AskToRelease, Look, MarkDone, TryAcquire
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.replies import Present
 from celery_etcdlock.errors import LockUnavailable
-from celery_etcdlock.locking.acquisition import TRYING, Acquirer
+from celery_etcdlock.locking.acquisition import Acquirer
 from celery_etcdlock.locking.cancel_wait import WaitCancellation
 from celery_etcdlock.locking.claims import Claims
 from celery_etcdlock.locking.clock import Clock, boot_time
@@ -52,9 +47,9 @@ class LockManager:
     """Locks of one process in one store. Make a new one after a fork.
 
     ``timeout_seconds`` bounds each acquire (not counting what a caller chose to wait for others) and each release.
-    ``page`` is shared with the parent process, which looks after the leases written on it (``guardian``). What
-    ``listener`` raises ends the call, with no lock left behind: let it be only what interrupts the caller from outside
-    (``listeners.Listeners``). ``wall_clock`` tells the Unix time.
+    ``page`` is shared with the parent process, which looks after the leases written on it (``child_lease_guardian``).
+    What ``listener`` raises ends the call, with no lock left behind: let it be only what interrupts the caller from
+    outside (``listeners.Listeners``). ``wall_clock`` tells the Unix time.
     """
 
     def __init__(
@@ -138,8 +133,9 @@ class LockManager:
         started_at = self._clock()
         wait_until = started_at + wait_seconds if wait_seconds > 0 else None
 
-        async def attempt(session: Session, deadline: float) -> Lock | Conflict | machines.SessionLost:
-            now = self._clock()
+        async def attempt(
+            session: Session, give_up_at: float, deadline: float
+        ) -> Lock | Conflict | machines.SessionLost:
             token = self._tokens.take(name)
             machine = machines.Acquire(
                 lease=session.lease,
@@ -147,7 +143,7 @@ class LockManager:
                 name=name,
                 token=token,
                 record=record,
-                give_up_at=now + (deadline - now) * TRYING,
+                give_up_at=give_up_at,
                 deadline=deadline,
                 wait_until=wait_until,
                 answer_seconds=self.timeout_seconds,
@@ -182,8 +178,9 @@ class LockManager:
         Otherwise as ``acquire``.
         """
 
-        async def attempt(session: Session, deadline: float) -> Lock | Conflict | machines.SessionLost:
-            now = self._clock()
+        async def attempt(
+            session: Session, give_up_at: float, deadline: float
+        ) -> Lock | Conflict | machines.SessionLost:
             ours = replace(record, attempt=secrets.token_hex(6))
             machine = machines.TakeOver(
                 lease=session.lease,
@@ -192,7 +189,7 @@ class LockManager:
                 token=claim.token,
                 record=ours,
                 mod_revision=claim.revision,
-                give_up_at=now + (deadline - now) * TRYING,
+                give_up_at=give_up_at,
                 deadline=deadline,
             )
             debt = PendingDelete(claim.name, claim.token, attempt=ours.attempt)
@@ -234,15 +231,16 @@ class LockManager:
     ) -> list[Lock] | Conflict:
         """As ``acquire_all``, wherever ``asking`` waits."""
 
-        async def attempt(session: Session, deadline: float) -> list[Lock] | Conflict | machines.SessionLost:
-            now = self._clock()
+        async def attempt(
+            session: Session, give_up_at: float, deadline: float
+        ) -> list[Lock] | Conflict | machines.SessionLost:
             pending_deletes = [PendingDelete(name, self._tokens.take(name)) for name in names]
             machine = machines.AcquireAll(
                 tuple(
                     TryAcquire(session.lease, session.epoch, debt.name, debt.token, record) for debt in pending_deletes
                 ),
                 epoch=session.epoch,
-                give_up_at=now + (deadline - now) * TRYING,
+                give_up_at=give_up_at,
                 deadline=deadline,
                 wall_offset=self.pending.wall_offset,
             )

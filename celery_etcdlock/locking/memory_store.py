@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from celery_etcdlock.core import operations as ops
 from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.record import Delivery, KeyKind, decode_record, encode_record
+from celery_etcdlock.core.record import Delivery, decode_record, encode_record
 from celery_etcdlock.locking.clock import Clock, boot_time
 from celery_etcdlock.native import allocate_mutex
 
@@ -176,9 +176,7 @@ class MemoryStore:
 
     def _has_run(self, operation: ops.TryAcquire | ops.Enqueue | ops.Promote) -> bool | None:
         delivery = operation.record.delivery
-        if delivery.call is None or operation.record.kind is not KeyKind.HELD:
-            return None
-        return (delivery.run, delivery.call) in self._done
+        return (delivery.run, delivery.call) in self._done if operation.record.asks_if_done else None
 
     def _taken(self, operation: ops.TryAcquire | ops.Enqueue | ops.Promote, state: _Lease) -> store_replies.StoreReply:
         keys = self._names.get(operation.name, {})

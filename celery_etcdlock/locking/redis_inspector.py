@@ -1,6 +1,6 @@
 """The operator's view of locks in a Redis: all keys under the prefix, read again and again.
 
-Redis has no watch: ``changes`` reads all locks once a second and compares. A survey isn't one moment's, since Redis
+Redis has no watch: ``changes`` reads all locks once a second and compares. A snapshot isn't one moment's, since Redis
 reads one key after the other; what is deleted or asked compares revisions, as everywhere, so a view that is late does
 no harm.
 The layout is that of ``redis_store.lua``.
@@ -40,12 +40,12 @@ class RedisInspector:
         self._prefix = prefix
         self._timeout_seconds = timeout_seconds
         #: What was seen last, to compare with.
-        self._surveyed: dict[tuple[str, str], KeyEntry] = {}
+        self._last_seen: dict[tuple[str, str], KeyEntry] = {}
 
     def snapshot(self) -> tuple[list[KeyEntry], int]:
         revision = self.revision()
         entries = self._entries(self._names("v1/"))
-        self._surveyed = {(entry.name, entry.key.token): entry for entry in entries}
+        self._last_seen = {(entry.name, entry.key.token): entry for entry in entries}
         return entries, revision
 
     def ttls(self, leases: Iterable[int]) -> dict[int, float]:
@@ -59,9 +59,9 @@ class RedisInspector:
 
     def changes(self, after_revision: int) -> Iterator[list[Change] | None]:
         while True:
-            before = self._surveyed
+            before = self._last_seen
             _, revision = self.snapshot()
-            now = self._surveyed
+            now = self._last_seen
             gone = [Change(entry, True, revision) for key, entry in before.items() if key not in now]
             written = [entry for key, entry in now.items() if before.get(key) != entry]
             changes = gone + [Change(entry, False, entry.key.mod_revision) for entry in written]

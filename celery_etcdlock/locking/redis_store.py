@@ -23,7 +23,7 @@ from typing import Any
 from celery_etcdlock.core import operations as ops
 from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.record import Delivery, KeyKind, decode_record, encode_record
+from celery_etcdlock.core.record import Delivery, decode_record, encode_record
 from celery_etcdlock.errors import LockUnavailable
 
 #: How long a change may go unseen when its message was lost, in seconds.
@@ -192,8 +192,7 @@ def _try(operation: ops.TryAcquire) -> tuple[Any, ...]:
 
 def _asked(operation: ops.TryAcquire | ops.Promote) -> str:
     """The mark by which the run that asks would be known to have come to its end; empty where it doesn't ask."""
-    delivery = operation.record.delivery
-    return _done(delivery.run) if operation.record.kind is KeyKind.HELD and delivery.call is not None else ""
+    return _done(operation.record.delivery.run) if operation.record.asks_if_done else ""
 
 
 def _value(value: bytes | None) -> tuple[int, bytes]:

@@ -14,9 +14,9 @@ long as the process lives.
 After each renewal that worked the thread pays the session's *debts*: releases that got no answer, and doubtful tokens
 (``session.PendingDelete``). It also pays what is owed on leases that aren't renewed (claims and queue positions), and
 releases of keys that a message brought along: once a second until the store answers, and for a moment at the end of the
-process. Marks that a run has ended come first (``done``), for whoever gets a lock that is released must find them. A
-session that is lost owes nothing any more once its lease is gone, so the thread revokes the lease, or leaves it to run
-out when the store is away or a mark is still owed. A session that nobody has used for a while is closed.
+process. Marks that a run has ended come first (``done_marks``), for whoever gets a lock that is released must find
+them. A session that is lost owes nothing any more once its lease is gone, so the thread revokes the lease, or leaves it
+to run out when the store is away or a mark is still owed. A session that nobody has used for a while is closed.
 
 The thread uses a store of its own, so that no other request can queue in front of a renewal.
 """
@@ -32,12 +32,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery_etcdlock.core.operations import RevokeLease
-from celery_etcdlock.core.protocol import (
-    Renew,
-    Renewed,
-    SessionLost,
-    Unavailable,
-)
+from celery_etcdlock.core.protocol import Renew, Renewed, SessionLost, Unavailable
 from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
@@ -157,7 +152,7 @@ class SessionKeeper:
             # The one before is lost or closed; the thread says so and revokes its lease.
             self._newest[ttl_seconds] = session
         except BaseException:
-            # Struck half-way: what isn't renewed by us nobody may go on renewing for us (``guardian``).
+            # Struck half-way: what isn't renewed by us nobody may go on renewing for us (``child_lease_guardian``).
             for lease in leases:
                 if lease not in self._sessions:
                     self._strike_out(lease)

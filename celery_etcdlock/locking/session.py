@@ -8,7 +8,7 @@ nobody uses is *closed*: nobody gets it any more, and its lease is revoked.
 It is owed from before the first request that may put it until it is held, and again from before the first request that
 deletes it until an answer says that it is gone; so what strikes between two steps (a time limit's signal) leaves no key
 that nobody knows of. A debt that somebody has in hand is due later, when he must have come to an end; the renewal's
-thread pays those that are due (``debts``).
+thread pays those that are due (``pending_deletes``).
 
 *No mutex.* The renewal's thread and the tasks' threads share a session, and a task's thread may be struck between any
 two bytecodes, also while it holds a mutex. So each step is a single operation on a dict, which is atomic, and none
@@ -22,11 +22,7 @@ from typing import Any, NamedTuple, Protocol
 
 from celery_etcdlock.core.operations import HeldKey
 from celery_etcdlock.core.protocol import Opened
-from celery_etcdlock.core.replies import (
-    EpochMoved,
-    SessionFenced,
-    StoreReply,
-)
+from celery_etcdlock.core.replies import EpochMoved, SessionFenced, StoreReply
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.forked_copies import NOT_HELD, share_with_copies
 from celery_etcdlock.locking.lease_page import LeasePage
@@ -108,7 +104,7 @@ class Session:
 
     @property
     def deadline(self) -> float:
-        """Until when the session may be trusted, by our own renewals or our parent's (``guardian``)."""
+        """Until when the session may be trusted, by our own renewals or our parent's (``child_lease_guardian``)."""
         if self._page is not None and self._clock() >= self._deadline:
             return max(self._deadline, self._page.guardian_deadline(self.lease))
         return self._deadline

@@ -2,7 +2,7 @@
 
 What acquires a lock is written once, as coroutines that await one of these. A thread (or greenlet) runs such a
 coroutine with ``run_at_once``: nothing in it ever suspends, so it is an ordinary call, and whatever interrupts the
-thread comes out of the very line that it waits in. An event loop runs it with ``loop_asking.LoopStoreAccess``, where
+thread comes out of the very line that it waits in. An event loop runs it with ``LoopStoreAccess``, where
 each await gives the loop its turn.
 """
 

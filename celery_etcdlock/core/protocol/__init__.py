@@ -12,14 +12,15 @@ to the operation just emitted is worth waiting for; a driver that got none by th
 
 * ``Acquire``: try-lock and ordered wait, in doubt as in calm (``acquire``).
 * ``TakeOver``: a key changes hands, from a message to its worker and on (``take_over``).
-* ``AcquireEach`` and ``AcquireAll``: many try-locks in one round trip, each for itself, or all or none (``several``).
-* ``LookAt``: who is there, less those whose time is over (``look``).
-* ``TakePosition``: a place in line for a message that comes back for it (``line``).
-* ``Resolve``: make sure that an unanswered request never takes effect (``resolve``).
-* ``Release``: the guarded delete (``release``).
+* ``AcquireEach`` and ``AcquireAll``: many try-locks in one round trip, each for itself, or all or none
+  (``acquire_several``).
+* ``LookAt``: who is there, less those whose time is over (``read_keys``).
+* ``TakePosition``: a place in line for a message that comes back for it (``take_position``).
+* ``Resolve``: make sure that an unanswered request never takes effect (``resolve_doubt``).
+* ``ReleaseKey``: the guarded delete (``release``).
 * ``DropEnded``: delete what stood for a message that has ended (``drop_ended``).
-* ``Save``: states that the holder of a lock leaves for the next one (``save``).
-* ``Open`` and ``Renew``: a session's life (``session``).
+* ``Save``: states that the holder of a lock leaves for the next one (``save_states``).
+* ``Open`` and ``Renew``: a session's life (``open_and_renew``).
 """
 
 from celery_etcdlock.core.protocol.acquire import Acquire, Acquired, AcquireOutcome, Conflicted

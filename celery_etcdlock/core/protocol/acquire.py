@@ -14,9 +14,9 @@ Where keys are in the way that seem over, it asks about them first.
 *Trust.* We own the lock only if the store said so in an operation that compared the session's epoch. A token that is
 found under the name is ours and of one of our own unanswered requests: it is random and nobody else writes it.
 
-*Failure.* An operation that may have been applied is repeated as it was until ``give_up_at``; the repeat finds the
-key if the first one made it. After that the token is resolved (``resolve``) until ``deadline``; when even that gets no
-answer, the outcome says that the token stays doubtful, and the session goes on resolving it. A success after an
+*Failure.* An operation that may have been applied is repeated as it was until ``give_up_at``; the repeat finds the key
+if the first one made it. After that the token is resolved (``resolve_doubt``) until ``deadline``; when even that gets
+no answer, the outcome says that the token stays doubtful, and the session goes on resolving it. A success after an
 unanswered try is doubtful too: the late one may put our key again when we have released it (rule 3).
 
 *Keys whose time is over.* A key that nobody renews says until when it stands. Whoever is kept out by one that seems
@@ -38,13 +38,7 @@ from celery_etcdlock.core import operations as ops
 from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.expiry import Expiry
 from celery_etcdlock.core.key_kinds import is_kept_out
-from celery_etcdlock.core.ownership import (
-    Key,
-    Standing,
-    effective_limit,
-    preceding,
-    standing,
-)
+from celery_etcdlock.core.ownership import Key, Standing, effective_limit, find_key, preceding, standing
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
 from celery_etcdlock.core.protocol.resolve_doubt import Resolve, Resolved
 from celery_etcdlock.core.record import Record
@@ -182,7 +176,7 @@ class Acquire(Machine[AcquireOutcome]):
 
     def _on_present(self, reply: store_replies.Present, now: float) -> ops.Operation | AcquireOutcome:
         keys = reply.keys
-        mine = next((key for key in keys if key.token == self._token), None)
+        mine = find_key(keys, self._token)
         self._others = tuple(key for key in keys if key.token != self._token)
         if self._state is State.TRYING:
             limit = effective_limit(self._record.limit, keys)

@@ -5,9 +5,9 @@ none: the several locks of one task. No name twice in one operation (rule 4): th
 
 States::
 
-    TRYING ---> JUDGING    a key is in the way that seems over: have the store say how old its lease is
-    (``core.expiry``) JUDGING --> CLEARING   its time is over: delete it as it was read
-            --> TRYING     it stands, and counts as in the way
+    TRYING ---> JUDGING    a key is in the way that seems over: ask how old its lease is (``core.expiry``)
+                JUDGING --> CLEARING   its time is over: delete it as it was read
+                        --> TRYING     it stands, and counts as in the way
            ---> TRYING     fewer keys than the limit: again, on the condition that none has been created since (rule 5)
            ---> FENCING    an earlier try went unanswered: fence the session, then try once more
            ---> outcome
@@ -29,7 +29,7 @@ from celery_etcdlock.core.expiry import Expiry
 from celery_etcdlock.core.key_kinds import is_kept_out
 from celery_etcdlock.core.ownership import Key, effective_limit
 from celery_etcdlock.core.protocol.acquire import Acquired, Conflicted
-from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
+from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable
 from celery_etcdlock.errors import LockUnavailable
 
 
@@ -64,7 +64,6 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
         self._clearing = False
         self._asked_at = 0.0
         self._fencing = False
-        self._tries = 1
         self._doubtful = False
         self._last_error = LockUnavailable("no answer from the lock store")
 
@@ -99,12 +98,10 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
                 self._last_error = error
                 # What asks about others' keys, or clears them, leaves no doubt about ours.
                 self._doubtful = self._doubtful or (error.maybe_applied and not self._suspects)
-                self._tries += 1
-                if error.permanent or now >= self._give_up_at:
-                    return Unavailable(error, doubtful=self._doubtful or bool(self._decided))
-                pause = pause_before_try(self._tries)
-                if pause.seconds:
-                    return pause
+                doubtful = self._doubtful or bool(self._decided)
+                step = self._try_again(error, now, doubtful=doubtful, give_up_at=self._give_up_at)
+                if step is not None:
+                    return step
             case store_replies.Owned() | store_replies.EachTried() if self._doubtful:
                 self._fencing = True
             case store_replies.Owned() | store_replies.EachTried():

@@ -6,10 +6,7 @@ from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
-from celery_etcdlock.core.operations import (
-    Operation,
-    Pause,
-)
+from celery_etcdlock.core.operations import Operation, Pause
 from celery_etcdlock.core.replies import Reply
 from celery_etcdlock.errors import LockUnavailable
 
@@ -33,10 +30,12 @@ class Machine(ABC, Generic[Outcome]):
     def stop_waiting(self, now: float) -> None:
         """Whoever it acquires for doesn't want to wait for others any more. May be told again and again."""
 
-    def _try_again(self, error: LockUnavailable, now: float, *, doubtful: bool = False) -> Pause | Unavailable | None:
-        """What follows a failed try of a machine that has nothing to undo; ``None``: the same operation, at once."""
+    def _try_again(
+        self, error: LockUnavailable, now: float, *, doubtful: bool = False, give_up_at: float | None = None
+    ) -> Pause | Unavailable | None:
+        """What follows a failed try; ``None``: the same operation, at once. Tries until ``give_up_at``."""
         self._tries += 1
-        if error.permanent or now >= self.answer_by:
+        if error.permanent or now >= (self.answer_by if give_up_at is None else give_up_at):
             return Unavailable(error, doubtful=doubtful)
         pause = pause_before_try(self._tries)
         return pause if pause.seconds else None

@@ -6,11 +6,7 @@ from dataclasses import dataclass
 
 from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.expiry import Expiry
-from celery_etcdlock.core.operations import (
-    Look,
-    Operation,
-    Release,
-)
+from celery_etcdlock.core.operations import Look, Operation, Release
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.protocol.machine import Machine, Unavailable
 

@@ -15,12 +15,7 @@ from dataclasses import dataclass, field, replace
 from celery_etcdlock.core import operations, replies
 from celery_etcdlock.core.operations import MarkDone, Operation
 from celery_etcdlock.core.protocol.machine import Machine, Unavailable
-from celery_etcdlock.core.replies import (
-    Failed,
-    NotHeld,
-    Reply,
-    SessionGone,
-)
+from celery_etcdlock.core.replies import Failed, NotHeld, Reply, SessionGone
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,13 +19,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from celery_etcdlock.core import replies as store_replies
-from celery_etcdlock.core.operations import (
-    FenceSession,
-    Look,
-    Operation,
-    Release,
-)
-from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.operations import FenceSession, Look, Operation, Release
+from celery_etcdlock.core.ownership import Key, find_key
 from celery_etcdlock.core.protocol.machine import Machine, Unavailable
 
 
@@ -55,7 +50,7 @@ class Resolve(Machine["Resolved | Unavailable"]):
             case store_replies.SessionGone():
                 return Resolved()
             case store_replies.Present(keys=keys):
-                mine = next((key for key in keys if key.token == self._token), None)
+                mine = find_key(keys, self._token)
                 if mine is None or self._is_anothers(mine):
                     return Resolved()
                 self._step = Release(self._name, self._token, mine.mod_revision)

@@ -21,13 +21,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from celery_etcdlock.core import replies as store_replies
-from celery_etcdlock.core.operations import (
-    Operation,
-    Promote,
-)
-from celery_etcdlock.core.ownership import Key
+from celery_etcdlock.core.operations import Operation, Promote
+from celery_etcdlock.core.ownership import Key, find_key
 from celery_etcdlock.core.protocol.acquire import Acquired
-from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
+from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable
 from celery_etcdlock.core.protocol.resolve_doubt import Resolve, Resolved
 from celery_etcdlock.core.record import Record
 from celery_etcdlock.errors import LockUnavailable
@@ -69,7 +66,6 @@ class TakeOver(Machine[TakeOverOutcome]):
         self._give_up_at = give_up_at
         self._replaces = replaces
         self.answer_by = deadline
-        self._tries = 1
         self._doubtful = False
         self._last_error = LockUnavailable("no answer from the lock store")
         self._resolve: Resolve | None = None
@@ -95,7 +91,7 @@ class TakeOver(Machine[TakeOverOutcome]):
                 # Not doubtful: an earlier try that is still under way finds its guard broken.
                 return Acquired(revision, has_run=has_run)
             case store_replies.Present(keys=keys):
-                mine = next((key for key in keys if key.token == self._token), None)
+                mine = find_key(keys, self._token)
                 if mine is not None and mine.record is not None and mine.record.attempt == self._record.attempt:
                     return Acquired(mine.mod_revision)
                 return Refused(keys)
@@ -113,10 +109,8 @@ class TakeOver(Machine[TakeOverOutcome]):
     def _on_failed(self, error: LockUnavailable, now: float) -> Operation | TakeOverOutcome:
         self._last_error = error
         self._doubtful = self._doubtful or error.maybe_applied
-        self._tries += 1
-        if error.permanent or now >= self._give_up_at:
-            if not self._doubtful:
-                return Unavailable(error)
+        step = self._try_again(error, now, give_up_at=self._give_up_at)
+        if isinstance(step, Unavailable) and self._doubtful:
             self.answer_by = max(self.answer_by, now)
             self._resolve = Resolve(
                 lease=self._lease,
@@ -126,8 +120,7 @@ class TakeOver(Machine[TakeOverOutcome]):
                 attempt=self._record.attempt,
             )
             return self._resolve.start(now)
-        pause = pause_before_try(self._tries)
-        return pause if pause.seconds else self.start(now)
+        return step or self.start(now)
 
     def _on_resolving(self, resolve: Resolve, reply: store_replies.Reply, now: float) -> Operation | TakeOverOutcome:
         step = resolve.on(reply, now)

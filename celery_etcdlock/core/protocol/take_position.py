@@ -1,10 +1,10 @@
-"""TakePlace: a place in line that stands without renewal, for a message that goes back to its queue meanwhile.
+"""TakePosition: a place in line that stands without renewal, for a message that goes back to its queue meanwhile.
 
 The key is put behind all others under the name. Whoever comes back with it looks at all that precede (rule 2): fewer
 than the limit, and it takes the key over (``take_over``), for "fewer than that precede" stays true. A place says until
 when it stands, as every key does that nobody renews, so a message that is lost doesn't keep the line waiting for long.
 
-*Failure.* As in ``several``: while a try is in doubt the session is fenced and the next try is certain.
+*Failure.* As in ``acquire_several``: while a try is in doubt the session is fenced and the next try is certain.
 """
 
 from __future__ import annotations
@@ -12,13 +12,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from celery_etcdlock.core import replies as store_replies
-from celery_etcdlock.core.operations import (
-    Enqueue,
-    FenceSession,
-    Operation,
-)
-from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
+from celery_etcdlock.core.operations import Enqueue, FenceSession, Operation
+from celery_etcdlock.core.ownership import Key, find_key
+from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable
 from celery_etcdlock.core.record import Record
 from celery_etcdlock.errors import LockUnavailable
 
@@ -46,7 +42,6 @@ class TakePosition(Machine["PositionTaken | SessionLost | Unavailable"]):
         self.answer_by = deadline
         self._fencing = False
         self._doubtful = False
-        self._tries = 1
         self._last_error = LockUnavailable("no answer from the lock store")
 
     def start(self, now: float) -> Operation:
@@ -64,19 +59,16 @@ class TakePosition(Machine["PositionTaken | SessionLost | Unavailable"]):
             case store_replies.Queued() | store_replies.Present() if self._doubtful:
                 self._fencing = True
             case store_replies.Queued(keys=keys) | store_replies.Present(keys=keys):
-                mine = next((key for key in keys if key.token == self._token), None)
+                mine = find_key(keys, self._token)
                 if mine is not None:
                     # Ours as it was created: whoever rewrote it since has it now (a newer call that replaces this one).
                     return PositionTaken(mine.create_revision, keys)
             case store_replies.Failed(error=error):
                 self._last_error = error
                 self._doubtful = self._doubtful or error.maybe_applied
-                self._tries += 1
-                if error.permanent or now >= self._give_up_at:
-                    return Unavailable(error, doubtful=self._doubtful)
-                pause = pause_before_try(self._tries)
-                if pause.seconds:
-                    return pause
+                step = self._try_again(error, now, doubtful=self._doubtful, give_up_at=self._give_up_at)
+                if step is not None:
+                    return step
             case _:  # a Pause is over
                 pass
         if now >= self.answer_by:

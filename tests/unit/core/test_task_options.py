@@ -8,7 +8,6 @@ from typing import Any
 import pytest
 
 from celery_etcdlock.core.policies import Policies
-from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.core.task_options import OPTION_NAMES, OPTIONS, TaskOptions, check_option_names
 from celery_etcdlock.errors import InvalidOption
 
@@ -156,14 +155,6 @@ def test_unique_on_and_lock_key_exclude_each_other() -> None:
     assert refused(unique_on="*", lock_key="a") == (
         "task 'app.task': unique_on and lock_key are both given, and each makes the whole key: leave one out"
     )
-
-
-def test_settings_stand_in_for_none_and_only_for_none() -> None:
-    settings = Settings.from_mapping({"etcdlock_ttl": 60, "etcdlock_on_conflict": "raise"})
-    resolved = options(unique_on="*").resolved_with(settings)
-    assert (resolved.lock_ttl, resolved.on_conflict, resolved.unique_on) == (60, "raise", "*")
-    resolved = options(lock_ttl=10, on_conflict="retry").resolved_with(settings)
-    assert (resolved.lock_ttl, resolved.on_conflict) == (10, "retry")
 
 
 def test_option_names() -> None:
