@@ -87,6 +87,8 @@ class Ledger:
     disturbed_until: float = 0.0
     locks: dict[str, list[Lock]] = field(default_factory=dict)
     revoked: set[str] = field(default_factory=set)
+    #: The numbers of the messages that some worker has received.
+    met: set[int] = field(default_factory=set)
 
     def note(self, text: str) -> None:
         self.lines.append(f"{self.world.scheduler.now - 1000:8.3f}  {text}")
@@ -110,6 +112,7 @@ class Ledger:
         self.world.properties.published(sent)
 
     def received(self, worker: Any, message: Message) -> None:
+        self.met.add(message.number)
         mark = " (redelivered)" if message.redelivered else ""
         self.note(f"{worker.name} receives #{message.number} {message.task_id[:8]}{mark}")
 

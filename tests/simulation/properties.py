@@ -216,6 +216,8 @@ class Properties:
         return returned and not over and task_id not in self.ledger.revoked
 
     def entitlement_ended(self, spec: Any, task_id: str) -> float | None:
+        if self.is_revoked_in_its_queue(task_id):
+            return None  # Celery stores that at once; the lock is free once a worker finds the message
         ready = self.ledger.ready_at.get(task_id)
         if spec.lock in ("until_executing", "until_and_while_executing"):
             # Its start gives the lock back, a moment before the body is entered.
@@ -231,6 +233,11 @@ class Properties:
         if task_id in self.ledger.let_go:
             ended.append(self.ledger.let_go[task_id][0])
         return min([each for each in (ready, *ended) if each is not None], default=None)
+
+    def is_revoked_in_its_queue(self, task_id: str) -> bool:
+        """Whether no worker has received its latest message yet, nor anybody run it."""
+        sent = self.ledger.sent.get(task_id)
+        return task_id in self.ledger.revoked and bool(sent) and sent[-1].message.number not in self.ledger.met
 
     def excused_now(self, at: float) -> bool:
         """Whether trouble that docs speak of is too recent."""

@@ -112,6 +112,27 @@ def test_a_copy_of_what_has_run_opens_no_second_window(worker: Worker) -> None:
     assert kinds(worker, "name") == []
 
 
+def test_a_copy_that_has_waited_for_long_comes_back_more_rarely(worker: Worker) -> None:
+    """A body may run for hours, and each copy that waits for it takes a slot and asks etcd with each come-back."""
+    again: list[Any] = []
+
+    def meanwhile() -> None:
+        for waited in (0.0, 8.0, 3600.0):
+            mine = copy.deepcopy(message)
+            mine.headers |= {WAITING_SINCE_HEADER: time.time() - waited, WAITED_HEADER: [waited, 0.0]}
+            worker.run(mine)
+            again.extend(worker.messages())
+
+    task = worker.task(meanwhile, lock_key="name")
+    task.delay()
+    [message] = worker.messages()
+    worker.run(message)
+    soon, later, at_last = (each.headers[WAITED_HEADER][1] for each in again)
+    assert 0.25 <= soon <= 0.5
+    assert 1.0 <= later <= 2.1
+    assert 2.5 <= at_last <= 5.0
+
+
 def test_another_call_under_the_same_id_isnt_a_copy(worker: Worker) -> None:
     """Ids that people choose, for a job that is called each night."""
     task = worker.task(lock_key="name")
