@@ -27,6 +27,7 @@ FOUND = {
     777300952: "a time limit in a handover: the key stood, and its token served for another lock",
     777100410: "Celery stores that a copy has expired while the first still runs",
     778000246: "Celery stores that a message is revoked before a worker finds it, and its lock is freed",
+    777701265: "a retry that Celery couldn't publish ends its message for good, and its claim stayed",
 }
 
 

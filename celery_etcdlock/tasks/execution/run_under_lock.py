@@ -276,7 +276,7 @@ class _Execution:
         if isinstance(error, HasRun):
             # Only what this copy waited with: the claim and what waits for a retry are the first's.
             self._line.leave()
-        comes_again = isinstance(error, Retry | Reject | StillRuns | HasRun)
+        comes_again = isinstance(error, Retry | StillRuns | HasRun) or (isinstance(error, Reject) and error.requeue)
         if comes_again or (error is not None and not isinstance(error, Exception)):
             return  # the message comes again, with what it holds
         context, place = self._context, self._line.place
