@@ -17,6 +17,7 @@ from celery.signals import task_postrun
 from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.errors import EtcdLockError
 from celery_etcdlock.tasks.entry.caller import delivery_of, is_taken_charge_of
+from celery_etcdlock.tasks.execution.redelivery import is_requeued
 from celery_etcdlock.tasks.execution.release_or_hand_over import REPLACEMENT
 from celery_etcdlock.tasks.message.headers import claims_in, position_in
 
@@ -60,5 +61,5 @@ def _comes_again(request: Any, state: str | None, retval: Any) -> bool:
         # Something goes through Celery's tracer: what it makes of an Exception is a failure, else the process ends.
         return not isinstance(sys.exc_info()[1], Exception)
     if state == states.REJECTED:
-        return not isinstance(retval, Reject) or bool(getattr(retval, "requeue", True))
+        return not isinstance(retval, Reject) or is_requeued(retval)
     return state == states.RETRY or (state == states.IGNORED and hasattr(request, REPLACEMENT))

@@ -38,6 +38,11 @@ class StillRuns(Ignore):
     """Ends a copy that was sent back to its queue: the result and its state are the first's."""
 
 
+def is_requeued(rejected: Reject) -> bool:
+    """Whether its broker gives the message again. Celery's own ``retry`` says no when it can't publish."""
+    return bool(getattr(rejected, "requeue", True))
+
+
 class Redelivery:
     """One delivery, as far as there may be copies of it. ``expected``: take it that there are."""
 

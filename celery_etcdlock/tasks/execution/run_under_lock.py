@@ -32,7 +32,7 @@ from celery_etcdlock.tasks.execution.join import Joined, await_result, take_resu
 from celery_etcdlock.tasks.execution.meet_conflict import ConflictHandling
 from celery_etcdlock.tasks.execution.message_claims import MOST_LOOKS, MessageClaims
 from celery_etcdlock.tasks.execution.queue_position import QueuePosition
-from celery_etcdlock.tasks.execution.redelivery import HasRun, Redelivery, StillRuns
+from celery_etcdlock.tasks.execution.redelivery import HasRun, Redelivery, StillRuns, is_requeued
 from celery_etcdlock.tasks.execution.release_or_hand_over import release_or_hand_over
 from celery_etcdlock.tasks.execution.skip_or_reschedule import skip
 from celery_etcdlock.tasks.message.headers import Duplicate
@@ -276,7 +276,7 @@ class _Execution:
         if isinstance(error, HasRun):
             # Only what this copy waited with: the claim and what waits for a retry are the first's.
             self._line.leave()
-        comes_again = isinstance(error, Retry | StillRuns | HasRun) or (isinstance(error, Reject) and error.requeue)
+        comes_again = is_requeued(error) if isinstance(error, Reject) else isinstance(error, Retry | StillRuns | HasRun)
         if comes_again or (error is not None and not isinstance(error, Exception)):
             return  # the message comes again, with what it holds
         context, place = self._context, self._line.place
