@@ -16,7 +16,7 @@ call, so another call under the same task id isn't taken for a copy.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from celery_etcdlock.core.operations import LookForDone, MarkDone
 from celery_etcdlock.core.record import Delivery
@@ -34,6 +34,31 @@ DONE_SECONDS = 600.0
 SPREAD = 0.1
 
 
+class OwedMarks:
+    """Runs of this process that have come to their end and aren't marked yet, or may not be.
+
+    A run is here from before its mark is first tried: a lock whose lease ends meanwhile isn't freed before the mark.
+    """
+
+    def __init__(self) -> None:
+        self._runs: dict[tuple[Delivery, str | None], None] = {}
+
+    def add(self, run: Delivery) -> None:
+        self._runs[run, run.call] = None
+
+    def discard(self, run: Delivery) -> None:
+        self._runs.pop((run, run.call), None)
+
+    def __contains__(self, run: Delivery) -> bool:
+        return (run, run.call) in self._runs
+
+    def __iter__(self) -> Iterator[Delivery]:
+        return iter([run for run, _ in list(self._runs)])
+
+    def __bool__(self) -> bool:
+        return bool(self._runs)
+
+
 class DoneMarks:
     """See the module. Both methods raise ``LockUnavailable`` where the store can't be asked."""
 
@@ -45,11 +70,10 @@ class DoneMarks:
         done_seconds: float = DONE_SECONDS,
         *,
         schedule_mark: Callable[[Delivery], None] | None = None,
-        owes_mark: Callable[[Delivery], bool] = lambda delivery: False,
+        owed: OwedMarks | None = None,
     ) -> None:
         self._schedule_mark = schedule_mark
-        #: Whether this process knows of a run's end that isn't marked yet. Asks nobody.
-        self.is_owed = owes_mark
+        self.owed = OwedMarks() if owed is None else owed
         self._done_seconds = done_seconds
         self._leases = SharedLeases(store, clock, SPREAD)
         self._store = store
@@ -65,8 +89,10 @@ class DoneMarks:
 
     def put_in_the_end(self, delivery: Delivery) -> None:
         """Mark the delivery as ended: now, or when the store answers again. Never raises for the store's sake."""
+        self.owed.add(delivery)
         try:
             self.put(delivery)
+            self.owed.discard(delivery)
         except BaseException as error:
             if self._schedule_mark is not None:
                 self._schedule_mark(delivery)

@@ -85,7 +85,7 @@ class LockManager:
             timeout_seconds,
             done_seconds,
             schedule_mark=self._keeper.schedule_mark,
-            owes_mark=self._keeper.owes_mark,
+            owed=self._keeper.owed_marks,
         )
         self.pid = os.getpid()
 
@@ -334,6 +334,8 @@ class LockManager:
         try:
             interrupted = session.has_pending_deletes(debt)
             deadline = self._clock() + self.timeout_seconds
+            if done is not None:
+                self.done.owed.add(done)
             mark = None if done is None else self.done.mark(done, deadline)
             if not session.begin_release(lock, debt, deadline + self.timeout_seconds):
                 return False
@@ -351,6 +353,8 @@ class LockManager:
                 self._keeper.schedule_delete(session, debt)
             else:
                 session.settle(debt)
+            if done is not None and isinstance(outcome, machines.Released) and outcome.marked:
+                self.done.owed.discard(done)
         except BaseException:
             if done is not None:
                 self._keeper.schedule_mark(done)

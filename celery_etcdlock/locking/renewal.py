@@ -36,7 +36,7 @@ from celery_etcdlock.core.protocol import Renew, Renewed, SessionLost, Unavailab
 from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
-from celery_etcdlock.locking.done_marks import DoneMarks
+from celery_etcdlock.locking.done_marks import DoneMarks, OwedMarks
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
@@ -95,7 +95,7 @@ class SessionKeeper:
         self._owing: dict[int, Session] = {}
         self._releases = Releases()
         #: Runs to be marked as ended, before anything that is owed is released.
-        self._unmarked: dict[tuple[Delivery, str | None], None] = {}
+        self.owed_marks = OwedMarks()
         self._marks = marks
         self._alarm = Alarm()
         #: Locks that were lost alone, while their session lives, and whose holders haven't been told yet.
@@ -199,12 +199,8 @@ class SessionKeeper:
 
     def schedule_mark(self, delivery: Delivery) -> None:
         """Have this run marked as ended, before anything that is owed is released."""
-        self._unmarked[delivery, delivery.call] = None
+        self.owed_marks.add(delivery)
         self._wake()
-
-    def owes_mark(self, delivery: Delivery) -> bool:
-        """Whether that is still to be done."""
-        return (delivery, delivery.call) in self._unmarked
 
     def drop(self, lock: Lock, why: str) -> None:
         """Have a lock that its holder forgot released. May be called by a finalizer: takes no mutex."""
@@ -290,7 +286,7 @@ class SessionKeeper:
 
     def _put_marks(self, timeout_seconds: float) -> bool:
         """Put the marks that are owed. Returns whether none is left."""
-        for delivery, call in list(self._unmarked):
+        for delivery in self.owed_marks:
             try:
                 self._marks.put(delivery, timeout_seconds)
             except LockUnavailable as error:
@@ -301,11 +297,13 @@ class SessionKeeper:
                     delivery.task_id,
                     error,
                 )
-            self._unmarked.pop((delivery, call), None)
+            self.owed_marks.discard(delivery)
         return True
 
     def _may_flush(self) -> bool:
-        return not self._unmarked or self._put_marks(min(RETRY_SECONDS, max(0.0, self._next_renewal() - self._clock())))
+        return not self.owed_marks or self._put_marks(
+            min(RETRY_SECONDS, max(0.0, self._next_renewal() - self._clock()))
+        )
 
     def _flush_others(self) -> None:
         if not self._may_flush():
@@ -338,7 +336,7 @@ class SessionKeeper:
         now = self._clock()
         debts_due = [session.next_delete_due() for session in sessions]
         due += [max(now + RETRY_SECONDS, debt_due) for debt_due in debts_due if debt_due is not None]
-        if self._unmarked or self._debtors():
+        if self.owed_marks or self._debtors():
             due.append(now + RETRY_SECONDS)
         return max(0.0, min(due) - now) if due else None
 

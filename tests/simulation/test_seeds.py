@@ -28,6 +28,7 @@ FOUND = {
     777100410: "Celery stores that a copy has expired while the first still runs",
     778000246: "Celery stores that a message is revoked before a worker finds it, and its lock is freed",
     777701265: "a retry that Celery couldn't publish ends its message for good, and its claim stayed",
+    780001792: "a lease was revoked while the mark of its run was just being put, on a slow network: ran again",
 }
 
 
