@@ -13,7 +13,7 @@ import logging
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from hpack import Decoder
+from hpack import Decoder, HPACKError
 
 from celery_etcdlock.etcd.frames import Http2Error
 
@@ -69,6 +69,10 @@ class Fields(NamedTuple):
 
 _READ = {b":status": 0, b"content-type": 1, b"grpc-status": 2, b"grpc-message": 3}
 
+#: Not only hpack's own: what else a hostile block brings out of it is the peer's doing. A time limit that strikes in it
+#: isn't.
+DECODING_FAILS = (HPACKError, ValueError, TypeError, LookupError, ArithmeticError, AttributeError, AssertionError)
+
 
 class RememberingDecoder:
     """See the module. Raises Http2Error."""
@@ -84,7 +88,7 @@ class RememberingDecoder:
         size, newest = self._table()
         try:
             headers = list(self._decoder.decode(block, raw=True))
-        except Exception as error:  # not only hpack's own: what a hostile block brings out of it is the peer's doing
+        except DECODING_FAILS as error:
             raise Http2Error("COMPRESSION_ERROR", f"headers that can't be read: {error!r}") from error
         found = [b""] * len(_READ)
         for name, value in headers:

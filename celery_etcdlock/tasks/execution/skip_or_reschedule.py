@@ -134,6 +134,8 @@ def reschedule(
         if task.acks_late:
             # It isn't acknowledged yet, so the broker can deliver it again.
             raise Reject(str(error), requeue=True) from error
+        if interrupts(error):
+            raise
         raise why from error
     if is_copy or _has_result(context):
         logger.info("Task %s[%s] is a redelivered copy and waits: %s", task.name, call.delivery.task_id, why)

@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import Any
 
 import pytest
+from celery.exceptions import SoftTimeLimitExceeded
 from hpack import Decoder, Encoder
 from hypothesis import given
 from hypothesis import strategies as st
@@ -101,3 +102,13 @@ def test_a_bomb_of_headers_is_refused() -> None:
     decoder.decode(big)
     with pytest.raises(Http2Error, match="COMPRESSION_ERROR"):
         decoder.decode(b"\xbe" * 10_000)  # ten thousand times that entry: 40 MB
+
+
+def test_a_time_limit_that_strikes_while_headers_are_read_goes_on_as_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    def strike(*_: object, **__: object) -> None:
+        raise SoftTimeLimitExceeded(1)
+
+    decoder = RememberingDecoder()
+    monkeypatch.setattr(decoder._decoder, "decode", strike)
+    with pytest.raises(SoftTimeLimitExceeded):
+        decoder.decode(b"\x88")

@@ -6,7 +6,7 @@ import time
 from typing import Any
 
 import pytest
-from celery import current_task
+from celery import Signature, current_task
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_etcdlock import current_lock
@@ -166,3 +166,24 @@ def test_a_key_that_its_producer_never_knew_of_is_the_messages_own(worker: Worke
     worker.run(message)
     assert len(worker.ran) == 1
     assert worker.holders("name") == 0
+
+
+@pytest.mark.parametrize("acks_late", [False, True])
+def test_a_time_limit_that_strikes_while_a_message_is_sent_back(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, acks_late: bool
+) -> None:
+    """Late, it is rejected and comes again; early, its result says what ended it, not what it was sent back for."""
+    task = worker.task(lock_key="name", on_conflict="retry", acks_late=acks_late)
+    with worker.locks.lock("name"):
+        result = task.delay()
+        [message] = worker.messages()
+
+        def strike(*_: object, **__: object) -> None:
+            raise SoftTimeLimitExceeded(1)
+
+        monkeypatch.setattr(Signature, "apply_async", strike)
+        worker.run(message)
+    assert (result.state, type(result.result)) == (
+        ("PENDING", type(None)) if acks_late else ("FAILURE", SoftTimeLimitExceeded)
+    )
+    assert worker.ran == []
