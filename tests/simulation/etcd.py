@@ -55,6 +55,8 @@ class Etcd:
         self.disturbed_at = 0.0
         #: Leases whose time was over; not those that were revoked.
         self.ran_out: set[int] = set()
+        #: What the keys of those leases held then.
+        self.lost_values: list[bytes] = []
 
     def link(self, process: Process) -> Link:
         return self.links.setdefault(process.pid, Link())
@@ -90,6 +92,7 @@ class Etcd:
             for lease in self.state.leases:
                 if scheduler.now >= lease.ends_at + LAZY_SECONDS:
                     self.ran_out.add(lease.ident)
+                    self.lost_values += [kv.value for kv in self.state.kvs if kv.lease == lease.ident]
                     self._move(expire(self.state._replace(now=scheduler.now), lease.ident))
 
     def change_leader(self) -> None:

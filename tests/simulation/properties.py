@@ -328,12 +328,14 @@ class Properties:
 
     def owes_mark(self, run: Run) -> bool:
         """Whether etcd was silent until the run's lock had run out, and answers since a moment only."""
-        lock, config = run.lock, self.world.plan.config
-        if not isinstance(lock, Lock) or self.world.is_marked(run):
+        lock, config, etcd = run.lock, self.world.plan.config, self.world.etcd
+        if self.world.is_marked(run):
             return False
-        session: Session = lock.session
-        silent_until = max(self.ledger.disturbed_until, self.world.etcd.disturbed_at)
-        ran_out = session.lease in self.world.etcd.ran_out
+        silent_until = max(self.ledger.disturbed_until, etcd.disturbed_at)
+        if isinstance(lock, Lock):
+            ran_out = lock.session.lease in etcd.ran_out
+        else:  # its body had none; what kept its copies away is known by its task
+            ran_out = any(run.task_id.encode() in value for value in etcd.lost_values)
         return ran_out and self.now < silent_until + config.ttl / 4 + MARK_SECONDS
 
     def trusts(self, run: Run) -> bool:

@@ -29,6 +29,7 @@ FOUND = {
     778000246: "Celery stores that a message is revoked before a worker finds it, and its lock is freed",
     777701265: "a retry that Celery couldn't publish ends its message for good, and its claim stayed",
     780001792: "a lease was revoked while the mark of its run was just being put, on a slow network: ran again",
+    780005545: "an outage longer than the TTL, for a lifetime whose body holds no lock (the oracle's fault)",
 }
 
 
