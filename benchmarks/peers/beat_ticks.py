@@ -27,7 +27,8 @@ IDLE_SECONDS = 3.0
 
 def main(kind: str, entries: int, due: int, directory: str) -> None:
     now = datetime.now(timezone.utc)
-    app = Celery(f"beat-{kind}-{entries}", broker=f"redis://{os.environ['BENCH_BROKER']}/0")
+    # Each run has a state of its own in the stores.
+    app = Celery(f"beat-{kind}-{entries}-{os.getpid()}", broker=f"redis://{os.environ['BENCH_BROKER']}/0")
     app.conf.update(
         task_ignore_result=True,
         task_default_queue=app.main,

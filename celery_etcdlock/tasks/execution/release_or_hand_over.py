@@ -20,10 +20,7 @@ from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.tasks.entry.caller import Call
 from celery_etcdlock.tasks.execution.context import ExecutionContext
 from celery_etcdlock.tasks.execution.redelivery import Redelivery
-from celery_etcdlock.tasks.message.due_time import seconds_until
-
-#: Seconds that a message keeps its lock after it is due.
-PENDING_SECONDS = 3600.0
+from celery_etcdlock.tasks.message.due_time import message_seconds, seconds_until
 
 #: Where ``SingletonTask.replace`` leaves the signature on the request.
 REPLACEMENT = "_etcdlock_replacement"
@@ -40,7 +37,7 @@ def release_or_hand_over(
     successor = _successor(context.call, ended_by) if options.lifetime.hand_over else None
     if successor is not None and _is_for(context.task, successor, lock):
         delay = (seconds_until(ended_by.when) or 0.0) if isinstance(ended_by, Retry) else 0.0
-        stands_for = delay + (options.pending_ttl or PENDING_SECONDS)
+        stands_for = message_seconds(options.pending_ttl, delay, successor.options.get("expires", context.task.expires))
         # The run that the signature makes: what Celery will say of it in the request.
         step = int(successor.options.get("retries") or 0), int(successor.options.get("replaced_task_nesting") or 0)
         redelivery.put_mark()

@@ -5,6 +5,9 @@ from __future__ import annotations
 import time
 from datetime import datetime, timezone
 
+#: Seconds that a message keeps its lock after it is due.
+PENDING_SECONDS = 3600.0
+
 
 def seconds_until(when: object) -> float | None:
     """Seconds from now by this host's wall clock, at least 0; ``None`` where nothing is said that we know."""
@@ -24,3 +27,15 @@ def in_iso_format(when: object, seconds: float) -> str:
     if isinstance(when, str):
         return when
     return datetime.fromtimestamp(time.time() + seconds, timezone.utc).isoformat()
+
+
+def message_seconds(pending_ttl: float | None, due: float, expires: object) -> float:
+    """For how many seconds from now a lock stands for a message that is ``due`` in so many, a call or a retry.
+
+    A message that has expired never starts, and a broker may drop it (RabbitMQ does) so that no worker meets it.
+    """
+    if pending_ttl is not None:
+        return due + pending_ttl
+    if expires is None:
+        return due + PENDING_SECONDS
+    return max(seconds_until(expires) or 0.0, 1.0)

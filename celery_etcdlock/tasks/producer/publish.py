@@ -34,9 +34,8 @@ from celery_etcdlock.errors import LockConflict, LockUnavailable
 from celery_etcdlock.locking.lock_holder import conflict_error
 from celery_etcdlock.locking.outcomes import Claim, Conflict
 from celery_etcdlock.tasks.definition.lock_plan import LockPlan
-from celery_etcdlock.tasks.execution.release_or_hand_over import PENDING_SECONDS
 from celery_etcdlock.tasks.message import headers as message_headers
-from celery_etcdlock.tasks.message.due_time import seconds_until
+from celery_etcdlock.tasks.message.due_time import message_seconds, seconds_until
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -212,10 +211,4 @@ def claim_seconds(task: Task[Any, Any], plan: LockPlan, options: Mapping[str, An
     if plan.options.unique_for is not None:
         return plan.options.unique_for
     due = seconds_until(options.get("eta")) or float(options.get("countdown") or 0.0)
-    if plan.options.pending_ttl is not None:
-        return due + plan.options.pending_ttl
-    expires = options.get("expires", task.expires)
-    if expires is None:
-        return due + PENDING_SECONDS
-    # From the call: a message that has expired never starts.
-    return max(seconds_until(expires) or 0.0, 1.0)
+    return message_seconds(plan.options.pending_ttl, due, options.get("expires", task.expires))

@@ -62,6 +62,29 @@ def test_a_retry_that_expires(worker: Worker, knows: bool) -> None:
     wait_for(lambda: worker.holders("name") == 0, "the lock is free")
 
 
+@pytest.mark.parametrize("by_task", [True, False], ids=["the task's", "the call's"])
+@pytest.mark.parametrize("replaces", [True, False], ids=["replacement", "retry"])
+def test_what_expires_where_no_worker_meets_it_keeps_its_lock_no_longer(
+    worker: Worker, replaces: bool, by_task: bool
+) -> None:
+    """RabbitMQ drops what expires in a queue, without a word to anybody."""
+
+    def go_on_once() -> None:
+        if replaces:
+            raise current_task.replace(current_task.s().set(expires=90))
+        raise current_task.retry(countdown=0)
+
+    options = {"expires": 90} if by_task else {}
+    task = worker.task(go_on_once, lock="until_executed", lock_key="name", **options)
+    task.apply_async(**({} if by_task else {"expires": 90}))
+    worker.run(*worker.messages())
+    [record] = [key.record for key in worker.locks.holders("name")]
+    assert record is not None
+    assert record.kind is KeyKind.HANDOVER
+    assert record.until is not None
+    assert record.until - record.since == pytest.approx(90, abs=30)
+
+
 def test_a_message_that_is_refused(worker: Worker) -> None:
     task = worker.task(lock="until_executed", lock_key="name")
     task.delay()
