@@ -212,8 +212,9 @@ class Pool:
             return
 
         def found() -> None:
-            if job is not None and not job.ready:
+            if job in self.dying:
                 self.dying.remove(job)
+            if job is not None and not job.ready:  # a time limit may have been first
                 job.ready = True
                 self._tell(job, job.options["error_callback"], _info(WorkerLostError("Worker exited prematurely")))
             if job is not None:

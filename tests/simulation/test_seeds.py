@@ -30,6 +30,7 @@ FOUND = {
     777701265: "a retry that Celery couldn't publish ends its message for good, and its claim stayed",
     780001792: "a lease was revoked while the mark of its run was just being put, on a slow network: ran again",
     780005545: "an outage longer than the TTL, for a lifetime whose body holds no lock (the oracle's fault)",
+    780003721: "a time limit in a frozen worker whose child dies (the model pool's fault)",
 }
 
 
