@@ -34,7 +34,7 @@ from tests.chaos.stores import EtcdStore, NetworkedEtcdStore, RedisStore, start_
 from tests.redis_server import RedisServer
 
 SHORT = ("kill -9: child", "stop: child", "leader killed", "network: worker from etcd", "delivered twice")
-SHORT_LANES = ("redis-clocks", "rabbitmq")
+SHORT_LANES = ("redis-clocks",)
 #: Deletes by third parties are outside of what a lock can promise (P2); fencing holds all the same.
 OUTSIDE = ("admin deletes", "admin revokes")
 
