@@ -15,6 +15,7 @@ import pytest
 
 from celery_etcdlock import EtcdLocks
 from tests.etcd_server import EtcdServer
+from tests.integration.workers.etcd_admin import Admin
 from tests.integration.workers.worker_process import Beat, Bodies, Worker
 from tests.redis_server import RedisServer
 from tests.waiting import wait_for
@@ -124,3 +125,10 @@ def working(shared_project: Project) -> Iterator[Project]:
 @pytest.fixture
 def project(new_project: Callable[..., Project]) -> Project:
     return new_project()
+
+
+@pytest.fixture
+def admin(project: Project, etcd: EtcdServer) -> Iterator[Admin]:
+    admin = Admin(project, etcd.endpoint)
+    yield admin
+    admin.close()

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from celery_etcdlock.core.name_escaping import escape_name
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient
-from tests.integration.workers.conftest import Project
+
+if TYPE_CHECKING:
+    from tests.integration.workers.conftest import Project
 
 SECONDS = 5.0
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -25,13 +25,6 @@ AT_ONCE_SECONDS = 1.0
 @pytest.fixture
 def project(new_project: Callable[..., Project]) -> Project:
     return new_project(etcdlock_ttl=TTL_SECONDS, etcdlock_timeout=2)
-
-
-@pytest.fixture
-def admin(project: Project, etcd: EtcdServer) -> Iterator[Admin]:
-    admin = Admin(project, etcd.endpoint)
-    yield admin
-    admin.close()
 
 
 class Death:

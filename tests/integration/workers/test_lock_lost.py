@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import pytest
 from celery.result import AsyncResult
@@ -27,13 +27,6 @@ POOLS = [
 @pytest.fixture
 def project(new_project: Callable[..., Project]) -> Project:
     return new_project(etcdlock_ttl=TTL_SECONDS, etcdlock_timeout=1)
-
-
-@pytest.fixture
-def admin(project: Project, etcd: EtcdServer) -> Iterator[Admin]:
-    admin = Admin(project, etcd.endpoint)
-    yield admin
-    admin.close()
 
 
 def outcome(result: AsyncResult) -> object:

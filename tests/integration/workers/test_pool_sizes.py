@@ -6,13 +6,12 @@ import os
 import signal
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
 import pytest
 
-from tests.etcd_server import EtcdServer
 from tests.integration.workers.conftest import Project
 from tests.integration.workers.etcd_admin import Admin
 from tests.integration.workers.worker_process import ROOT, is_gone
@@ -25,13 +24,6 @@ TTL_SECONDS = 60
 @pytest.fixture
 def project(new_project: Callable[..., Project]) -> Project:
     return new_project(etcdlock_ttl=TTL_SECONDS, etcdlock_timeout=2)
-
-
-@pytest.fixture
-def admin(project: Project, etcd: EtcdServer) -> Iterator[Admin]:
-    admin = Admin(project, etcd.endpoint)
-    yield admin
-    admin.close()
 
 
 def run_in_each_of(project: Project, count: int) -> list[int]:
