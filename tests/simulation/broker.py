@@ -1,8 +1,8 @@
 """A message broker that delivers at least once: late, twice, out of order, and again after a while.
 
-Two kinds, as real ones: ``redis`` delivers again what isn't acknowledged within a visibility time-out, though its
-worker lives, and so too what a lost worker had; ``amqp`` puts that back as soon as the connection is lost. Only what is
-delivered *again* is marked as redelivered, and only by its broker's own doing.
+Two kinds, as real ones. ``redis`` delivers again what isn't acknowledged within a visibility time-out, though its
+worker lives, and so too what a lost worker had. ``amqp`` puts that back as soon as the connection is lost, and drops
+what expires in its queue. Only what is delivered *again* is marked as redelivered, and only by its broker's own doing.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ class Message:
     properties: dict[str, Any]
     delivery_info: dict[str, Any]
     redelivered: bool = False
+    #: By the clock of who published it.
+    expires_at: float | None = None
     content_type: str = "application/json"
     content_encoding: str = "utf-8"
 
@@ -45,7 +47,8 @@ class Message:
 
     def again(self, *, redelivered: bool = True) -> Message:
         info = {**self.delivery_info, "redelivered": redelivered}
-        return Message(self.number, copy.deepcopy(self.headers), self.body, dict(self.properties), info, redelivered)
+        headers, properties = copy.deepcopy(self.headers), dict(self.properties)
+        return Message(self.number, headers, self.body, properties, info, redelivered, self.expires_at)
 
 
 @dataclass(eq=False)
@@ -80,7 +83,14 @@ class Broker:
 
     # --- in -------------------------------------------------------------------------------------------------------
 
-    def publish(self, headers: dict[str, Any], body: Any, properties: dict[str, Any], routing_key: str) -> None:
+    def publish(
+        self,
+        headers: dict[str, Any],
+        body: Any,
+        properties: dict[str, Any],
+        routing_key: str,
+        expiration: float | None = None,
+    ) -> None:
         scheduler = self._scheduler
         scheduler.sleep(0.001 + 0.002 * scheduler.chance.random())
         if self.down:
@@ -92,6 +102,7 @@ class Broker:
             json.dumps(body),
             json.loads(json.dumps(properties)),
             {"exchange": "", "routing_key": routing_key, "redelivered": False},
+            expires_at=None if expiration is None else scheduler.now + max(0.0, expiration),
         )
         self.on_publish(message)
         self.put(message)
@@ -127,7 +138,11 @@ class Broker:
 
     def take(self, worker: Process, channel: int) -> tuple[int, Message] | None:
         """The next message; mostly in order."""
-        if self.down or not self.queue:
+        if self.down:
+            return None
+        if self.kind == "amqp":
+            self._drop_expired()
+        if not self.queue:
             return None
         chance = self._scheduler.chance
         at = 0 if chance.random() < 0.8 else chance.randrange(len(self.queue))
@@ -135,6 +150,12 @@ class Broker:
         self._tags += 1
         self.unacked[self._tags] = Unacked(message, worker, channel, self._scheduler.now)
         return self._tags, message
+
+    def _drop_expired(self) -> None:
+        for message in list(self.queue):
+            if message.expires_at is not None and message.expires_at < self._scheduler.now:
+                self.queue.remove(message)
+                self.on_gone(message, "expired")
 
     def ack(self, tag: int) -> None:
         delivery = self.unacked.pop(tag, None)
@@ -197,7 +218,7 @@ class Producer:
         properties = {
             name: options[name] for name in ("reply_to", "correlation_id", "priority") if options.get(name) is not None
         }
-        self._broker().publish(headers, body, properties, routing_key)
+        self._broker().publish(headers, body, properties, routing_key, options.get("expiration"))
 
     @contextmanager
     def acquired(self, *_: Any, **__: Any) -> Any:

@@ -87,6 +87,8 @@ class Ledger:
     disturbed_until: float = 0.0
     locks: dict[str, list[Lock]] = field(default_factory=dict)
     revoked: set[str] = field(default_factory=set)
+    #: When a message of it expired, by task id, that its broker dropped without a word.
+    dropped: dict[str, float] = field(default_factory=dict)
     #: The numbers of the messages that some worker has received.
     met: set[int] = field(default_factory=set)
 
@@ -115,6 +117,12 @@ class Ledger:
         self.met.add(message.number)
         mark = " (redelivered)" if message.redelivered else ""
         self.note(f"{worker.name} receives #{message.number} {message.task_id[:8]}{mark}")
+
+    def gone(self, message: Message, why: str) -> None:
+        if why == "expired":
+            self.note(f"the broker drops #{message.number} {message.task_id[:8]}, which has expired")
+            self.world.coverage.hit("fault", "dropped when it expired")
+            self.dropped.setdefault(message.task_id, message.expires_at or 0.0)
 
     def stored(self, task_id: str, meta: Any) -> None:
         state = meta["status"]

@@ -22,7 +22,7 @@ from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.locking import claims
 from celery_etcdlock.locking.renewal import SessionKeeper
 from celery_etcdlock.locking.session import PendingDelete, Session
-from celery_etcdlock.tasks.execution import message_claims
+from celery_etcdlock.tasks.execution import message_claims, run_under_lock
 from celery_etcdlock.tasks.execution.held_locks import HeldLocks
 from celery_etcdlock.tasks.execution.redelivery import Redelivery
 from celery_etcdlock.tasks.message import headers
@@ -111,6 +111,12 @@ def release_is_interrupted_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(HeldLocks, "end_each", end_each)
     monkeypatch.setattr(Session, "begin_release", lambda self, lock, debt, due: self.end_hold(lock))
     monkeypatch.setattr(SessionKeeper, "hurry", lambda *_: None)
+
+
+def retry_is_stored_after_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By Celery, over what its retry has stored by then."""
+    monkeypatch.setattr(run_under_lock, "store_retry", lambda context, retry: False)
+    monkeypatch.setattr(run_under_lock, "has_result", lambda context: False)
 
 
 def only_copies_leave_marks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -255,6 +261,21 @@ MUTATIONS = (
         ),
         release_is_interrupted_for_good,
         first_seed=9,
+    ),
+    Mutation(
+        "RETRY is stored after the release",
+        frozenset({"lost"}),
+        Focus(
+            spec={**EXECUTED, "soft": None, "hard": None},
+            config={**NO_SKEW, "max_tasks_per_child": None},
+            faults=("deaf", "slow"),
+            who=("runner",),
+            least_faults=5,
+            revokes=0.9,
+            expires=0.5,
+            retries=1.0,
+        ),
+        retry_is_stored_after_the_release,
     ),
     Mutation(
         "only copies leave marks",

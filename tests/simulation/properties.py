@@ -230,6 +230,8 @@ class Properties:
         # A run that ends otherwise than by a retry or replacement lets go, just before its result is stored.
         ended = [run.ended for run in self.ledger.runs if run.task_id == task_id and run.how not in GOES_ON]
         ended += [run.began for run in self.ledger.running if run.task_id == task_id and not self.trusts(run)]
+        if task_id in self.ledger.dropped:
+            ended.append(self.ledger.dropped[task_id])
         if task_id in self.ledger.let_go:
             ended.append(self.ledger.let_go[task_id][0])
         return min([each for each in (ready, *ended) if each is not None], default=None)
@@ -267,6 +269,8 @@ class Properties:
             self.claimed_at[token] = revision
             entitled = self.entitled.setdefault(name, {})
             until = self.now + (spec.unique_for or spec.pending_ttl or 40.0) - 1.5
+            if sent.message.expires_at is not None and not spec.unique_for:
+                until = min(until, sent.message.expires_at - 1.5)
             if first:
                 others = self.still_entitled(spec, name, but=sent.message.task_id, but_token=token)
                 if len(others) >= spec.limit:
@@ -373,11 +377,24 @@ class Properties:
 
     def check_messages(self) -> None:
         for task_id, sent in self.ledger.sent.items():
-            # Celery's own RETRY may be stored after the REVOKED of the message that it published.
-            if task_id in self.ledger.ready_at or task_id in self.ledger.excused:
-                continue
             state = self.ledger.state(task_id)
+            if state in states.READY_STATES or task_id in self.ledger.excused:
+                continue
+            if task_id in self.ledger.dropped or self.overwrote_as_celery_does(task_id):  # no result says so
+                continue
             self.fail("lost", f"{task_id} was published {len(sent)} times and is {state}, and no message is left")
+
+    def overwrote_as_celery_does(self, task_id: str) -> bool:
+        """Whether RETRY was stored over how the retry ended because that ended at once.
+
+        Celery's ``retry`` publishes first and stores then; what is ours must not make that last longer.
+        """
+        *before, (at, state, _) = self.ledger.stores.get(task_id) or [(0.0, "", None)]
+        last = self.ledger.sent[task_id][-1]
+        headers = last.message.headers
+        is_ours = "etcdlock_comebacks" in headers and headers.get("etcdlock_retries") == (headers.get("retries") or 0)
+        at_once = at - last.at < 0.05 and not is_ours
+        return state == states.RETRY and at_once and any(each in states.READY_STATES for _, each, _ in before)
 
     def check_errors(self) -> None:
         for thread, error in self.world.scheduler.errors:

@@ -66,6 +66,7 @@ class World:
         self.broker = Broker(scheduler, config.broker, config.visibility)
         self.broker.duplicate, self.broker.delay = config.duplicate, config.delay
         self.broker.on_publish = self.ledger.published
+        self.broker.on_gone = self.ledger.gone
         self.results = Results(scheduler.sleep, lambda: 0.001 + 0.002 * self.chance.random())
         self.results.on_store = self.ledger.stored
         self._producer = Producer(lambda: self.broker)

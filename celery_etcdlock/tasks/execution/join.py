@@ -62,8 +62,10 @@ def take_result(context: ExecutionContext, joins: Duplicate) -> str:
 def await_result(context: ExecutionContext, joins: Duplicate, seconds: float = RESULT_SECONDS) -> None:
     """As ``take_result``, for as long as a result may still be stored. Returns when there is none."""
     ends_at = time.monotonic() + seconds
-    while take_result(context, joins) != states.RETRY and time.monotonic() < ends_at:
+    take_result(context, joins)
+    while time.monotonic() < ends_at:
         time.sleep(0.05)
+        take_result(context, joins)
     logger.warning(
         "Task %s[%s] joined %s, which released its lock without a result: it acquires the lock itself",
         context.task.name,

@@ -106,8 +106,10 @@ class ConflictHandling:
         if duplicate.policy != "join" or duplicate.task_id is None:
             raise duplicate.conflict
         state = take_result(context, duplicate)
-        if state != states.RETRY and not self.still_runs(duplicate):
-            # Its process may have died, or its message never have been published.
+        # A retry keeps its lock where its lifetime hands it over, so that a retry without a key is no more, either.
+        has_key = state == states.RETRY and not context.lifetime.hand_over
+        if not has_key and not self.still_runs(duplicate):
+            # Its process may have died, its message never have been published, or been dropped by its broker.
             await_result(context, duplicate, GONE_SECONDS)
             return
         decision = on_conflict(

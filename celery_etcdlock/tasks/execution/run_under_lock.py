@@ -34,6 +34,7 @@ from celery_etcdlock.tasks.execution.message_claims import MOST_LOOKS, MessageCl
 from celery_etcdlock.tasks.execution.queue_position import QueuePosition
 from celery_etcdlock.tasks.execution.redelivery import HasRun, Redelivery, StillRuns, is_requeued
 from celery_etcdlock.tasks.execution.release_or_hand_over import release_or_hand_over
+from celery_etcdlock.tasks.execution.retry_state import has_result, retry_is_stored, store_retry
 from celery_etcdlock.tasks.execution.skip_or_reschedule import skip
 from celery_etcdlock.tasks.message.headers import Duplicate
 
@@ -81,9 +82,12 @@ def _run(execution: _Execution, body: Callable[[], Result]) -> Result:
         return cast("Result", joined.result)
     except BaseException as error:
         execution.ended_by = error
+        if isinstance(error, Retry):
+            execution.store_retry(error)
         raise
     finally:
         execution.end()
+        execution.keep_result_of_retry()
 
 
 class _Execution:
@@ -254,6 +258,16 @@ class _Execution:
         context = self._context
         if context.call.has_expired:
             skip(context, "", "it expired while it waited for an earlier run, which left no result")
+
+    def store_retry(self, retry: Retry) -> None:
+        """Before the release, which may take long: the retry is in its queue already."""
+        if self._context.call.place is Place.WORKER and store_retry(self._context, retry):
+            retry_is_stored(self._context)
+
+    def keep_result_of_retry(self) -> None:
+        """Where Celery is still to store RETRY, and would store it over how the retry ended."""
+        if self._context.call.place is Place.WORKER and isinstance(self.ended_by, Retry) and has_result(self._context):
+            raise StillRuns("its retry has ended already")
 
     def end(self) -> None:
         """Release all that the run holds. A second call goes on where the first was interrupted."""

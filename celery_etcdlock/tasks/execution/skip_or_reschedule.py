@@ -17,6 +17,7 @@ from celery_etcdlock.interruptions import interrupts
 from celery_etcdlock.locking.outcomes import Claim
 from celery_etcdlock.tasks.execution.context import ExecutionContext
 from celery_etcdlock.tasks.execution.redelivery import StillRuns
+from celery_etcdlock.tasks.execution.retry_state import has_result, retry_is_stored, store_retry
 from celery_etcdlock.tasks.message import headers as message_headers
 from celery_etcdlock.tasks.message.broker_delay import with_delay
 from celery_etcdlock.tasks.message.due_time import in_iso_format, seconds_until
@@ -57,17 +58,6 @@ def skip(context: ExecutionContext, name: str, reason: str) -> NoReturn:
     if call.place is Place.WORKER:
         context.locks.tell(TaskDeduplicated(name, context.locks.record(call.delivery, task.name), reason))
     raise Skipped(reason)
-
-
-def _has_result(context: ExecutionContext) -> bool:
-    """Whether another delivery of it has come to its end: Celery would store RETRY over a failure, for good."""
-    task, call = context.task, context.call
-    try:
-        return not call.request.ignore_result and task.backend.get_state(call.delivery.task_id) in states.READY_STATES
-    except Exception as error:
-        if interrupts(error):
-            raise
-        return False  # a backend that keeps no results, or is away
 
 
 def reschedule(
@@ -127,6 +117,10 @@ def reschedule(
         **({"expires": None} if keeps_own_end else {}),
         **with_delay(task.app, request.delivery_info, seconds),
     )
+    is_copy = is_copy or has_result(context)  # Celery would store RETRY over a failure, for good
+    when: Any = seconds  # celery-types wants a numbers.Real
+    retry = Retry(str(why), exc=why, when=when)
+    stored = not is_copy and store_retry(context, retry)
     try:
         signature.apply_async()
     except Exception as error:
@@ -137,8 +131,9 @@ def reschedule(
         if interrupts(error):
             raise
         raise why from error
-    if is_copy or _has_result(context):
+    if is_copy:
         logger.info("Task %s[%s] is a redelivered copy and waits: %s", task.name, call.delivery.task_id, why)
         raise StillRuns(str(why))
-    when: Any = seconds  # celery-types wants a numbers.Real
-    raise Retry(str(why), exc=why, when=when)
+    if stored:
+        retry_is_stored(context)
+    raise retry

@@ -34,8 +34,7 @@ def message_seconds(pending_ttl: float | None, due: float, expires: object) -> f
 
     A message that has expired never starts, and a broker may drop it (RabbitMQ does) so that no worker meets it.
     """
-    if pending_ttl is not None:
-        return due + pending_ttl
-    if expires is None:
-        return due + PENDING_SECONDS
-    return max(seconds_until(expires) or 0.0, 1.0)
+    left = seconds_until(expires)
+    if left is None:
+        return due + (PENDING_SECONDS if pending_ttl is None else pending_ttl)
+    return max(1.0, left if pending_ttl is None else min(left, due + pending_ttl))

@@ -89,8 +89,6 @@ def _check_ends(record: HistoryRecord) -> Iterator[Finding]:
     for call in _published(record):
         if call.dropped and call.state in ("PENDING", "RETRY"):
             continue
-        if call.state == "RETRY" and _run_before_stored_last(record, call):
-            continue
         if call.state not in ("SUCCESS", "FAILURE", "REVOKED"):
             yield Finding("ends", f"doesn't end: {_says(call)}")
         elif call.state == "SUCCESS" and not _ran(call) and not (kind.policy == "join" and _joined(record, call)):
@@ -100,17 +98,6 @@ def _check_ends(record: HistoryRecord) -> Iterator[Finding]:
     published = _published(record)
     if published and not any(_ran(call) or call.call.has_own_trouble for call in published):
         yield Finding("ends", "nobody ran")
-
-
-def _run_before_stored_last(record: HistoryRecord, call: CallRecord) -> bool:
-    """Celery stores a run's RETRY when the run has ended, so maybe over the REVOKED of its retry, which has expired.
-
-    A run whose release gets no answer ends late. Who joined that call waits for its result until ``wait_timeout``.
-    """
-    if not any(loss.who == "worker" for loss in record.history.losses):
-        return False
-    retried = [other for other in _published(record) if other.call.expires is not None and other.state == "RETRY"]
-    return bool(retried) and (call.call.expires is not None or record.history.kind.policy == "join")
 
 
 def _ran(call: CallRecord) -> bool:
@@ -127,8 +114,8 @@ def _may_end_so(record: HistoryRecord, call: CallRecord) -> bool:
     own = call.call
     if call.revoked_at is not None and call.state == "REVOKED" and ("revoked" in text or "terminated" in text):
         return True
-    if own.expires is not None and call.state == "REVOKED" and is_expiry(text):
-        return True
+    if own.expires is not None and call.state == "REVOKED" and (is_expiry(text) or "revoked" in text):
+        return True  # Celery revokes the id of what has expired, and so its copy
     if own.strike is not None and call.state == "FAILURE" and "SoftTimeLimit" in text:
         return True
     others = [other for other in _published(record) if other is not call]

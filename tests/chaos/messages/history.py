@@ -196,19 +196,18 @@ class _Run:
 
 
 def _is_dropped(lane: MessageLane, record: CallRecord) -> bool:
-    """Whether the message came to an end that its result doesn't say.
+    """Whether the broker dropped the message since it expired in its queue. No result says so: Celery never saw it.
 
-    Because the broker dropped it, since it expired in its queue; or because what was published in its stead, a retry or
-    the message that came back, was revoked or expired before Celery had stored RETRY for the run before.
+    It is in its queue when nobody has met it since it was published, or when a worker's connection was cut that hadn't
+    acknowledged it. Of that one Celery stores RETRY, because its broker is going to deliver it again.
     """
     call, events = record.call, lane.log.of(record.task_id or "")
-    due = record.ended + call.countdown + (call.expires or 0)
-    last = max([due, record.revoked_at or 0, *(event["at"] for event in events)])
-    if (call.expires is None and record.revoked_at is None) or lane.now() < last + DROPPED_SECONDS:
+    if not lane.drops_expired or call.expires is None or not events:
         return False
-    last_was_never_met = bool(events) and events[-1]["event"] == "published"
-    was_met = any(event["event"] == "start" for event in events)
-    return last_was_never_met and (was_met or (lane.drops_expired and call.expires is not None))
+    last = max([record.ended + call.countdown + call.expires, *(event["at"] for event in events)])
+    if lane.now() < last + DROPPED_SECONDS:
+        return False
+    return events[-1]["event"] == "published" or any(record.began < at for at in lane.hurt_at)
 
 
 def note_states(lane: MessageLane, record: HistoryRecord) -> None:

@@ -215,6 +215,8 @@ class MessageLane:
         self.marks_copies = marks_copies
         #: And it drops messages that expire in a queue, without a word: no worker meets them.
         self.drops_expired = not marks_copies
+        #: When a worker lost its broker, or was ended: what it hadn't acknowledged is back in its queue.
+        self.hurt_at: list[float] = []
         self.clocks_differ = any(clocks)
         directory.mkdir(parents=True)
         self.log = EventLog(directory / "events")
@@ -281,6 +283,7 @@ class MessageLane:
             )
 
     def hurt_worker(self, what: str, number: int) -> None:
+        self.hurt_at.append(self.now())
         worker = self.workers[number]
         if what == "broker cut":
             worker.broker.cut()

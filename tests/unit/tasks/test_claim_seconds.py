@@ -42,6 +42,7 @@ def from_now(after: float) -> datetime:
         ({}, {"expires": 90}, 90),
         ({"expires": 20}, {"expires": 90}, 20),
         ({"expires": 90}, {"pending_ttl": 10}, 10),
+        ({"expires": 90, "countdown": 60}, {"pending_ttl": 40}, 90),
         ({"expires": -5}, {}, 1),
         ({"countdown": 60}, {"lock": "until_expired", "unique_for": 7}, 7),
     ],

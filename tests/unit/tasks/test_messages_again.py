@@ -36,7 +36,7 @@ from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.outcomes import Claim
 from celery_etcdlock.locking.session import Use
 from celery_etcdlock.tasks.entry.caller import delivery_of
-from celery_etcdlock.tasks.execution import join
+from celery_etcdlock.tasks.execution import join, meet_conflict
 from celery_etcdlock.tasks.message.headers import (
     CALL_HEADER,
     CLAIMS_HEADER,
@@ -662,6 +662,28 @@ def test_who_joins_a_task_that_never_was_runs_itself(worker: Worker, lifetime: s
     assert worker.ran == [None]
     assert result.state == "SUCCESS"
     assert worker.messages() == []
+
+
+def test_who_joins_a_retry_that_is_no_more_runs_itself(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    """RabbitMQ drops what expires in a queue: the state stays RETRY, and the lock that was left to it is over."""
+    monkeypatch.setattr(meet_conflict, "GONE_SECONDS", 0.1)
+
+    def body() -> None:
+        if current_task.request.id == first.id:
+            raise current_task.retry(countdown=0)
+
+    task = worker.task(body, lock="until_executed", lock_key="name", on_conflict="join")
+    first = task.delay()
+    second = task.apply_async(task_id=str(uuid4()))
+    message, joins = worker.messages()
+    worker.run(message)
+    worker.messages()  # dropped
+    worker.run(joins)
+    [back] = worker.messages()
+    assert (first.state, second.state, worker.ran) == ("RETRY", "RETRY", [])
+    worker.locks.manager.drop_ended("name", Delivery(first.id, retries=1))
+    worker.run(back)
+    assert (second.state, worker.ran) == ("SUCCESS", [None])
 
 
 @pytest.mark.parametrize("released", ["before it looks", "before it acquires"])
