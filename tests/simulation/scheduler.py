@@ -216,3 +216,7 @@ class Scheduler:
                     with suppress(BaseException):
                         thread.greenlet.throw(WorldIsOver())
         self.current = None
+        # An app's mutex outlives the run, and must not keep its processes.
+        self.processes.clear()
+        self.errors.clear()
+        self._heap.clear()
