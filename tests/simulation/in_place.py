@@ -119,6 +119,8 @@ class _Warnings(logging.Handler):
                 self._world.ledger.unmarked.add(task_id)
             if task_id in text and "runs WITHOUT its lock" in text:
                 self._world.ledger.unprotected.add(task_id)
+                self._world.ledger.forfeited.add(task_id)
+            if task_id in text and "can't be sent back to its queue" in text:
                 self._world.ledger.forfeited.add(task_id)  # its claim is given up with the request that got no answer
         if ("couldn't be left to stand" in text or "is lost:" in text) and current is not None:
             # What a run leaves to its retry is released where the store can't be asked, and it says so; a lock that was

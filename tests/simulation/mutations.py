@@ -22,7 +22,7 @@ from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.locking import claims
 from celery_etcdlock.locking.renewal import SessionKeeper
 from celery_etcdlock.locking.session import PendingDelete, Session
-from celery_etcdlock.tasks.execution import message_claims, run_under_lock
+from celery_etcdlock.tasks.execution import message_claims, redelivery, run_under_lock
 from celery_etcdlock.tasks.execution.held_locks import HeldLocks
 from celery_etcdlock.tasks.execution.redelivery import Redelivery
 from celery_etcdlock.tasks.message import headers
@@ -117,6 +117,11 @@ def retry_is_stored_after_the_release(monkeypatch: pytest.MonkeyPatch) -> None:
     """By Celery, over what its retry has stored by then."""
     monkeypatch.setattr(run_under_lock, "store_retry", lambda context, retry: False)
     monkeypatch.setattr(run_under_lock, "has_result", lambda context: False)
+
+
+def a_lost_result_stays_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A copy of what ran to its end, and died before Celery stored that, ends without a word."""
+    monkeypatch.setattr(redelivery, "await_or_replace", lambda context: None)
 
 
 def only_copies_leave_marks(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -276,6 +281,18 @@ MUTATIONS = (
             retries=1.0,
         ),
         retry_is_stored_after_the_release,
+    ),
+    Mutation(
+        "a lost result stays lost",
+        frozenset({"lost"}),
+        Focus(
+            spec={"late": True, "requeue_lost": True},
+            config={"cancels": True, "max_tasks_per_child": None},
+            faults=("connection lost", "slow", "deaf"),
+            who=("runner",),
+            least_faults=6,
+        ),
+        a_lost_result_stays_lost,
     ),
     Mutation(
         "only copies leave marks",

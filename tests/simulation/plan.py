@@ -36,6 +36,8 @@ class Config:
     delay: float = 0.0
     lose_reply: float = 0.0
     mutex_switches: float = 0.02
+    #: ``worker_cancel_long_running_tasks_on_connection_loss``
+    cancels: bool = False
 
 
 @dataclass(frozen=True)
@@ -185,7 +187,9 @@ def make_config(chance: random.Random) -> Config:
 def make_plan(seed: int, focus: Focus | None = None) -> Plan:
     focus = focus or Focus()
     chance = random.Random(f"plan {seed}")
-    config = replace(make_config(chance), **focus.config)
+    # By a chance of its own, so that the seeds that are known stay what they are.
+    cancels = random.Random(f"cancels {seed}").random() < 0.4
+    config = replace(make_config(chance), **{"cancels": cancels, **focus.config})
     specs = [replace(make_spec(chance), **focus.spec) for _ in range(chance.choice((1, 1, 2)))]
     actions: list[Action] = []
     clumps = [BUSY_SECONDS * 0.8 * chance.random() for _ in range(chance.randrange(1, 5))]

@@ -30,6 +30,8 @@ IGNORED: set[str] = set()
 SETTLE_SECONDS = 15.0
 #: And until a mark that is owed must have been put, besides a quarter of the TTL (docs/reliability.md).
 MARK_SECONDS = 3.0
+#: By how much a key's end is late, at most (docs/semantics.md).
+LATE_SECONDS = 3.0
 #: A run that ended so leaves its lock to the next of its message.
 GOES_ON = ("runs", "retry", "replace")
 ENDS = ("ok", "fail", "retry", "replace")
@@ -48,6 +50,8 @@ ERRORS = frozenset(
         # With the broker away: Celery's, of a retry, and of a replacement.
         "Reject",
         "OperationalError",
+        # Celery's own RETRY, of what it cancels with its connection.
+        "Retry",
     }
 )
 
@@ -231,7 +235,7 @@ class Properties:
         ended = [run.ended for run in self.ledger.runs if run.task_id == task_id and run.how not in GOES_ON]
         ended += [run.began for run in self.ledger.running if run.task_id == task_id and not self.trusts(run)]
         if task_id in self.ledger.dropped:
-            ended.append(self.ledger.dropped[task_id])
+            ended.append(self.ledger.dropped[task_id] + LATE_SECONDS)
         if task_id in self.ledger.let_go:
             ended.append(self.ledger.let_go[task_id][0])
         return min([each for each in (ready, *ended) if each is not None], default=None)

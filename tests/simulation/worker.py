@@ -205,6 +205,8 @@ class Worker:
         def lose() -> None:
             if self.gate is not None:
                 self.gate.stop(self.consumer)
+            if self.world.plan.config.cancels:
+                self._cancel_late_tasks()
             self.semaphore.clear()
             for request in tuple(worker_state.reserved_requests):
                 if request not in worker_state.active_requests:
@@ -219,6 +221,13 @@ class Worker:
             self.connect()
 
         self.call(lose)
+
+    def _cancel_late_tasks(self) -> None:
+        for request in tuple(worker_state.active_requests):
+            if request.task.acks_late and not request.acknowledged:
+                self.world.ledger.note(f"{self.name} cancels {request.id[:8]}, whose message comes again")
+                self.world.coverage.hit("fault", "cancelled with the connection")
+                request.cancel(self.pool)
 
     def process_task(self, request: Any) -> Any:
         return self.semaphore.acquire(self._process_task, request)

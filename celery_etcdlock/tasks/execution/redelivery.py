@@ -18,13 +18,15 @@ There, marks are for ``acks_late`` tasks and for messages that the broker marks 
 from __future__ import annotations
 
 import logging
+from contextlib import suppress
 
 from celery.exceptions import Ignore, Reject, Retry
 
 from celery_etcdlock.core.conflict_decision import Place
 from celery_etcdlock.core.record import Delivery
-from celery_etcdlock.errors import LockLost
+from celery_etcdlock.errors import LockLost, LockUnavailable
 from celery_etcdlock.tasks.execution.context import ExecutionContext
+from celery_etcdlock.tasks.execution.lost_result import await_or_replace, keeps_result, resultless, without_result
 from celery_etcdlock.tasks.message.headers import COPY_HEADER, header
 
 logger = logging.getLogger("celery_etcdlock")
@@ -50,6 +52,7 @@ class Redelivery:
         self._context = context
         self._expected = expected
         self._run = context.call.delivery.run
+        self._keeps_result = context.call.place is Place.WORKER and keeps_result(context)
         self._marks = context.manager.done
         #: Set before the body is entered.
         self.entered = False
@@ -81,11 +84,21 @@ class Redelivery:
         if has_run or self._run in self._marks.owed or (has_run is None and self._marks.seen(self._run)):
             name, task_id = self._context.task.name, self._context.call.delivery.task_id
             logger.info("Task %s[%s] has run already: this is a redelivered copy", name, task_id)
+            self._look_after_result()
             raise HasRun("has run already")
 
+    def _look_after_result(self) -> None:
+        with suppress(LockUnavailable):
+            if self._keeps_result and not self._marks.seen(without_result(self._run)):
+                await_or_replace(self._context)
+
     def ended(self, error: BaseException | None) -> None:
-        """Call it at the end, with what ended the run, while the lock is still held."""
+        """Call it at the end, with what ended the run, while the lock is still held. Raises no error of the store."""
         self._owes_mark = self._has_copies and self._is_end(error) and not self._mark_is_put
+        second = resultless(self._run, error) if self._owes_mark and self._keeps_result else None
+        if second is not None:
+            self._marks.owed.add(self._run)  # from now on: the second may take its time
+            self._marks.put_in_the_end(second)
 
     @property
     def unwritten_mark(self) -> Delivery | None:

@@ -44,7 +44,7 @@ def release_or_hand_over(
         manager.keep(lock, replace(lock.record, kind=KeyKind.HANDOVER, successor=step), stands_for)
         return
     remaining = options.lock_at_least_for - (lock.session.now() - lock.acquired_at)
-    if options.lock_at_least_for and remaining > 0:
+    if options.lock_at_least_for and remaining > 0 and redelivery.entered:
         redelivery.put_mark()
         manager.keep(lock, replace(lock.record, kind=KeyKind.LEAST_HOLD), remaining)
         return

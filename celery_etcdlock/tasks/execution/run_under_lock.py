@@ -111,6 +111,7 @@ class _Execution:
         return Interruption() if in_worker and self._context.options.on_lock_lost == "raise" else None
 
     def body(self, body: Callable[[], Result]) -> Result:
+        self.redelivery.entered = True
         return body() if self._interruption is None else self._interruption.run(body)
 
     def take(self) -> CurrentLock | None:
@@ -251,7 +252,6 @@ class _Execution:
                 self._context.call.delivery.task_id,
                 error,
             )
-        self.redelivery.entered = True
 
     def check_not_expired(self) -> None:
         """With the lock held: what came back without Celery's own end, since the first run of its message may live."""

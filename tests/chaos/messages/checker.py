@@ -114,8 +114,12 @@ def _may_end_so(record: HistoryRecord, call: CallRecord) -> bool:
     own = call.call
     if call.revoked_at is not None and call.state == "REVOKED" and ("revoked" in text or "terminated" in text):
         return True
-    if own.expires is not None and call.state == "REVOKED" and (is_expiry(text) or "revoked" in text):
-        return True  # Celery revokes the id of what has expired, and so its copy
+    if (
+        own.expires is not None
+        and call.state == "REVOKED"
+        and (is_expiry(text) or text.endswith(("revoked", "terminated")))
+    ):
+        return True  # Celery revokes the id of what has expired, and so ends its copies
     if own.strike is not None and call.state == "FAILURE" and "SoftTimeLimit" in text:
         return True
     others = [other for other in _published(record) if other is not call]

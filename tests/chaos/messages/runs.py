@@ -202,6 +202,8 @@ class MessageRuns:
     def _left(self, lane: MessageLane, record: HistoryRecord) -> list[str]:
         """Keys under the names of this lock, but for windows, and for claims of calls whose producer was killed."""
         ghosts = {call.task_id for call in record.calls if call.call.doomed}
+        # Nobody meets a message that its broker dropped. Its key is nobody's when its time is over: the probe shows it.
+        ghosts |= {call.task_id for call in record.calls if call.dropped}
         left = []
         for name in (record.history.name, f"{record.history.name}:queued"):
             for key, value in self._keys(f"{lane.prefix}v1/{escape_name(name)}/"):
