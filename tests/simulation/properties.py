@@ -201,6 +201,8 @@ class Properties:
         if sent[0].message.headers["kwargsrepr"] and call.name not in sent[0].message.body:
             self.fail("told another's", f"call {call.number} for {call.name} was told of {other}, of another lock")
         ended = None if self._goes_on_after_its_result(other) else self.entitlement_ended(call.spec, other)
+        if ended is not None:  # its retry may have run after its result
+            ended = max([ended, *(run.ended or 0.0 for run in self.ledger.runs if run.task_id == other)])
         if (
             ended is not None
             and ended + call.spec.hold + 1.0 + self.skew < call.began
