@@ -37,7 +37,8 @@ class MessageClaims:
     def release(self) -> None:
         """Release what ends with the start of this run, whether the headers name it or not."""
         context, pending = self._context, self._context.manager.pending
-        names = [context.lifetime.queued_name(name) for name in context.names()]
+        # Where the lifetime doesn't begin at the call, only the headers of an earlier version can name any.
+        names = [context.lifetime.queued_name(name) for name in context.names()] if context.lifetime.at_enqueue else []
         claimed = {claim.name for claim in self.claims}
         for name in dict.fromkeys((*names, *claimed)):
             for _ in range(MOST_LOOKS):
