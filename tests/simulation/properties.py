@@ -243,9 +243,8 @@ class Properties:
         return min([each for each in (ready, *ended) if each is not None], default=None)
 
     def is_revoked_in_its_queue(self, task_id: str) -> bool:
-        """Whether no worker has received its latest message yet, nor anybody run it."""
-        sent = self.ledger.sent.get(task_id)
-        return task_id in self.ledger.revoked and bool(sent) and sent[-1].message.number not in self.ledger.met
+        """Whether a message of it waits in its queue, or in a worker for its time."""
+        return task_id in self.ledger.revoked and self.world.broker.holds(task_id)
 
     def excused_now(self, at: float) -> bool:
         """Whether trouble that docs speak of is too recent."""

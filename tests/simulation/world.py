@@ -118,7 +118,7 @@ class World:
 
     def is_marked(self, run: Run) -> bool:
         retries, replacements = run.step
-        mark = f"/celery-etcdlock/sim/done/{escape_name(f'{run.task_id}:{retries}.{replacements}.')}"
+        mark = f"/celery-etcdlock/sim/done/{escape_name(f'{run.task_id}:{retries}.{replacements}.0')}"
         return bool(self.etcd.keys(mark.encode()))
 
     def dies(self, process: Process) -> None:
