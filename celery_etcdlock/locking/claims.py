@@ -23,7 +23,7 @@ from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.core.replies import MarkSeen
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
-from celery_etcdlock.locking.driver import drive
+from celery_etcdlock.locking.driver import TRYING, drive
 from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.outcomes import Claim, Conflict
 from celery_etcdlock.locking.session import PendingDelete, Session
@@ -33,9 +33,6 @@ logger = logging.getLogger("celery_etcdlock")
 
 #: Try-locks in one round trip; etcd allows 128 operations in a transaction by default.
 TRIES_AT_A_TIME = 100
-
-#: The part of the time for a claim that is spent on trying; the rest is kept to resolve an unanswered request.
-TRYING = 0.75
 
 Outcome = TypeVar("Outcome")
 

@@ -21,6 +21,9 @@ Outcome = TypeVar("Outcome")
 #: A watch may die without a word (a half-open connection), so a waiter looks again at least this often, in seconds.
 LONGEST_WATCH_SECONDS = 15.0
 
+#: The part of the time for an acquire that is spent on trying; the rest is kept to resolve an unanswered request.
+TRYING = 0.75
+
 
 def drive(
     machine: Machine[Outcome],

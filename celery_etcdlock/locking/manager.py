@@ -13,7 +13,6 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import cast
 
 from celery_etcdlock.core import events as lock_events
 from celery_etcdlock.core import protocol as machines
@@ -22,8 +21,8 @@ from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.replies import Present
 from celery_etcdlock.errors import LockUnavailable
-from celery_etcdlock.locking.acquisition import Acquirer
-from celery_etcdlock.locking.cancel_wait import WaitCancellation
+from celery_etcdlock.locking.acquire_request import AcquireRequest
+from celery_etcdlock.locking.acquisition import Acquirer, Attempted
 from celery_etcdlock.locking.claims import Claims
 from celery_etcdlock.locking.clock import Clock, boot_time
 from celery_etcdlock.locking.done_marks import DONE_SECONDS, DoneMarks
@@ -99,70 +98,96 @@ class LockManager:
         on_held: Callable[[Lock], None] | None = None,
         on_lost: Callable[[Lock], None] | None = None,
     ) -> Lock | Conflict:
-        """Own the lock, or say who does.
+        """Own the lock, or say who does (``AcquireRequest``). Raises ``LockUnavailable``."""
+        request = AcquireRequest((name,), record, ttl_seconds, wait_seconds, on_held, on_lost)
+        outcome = run_at_once(self.acquiring(self._blocking, request))
+        return outcome if isinstance(outcome, Conflict) else outcome[0]
 
-        With ``wait_seconds`` it waits in line, in order of arrival, and is woken by a watch. ``on_held`` is given the
-        lock before this returns, so that a caller that a signal may interrupt in between can't lose it. ``on_lost`` is
-        called in another thread if the lock is lost. Raises ``LockUnavailable``.
-        """
-        return run_at_once(
-            self.acquiring(
-                self._blocking,
-                name,
-                record,
-                ttl_seconds=ttl_seconds,
-                wait_seconds=wait_seconds,
-                on_held=on_held,
-                on_lost=on_lost,
-            )
-        )
-
-    async def acquiring(
+    def acquire_all(
         self,
-        asking: StoreAccess,
-        name: str,
+        names: Sequence[str],
         record: Record,
         *,
         ttl_seconds: int,
-        wait_seconds: float = 0.0,
         on_held: Callable[[Lock], None] | None = None,
         on_lost: Callable[[Lock], None] | None = None,
-        stop: WaitCancellation | None = None,
-    ) -> Lock | Conflict:
-        """As ``acquire``, wherever ``asking`` waits. ``stop`` ends the wait in line, as if its time were over."""
-        started_at = self._clock()
-        wait_until = started_at + wait_seconds if wait_seconds > 0 else None
+    ) -> list[Lock] | Conflict:
+        """Own all of these locks, or none and say who holds one of them. All have one fencing token.
 
-        async def attempt(
-            session: Session, give_up_at: float, deadline: float
-        ) -> Lock | Conflict | machines.SessionLost:
-            token = self._tokens.take(name)
-            machine = machines.Acquire(
-                lease=session.lease,
-                epoch=session.epoch,
-                name=name,
-                token=token,
-                record=record,
-                give_up_at=give_up_at,
-                deadline=deadline,
-                wait_until=wait_until,
-                answer_seconds=self.timeout_seconds,
-                wall_offset=self.pending.wall_offset,
+        Otherwise as ``acquire``, without waiting.
+        """
+        request = AcquireRequest(tuple(names), record, ttl_seconds, on_held=on_held, on_lost=on_lost)
+        return run_at_once(self.acquiring(self._blocking, request))
+
+    async def acquiring(self, asking: StoreAccess, request: AcquireRequest) -> list[Lock] | Conflict:
+        """Own all locks of ``request``, or none and say who holds one of them, wherever ``asking`` waits."""
+        started_at = self._clock()
+        wait_until = started_at + request.wait_seconds if request.wait_seconds > 0 else None
+        names = request.names
+
+        async def attempt(session: Session, give_up_at: float, deadline: float) -> Attempted:
+            pending_deletes = [PendingDelete(name, self._tokens.take(name)) for name in names]
+            machine = (
+                self._acquire_one(session, request, pending_deletes[0], give_up_at, deadline, wait_until)
+                if len(names) == 1
+                else self._acquire_several(session, request, pending_deletes, give_up_at, deadline)
             )
-            debt = PendingDelete(name, token)
-            owned = await self._acquirer.own(asking, session, machine, debt, record, on_held, on_lost, wait_until, stop)
-            if isinstance(owned, Lock):
-                owned.token_is_ours = True
-            elif isinstance(owned, Conflict):
-                self._tokens.give_back(name, token)
+            owned = await self._acquirer.own(asking, session, machine, pending_deletes, request, wait_until)
+            if isinstance(owned, list):
+                for lock in owned:
+                    lock.token_is_ours = True
+            elif isinstance(owned, Conflict) and len(names) == 1:
+                self._tokens.give_back(owned.name, pending_deletes[0].token)
             return owned
 
-        outcome = cast("Lock | Conflict", await self._acquirer.on_session(asking, ttl_seconds, wait_until, attempt))
-        if isinstance(outcome, Lock):
-            self._tell_acquired(outcome, started_at)
+        outcome = await self._acquirer.on_session(asking, request.ttl_seconds, wait_until, attempt)
+        if isinstance(outcome, Conflict):
+            self.tell(lock_events.LockConflicted(outcome.name, request.record, outcome.holder))
         else:
-            self.tell(lock_events.LockConflicted(name, record, outcome.holder))
+            self._tell_acquired(outcome, started_at)
         return outcome
+
+    def _acquire_one(
+        self,
+        session: Session,
+        request: AcquireRequest,
+        pending: PendingDelete,
+        give_up_at: float,
+        deadline: float,
+        wait_until: float | None,
+    ) -> machines.Acquire:
+        return machines.Acquire(
+            lease=session.lease,
+            epoch=session.epoch,
+            name=pending.name,
+            token=pending.token,
+            record=request.record,
+            give_up_at=give_up_at,
+            deadline=deadline,
+            wait_until=wait_until,
+            answer_seconds=self.timeout_seconds,
+            wall_offset=self.pending.wall_offset,
+        )
+
+    def _acquire_several(
+        self,
+        session: Session,
+        request: AcquireRequest,
+        pending_deletes: Sequence[PendingDelete],
+        give_up_at: float,
+        deadline: float,
+    ) -> machines.AcquireAll:
+        tries = (
+            TryAcquire(session.lease, session.epoch, pending.name, pending.token, request.record)
+            for pending in pending_deletes
+        )
+        return machines.AcquireAll(
+            tuple(tries),
+            epoch=session.epoch,
+            give_up_at=give_up_at,
+            deadline=deadline,
+            wall_offset=self.pending.wall_offset,
+        )
 
     def take_over(
         self,
@@ -178,10 +203,9 @@ class LockManager:
         Otherwise as ``acquire``.
         """
 
-        async def attempt(
-            session: Session, give_up_at: float, deadline: float
-        ) -> Lock | Conflict | machines.SessionLost:
+        async def attempt(session: Session, give_up_at: float, deadline: float) -> Attempted:
             ours = replace(record, attempt=secrets.token_hex(6))
+            request = AcquireRequest((claim.name,), ours, ttl_seconds, on_held=on_held, on_lost=on_lost)
             machine = machines.TakeOver(
                 lease=session.lease,
                 epoch=session.epoch,
@@ -192,70 +216,15 @@ class LockManager:
                 give_up_at=give_up_at,
                 deadline=deadline,
             )
-            debt = PendingDelete(claim.name, claim.token, attempt=ours.attempt)
-            return await self._acquirer.own(self._blocking, session, machine, debt, ours, on_held, on_lost)
+            pending = PendingDelete(claim.name, claim.token, attempt=ours.attempt)
+            return await self._acquirer.own(self._blocking, session, machine, [pending], request)
 
         started_at = self._clock()
-        owning = self._acquirer.on_session(self._blocking, ttl_seconds, None, attempt)
-        outcome = cast("Lock | Conflict", run_at_once(owning))
-        if isinstance(outcome, Lock):
-            self._tell_acquired(outcome, started_at)
-        return outcome
-
-    def acquire_all(
-        self,
-        names: Sequence[str],
-        record: Record,
-        *,
-        ttl_seconds: int,
-        on_held: Callable[[Lock], None] | None = None,
-        on_lost: Callable[[Lock], None] | None = None,
-    ) -> list[Lock] | Conflict:
-        """Own all of these locks, or none and say who holds one of them. All have one fencing token.
-
-        Otherwise as ``acquire``, without waiting.
-        """
-        return run_at_once(
-            self.acquiring_all(self._blocking, names, record, ttl_seconds=ttl_seconds, on_held=on_held, on_lost=on_lost)
-        )
-
-    async def acquiring_all(
-        self,
-        asking: StoreAccess,
-        names: Sequence[str],
-        record: Record,
-        *,
-        ttl_seconds: int,
-        on_held: Callable[[Lock], None] | None = None,
-        on_lost: Callable[[Lock], None] | None = None,
-    ) -> list[Lock] | Conflict:
-        """As ``acquire_all``, wherever ``asking`` waits."""
-
-        async def attempt(
-            session: Session, give_up_at: float, deadline: float
-        ) -> list[Lock] | Conflict | machines.SessionLost:
-            pending_deletes = [PendingDelete(name, self._tokens.take(name)) for name in names]
-            machine = machines.AcquireAll(
-                tuple(
-                    TryAcquire(session.lease, session.epoch, debt.name, debt.token, record) for debt in pending_deletes
-                ),
-                epoch=session.epoch,
-                give_up_at=give_up_at,
-                deadline=deadline,
-                wall_offset=self.pending.wall_offset,
-            )
-            return await self._acquirer.acquire_several(
-                asking, session, machine, pending_deletes, record, on_held, on_lost
-            )
-
-        started_at = self._clock()
-        outcome = cast("list[Lock] | Conflict", await self._acquirer.on_session(asking, ttl_seconds, None, attempt))
+        outcome = run_at_once(self._acquirer.on_session(self._blocking, ttl_seconds, None, attempt))
         if isinstance(outcome, Conflict):
-            self.tell(lock_events.LockConflicted(outcome.name, record, outcome.holder))
-        else:
-            for lock in outcome:
-                self._tell_acquired(lock, started_at)
-        return outcome
+            return outcome
+        self._tell_acquired(outcome, started_at)
+        return outcome[0]
 
     @property
     def store(self) -> LockStore:
@@ -432,9 +401,10 @@ class LockManager:
                 raise
             logger.warning("the release of lock %r got no answer and is repeated until it does", claim.name)
 
-    def _tell_acquired(self, lock: Lock, started_at: float) -> None:
-        waited_seconds = max(0.0, lock.acquired_at - started_at)
-        self.tell(lock_events.LockAcquired(lock.name, lock.record, lock.fencing_token, waited_seconds))
+    def _tell_acquired(self, locks: Sequence[Lock], started_at: float) -> None:
+        for lock in locks:
+            waited_seconds = max(0.0, lock.acquired_at - started_at)
+            self.tell(lock_events.LockAcquired(lock.name, lock.record, lock.fencing_token, waited_seconds))
 
     def _tell_released(self, lock: Lock) -> None:
         self.tell(
