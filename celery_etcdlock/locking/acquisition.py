@@ -120,33 +120,33 @@ class Acquirer:
                         self._tell(LockWaiting(name, record, Conflict(name, reply.keys).holder))
 
             outcome = await steer(machine, asking, self._clock, observe=observe, stop=request.stop)
-            if not isinstance(outcome, machines.SessionLost | machines.Unavailable):
-                each_outcome = outcome.outcomes if isinstance(outcome, machines.EachAcquired) else (outcome,)
-                for (name, token, *_), each in zip(pending_deletes, each_outcome, strict=True):
-                    if isinstance(each, machines.Acquired):
-                        locks.append(
-                            Lock(
-                                name,
-                                each.fencing_token,
-                                token=token,
-                                record=record,
-                                session=session,
-                                doubtful=each.doubtful,
-                                has_run=each.has_run,
-                            )
-                        )
-                    else:
-                        has_run = each.has_run if isinstance(each, machines.Conflicted) else None
-                        refused.append(Conflict(name, each.keys, has_run))
-                if not refused:
-                    lost = await self._hold(asking, locks, pending_deletes, request)
-                    return locks if lost is None else lost
+            outcomes = outcome.outcomes if isinstance(outcome, machines.EachAcquired) else (outcome,)
+            for pending, each in zip(pending_deletes, outcomes, strict=False):
+                name = pending.name
+                if isinstance(each, machines.Acquired):
+                    lock = Lock(
+                        name,
+                        each.fencing_token,
+                        token=pending.token,
+                        record=record,
+                        session=session,
+                        doubtful=each.doubtful,
+                        has_run=each.has_run,
+                    )
+                    locks.append(lock)
+                elif isinstance(each, machines.Conflicted):
+                    refused.append(Conflict(name, each.keys, each.has_run))
+                elif isinstance(each, machines.Refused):
+                    refused.append(Conflict(name, each.keys))
+            if len(locks) == len(pending_deletes):
+                lost = await self._hold(asking, locks, pending_deletes, request)
+                return locks if lost is None else lost
             self._settle(session, outcome, pending_deletes)
         except BaseException:
             # Interrupted half-way, by a signal or an error: our keys may be there.
             for pending in pending_deletes:
-                lock = next((lock for lock in locks if lock.token == pending.token), None)
-                self._keeper.schedule_delete(session, pending, lock)
+                held = next((lock for lock in locks if lock.token == pending.token), None)
+                self._keeper.schedule_delete(session, pending, held)
             raise
         if isinstance(outcome, machines.SessionLost):
             return outcome
