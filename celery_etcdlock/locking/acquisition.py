@@ -3,10 +3,10 @@
 A session that turns out to be lost is no answer: another is opened, and the acquire begins anew. Keys that were put
 and can't be trusted are deleted before that, since the next try would take them for somebody else's.
 
-A key is owed from before the first request that may put it (``Session.intend``), until an answer says that it isn't
-there, or until it is held and its holder has it. So what a machine leaves in doubt, or a signal interrupts between any
-two steps, is paid. A holder that comes so late that the debt is due already may find it being paid, and doesn't get the
-lock.
+The delete of a key is pending from before the first request that may put it (``Session.intend``), until an answer says
+that it isn't there, or until it is held and its holder has it. So what a machine leaves in doubt, or a signal
+interrupts between any two steps, is deleted. A holder that comes so late that the delete is due already may find it
+under way, and doesn't get the lock.
 """
 
 from __future__ import annotations
@@ -178,20 +178,20 @@ class Acquirer:
                     request.on_held(lock)
                 if request.on_lost is not None and lock.lost:
                     request.on_lost(lock)  # lost before the renewal's thread could know whom to tell
-        in_time = [session.settle(debt) for debt in pending_deletes]
+        in_time = [session.settle(pending) for pending in pending_deletes]
         if lost is None and not all(in_time):
             raise LockUnavailable("the acquire took too long: what it left may be deleted already", maybe_applied=True)
         return lost
 
     def _settle(self, session: Session, outcome: object, pending_deletes: Sequence[PendingDelete]) -> None:
-        """What the debts come to when there is no lock."""
+        """What the pending deletes come to when there is no lock."""
         if isinstance(outcome, machines.SessionLost):
             session.lose(outcome.reason)
-        for debt in pending_deletes:
+        for pending in pending_deletes:
             if isinstance(outcome, machines.Unavailable) and outcome.doubtful:
-                self._keeper.schedule_delete(session, debt)
+                self._keeper.schedule_delete(session, pending)
             else:
-                session.settle(debt)
+                session.settle(pending)
 
     async def _lost_at_once(
         self, asking: StoreAccess, session: Session, locks: Sequence[Lock]

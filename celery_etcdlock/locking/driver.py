@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import TypeVar, cast, get_args
 
 from celery_etcdlock.core.operations import AwaitChange, Operation, Pause, StoreOperation
 from celery_etcdlock.core.protocol import Machine
@@ -17,6 +17,9 @@ from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.store_access import BlockingStoreAccess, StoreAccess, run_at_once
 
 Outcome = TypeVar("Outcome")
+
+#: By its class, since this is asked at every step: ``isinstance`` tries one class after the other.
+OPERATIONS = frozenset(get_args(Operation))
 
 #: A watch may die without a word (a half-open connection), so a waiter looks again at least this often, in seconds.
 LONGEST_WATCH_SECONDS = 15.0
@@ -76,9 +79,9 @@ async def steer(
         if stop is not None and stop.stopped:
             machine.stop_waiting(now)
         following = machine.on(reply, now)
-        if not isinstance(following, Operation):
-            return following
-        step = following
+        if type(following) not in OPERATIONS:
+            return cast("Outcome", following)
+        step = cast("Operation", following)
 
 
 def _patience(operation: StoreOperation, seconds_left: float) -> float:

@@ -1,8 +1,8 @@
 """Acquires and releases locks for one process: the one entrance to ``locking``.
 
 A conflict is a value, an outage raises. Whatever interrupts an acquire or a release half-way (a time limit's signal, a
-shutdown), between whatever two steps: what may have been left behind is on the session's books as a debt, so that no
-key outlives its use (``session``). Both ways to let go of a lock may be repeated when one was interrupted.
+shutdown), between whatever two steps: what may have been left behind is a pending delete of the session, so that no key
+outlives its use (``session``). Both ways to end a holding may be repeated when one was interrupted.
 """
 
 from __future__ import annotations
@@ -84,7 +84,7 @@ class LockManager:
             timeout_seconds,
             done_seconds,
             schedule_mark=self._keeper.schedule_mark,
-            owed=self._keeper.owed_marks,
+            pending=self._keeper.pending_marks,
         )
         self.pid = os.getpid()
 
@@ -232,7 +232,7 @@ class LockManager:
         return self._store
 
     def ask_to_release(self, name: str, key: Key, by: str) -> None:
-        """Ask whoever has ``key`` to let go of the lock: it is told with its next renewal.
+        """Ask whoever has ``key`` to release the lock: it hears of that with its next renewal.
 
         Raises ``LockUnavailable``.
         """
@@ -259,24 +259,24 @@ class LockManager:
             return None
         claim = Claim(lock.name, lock.token, lock.fencing_token)
         session = lock.session
-        debt = PendingDelete(lock.name, lock.token, lock.fencing_token)
+        pending = lock.pending_delete
         lock.end()
         try:
-            if session.has_pending_deletes(debt):  # an earlier try was interrupted
+            if session.has_pending_deletes(pending):  # an earlier try was interrupted
                 self.release(lock)
                 return None
             # Not held any more first, for the renewal must not take the new record for somebody else's.
-            if not session.begin_release(lock, debt, self._clock() + 3 * self.timeout_seconds):
+            if not session.begin_release(lock, pending, self._clock() + 3 * self.timeout_seconds):
                 return None
             try:
                 outcome = self.pending.keep(claim, record, seconds)
             except LockUnavailable as error:
-                self._keeper.schedule_delete(session, debt)
+                self._keeper.schedule_delete(session, pending)
                 logger.warning("lock %r couldn't be left to stand; it is released: %s", lock.name, error)
                 return None
-            session.settle(debt)
+            session.settle(pending)
         except BaseException:
-            self._keeper.hurry(session, lock, debt)
+            self._keeper.hurry(session, lock, pending)
             raise
         if isinstance(outcome, Conflict):
             self._lost_unnoticed(lock, "its key was gone when it was to be left for later")
@@ -297,16 +297,16 @@ class LockManager:
             logger.warning("lock %r isn't released by a forked child of its holder", lock.name)
             return False
         session = lock.session
-        told_as_lost = lock.lost  # its holder was asked to let go
+        known_as_lost = lock.lost  # its holder was asked to release it
         lock.end()
-        debt = PendingDelete(lock.name, lock.token, None if lock.doubtful else lock.fencing_token)
+        pending = lock.pending_delete
         try:
-            interrupted = session.has_pending_deletes(debt)
+            interrupted = session.has_pending_deletes(pending)
             deadline = self._clock() + self.timeout_seconds
             if done is not None:
-                self.done.owed.add(done)
+                self.done.pending.add(done)
             mark = None if done is None else self.done.mark(done, deadline)
-            if not session.begin_release(lock, debt, deadline + self.timeout_seconds):
+            if not session.begin_release(lock, pending, deadline + self.timeout_seconds):
                 return False
             # Of a session that was lost the lease is being revoked, or runs out.
             session_lost = session.lost_reason()
@@ -319,15 +319,15 @@ class LockManager:
             if isinstance(outcome, machines.Unavailable):
                 if done is not None:
                     self._keeper.schedule_mark(done)
-                self._keeper.schedule_delete(session, debt)
+                self._keeper.schedule_delete(session, pending)
             else:
-                session.settle(debt)
+                session.settle(pending)
             if done is not None and isinstance(outcome, machines.Released) and outcome.marked:
-                self.done.owed.discard(done)
+                self.done.pending.discard(done)
         except BaseException:
             if done is not None:
                 self._keeper.schedule_mark(done)
-            self._keeper.hurry(session, lock, debt)
+            self._keeper.hurry(session, lock, pending)
             raise
         if session_lost is not None:
             self._lost_unnoticed(lock, session_lost)
@@ -341,14 +341,14 @@ class LockManager:
         # After an interrupted try the key may be there all the same, as one that was left to stand (``keep``).
         if isinstance(outcome, machines.Released) and lock.token_is_ours and not interrupted:
             self._tokens.give_back(lock.name, lock.token)
-        if not told_as_lost:
+        if not known_as_lost:
             self._tell_released(lock)
         return isinstance(outcome, machines.Unavailable) or (isinstance(outcome, machines.Released) and outcome.marked)
 
     def drop(self, lock: Lock, why: str) -> None:
         """Release a lock that its holder forgot, from wherever that is found: takes no mutex, and asks nobody.
 
-        The renewal's thread says ``why`` in the log, and lets go of it.
+        The renewal's thread says ``why`` in the log, and releases it.
         """
         if os.getpid() == lock.pid:
             lock.end()
@@ -358,8 +358,7 @@ class LockManager:
         """Have a lock released in the background: for a caller that was interrupted, or must not wait."""
         lock.end()
         if os.getpid() == lock.pid:
-            debt = PendingDelete(lock.name, lock.token, None if lock.doubtful else lock.fencing_token)
-            self._keeper.hurry(lock.session, lock, debt)
+            self._keeper.hurry(lock.session, lock, lock.pending_delete)
 
     def drop_ended(self, name: str, delivery: Delivery) -> None:
         """Delete what stands under ``name`` for a run of a message that has ended: now, or when the store answers
@@ -414,7 +413,7 @@ class LockManager:
         )
 
     def _lost_unnoticed(self, lock: Lock, reason: str) -> None:
-        """Say of a lock that its holder lets go what the renewal hadn't come to say yet."""
+        """Say of a lock that its holder releases what the renewal hadn't come to say yet."""
         lock.lose(reason)
         lock.on_lost = None  # nobody is left to interrupt
         self._on_lost(lock)

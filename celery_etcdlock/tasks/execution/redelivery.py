@@ -81,7 +81,7 @@ class Redelivery:
         """Raises ``HasRun``, or ``LockUnavailable``. ``has_run`` is what the store said already, if it did."""
         if not self._has_copies:
             return
-        if has_run or self._run in self._marks.owed or (has_run is None and self._marks.seen(self._run)):
+        if has_run or self._run in self._marks.pending or (has_run is None and self._marks.seen(self._run)):
             name, task_id = self._context.task.name, self._context.call.delivery.task_id
             logger.info("Task %s[%s] has run already: this is a redelivered copy", name, task_id)
             self._look_after_result()
