@@ -115,9 +115,9 @@ class Acquirer:
             def observe(reply: StoreReply) -> None:
                 session.observe(reply)
                 if isinstance(reply, Queued):
-                    name, token = pending_deletes[0].name, pending_deletes[0].token
-                    if standing(reply.keys, token, record.limit) is Standing.WAITING:
-                        self._tell(LockWaiting(name, record, Conflict(name, reply.keys).holder))
+                    (pending,) = pending_deletes  # several have no queue position
+                    if standing(reply.keys, pending.token, record.limit) is Standing.WAITING:
+                        self._tell(LockWaiting(pending.name, record, Conflict(pending.name, reply.keys).holder))
 
             outcome = await steer(machine, asking, self._clock, observe=observe, stop=request.stop)
             outcomes = outcome.outcomes if isinstance(outcome, machines.EachAcquired) else (outcome,)
@@ -202,7 +202,7 @@ class Acquirer:
         """
         if locks and session.remaining() < session.ttl_seconds / 2:
             await asking.call(self._keeper.renew, session)
-        if session.lost_reason() is None and not any(lock.lost for lock in locks):
+        if not any(lock.lost for lock in locks):  # as with their session
             return None
         deadline = self._clock() + self._timeout_seconds * (1 - TRYING)
         for lock in locks:

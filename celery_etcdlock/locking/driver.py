@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar, cast, get_args
+from typing import Any, TypeVar, cast, get_args
 
 from celery_etcdlock.core.operations import AwaitChange, Operation, Pause, StoreOperation
 from celery_etcdlock.core.protocol import Machine
@@ -78,10 +78,10 @@ async def steer(
         now = clock()
         if stop is not None and stop.stopped:
             machine.stop_waiting(now)
-        following = machine.on(reply, now)
+        following: Any = machine.on(reply, now)
         if type(following) not in OPERATIONS:
             return cast("Outcome", following)
-        step = cast("Operation", following)
+        step = following
 
 
 def _patience(operation: StoreOperation, seconds_left: float) -> float:

@@ -124,19 +124,40 @@ class LockManager:
         started_at = self._clock()
         wait_until = started_at + request.wait_seconds if request.wait_seconds > 0 else None
         names = request.names
+        is_one = len(names) == 1
 
         async def attempt(session: Session, give_up_at: float, deadline: float) -> Attempted:
             pending_deletes = [PendingDelete(name, self._tokens.take(name)) for name in names]
-            machine = (
-                self._acquire_one(session, request, pending_deletes[0], give_up_at, deadline, wait_until)
-                if len(names) == 1
-                else self._acquire_several(session, request, pending_deletes, give_up_at, deadline)
-            )
+            machine: machines.Acquire | machines.AcquireAll
+            if is_one:
+                machine = machines.Acquire(
+                    lease=session.lease,
+                    epoch=session.epoch,
+                    name=names[0],
+                    token=pending_deletes[0].token,
+                    record=request.record,
+                    give_up_at=give_up_at,
+                    deadline=deadline,
+                    wait_until=wait_until,
+                    answer_seconds=self.timeout_seconds,
+                    wall_offset=self.pending.wall_offset,
+                )
+            else:
+                machine = machines.AcquireAll(
+                    tuple(
+                        TryAcquire(session.lease, session.epoch, pending.name, pending.token, request.record)
+                        for pending in pending_deletes
+                    ),
+                    epoch=session.epoch,
+                    give_up_at=give_up_at,
+                    deadline=deadline,
+                    wall_offset=self.pending.wall_offset,
+                )
             owned = await self._acquirer.own(asking, session, machine, pending_deletes, request, wait_until)
             if isinstance(owned, list):
                 for lock in owned:
                     lock.token_is_ours = True
-            elif isinstance(owned, Conflict) and len(names) == 1:
+            elif is_one and isinstance(owned, Conflict):
                 self._tokens.give_back(owned.name, pending_deletes[0].token)
             return owned
 
@@ -146,48 +167,6 @@ class LockManager:
         else:
             self._tell_acquired(outcome, started_at)
         return outcome
-
-    def _acquire_one(
-        self,
-        session: Session,
-        request: AcquireRequest,
-        pending: PendingDelete,
-        give_up_at: float,
-        deadline: float,
-        wait_until: float | None,
-    ) -> machines.Acquire:
-        return machines.Acquire(
-            lease=session.lease,
-            epoch=session.epoch,
-            name=pending.name,
-            token=pending.token,
-            record=request.record,
-            give_up_at=give_up_at,
-            deadline=deadline,
-            wait_until=wait_until,
-            answer_seconds=self.timeout_seconds,
-            wall_offset=self.pending.wall_offset,
-        )
-
-    def _acquire_several(
-        self,
-        session: Session,
-        request: AcquireRequest,
-        pending_deletes: Sequence[PendingDelete],
-        give_up_at: float,
-        deadline: float,
-    ) -> machines.AcquireAll:
-        tries = (
-            TryAcquire(session.lease, session.epoch, pending.name, pending.token, request.record)
-            for pending in pending_deletes
-        )
-        return machines.AcquireAll(
-            tuple(tries),
-            epoch=session.epoch,
-            give_up_at=give_up_at,
-            deadline=deadline,
-            wall_offset=self.pending.wall_offset,
-        )
 
     def take_over(
         self,

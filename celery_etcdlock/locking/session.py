@@ -27,6 +27,9 @@ from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.forked_copies import NOT_HELD, share_with_copies
 from celery_etcdlock.locking.lease_page import LeasePage
 
+#: Replies that tell the epoch.
+MOVES_EPOCH = (SessionFenced, EpochMoved)
+
 #: When a pending delete is due that nobody has in hand.
 AT_ONCE = 0.0
 
@@ -119,9 +122,10 @@ class Session:
 
     def remaining(self) -> float:
         """Seconds left to trust the session; 0 once it is lost."""
-        if self.lost_reason() is not None:
-            return 0.0
-        return max(0.0, self.deadline - self._clock())
+        seconds = self.deadline - self._clock()
+        if seconds <= 0:
+            self.lost_reason()  # loses it
+        return 0.0 if self._lost_reason is not None else max(0.0, seconds)
 
     def lost_reason(self) -> str | None:
         """Why the session is lost, or ``None``. Loses it when its deadline has passed."""
@@ -152,7 +156,7 @@ class Session:
 
     def observe(self, reply: StoreReply) -> None:
         """Learn the epoch from a store's reply. One that is too low costs a request, and no more."""
-        if isinstance(reply, SessionFenced) or isinstance(reply, EpochMoved):  # noqa: SIM101 - no union is made each time
+        if isinstance(reply, MOVES_EPOCH):
             self._epoch = max(self._epoch, reply.epoch)
 
     # --- who uses it ----------------------------------------------------------------------------------------
