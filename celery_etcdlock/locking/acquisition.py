@@ -202,7 +202,10 @@ class Acquirer:
         """
         if locks and session.remaining() < session.ttl_seconds / 2:
             await asking.call(self._keeper.renew, session)
-        if not any(lock.lost for lock in locks):  # as with their session
+        for lock in locks:
+            if lock.lost:  # alone, or with their session
+                break
+        else:
             return None
         deadline = self._clock() + self._timeout_seconds * (1 - TRYING)
         for lock in locks:
