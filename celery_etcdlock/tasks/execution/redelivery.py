@@ -97,7 +97,7 @@ class Redelivery:
         self._owes_mark = self._has_copies and self._is_end(error) and not self._mark_is_put
         second = resultless(self._run, error) if self._owes_mark and self._keeps_result else None
         if second is not None:
-            self._marks.owed.add(self._run)  # from now on: the second may take its time
+            self._marks.pending.add(self._run)  # from now on: the second may take its time
             self._marks.put_in_the_end(second)
 
     @property
