@@ -225,7 +225,7 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class AskToRelease:
-    """Ask whoever has this key as of ``mod_revision`` to let go of it: told with its next ``CheckKeys``.
+    """Ask whoever has this key as of ``mod_revision`` to release it: it hears of that with its next ``CheckKeys``.
 
     The key itself stays as it is, for its holder's guards depend on it. ``by`` says who asks. -> Asked | NotHeld
     """

@@ -34,7 +34,7 @@ class KeptAlive:
 
 @dataclass(frozen=True, slots=True)
 class ReleaseAsked:
-    """Somebody asked us to let go of a key of our session (``AskToRelease``).
+    """Somebody asked us to release a key of our session (``AskToRelease``).
 
     ``revision`` is the store's when it was asked: a later holding under the same token isn't meant.
     """

@@ -3,10 +3,10 @@
 A session that turns out to be lost is no answer: another is opened, and the acquire begins anew. Keys that were put
 and can't be trusted are deleted before that, since the next try would take them for somebody else's.
 
-A key is owed from before the first request that may put it (``Session.intend``), until an answer says that it isn't
-there, or until it is held and its holder has it. So what a machine leaves in doubt, or a signal interrupts between any
-two steps, is paid. A holder that comes so late that the debt is due already may find it being paid, and doesn't get the
-lock.
+The delete of a key is pending from before the first request that may put it (``Session.intend``), until an answer says
+that it isn't there, or until it is held and its holder has it. So what a machine leaves in doubt, or a signal
+interrupts between any two steps, is deleted. A holder that comes so late that the delete is due already may find it
+under way, and doesn't get the lock.
 """
 
 from __future__ import annotations
@@ -16,20 +16,19 @@ from collections.abc import Awaitable, Callable, Sequence
 from celery_etcdlock.core import protocol as machines
 from celery_etcdlock.core.events import LockEvent, LockWaiting
 from celery_etcdlock.core.ownership import Standing, standing
-from celery_etcdlock.core.record import Record
 from celery_etcdlock.core.replies import Queued, StoreReply
 from celery_etcdlock.errors import LockUnavailable
-from celery_etcdlock.locking.cancel_wait import WaitCancellation
+from celery_etcdlock.locking.acquire_request import AcquireRequest
 from celery_etcdlock.locking.clock import Clock
-from celery_etcdlock.locking.driver import steer
+from celery_etcdlock.locking.driver import TRYING, steer
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.outcomes import Conflict
 from celery_etcdlock.locking.renewal import SessionKeeper
 from celery_etcdlock.locking.session import PendingDelete, Session, Use
 from celery_etcdlock.locking.store_access import StoreAccess
 
-#: The part of the time for an acquire that is spent on trying; the rest is kept to resolve an unanswered request.
-TRYING = 0.75
+#: What one try on one session comes to.
+Attempted = list[Lock] | Conflict | machines.SessionLost
 
 
 class Acquirer:
@@ -52,8 +51,8 @@ class Acquirer:
         asking: StoreAccess,
         ttl_seconds: int,
         wait_until: float | None,
-        attempt: Callable[[Session, float, float], Awaitable[object]],
-    ) -> object:
+        attempt: Callable[[Session, float, float], Awaitable[Attempted]],
+    ) -> list[Lock] | Conflict:
         """``attempt``, given a session, when to give up and its deadline, until it isn't the session that failed it."""
         deadline = self._clock() + self._timeout_seconds
         while True:
@@ -76,9 +75,9 @@ class Acquirer:
         asking: StoreAccess,
         ttl_seconds: int,
         deadline: float,
-        attempt: Callable[[Session, float, float], Awaitable[object]],
+        attempt: Callable[[Session, float, float], Awaitable[Attempted]],
         use: Use,
-    ) -> object:
+    ) -> Attempted:
         try:
             session = self._keeper.enter_at_once(ttl_seconds, use)
             if session is None:
@@ -94,95 +93,66 @@ class Acquirer:
         asking: StoreAccess,
         session: Session,
         machine: machines.Machine[
-            machines.Acquired | machines.Conflicted | machines.Refused | machines.SessionLost | machines.Unavailable
+            machines.AcquireOutcome | machines.EachAcquired | machines.Refused | machines.Unavailable
         ],
-        debt: PendingDelete,
-        record: Record,
-        on_held: Callable[[Lock], None] | None,
-        on_lost: Callable[[Lock], None] | None,
+        pending_deletes: Sequence[PendingDelete],
+        request: AcquireRequest,
         wait_until: float | None = None,
-        stop: WaitCancellation | None = None,
-    ) -> Lock | Conflict | machines.SessionLost:
-        """Drive ``machine``. What it leaves in doubt, or a signal interrupts, is ``debt``.
+    ) -> Attempted:
+        """Drive ``machine``, which asks for one lock for each of ``pending_deletes``, and hold all of them or none.
 
-        Times are as in ``LockManager.acquire``.
+        The pending deletes are for what the machine leaves in doubt, or a signal interrupts. Times are as in
+        ``LockManager.acquire``.
         """
-        name, token = debt.name, debt.token
-        lock: Lock | None = None
+        locks: list[Lock] = []
+        refused: list[Conflict] = []
+        record = request.record
         try:
-            session.intend(debt, self._due(session, wait_until))
+            due = self._due(session, wait_until)
+            for pending in pending_deletes:
+                session.intend(pending, due)
 
             def observe(reply: StoreReply) -> None:
                 session.observe(reply)
-                if isinstance(reply, Queued) and standing(reply.keys, token, record.limit) is Standing.WAITING:
-                    self._tell(LockWaiting(name, record, Conflict(name, reply.keys).holder))
+                if isinstance(reply, Queued):
+                    (pending,) = pending_deletes  # several have no queue position
+                    if standing(reply.keys, pending.token, record.limit) is Standing.WAITING:
+                        self._tell(LockWaiting(pending.name, record, Conflict(pending.name, reply.keys).holder))
 
-            outcome = await steer(machine, asking, self._clock, observe=observe, stop=stop)
-            if isinstance(outcome, machines.Acquired):
-                lock = Lock(
-                    name,
-                    outcome.fencing_token,
-                    token=token,
-                    record=record,
-                    session=session,
-                    doubtful=outcome.doubtful,
-                    has_run=outcome.has_run,
-                )
-                lost = await self._hold(asking, [lock], [debt], on_held, on_lost)
-                return lock if lost is None else lost
-            self._settle(session, outcome, [debt])
-        except BaseException:
-            # Interrupted half-way, by a signal or an error: our key may be there.
-            self._keeper.schedule_delete(session, debt, lock)
-            raise
-        if isinstance(outcome, machines.Conflicted | machines.Refused):
-            return Conflict(name, outcome.keys, outcome.has_run if isinstance(outcome, machines.Conflicted) else None)
-        if isinstance(outcome, machines.SessionLost):
-            return outcome
-        raise outcome.error
-
-    async def acquire_several(
-        self,
-        asking: StoreAccess,
-        session: Session,
-        machine: machines.AcquireAll,
-        pending_deletes: list[PendingDelete],
-        record: Record,
-        on_held: Callable[[Lock], None] | None,
-        on_lost: Callable[[Lock], None] | None,
-    ) -> list[Lock] | Conflict | machines.SessionLost:
-        locks: list[Lock] = []
-        try:
-            for debt in pending_deletes:
-                session.intend(debt, self._due(session, None))
-            outcome = await steer(machine, asking, self._clock, observe=session.observe)
-            refused: list[Conflict] = []
-            if isinstance(outcome, machines.EachAcquired):
-                for debt, each in zip(pending_deletes, outcome.outcomes, strict=True):
-                    if isinstance(each, machines.Acquired):
-                        token = each.fencing_token
-                        lock = Lock(
-                            debt.name, token, token=debt.token, record=record, session=session, has_run=each.has_run
-                        )
-                        lock.token_is_ours = True
-                        locks.append(lock)
-                    else:
-                        refused.append(Conflict(debt.name, each.keys, each.has_run))
-                if not refused:
-                    lost = await self._hold(asking, locks, pending_deletes, on_held, on_lost)
-                    return locks if lost is None else lost
+            outcome = await steer(machine, asking, self._clock, observe=observe, stop=request.stop)
+            outcomes = outcome.outcomes if isinstance(outcome, machines.EachAcquired) else (outcome,)
+            for pending, each in zip(pending_deletes, outcomes, strict=False):
+                name = pending.name
+                if isinstance(each, machines.Acquired):
+                    lock = Lock(
+                        name,
+                        each.fencing_token,
+                        token=pending.token,
+                        record=record,
+                        session=session,
+                        doubtful=each.doubtful,
+                        has_run=each.has_run,
+                    )
+                    locks.append(lock)
+                elif isinstance(each, machines.Conflicted):
+                    refused.append(Conflict(name, each.keys, each.has_run))
+                elif isinstance(each, machines.Refused):
+                    refused.append(Conflict(name, each.keys))
+            if len(locks) == len(pending_deletes):
+                lost = await self._hold(asking, locks, pending_deletes, request)
+                return locks if lost is None else lost
             self._settle(session, outcome, pending_deletes)
         except BaseException:
-            for debt in pending_deletes:
-                self._keeper.schedule_delete(session, debt)
-            for lock in locks:
-                session.end_hold(lock)
+            # Interrupted half-way, by a signal or an error: our keys may be there.
+            for pending in pending_deletes:
+                held = next((lock for lock in locks if lock.token == pending.token), None)
+                self._keeper.schedule_delete(session, pending, held)
             raise
-        if isinstance(outcome, machines.EachAcquired):
-            return max(refused, key=lambda conflict: len(conflict.keys))
         if isinstance(outcome, machines.SessionLost):
             return outcome
-        raise outcome.error
+        if isinstance(outcome, machines.Unavailable):
+            raise outcome.error
+        return max(refused, key=lambda conflict: len(conflict.keys))
 
     def _due(self, session: Session, wait_until: float | None) -> float:
         """By when an acquire has come to its end, or to its deadline, or has to find out that it is late."""
@@ -194,8 +164,7 @@ class Acquirer:
         asking: StoreAccess,
         locks: Sequence[Lock],
         pending_deletes: Sequence[PendingDelete],
-        on_held: Callable[[Lock], None] | None,
-        on_lost: Callable[[Lock], None] | None,
+        request: AcquireRequest,
     ) -> machines.SessionLost | None:
         session = locks[0].session
         for lock in locks:
@@ -204,25 +173,25 @@ class Acquirer:
         if lost is None:
             for lock in locks:
                 # Only a lock that its holder gets has it told of a loss: one that is taken anew must interrupt nobody.
-                lock.on_lost = on_lost
-                if on_held is not None:
-                    on_held(lock)
-                if on_lost is not None and lock.lost:
-                    on_lost(lock)  # lost before the renewal's thread could know whom to tell
-        in_time = [session.settle(debt) for debt in pending_deletes]
+                lock.on_lost = request.on_lost
+                if request.on_held is not None:
+                    request.on_held(lock)
+                if request.on_lost is not None and lock.lost:
+                    request.on_lost(lock)  # lost before the renewal's thread could know whom to tell
+        in_time = [session.settle(pending) for pending in pending_deletes]
         if lost is None and not all(in_time):
             raise LockUnavailable("the acquire took too long: what it left may be deleted already", maybe_applied=True)
         return lost
 
     def _settle(self, session: Session, outcome: object, pending_deletes: Sequence[PendingDelete]) -> None:
-        """What the debts come to when there is no lock."""
+        """What the pending deletes come to when there is no lock."""
         if isinstance(outcome, machines.SessionLost):
             session.lose(outcome.reason)
-        for debt in pending_deletes:
+        for pending in pending_deletes:
             if isinstance(outcome, machines.Unavailable) and outcome.doubtful:
-                self._keeper.schedule_delete(session, debt)
+                self._keeper.schedule_delete(session, pending)
             else:
-                session.settle(debt)
+                session.settle(pending)
 
     async def _lost_at_once(
         self, asking: StoreAccess, session: Session, locks: Sequence[Lock]
@@ -233,7 +202,10 @@ class Acquirer:
         """
         if locks and session.remaining() < session.ttl_seconds / 2:
             await asking.call(self._keeper.renew, session)
-        if session.lost_reason() is None and not any(lock.lost for lock in locks):
+        for lock in locks:
+            if lock.lost:  # alone, or with their session
+                break
+        else:
             return None
         deadline = self._clock() + self._timeout_seconds * (1 - TRYING)
         for lock in locks:

@@ -1,8 +1,8 @@
 """Locks that stand without renewal: of messages that haven't started, of fixed windows, of least holds.
 
 Each key says until when it stands, by the wall clock and by the age of the lease that it lies on (``core.expiry``).
-That lease is shared and never renewed (``locking.shared_leases``). What a request leaves in doubt is handed to ``owe``,
-which has it resolved in the background: these keys may change hands, so each try is marked as such
+That lease is shared and never renewed (``locking.shared_leases``). What a request leaves in doubt is handed to
+``schedule_delete``, which has it resolved in the background: these keys may change hands, so each try is marked as such
 (``Record.attempt``), and only what it wrote itself is deleted.
 """
 
@@ -23,7 +23,7 @@ from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.core.replies import MarkSeen
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
-from celery_etcdlock.locking.driver import drive
+from celery_etcdlock.locking.driver import TRYING, drive
 from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.outcomes import Claim, Conflict
 from celery_etcdlock.locking.session import PendingDelete, Session
@@ -33,9 +33,6 @@ logger = logging.getLogger("celery_etcdlock")
 
 #: Try-locks in one round trip; etcd allows 128 operations in a transaction by default.
 TRIES_AT_A_TIME = 100
-
-#: The part of the time for a claim that is spent on trying; the rest is kept to resolve an unanswered request.
-TRYING = 0.75
 
 Outcome = TypeVar("Outcome")
 
@@ -255,7 +252,7 @@ class Claims:
     ) -> list[Claim | Conflict]:
         """``attempt`` on a lease, and what its outcome means.
 
-        The keys are owed from before the first request until their claims were given to ``on_claimed``.
+        The keys' deletes are pending from before the first request until their claims were given to ``on_claimed``.
         """
         started_at = self._clock()
         deadline = started_at + self._timeout_seconds
@@ -263,8 +260,8 @@ class Claims:
         while True:
             session = self._leases.take(seconds, len(pending_deletes), deadline)
             try:
-                for debt in pending_deletes:
-                    session.intend(debt, deadline + self._timeout_seconds)
+                for pending in pending_deletes:
+                    session.intend(pending, deadline + self._timeout_seconds)
                 machine = attempt(session, give_up_at, deadline)
                 outcome = drive(machine, self._store, self._clock, observe=session.observe)
                 found: list[Claim | Conflict] = []
@@ -278,7 +275,7 @@ class Claims:
                 if isinstance(outcome, machines.Unavailable) and outcome.doubtful:
                     self._schedule_all(session, pending_deletes)
                 else:
-                    in_time = [session.settle(debt) for debt in pending_deletes]
+                    in_time = [session.settle(pending) for pending in pending_deletes]
                     if found and not all(in_time):
                         raise LockUnavailable("the claim took too long: it may be gone already", maybe_applied=True)
             except BaseException:
@@ -293,5 +290,5 @@ class Claims:
                 raise LockUnavailable(f"the lease of pending locks was lost: {outcome.reason}")
 
     def _schedule_all(self, session: Session, pending_deletes: list[PendingDelete]) -> None:
-        for debt in pending_deletes:
-            self._schedule_delete(session, debt)
+        for pending in pending_deletes:
+            self._schedule_delete(session, pending)

@@ -10,7 +10,7 @@ common case neither costs a request: the acquire's transaction reads it, the rel
 several locks, hands its lock on, or holds none any more, puts it by itself, before.
 
 Marks lie on shared leases of their own, and are gone a while later: that is how late a copy may come and still be
-known. One that can't be put for now is owed, and comes before the releases that are (``renewal``). A mark names the
+known. One that can't be put for now is pending, and comes before pending deletes (``renewal``). A mark names the
 call, so another call under the same task id isn't taken for a copy.
 """
 
@@ -27,14 +27,14 @@ from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.session import Session
 from celery_etcdlock.locking.shared_leases import SharedLeases
 
-#: How long a mark is known, at least, in seconds, unless told otherwise.
+#: How long a mark is known, at least, in seconds, by default.
 DONE_SECONDS = 600.0
 
 #: The part of that time by which a mark may stand for longer: many share a lease, and each is a key in the store.
 SPREAD = 0.1
 
 
-class OwedMarks:
+class PendingMarks:
     """Runs of this process that have come to their end and aren't marked yet, or may not be.
 
     A run is here from before its mark is first tried: a lock whose lease ends meanwhile isn't freed before the mark.
@@ -70,10 +70,10 @@ class DoneMarks:
         done_seconds: float = DONE_SECONDS,
         *,
         schedule_mark: Callable[[Delivery], None] | None = None,
-        owed: OwedMarks | None = None,
+        pending: PendingMarks | None = None,
     ) -> None:
         self._schedule_mark = schedule_mark
-        self.owed = OwedMarks() if owed is None else owed
+        self.pending = PendingMarks() if pending is None else pending
         self._done_seconds = done_seconds
         self._leases = SharedLeases(store, clock, SPREAD)
         self._store = store
@@ -89,10 +89,10 @@ class DoneMarks:
 
     def put_in_the_end(self, delivery: Delivery) -> None:
         """Mark the delivery as ended: now, or when the store answers again. Never raises for the store's sake."""
-        self.owed.add(delivery)
+        self.pending.add(delivery)
         try:
             self.put(delivery)
-            self.owed.discard(delivery)
+            self.pending.discard(delivery)
         except BaseException as error:
             if self._schedule_mark is not None:
                 self._schedule_mark(delivery)

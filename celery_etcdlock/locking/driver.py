@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TypeVar
+from typing import Any, TypeVar, cast, get_args
 
 from celery_etcdlock.core.operations import AwaitChange, Operation, Pause, StoreOperation
 from celery_etcdlock.core.protocol import Machine
@@ -18,8 +18,14 @@ from celery_etcdlock.locking.store_access import BlockingStoreAccess, StoreAcces
 
 Outcome = TypeVar("Outcome")
 
+#: By its class, since this is asked at every step: ``isinstance`` tries one class after the other.
+OPERATIONS = frozenset(get_args(Operation))
+
 #: A watch may die without a word (a half-open connection), so a waiter looks again at least this often, in seconds.
 LONGEST_WATCH_SECONDS = 15.0
+
+#: The part of the time for an acquire that is spent on trying; the rest is kept to resolve an unanswered request.
+TRYING = 0.75
 
 
 def drive(
@@ -72,9 +78,9 @@ async def steer(
         now = clock()
         if stop is not None and stop.stopped:
             machine.stop_waiting(now)
-        following = machine.on(reply, now)
-        if not isinstance(following, Operation):
-            return following
+        following: Any = machine.on(reply, now)
+        if type(following) not in OPERATIONS:
+            return cast("Outcome", following)
         step = following
 
 

@@ -32,7 +32,7 @@ class Inspector(Protocol):
         """Like ``changes``, but only the segments of names under which a place was deleted; empty when none was."""
 
     def ask_to_release(self, entry: KeyEntry, by: str) -> bool:
-        """Have the holder told to let go. False when the place is gone."""
+        """Ask the holder to release it. False when the place is gone."""
 
     def is_there(self, entry: KeyEntry) -> bool:
         """Whether the place is still as it was seen."""

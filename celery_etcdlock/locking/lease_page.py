@@ -7,7 +7,7 @@ Each entry has two deadlines: until when the child itself made sure that the lea
 (``child_lease_guardian``). Each is written by one process alone. They are on the clock that trust is measured on, which
 all processes of a host share.
 
-Entries are claimed and freed under a file lock, which the kernel lets go when its holder dies. A child that finds no
+Entries are claimed and freed under a file lock, which the kernel releases when its holder dies. A child that finds no
 place, or doesn't get the lock in time, goes without: its lease then runs out like that of a dead host.
 """
 

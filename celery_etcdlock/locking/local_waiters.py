@@ -22,10 +22,10 @@ from __future__ import annotations
 
 import weakref
 from collections import OrderedDict
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 from celery_etcdlock.core.operations import AwaitChange
-from celery_etcdlock.core.record import Record
+from celery_etcdlock.locking.acquire_request import AcquireRequest
 from celery_etcdlock.locking.cancel_wait import WaitCancellation
 from celery_etcdlock.locking.clock import Clock, boot_time
 from celery_etcdlock.locking.lock import Lock
@@ -59,44 +59,24 @@ class LocalWaiters:
         self._lines: dict[tuple[str, ...], OrderedDict[int, weakref.ref[_Caller]]] = {}
 
     async def acquire(
-        self,
-        asking: StoreAccess,
-        names: Sequence[str],
-        record: Record,
-        *,
-        ttl_seconds: int,
-        wait_seconds: float,
-        on_held: Callable[[Lock], None],
-        on_lost: Callable[[Lock], None],
-        stop: WaitCancellation,
+        self, asking: StoreAccess, request: AcquireRequest, stop: WaitCancellation
     ) -> list[Lock] | Conflict:
-        """Own all of these locks, or none and say who has one. Waits for ``wait_seconds``, which may be infinite.
+        """Own all locks of ``request``, or none and say who has one. Waits also for several, and maybe for ever.
 
-        Otherwise as ``LockManager.acquiring``. Raises ``LockUnavailable``.
+        ``stop`` ends the wait. Otherwise as ``LockManager.acquiring``. Raises ``LockUnavailable``.
         """
-        key = tuple(sorted(names))
-        wait_until = self._clock() + wait_seconds
+        key = tuple(sorted(request.names))
+        wait_until = self._clock() + request.wait_seconds
 
         async def contend() -> list[Lock] | Conflict:
-            if len(names) > 1:
+            if len(key) > 1:
                 return await contend_for_all()
-            outcome = await self._manager.acquiring(
-                asking,
-                names[0],
-                record,
-                ttl_seconds=ttl_seconds,
-                wait_seconds=max(0.0, wait_until - self._clock()),
-                on_held=on_held,
-                on_lost=on_lost,
-                stop=stop,
-            )
-            return outcome if isinstance(outcome, Conflict) else [outcome]
+            seconds_left = max(0.0, wait_until - self._clock())
+            return await self._manager.acquiring(asking, request._replace(wait_seconds=seconds_left, stop=stop))
 
         async def contend_for_all() -> list[Lock] | Conflict:
             while True:
-                outcome = await self._manager.acquiring_all(
-                    asking, key, record, ttl_seconds=ttl_seconds, on_held=on_held, on_lost=on_lost
-                )
+                outcome = await self._manager.acquiring(asking, request._replace(names=key, wait_seconds=0.0))
                 seconds_left = wait_until - self._clock()
                 if not isinstance(outcome, Conflict) or seconds_left <= 0 or stop.stopped:
                     return outcome
@@ -108,7 +88,7 @@ class LocalWaiters:
                 else:
                     await asking.pause(min(seconds_left, RETRY_SECONDS))
 
-        if wait_seconds <= 0:
+        if request.wait_seconds <= 0:
             return await contend()
         caller = _Caller(asking.bell())
         try:
@@ -116,7 +96,7 @@ class LocalWaiters:
                 return await contend()
         finally:
             self._leave(key, caller)
-        return await self._who_holds(asking, names)
+        return await self._who_holds(asking, request.names)
 
     def queued(self, names: Sequence[str]) -> int:
         """How many of this process wait for these locks, whoever is first included."""

@@ -15,7 +15,7 @@ from celery_etcdlock.core.operations import HeldKey
 from celery_etcdlock.core.record import Record
 from celery_etcdlock.errors import LockLost
 from celery_etcdlock.locking.forked_copies import NOT_HELD, SharedDeadline
-from celery_etcdlock.locking.session import Session
+from celery_etcdlock.locking.session import PendingDelete, Session
 
 
 class Lock:
@@ -67,6 +67,11 @@ class Lock:
     def key(self) -> HeldKey:
         """Its key in the store, as this holding wrote it."""
         return HeldKey(self.name, self.token, self.fencing_token)
+
+    @property
+    def pending_delete(self) -> PendingDelete:
+        """What is to be done about its key once nobody holds the lock."""
+        return PendingDelete(self.name, self.token, None if self.doubtful else self.fencing_token)
 
     @property
     def remaining(self) -> float:
@@ -133,7 +138,7 @@ class Lock:
             self._shared.write(deadline)
 
     def end(self) -> None:
-        """Its holder lets go of it now: whoever kept a reference must not rely on it any more."""
+        """Its holder releases it now: whoever kept a reference must not rely on it any more."""
         self._ended = True
         self.tell_copies(NOT_HELD)
 

@@ -21,7 +21,7 @@ class LockStore(Protocol):
     def perform(self, operation: StoreOperation, timeout_seconds: float) -> StoreReply: ...
 
     def close(self) -> None:
-        """Let go of connections. The store may be used again afterwards."""
+        """Close connections. The store may be used again afterwards."""
 
 
 class GroupingStore(LockStore, Protocol):

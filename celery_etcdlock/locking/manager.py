@@ -1,8 +1,8 @@
 """Acquires and releases locks for one process: the one entrance to ``locking``.
 
 A conflict is a value, an outage raises. Whatever interrupts an acquire or a release half-way (a time limit's signal, a
-shutdown), between whatever two steps: what may have been left behind is on the session's books as a debt, so that no
-key outlives its use (``session``). Both ways to let go of a lock may be repeated when one was interrupted.
+shutdown), between whatever two steps: what may have been left behind is a pending delete of the session, so that no key
+outlives its use (``session``). Both ways to end a holding may be repeated when one was interrupted.
 """
 
 from __future__ import annotations
@@ -13,7 +13,6 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import cast
 
 from celery_etcdlock.core import events as lock_events
 from celery_etcdlock.core import protocol as machines
@@ -22,8 +21,8 @@ from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.replies import Present
 from celery_etcdlock.errors import LockUnavailable
-from celery_etcdlock.locking.acquisition import Acquirer
-from celery_etcdlock.locking.cancel_wait import WaitCancellation
+from celery_etcdlock.locking.acquire_request import AcquireRequest
+from celery_etcdlock.locking.acquisition import Acquirer, Attempted
 from celery_etcdlock.locking.claims import Claims
 from celery_etcdlock.locking.clock import Clock, boot_time
 from celery_etcdlock.locking.done_marks import DONE_SECONDS, DoneMarks
@@ -85,7 +84,7 @@ class LockManager:
             timeout_seconds,
             done_seconds,
             schedule_mark=self._keeper.schedule_mark,
-            owed=self._keeper.owed_marks,
+            pending=self._keeper.pending_marks,
         )
         self.pid = os.getpid()
 
@@ -99,69 +98,74 @@ class LockManager:
         on_held: Callable[[Lock], None] | None = None,
         on_lost: Callable[[Lock], None] | None = None,
     ) -> Lock | Conflict:
-        """Own the lock, or say who does.
+        """Own the lock, or say who does (``AcquireRequest``). Raises ``LockUnavailable``."""
+        request = AcquireRequest((name,), record, ttl_seconds, wait_seconds, on_held, on_lost)
+        outcome = run_at_once(self.acquiring(self._blocking, request))
+        return outcome if isinstance(outcome, Conflict) else outcome[0]
 
-        With ``wait_seconds`` it waits in line, in order of arrival, and is woken by a watch. ``on_held`` is given the
-        lock before this returns, so that a caller that a signal may interrupt in between can't lose it. ``on_lost`` is
-        called in another thread if the lock is lost. Raises ``LockUnavailable``.
-        """
-        return run_at_once(
-            self.acquiring(
-                self._blocking,
-                name,
-                record,
-                ttl_seconds=ttl_seconds,
-                wait_seconds=wait_seconds,
-                on_held=on_held,
-                on_lost=on_lost,
-            )
-        )
-
-    async def acquiring(
+    def acquire_all(
         self,
-        asking: StoreAccess,
-        name: str,
+        names: Sequence[str],
         record: Record,
         *,
         ttl_seconds: int,
-        wait_seconds: float = 0.0,
         on_held: Callable[[Lock], None] | None = None,
         on_lost: Callable[[Lock], None] | None = None,
-        stop: WaitCancellation | None = None,
-    ) -> Lock | Conflict:
-        """As ``acquire``, wherever ``asking`` waits. ``stop`` ends the wait in line, as if its time were over."""
-        started_at = self._clock()
-        wait_until = started_at + wait_seconds if wait_seconds > 0 else None
+    ) -> list[Lock] | Conflict:
+        """Own all of these locks, or none and say who holds one of them. All have one fencing token.
 
-        async def attempt(
-            session: Session, give_up_at: float, deadline: float
-        ) -> Lock | Conflict | machines.SessionLost:
-            token = self._tokens.take(name)
-            machine = machines.Acquire(
-                lease=session.lease,
-                epoch=session.epoch,
-                name=name,
-                token=token,
-                record=record,
-                give_up_at=give_up_at,
-                deadline=deadline,
-                wait_until=wait_until,
-                answer_seconds=self.timeout_seconds,
-                wall_offset=self.pending.wall_offset,
-            )
-            debt = PendingDelete(name, token)
-            owned = await self._acquirer.own(asking, session, machine, debt, record, on_held, on_lost, wait_until, stop)
-            if isinstance(owned, Lock):
-                owned.token_is_ours = True
-            elif isinstance(owned, Conflict):
-                self._tokens.give_back(name, token)
+        Otherwise as ``acquire``, without waiting.
+        """
+        request = AcquireRequest(tuple(names), record, ttl_seconds, on_held=on_held, on_lost=on_lost)
+        return run_at_once(self.acquiring(self._blocking, request))
+
+    async def acquiring(self, asking: StoreAccess, request: AcquireRequest) -> list[Lock] | Conflict:
+        """Own all locks of ``request``, or none and say who holds one of them, wherever ``asking`` waits."""
+        started_at = self._clock()
+        wait_until = started_at + request.wait_seconds if request.wait_seconds > 0 else None
+        names = request.names
+        is_one = len(names) == 1
+
+        async def attempt(session: Session, give_up_at: float, deadline: float) -> Attempted:
+            pending_deletes = [PendingDelete(name, self._tokens.take(name)) for name in names]
+            machine: machines.Acquire | machines.AcquireAll
+            if is_one:
+                machine = machines.Acquire(
+                    lease=session.lease,
+                    epoch=session.epoch,
+                    name=names[0],
+                    token=pending_deletes[0].token,
+                    record=request.record,
+                    give_up_at=give_up_at,
+                    deadline=deadline,
+                    wait_until=wait_until,
+                    answer_seconds=self.timeout_seconds,
+                    wall_offset=self.pending.wall_offset,
+                )
+            else:
+                machine = machines.AcquireAll(
+                    tuple(
+                        TryAcquire(session.lease, session.epoch, pending.name, pending.token, request.record)
+                        for pending in pending_deletes
+                    ),
+                    epoch=session.epoch,
+                    give_up_at=give_up_at,
+                    deadline=deadline,
+                    wall_offset=self.pending.wall_offset,
+                )
+            owned = await self._acquirer.own(asking, session, machine, pending_deletes, request, wait_until)
+            if isinstance(owned, list):
+                for lock in owned:
+                    lock.token_is_ours = True
+            elif is_one and isinstance(owned, Conflict):
+                self._tokens.give_back(owned.name, pending_deletes[0].token)
             return owned
 
-        outcome = cast("Lock | Conflict", await self._acquirer.on_session(asking, ttl_seconds, wait_until, attempt))
-        if isinstance(outcome, Lock):
-            self._tell_acquired(outcome, started_at)
+        outcome = await self._acquirer.on_session(asking, request.ttl_seconds, wait_until, attempt)
+        if isinstance(outcome, Conflict):
+            self.tell(lock_events.LockConflicted(outcome.name, request.record, outcome.holder))
         else:
-            self.tell(lock_events.LockConflicted(name, record, outcome.holder))
+            self._tell_acquired(outcome, started_at)
         return outcome
 
     def take_over(
@@ -178,10 +182,9 @@ class LockManager:
         Otherwise as ``acquire``.
         """
 
-        async def attempt(
-            session: Session, give_up_at: float, deadline: float
-        ) -> Lock | Conflict | machines.SessionLost:
+        async def attempt(session: Session, give_up_at: float, deadline: float) -> Attempted:
             ours = replace(record, attempt=secrets.token_hex(6))
+            request = AcquireRequest((claim.name,), ours, ttl_seconds, on_held=on_held, on_lost=on_lost)
             machine = machines.TakeOver(
                 lease=session.lease,
                 epoch=session.epoch,
@@ -192,70 +195,15 @@ class LockManager:
                 give_up_at=give_up_at,
                 deadline=deadline,
             )
-            debt = PendingDelete(claim.name, claim.token, attempt=ours.attempt)
-            return await self._acquirer.own(self._blocking, session, machine, debt, ours, on_held, on_lost)
+            pending = PendingDelete(claim.name, claim.token, attempt=ours.attempt)
+            return await self._acquirer.own(self._blocking, session, machine, [pending], request)
 
         started_at = self._clock()
-        owning = self._acquirer.on_session(self._blocking, ttl_seconds, None, attempt)
-        outcome = cast("Lock | Conflict", run_at_once(owning))
-        if isinstance(outcome, Lock):
-            self._tell_acquired(outcome, started_at)
-        return outcome
-
-    def acquire_all(
-        self,
-        names: Sequence[str],
-        record: Record,
-        *,
-        ttl_seconds: int,
-        on_held: Callable[[Lock], None] | None = None,
-        on_lost: Callable[[Lock], None] | None = None,
-    ) -> list[Lock] | Conflict:
-        """Own all of these locks, or none and say who holds one of them. All have one fencing token.
-
-        Otherwise as ``acquire``, without waiting.
-        """
-        return run_at_once(
-            self.acquiring_all(self._blocking, names, record, ttl_seconds=ttl_seconds, on_held=on_held, on_lost=on_lost)
-        )
-
-    async def acquiring_all(
-        self,
-        asking: StoreAccess,
-        names: Sequence[str],
-        record: Record,
-        *,
-        ttl_seconds: int,
-        on_held: Callable[[Lock], None] | None = None,
-        on_lost: Callable[[Lock], None] | None = None,
-    ) -> list[Lock] | Conflict:
-        """As ``acquire_all``, wherever ``asking`` waits."""
-
-        async def attempt(
-            session: Session, give_up_at: float, deadline: float
-        ) -> list[Lock] | Conflict | machines.SessionLost:
-            pending_deletes = [PendingDelete(name, self._tokens.take(name)) for name in names]
-            machine = machines.AcquireAll(
-                tuple(
-                    TryAcquire(session.lease, session.epoch, debt.name, debt.token, record) for debt in pending_deletes
-                ),
-                epoch=session.epoch,
-                give_up_at=give_up_at,
-                deadline=deadline,
-                wall_offset=self.pending.wall_offset,
-            )
-            return await self._acquirer.acquire_several(
-                asking, session, machine, pending_deletes, record, on_held, on_lost
-            )
-
-        started_at = self._clock()
-        outcome = cast("list[Lock] | Conflict", await self._acquirer.on_session(asking, ttl_seconds, None, attempt))
+        outcome = run_at_once(self._acquirer.on_session(self._blocking, ttl_seconds, None, attempt))
         if isinstance(outcome, Conflict):
-            self.tell(lock_events.LockConflicted(outcome.name, record, outcome.holder))
-        else:
-            for lock in outcome:
-                self._tell_acquired(lock, started_at)
-        return outcome
+            return outcome
+        self._tell_acquired(outcome, started_at)
+        return outcome[0]
 
     @property
     def store(self) -> LockStore:
@@ -263,7 +211,7 @@ class LockManager:
         return self._store
 
     def ask_to_release(self, name: str, key: Key, by: str) -> None:
-        """Ask whoever has ``key`` to let go of the lock: it is told with its next renewal.
+        """Ask whoever has ``key`` to release the lock: it hears of that with its next renewal.
 
         Raises ``LockUnavailable``.
         """
@@ -290,24 +238,24 @@ class LockManager:
             return None
         claim = Claim(lock.name, lock.token, lock.fencing_token)
         session = lock.session
-        debt = PendingDelete(lock.name, lock.token, lock.fencing_token)
+        pending = lock.pending_delete
         lock.end()
         try:
-            if session.has_pending_deletes(debt):  # an earlier try was interrupted
+            if session.has_pending_deletes(pending):  # an earlier try was interrupted
                 self.release(lock)
                 return None
             # Not held any more first, for the renewal must not take the new record for somebody else's.
-            if not session.begin_release(lock, debt, self._clock() + 3 * self.timeout_seconds):
+            if not session.begin_release(lock, pending, self._clock() + 3 * self.timeout_seconds):
                 return None
             try:
                 outcome = self.pending.keep(claim, record, seconds)
             except LockUnavailable as error:
-                self._keeper.schedule_delete(session, debt)
+                self._keeper.schedule_delete(session, pending)
                 logger.warning("lock %r couldn't be left to stand; it is released: %s", lock.name, error)
                 return None
-            session.settle(debt)
+            session.settle(pending)
         except BaseException:
-            self._keeper.hurry(session, lock, debt)
+            self._keeper.hurry(session, lock, pending)
             raise
         if isinstance(outcome, Conflict):
             self._lost_unnoticed(lock, "its key was gone when it was to be left for later")
@@ -328,16 +276,16 @@ class LockManager:
             logger.warning("lock %r isn't released by a forked child of its holder", lock.name)
             return False
         session = lock.session
-        told_as_lost = lock.lost  # its holder was asked to let go
+        known_as_lost = lock.lost  # its holder was asked to release it
         lock.end()
-        debt = PendingDelete(lock.name, lock.token, None if lock.doubtful else lock.fencing_token)
+        pending = lock.pending_delete
         try:
-            interrupted = session.has_pending_deletes(debt)
+            interrupted = session.has_pending_deletes(pending)
             deadline = self._clock() + self.timeout_seconds
             if done is not None:
-                self.done.owed.add(done)
+                self.done.pending.add(done)
             mark = None if done is None else self.done.mark(done, deadline)
-            if not session.begin_release(lock, debt, deadline + self.timeout_seconds):
+            if not session.begin_release(lock, pending, deadline + self.timeout_seconds):
                 return False
             # Of a session that was lost the lease is being revoked, or runs out.
             session_lost = session.lost_reason()
@@ -350,15 +298,15 @@ class LockManager:
             if isinstance(outcome, machines.Unavailable):
                 if done is not None:
                     self._keeper.schedule_mark(done)
-                self._keeper.schedule_delete(session, debt)
+                self._keeper.schedule_delete(session, pending)
             else:
-                session.settle(debt)
+                session.settle(pending)
             if done is not None and isinstance(outcome, machines.Released) and outcome.marked:
-                self.done.owed.discard(done)
+                self.done.pending.discard(done)
         except BaseException:
             if done is not None:
                 self._keeper.schedule_mark(done)
-            self._keeper.hurry(session, lock, debt)
+            self._keeper.hurry(session, lock, pending)
             raise
         if session_lost is not None:
             self._lost_unnoticed(lock, session_lost)
@@ -372,14 +320,14 @@ class LockManager:
         # After an interrupted try the key may be there all the same, as one that was left to stand (``keep``).
         if isinstance(outcome, machines.Released) and lock.token_is_ours and not interrupted:
             self._tokens.give_back(lock.name, lock.token)
-        if not told_as_lost:
+        if not known_as_lost:
             self._tell_released(lock)
         return isinstance(outcome, machines.Unavailable) or (isinstance(outcome, machines.Released) and outcome.marked)
 
     def drop(self, lock: Lock, why: str) -> None:
         """Release a lock that its holder forgot, from wherever that is found: takes no mutex, and asks nobody.
 
-        The renewal's thread says ``why`` in the log, and lets go of it.
+        The renewal's thread says ``why`` in the log, and releases it.
         """
         if os.getpid() == lock.pid:
             lock.end()
@@ -389,8 +337,7 @@ class LockManager:
         """Have a lock released in the background: for a caller that was interrupted, or must not wait."""
         lock.end()
         if os.getpid() == lock.pid:
-            debt = PendingDelete(lock.name, lock.token, None if lock.doubtful else lock.fencing_token)
-            self._keeper.hurry(lock.session, lock, debt)
+            self._keeper.hurry(lock.session, lock, lock.pending_delete)
 
     def drop_ended(self, name: str, delivery: Delivery) -> None:
         """Delete what stands under ``name`` for a run of a message that has ended: now, or when the store answers
@@ -432,9 +379,10 @@ class LockManager:
                 raise
             logger.warning("the release of lock %r got no answer and is repeated until it does", claim.name)
 
-    def _tell_acquired(self, lock: Lock, started_at: float) -> None:
-        waited_seconds = max(0.0, lock.acquired_at - started_at)
-        self.tell(lock_events.LockAcquired(lock.name, lock.record, lock.fencing_token, waited_seconds))
+    def _tell_acquired(self, locks: Sequence[Lock], started_at: float) -> None:
+        for lock in locks:
+            waited_seconds = max(0.0, lock.acquired_at - started_at)
+            self.tell(lock_events.LockAcquired(lock.name, lock.record, lock.fencing_token, waited_seconds))
 
     def _tell_released(self, lock: Lock) -> None:
         self.tell(
@@ -444,7 +392,7 @@ class LockManager:
         )
 
     def _lost_unnoticed(self, lock: Lock, reason: str) -> None:
-        """Say of a lock that its holder lets go what the renewal hadn't come to say yet."""
+        """Say of a lock that its holder releases what the renewal hadn't come to say yet."""
         lock.lose(reason)
         lock.on_lost = None  # nobody is left to interrupt
         self._on_lost(lock)

@@ -53,7 +53,7 @@ class MemoryStore:
             return self._perform(operation)
 
     def close(self) -> None:
-        """Nothing to let go of: the locks stay, as they would on a server."""
+        """Nothing to close: the locks stay, as they would on a server."""
 
     # --- leases and sessions --------------------------------------------------------------------------------
 

@@ -1,4 +1,4 @@
-"""Keeps the sessions of one process: opens them, renews them, tells of losses, pays their debts.
+"""Keeps the sessions of one process: opens them, renews them, tells of losses, does their pending deletes.
 
 There is one session for each TTL in use, and one real thread for all of them, the only one of this package. Each
 session is renewed every third of its TTL, with jitter so that a thousand workers don't renew in step. An attempt that
@@ -8,15 +8,16 @@ A renewal costs a bounded number of requests, however many locks the process hol
 key, which tells whether the lease lives, and with it all its locks. Keys that somebody deleted one by one are found by
 looking at all held keys in turn, up to 1,200 in each renewal.
 
-A lock that its holder forgot (``drop``) is let go by the thread, too: nobody else would, and it would be renewed for as
-long as the process lives.
+A lock that its holder forgot (``drop``) is released by the thread, too: nobody else would, and it would be renewed for
+as long as the process lives.
 
-After each renewal that worked the thread pays the session's *debts*: releases that got no answer, and doubtful tokens
-(``session.PendingDelete``). It also pays what is owed on leases that aren't renewed (claims and queue positions), and
-releases of keys that a message brought along: once a second until the store answers, and for a moment at the end of the
-process. Marks that a run has ended come first (``done_marks``), for whoever gets a lock that is released must find
-them. A session that is lost owes nothing any more once its lease is gone, so the thread revokes the lease, or leaves it
-to run out when the store is away or a mark is still owed. A session that nobody has used for a while is closed.
+After each renewal that worked the thread does the session's *pending deletes*: releases that got no answer, and
+doubtful tokens (``session.PendingDelete``). It also does those on leases that aren't renewed (claims and queue
+positions), and releases of keys that a message brought along: once a second until the store answers, and for a moment
+at the end of the process. Marks that a run has ended come first (``done_marks``), for whoever gets a lock that is
+released must find them. With the lease of a session that is lost all its keys go, so the thread revokes the lease, or
+leaves it to run out when the store is away or a mark is still pending. A session that nobody has used for a while is
+closed.
 
 The thread uses a store of its own, so that no other request can queue in front of a renewal.
 """
@@ -36,7 +37,7 @@ from celery_etcdlock.core.protocol import Renew, Renewed, SessionLost, Unavailab
 from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
-from celery_etcdlock.locking.done_marks import DoneMarks, OwedMarks
+from celery_etcdlock.locking.done_marks import DoneMarks, PendingMarks
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
@@ -57,13 +58,13 @@ KEYS_PER_RENEWAL = 1200
 #: Seconds after which an unused session is closed, or two TTLs if that is more.
 IDLE_SECONDS = 60.0
 
-#: Seconds between two tries to pay what is owed, or to renew after a failure (a tenth of the TTL if that is less).
+#: Seconds between two tries of what is pending, or to renew after a failure (a tenth of the TTL if that is less).
 RETRY_SECONDS = 1.0
 
 #: How long the revocation of a lost or idle session may take, in seconds.
 REVOKE_SECONDS = 1.0
 
-#: How long the end of a process may take to pay what it owes, in seconds. After that a lease's end pays, or a key's.
+#: How long the end of a process may take to do what is pending, in seconds. The rest stands until its time is over.
 LAST_SECONDS = 2.0
 
 
@@ -91,11 +92,11 @@ class SessionKeeper:
         self._sessions: dict[int, Session] = {}
         #: The newest for each TTL.
         self._newest: dict[int, Session] = {}
-        #: Sessions on leases that aren't renewed, while something is owed on them.
-        self._owing: dict[int, Session] = {}
+        #: Sessions on leases that aren't renewed, while they have pending deletes.
+        self._unrenewed: dict[int, Session] = {}
         self._releases = Releases()
-        #: Runs to be marked as ended, before anything that is owed is released.
-        self.owed_marks = OwedMarks()
+        #: Runs to be marked as ended, before any pending delete is done.
+        self.pending_marks = PendingMarks()
         self._marks = marks
         self._alarm = Alarm()
         #: Locks that were lost alone, while their session lives, and whose holders haven't been told yet.
@@ -176,30 +177,30 @@ class SessionKeeper:
         """Renew now, in the caller's thread. Returns whether the session may be trusted for longer."""
         return self._renew(session, self._store)
 
-    def schedule_delete(self, session: Session, debt: PendingDelete, lock: Lock | None = None) -> None:
-        """Have ``debt`` paid in the background as soon as the store answers, and no longer hold ``lock``."""
-        session.abandon(debt, lock)
+    def schedule_delete(self, session: Session, pending: PendingDelete, lock: Lock | None = None) -> None:
+        """Have ``pending`` done in the background as soon as the store answers, and no longer hold ``lock``."""
+        session.abandon(pending, lock)
         self._alarm.ring()
 
-    def hurry(self, session: Session, lock: Lock, debt: PendingDelete) -> None:
+    def hurry(self, session: Session, lock: Lock, pending: PendingDelete) -> None:
         """The same, if the lock is held, or its release is under way."""
-        session.hurry(lock, debt)
+        session.hurry(lock, pending)
         self._alarm.ring()
 
-    def schedule_delete_on_shared(self, session: Session, debt: PendingDelete) -> None:
+    def schedule_delete_on_shared(self, session: Session, pending: PendingDelete) -> None:
         """The same on a lease that isn't renewed."""
-        session.abandon(debt)
-        self._owing[session.lease] = session
+        session.abandon(pending)
+        self._unrenewed[session.lease] = session
         self._wake()
 
-    def schedule_release(self, debt: PendingDelete | EndedRun) -> None:
-        """The same for keys on anybody's lease: one as of ``debt.mod_revision``, or those of a run that has ended."""
-        self._releases.schedule_delete(debt)
+    def schedule_release(self, pending: PendingDelete | EndedRun) -> None:
+        """The same for keys on anybody's lease: one as of its ``mod_revision``, or those of a run that has ended."""
+        self._releases.schedule_delete(pending)
         self._wake()
 
     def schedule_mark(self, delivery: Delivery) -> None:
-        """Have this run marked as ended, before anything that is owed is released."""
-        self.owed_marks.add(delivery)
+        """Have this run marked as ended, before any pending delete is done."""
+        self.pending_marks.add(delivery)
         self._wake()
 
     def drop(self, lock: Lock, why: str) -> None:
@@ -208,7 +209,7 @@ class SessionKeeper:
         self._alarm.ring()
 
     def stop(self) -> None:
-        """Pay what is owed, revoke the leases on which nothing hangs and end the thread.
+        """Do what is pending, revoke the leases on which nothing hangs and end the thread.
 
         Locks still held are no longer renewed.
         """
@@ -226,12 +227,12 @@ class SessionKeeper:
     def _flush_at_the_end(self) -> None:
         deadline = self._clock() + LAST_SECONDS
         while self._clock() < deadline:
-            owing = self._debtors()
-            if not owing or not all(flush(each, self._store, self._clock, deadline) for each in owing):
+            left = self._others_with_pending_deletes()
+            if not left or not all(flush(each, self._store, self._clock, deadline) for each in left):
                 break
-        left = sum(len(each.pending_deletes()) for each in self._debtors())
-        if left:
-            logger.warning("celery-etcdlock: %d keys of this process stay in etcd until their time is over", left)
+        keys_left = sum(len(each.pending_deletes()) for each in self._others_with_pending_deletes())
+        if keys_left:
+            logger.warning("celery-etcdlock: %d keys of this process stay in etcd until their time is over", keys_left)
 
     def give_up(self) -> None:
         """End all sessions now, whatever hangs on them, and open none any more: for a process that ends."""
@@ -285,8 +286,8 @@ class SessionKeeper:
         return self._seconds_to_next()
 
     def _put_marks(self, timeout_seconds: float) -> bool:
-        """Put the marks that are owed. Returns whether none is left."""
-        for delivery in self.owed_marks:
+        """Put the marks that are pending. Returns whether none is left."""
+        for delivery in self.pending_marks:
             try:
                 self._marks.put(delivery, timeout_seconds)
             except LockUnavailable as error:
@@ -297,30 +298,30 @@ class SessionKeeper:
                     delivery.task_id,
                     error,
                 )
-            self.owed_marks.discard(delivery)
+            self.pending_marks.discard(delivery)
         return True
 
     def _may_flush(self) -> bool:
-        return not self.owed_marks or self._put_marks(
+        return not self.pending_marks or self._put_marks(
             min(RETRY_SECONDS, max(0.0, self._next_renewal() - self._clock()))
         )
 
     def _flush_others(self) -> None:
         if not self._may_flush():
             return
-        for each in self._debtors():
+        for each in self._others_with_pending_deletes():
             answer_by = min(self._clock() + RETRY_SECONDS, self._next_renewal())
             flush(each, self._renewal_store, self._clock, answer_by, self._pause)
 
-    def _debtors(self) -> list[HasPendingDeletes]:
-        """Who owes something, beside the sessions that are renewed."""
-        for lease, session in self._owing.copy().items():
+    def _others_with_pending_deletes(self) -> list[HasPendingDeletes]:
+        """What has pending deletes, beside the sessions that are renewed."""
+        for lease, session in self._unrenewed.copy().items():
             if session.next_delete_due() is None:
-                self._owing.pop(lease, None)
+                self._unrenewed.pop(lease, None)
                 if session.next_delete_due() is not None:  # since a moment
-                    self._owing[lease] = session
-        debtors: list[HasPendingDeletes] = [*self._owing.copy().values(), self._releases]
-        return [each for each in debtors if each.pending_deletes()]
+                    self._unrenewed[lease] = session
+        all_others: list[HasPendingDeletes] = [*self._unrenewed.copy().values(), self._releases]
+        return [each for each in all_others if each.pending_deletes()]
 
     def _all(self) -> list[Session]:
         return list(self._sessions.copy().values())
@@ -334,9 +335,9 @@ class SessionKeeper:
             return 0.0
         due = [min(session.renew_at, session.deadline) for session in sessions]
         now = self._clock()
-        debts_due = [session.next_delete_due() for session in sessions]
-        due += [max(now + RETRY_SECONDS, debt_due) for debt_due in debts_due if debt_due is not None]
-        if self.owed_marks or self._debtors():
+        deletes_due = [session.next_delete_due() for session in sessions]
+        due += [max(now + RETRY_SECONDS, delete_due) for delete_due in deletes_due if delete_due is not None]
+        if self.pending_marks or self._others_with_pending_deletes():
             due.append(now + RETRY_SECONDS)
         return max(0.0, min(due) - now) if due else None
 
@@ -372,7 +373,7 @@ class SessionKeeper:
 
     def _tell_missing(self, session: Session, outcome: Renewed) -> None:
         for lock in session.held() if outcome.missing else ():
-            # A lock that was let go meanwhile isn't in ``held`` any more: it is missing because we released it.
+            # A lock that was released meanwhile isn't in ``held`` any more: it is missing because we released it.
             if lock.key in outcome.missing and session.end_hold(lock):
                 lock.lose("its key was deleted or overwritten by somebody else")
                 self._untold.append(lock)
@@ -380,7 +381,7 @@ class SessionKeeper:
                 self._alarm.ring()
 
     def _tell_asked(self, session: Session, outcome: Renewed) -> None:
-        """Its holder is told as of a loss, but the lock stays its own until it lets go: it goes on being renewed."""
+        """Its holder is told as of a loss, but the lock stays its own until it releases: it goes on being renewed."""
         asked = {each.token: each for each in outcome.asked}
         for lock in session.held() if asked else ():
             ask = asked.get(lock.token)
@@ -397,8 +398,7 @@ class SessionKeeper:
         while self._dropped:
             lock, why = self._dropped.popleft()
             logger.error("celery-etcdlock: lock %r is released now: %s", lock.name, why)
-            debt = PendingDelete(lock.name, lock.token, None if lock.doubtful else lock.fencing_token)
-            lock.session.hurry(lock, debt)
+            lock.session.hurry(lock, lock.pending_delete)
 
     def _tell_all(self, session: Session) -> None:
         reason = session.lost_reason() or "lost"
@@ -437,7 +437,7 @@ class SessionKeeper:
             return
         answer_by = min(session.deadline, session.renew_at, self._clock() + RETRY_SECONDS)
         if flush(session, self._renewal_store, self._clock, answer_by, self._pause):
-            if session.pending_deletes():  # more than are paid at a time: a turn for the others, and go on
+            if session.pending_deletes():  # more than are done at a time: a turn for the others, and go on
                 self._alarm.ring()
             return
         # A store that is full refuses even a guarded delete, but ends a lease. Nothing else hangs on this one;

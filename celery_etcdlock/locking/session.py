@@ -4,11 +4,11 @@ States: *open* until its deadline passes or the store says that it is gone; then
 The deadline is checked wherever somebody asks, so no thread has to wake up for the loss to be known. A session that
 nobody uses is *closed*: nobody gets it any more, and its lease is revoked.
 
-*The books.* Whatever key this process may have on the lease is on one of two lists: held, or owed (``PendingDelete``).
-It is owed from before the first request that may put it until it is held, and again from before the first request that
-deletes it until an answer says that it is gone; so what strikes between two steps (a time limit's signal) leaves no key
-that nobody knows of. A debt that somebody has in hand is due later, when he must have come to an end; the renewal's
-thread pays those that are due (``pending_deletes``).
+*Two lists.* Whatever key this process may have on the lease is on one of two lists: held, or to be deleted
+(``PendingDelete``). Its delete is pending from before the first request that may put it until it is held, and again
+from before the first request that deletes it until an answer says that it is gone; so what strikes between two steps (a
+time limit's signal) leaves no key that nobody knows of. A pending delete that somebody has in hand is due later, when
+he must have come to an end; the renewal's thread does those that are due (``pending_deletes``).
 
 *No mutex.* The renewal's thread and the tasks' threads share a session, and a task's thread may be struck between any
 two bytecodes, also while it holds a mutex. So each step is a single operation on a dict, which is atomic, and none
@@ -27,7 +27,10 @@ from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.forked_copies import NOT_HELD, share_with_copies
 from celery_etcdlock.locking.lease_page import LeasePage
 
-#: When a debt is due that nobody has in hand.
+#: Replies that tell the epoch.
+MOVES_EPOCH = (SessionFenced, EpochMoved)
+
+#: When a pending delete is due that nobody has in hand.
 AT_ONCE = 0.0
 
 
@@ -119,9 +122,10 @@ class Session:
 
     def remaining(self) -> float:
         """Seconds left to trust the session; 0 once it is lost."""
-        if self.lost_reason() is not None:
-            return 0.0
-        return max(0.0, self.deadline - self._clock())
+        seconds = self.deadline - self._clock()
+        if seconds <= 0:
+            self.lost_reason()  # loses it
+        return 0.0 if self._lost_reason is not None else max(0.0, seconds)
 
     def lost_reason(self) -> str | None:
         """Why the session is lost, or ``None``. Loses it when its deadline has passed."""
@@ -152,7 +156,7 @@ class Session:
 
     def observe(self, reply: StoreReply) -> None:
         """Learn the epoch from a store's reply. One that is too low costs a request, and no more."""
-        if isinstance(reply, SessionFenced | EpochMoved):
+        if isinstance(reply, MOVES_EPOCH):
             self._epoch = max(self._epoch, reply.epoch)
 
     # --- who uses it ----------------------------------------------------------------------------------------
@@ -183,7 +187,7 @@ class Session:
         return self.closed
 
     def close_if_only_pending_deletes(self) -> bool:
-        """Close the session if only debts hang on it, and nobody has one in hand. The end of its lease pays them."""
+        """Close the session if only pending deletes hang on it, none of them in hand: its keys go with its lease."""
         self.closed = True
         if (
             self._uses
@@ -217,45 +221,45 @@ class Session:
             self._checked = held[locks[-1]]
         return tuple(lock.key for lock in locks)
 
-    # --- what it owes ---------------------------------------------------------------------------------------
+    # --- pending deletes ------------------------------------------------------------------------------------
 
-    def intend(self, debt: PendingDelete, due: float) -> None:
-        """Owe what is about to be done: to be settled, or to be paid from ``due`` on."""
-        self._pending_deletes[debt] = due
+    def intend(self, pending: PendingDelete, due: float) -> None:
+        """Note a key that is about to be put or deleted: to be settled, or to be deleted from ``due`` on."""
+        self._pending_deletes[pending] = due
 
-    def abandon(self, debt: PendingDelete, lock: LockOnLease | None = None) -> None:
-        """Owe the debt at once, and no longer hold ``lock``."""
-        self._pending_deletes[debt] = AT_ONCE
+    def abandon(self, pending: PendingDelete, lock: LockOnLease | None = None) -> None:
+        """Have the key deleted at once, and no longer hold ``lock``."""
+        self._pending_deletes[pending] = AT_ONCE
         if lock is not None:
             self.end_hold(lock)
 
-    def begin_release(self, lock: LockOnLease, debt: PendingDelete, due: float) -> bool:
-        """Owe the lock instead of holding it. False if it is neither held nor owed any more."""
+    def begin_release(self, lock: LockOnLease, pending: PendingDelete, due: float) -> bool:
+        """Have its delete pending instead of holding the lock. False if neither is so any more."""
         if lock in self._held:
-            self._pending_deletes[debt] = due
+            self._pending_deletes[pending] = due
             if not self.end_hold(lock):  # the renewal has found, just now, that it is gone
-                self._pending_deletes.pop(debt, None)
-        return debt in self._pending_deletes
+                self._pending_deletes.pop(pending, None)
+        return pending in self._pending_deletes
 
-    def hurry(self, lock: LockOnLease, debt: PendingDelete) -> None:
-        """What is still held or owed of the lock is due at once."""
-        if lock in self._held or debt in self._pending_deletes:
-            self.abandon(debt, lock)
+    def hurry(self, lock: LockOnLease, pending: PendingDelete) -> None:
+        """If the lock is still held, or its delete pending, that is due at once."""
+        if lock in self._held or pending in self._pending_deletes:
+            self.abandon(pending, lock)
 
-    def has_pending_deletes(self, debt: PendingDelete) -> bool:
-        return debt in self._pending_deletes
+    def has_pending_deletes(self, pending: PendingDelete) -> bool:
+        return pending in self._pending_deletes
 
-    def settle(self, debt: PendingDelete) -> bool:
-        """Owe it no longer. False if it wasn't owed, or is due: then somebody may be paying it."""
-        due = self._pending_deletes.pop(debt, None)
+    def settle(self, pending: PendingDelete) -> bool:
+        """It is pending no longer. False if it wasn't, or is due: then somebody may be deleting the key."""
+        due = self._pending_deletes.pop(pending, None)
         now = self._idle_since = self._clock()
         return due is not None and now < due
 
     def pending_deletes(self) -> list[PendingDelete]:
         """Those that are due."""
         now = self._clock()
-        return [debt for debt, due in self._pending_deletes.copy().items() if due <= now]
+        return [pending for pending, due in self._pending_deletes.copy().items() if due <= now]
 
     def next_delete_due(self) -> float | None:
-        """When a debt is due next; ``None`` if there is none at all."""
+        """When a pending delete is due next; ``None`` if there is none at all."""
         return min(self._pending_deletes.copy().values(), default=None)

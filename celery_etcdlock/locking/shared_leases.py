@@ -5,8 +5,8 @@ and the age of the lease tells whoever asks whether a key's time is over (``core
 powers of two. One of size S lives for twice S and takes keys that stand for at most S seconds, for as long as it is
 itself no older than S. Where keys aren't to outlive their time by as much, ``spread`` is lower: a lease takes keys for
 that part of the time for which they stand, and all its keys stand for about as long. Each carries a session of its own,
-whose epoch fences the producer's late requests as a worker's does (rule 3). What stays in doubt is a debt of that
-session, which a thread pays (``renewal``).
+whose epoch fences the producer's late requests as a worker's does (rule 3). What stays in doubt is a pending delete
+of that session, which a thread does (``renewal``).
 """
 
 from __future__ import annotations

@@ -18,6 +18,7 @@ from typing import Any
 
 from celery_etcdlock.core.record import STANDALONE_PREFIX, Delivery
 from celery_etcdlock.errors import EtcdLockError, LockLost, NotLocked
+from celery_etcdlock.locking.acquire_request import AcquireRequest
 from celery_etcdlock.locking.cancel_wait import WaitCancellation
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.outcomes import Conflict
@@ -154,18 +155,16 @@ class NamedLock(ABC):
         entry = (caller, stop)
         try:
             self._waiting.append(entry)
-            outcome = await access.local_waiters.acquire(
-                asking,
+            delivery = Delivery(f"{STANDALONE_PREFIX}pid {os.getpid()}")
+            request = AcquireRequest(
                 self._names,
-                self._home.record(
-                    Delivery(f"{STANDALONE_PREFIX}pid {os.getpid()}"), self._note or self.name, self._limit
-                ),
-                ttl_seconds=self._lock_ttl or self._home.settings.ttl,
-                wait_seconds=wait,
+                self._home.record(delivery, self._note or self.name, self._limit),
+                self._lock_ttl or self._home.settings.ttl,
+                wait,
                 on_held=holding.locks.append,
                 on_lost=self._tells_of_loss(holding),
-                stop=stop,
             )
+            outcome = await access.local_waiters.acquire(asking, request, stop)
             if isinstance(outcome, Conflict):
                 return outcome
             self._holdings.add(holding)

@@ -81,7 +81,7 @@ class Redelivery:
         """Raises ``HasRun``, or ``LockUnavailable``. ``has_run`` is what the store said already, if it did."""
         if not self._has_copies:
             return
-        if has_run or self._run in self._marks.owed or (has_run is None and self._marks.seen(self._run)):
+        if has_run or self._run in self._marks.pending or (has_run is None and self._marks.seen(self._run)):
             name, task_id = self._context.task.name, self._context.call.delivery.task_id
             logger.info("Task %s[%s] has run already: this is a redelivered copy", name, task_id)
             self._look_after_result()
@@ -97,7 +97,7 @@ class Redelivery:
         self._owes_mark = self._has_copies and self._is_end(error) and not self._mark_is_put
         second = resultless(self._run, error) if self._owes_mark and self._keeps_result else None
         if second is not None:
-            self._marks.owed.add(self._run)  # from now on: the second may take its time
+            self._marks.pending.add(self._run)  # from now on: the second may take its time
             self._marks.put_in_the_end(second)
 
     @property

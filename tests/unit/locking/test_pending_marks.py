@@ -1,4 +1,4 @@
-"""Marks that a run has ended, where the store gives no answer: nothing is let go before they are put."""
+"""Marks that a run has ended, where the store gives no answer: nothing is released before they are put."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from celery_etcdlock.locking.memory_store import MemoryStore
 RUN = Delivery("id", call="one")
 
 
-def test_the_lease_of_a_lost_session_isnt_revoked_while_a_mark_is_owed(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_lease_of_a_lost_session_isnt_revoked_while_a_mark_is_pending(monkeypatch: pytest.MonkeyPatch) -> None:
     """Whoever got one of its locks would run once more what has run."""
     store = MemoryStore()
     perform = store.perform
