@@ -120,6 +120,8 @@ def _may_end_so(record: HistoryRecord, call: CallRecord) -> bool:
         and (is_expiry(text) or text.endswith(("revoked", "terminated")))
     ):
         return True  # Celery revokes the id of what has expired, and so ends its copies
+    if call.state == "FAILURE" and "it ran to its end" in text:
+        return _ran(call)  # its worker was hurt before Celery stored how
     if own.strike is not None and call.state == "FAILURE" and "SoftTimeLimit" in text:
         return True
     others = [other for other in _published(record) if other is not call]
