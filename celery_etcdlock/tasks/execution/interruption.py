@@ -200,17 +200,18 @@ class _Thread(_Means):
         self._set.argtypes = (ctypes.c_ulong, ctypes.py_object)
         self._raise = ctypes.py_object(_LostInThread)
         self._nothing = ctypes.py_object()
+        self._has_sent = False
 
     def send(self) -> None:
+        self._has_sent = True
         self._set(self._ident, self._raise)
 
-    def take_back(self) -> None:
-        self._set(self._ident, self._nothing)
-
     def clear(self, others_wait: bool) -> None:
-        self.take_back()
-        if others_wait:
-            self.send()
+        # Only what was sent: Python 3.11 never comes to rest after taking back nothing, and then hangs in any profiler.
+        if self._has_sent:
+            self._set(self._ident, self._nothing)
+            if others_wait:
+                self.send()
 
 
 class _MainThread(_Thread):

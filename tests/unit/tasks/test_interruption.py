@@ -309,3 +309,25 @@ def test_handlers_of_the_users_own_go_on_and_a_loss_is_raised(
     arguments = [sys.executable, "-c", HANDLERS, where, how, number, str(tmp_path / "dumps")]
     done = subprocess.run(arguments, timeout=60, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
+
+
+@pytest.mark.parametrize("where", ["main thread", "another thread"])
+def test_who_is_profiled_afterwards_goes_on(where: str) -> None:
+    """Python 3.11 hung in any profiler, debugger or coverage tool, once nothing had been taken back in its thread."""
+    program = """
+import cProfile, sys, threading
+from celery_etcdlock.tasks.execution.interruption import Interruption
+def work():
+    Interruption().run(lambda: None)
+    profile = cProfile.Profile()
+    profile.runcall(lambda: None)
+    print("went on", flush=True)
+if sys.argv[1] == "main thread":
+    work()
+else:
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+"""
+    done = subprocess.run([sys.executable, "-c", program, where], capture_output=True, text=True, timeout=30)
+    assert done.stdout == "went on\n", done.stderr
