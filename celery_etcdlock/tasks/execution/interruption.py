@@ -210,8 +210,8 @@ class _Thread(_Means):
         # Only what was sent: Python 3.11 never comes to rest after taking back nothing, and then hangs in any profiler.
         if self._has_sent:
             self._set(self._ident, self._nothing)
-            if others_wait:
-                self.send()
+        if others_wait:
+            self.send()
 
 
 class _MainThread(_Thread):
