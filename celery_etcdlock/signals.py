@@ -44,8 +44,8 @@ _SIGNALS: dict[type, Signal] = {
 def send_signal(event: LockEvent) -> None:
     """A ``Listener`` that sends the signal of each event that has one."""
     signal = _SIGNALS.get(type(event))
-    if signal is None:
-        return
+    if signal is None or not signal.receivers:
+        return  # twice for each lock, mostly for nobody
     facts = {"name": event.name, "task_id": event.record.delivery.task_id, "record": event.record} | facts_of(event)
     for _, answer in signal.send(event.record.task, **facts):
         # Celery hands over what a receiver raised.

@@ -54,7 +54,7 @@ async def steer(
     """
     now = clock()
     step = machine.start(now)
-    trouble = LockUnavailable("the lock store gave no answer in time")
+    trouble: LockUnavailable | None = None
     while True:
         seconds_left = machine.answer_by - now
         reply: Reply
@@ -65,7 +65,7 @@ async def steer(
             reply = Changed()
         elif seconds_left <= 0:
             # What went wrong before tells more than that the time is over.
-            reply = Failed(trouble)
+            reply = Failed(trouble or LockUnavailable("the lock store gave no answer in time"))
         else:
             try:
                 reply = await asking.perform(step, _patience(step, seconds_left))
