@@ -292,12 +292,17 @@ class Properties:
         for token, (task_id, until) in self.entitled.get(name, {}).items():
             if task_id == but or token == but_token or until < self.now or task_id in self.ledger.excused:
                 continue
-            if task_id in self.ledger.revoked or task_id in self.ledger.forfeited:
+            if task_id in self.ledger.revoked or task_id in self.ledger.forfeited or self.was_asked_to_release(task_id):
                 continue
             ended = None if spec.lock == "until_expired" else self.entitlement_ended(spec, task_id)
             if ended is None:
                 found.add(task_id)
         return found
+
+    def was_asked_to_release(self, task_id: str) -> bool:
+        """Whether a newer call that replaces asked a run of it: then its lock isn't left to its retry."""
+        locks = [run.lock for run in self.ledger.runs if run.task_id == task_id]
+        return any(isinstance(lock, Lock) and "asked its holder" in (lock._lost_reason or "") for lock in locks)
 
     def taken_for(self, name: str) -> set[str]:
         return {task_id for task_id, _ in self.entitled.get(name, {}).values()}
