@@ -121,7 +121,8 @@ class Acquirer:
 
             outcome = await steer(machine, asking, self._clock, observe=observe, stop=request.stop)
             outcomes = outcome.outcomes if isinstance(outcome, machines.EachAcquired) else (outcome,)
-            for pending, each in zip(pending_deletes, outcomes, strict=False):
+            each_has_one = isinstance(outcome, machines.EachAcquired)
+            for pending, each in zip(pending_deletes, outcomes, strict=each_has_one):
                 name = pending.name
                 if isinstance(each, machines.Acquired):
                     lock = Lock(

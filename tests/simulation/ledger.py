@@ -89,8 +89,6 @@ class Ledger:
     revoked: set[str] = field(default_factory=set)
     #: When a message of it expired, by task id, that its broker dropped without a word.
     dropped: dict[str, float] = field(default_factory=dict)
-    #: The numbers of the messages that some worker has received.
-    met: set[int] = field(default_factory=set)
 
     def note(self, text: str) -> None:
         self.lines.append(f"{self.world.scheduler.now - 1000:8.3f}  {text}")
@@ -114,7 +112,6 @@ class Ledger:
         self.world.properties.published(sent)
 
     def received(self, worker: Any, message: Message) -> None:
-        self.met.add(message.number)
         mark = " (redelivered)" if message.redelivered else ""
         self.note(f"{worker.name} receives #{message.number} {message.task_id[:8]}{mark}")
 

@@ -18,7 +18,7 @@ from dataclasses import replace
 from celery import states
 from celery.backends.base import DisabledBackend
 from celery.backends.rpc import RPCBackend
-from celery.exceptions import Ignore, Retry, WorkerLostError
+from celery.exceptions import WorkerLostError
 
 from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.interruptions import interrupts
@@ -38,13 +38,8 @@ def keeps_result(context: ExecutionContext) -> bool:
     return kept_by_others and not request.ignore_result and not task.ignore_result
 
 
-def resultless(run: Delivery, error: BaseException | None) -> Delivery | None:
-    """The second mark of a run that ended so; ``None`` where its end is a result."""
-    return without_result(run) if isinstance(error, Retry | Ignore) else None
-
-
 def without_result(run: Delivery) -> Delivery:
-    """What is marked besides ``run``: no run has come back, for it is what deliveries of it have in common."""
+    """What is marked besides ``run`` if its end is no result: a run never has come back, so nothing else is so."""
     return replace(run, comebacks=1)
 
 

@@ -26,7 +26,7 @@ from celery_etcdlock.core.conflict_decision import Place
 from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.errors import LockLost, LockUnavailable
 from celery_etcdlock.tasks.execution.context import ExecutionContext
-from celery_etcdlock.tasks.execution.lost_result import await_or_replace, keeps_result, resultless, without_result
+from celery_etcdlock.tasks.execution.lost_result import await_or_replace, keeps_result, without_result
 from celery_etcdlock.tasks.message.headers import COPY_HEADER, header
 
 logger = logging.getLogger("celery_etcdlock")
@@ -95,10 +95,9 @@ class Redelivery:
     def ended(self, error: BaseException | None) -> None:
         """Call it at the end, with what ended the run, while the lock is still held. Raises no error of the store."""
         self._owes_mark = self._has_copies and self._is_end(error) and not self._mark_is_put
-        second = resultless(self._run, error) if self._owes_mark and self._keeps_result else None
-        if second is not None:
+        if self._owes_mark and self._keeps_result and isinstance(error, Retry | Ignore):
             self._marks.pending.add(self._run)  # from now on: the second may take its time
-            self._marks.put_in_the_end(second)
+            self._marks.put_in_the_end(without_result(self._run))
 
     @property
     def unwritten_mark(self) -> Delivery | None:
