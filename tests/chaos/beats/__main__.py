@@ -4,7 +4,7 @@
     python -m tests.chaos.beats --short          # some faults, one seed each, all at once: for CI
     python -m tests.chaos.beats --peers          # celery-redbeat and two plain beats too
 
-Exits with 1 when a tick of ours was lost, or sent twice.
+Exits with 1 when a tick of ours was lost or sent twice, and prints all that arrived in that run.
 """
 
 from __future__ import annotations
@@ -156,7 +156,11 @@ def one(servers: Servers, job: tuple[str, Fault, int], directory: Path) -> Accou
     name = f"{contender.split()[0]}-{len(contender)}-{fault.name.replace(' ', '-')}-{seed}"
     lane = servers.new_lane(name, contender, directory)
     try:
-        return Run(lane, seed, servers.etcd).run(fault)
+        run = Run(lane, seed, servers.etcd)
+        account = run.run(fault)
+        if contender == OURS and (account.lost or account.twice):
+            print(f"WRONG {fault.name}, seed {seed}: {account}\n{run.schedule()}", file=sys.stderr)
+        return account
     finally:
         lane.close()
 
@@ -168,7 +172,7 @@ def report(
     chosen: argparse.Namespace,
     seeds: list[int],
 ) -> None:
-    print("\nsent once / late / twice / lost")
+    print("\nsent once / late / again under its id / twice / lost")
     print("| fault | " + " | ".join(contenders) + " |")
     print("|---" * (len(contenders) + 1) + "|")
     for fault in faults:

@@ -11,7 +11,7 @@ from typing import Any
 
 from tests.chaos.beats.app import PERIODS
 from tests.chaos.beats.lane import Beat, Lane
-from tests.chaos.beats.ledger import Account, of_interval, of_minutes
+from tests.chaos.beats.ledger import NO_DOUBT, Account, Doubt, of_interval, of_minutes
 
 SETTLE_SECONDS = 12.0
 BROKER_AWAY_SECONDS = 10.0
@@ -42,22 +42,29 @@ class Run:
         second = self.lane.start_beat(skew_seconds=self.skews[1])
         second.wait_started()
         time.sleep(self.random.uniform(2.0, 5.0))
+        struck = time.time()
         fault.strike(self, first, second)
+        doubt = NO_DOUBT if fault.is_orderly else Doubt(struck, time.time())
         time.sleep(SETTLE_SECONDS)
         ended = time.time()
         for beat in self.lane.beats:
             beat.end()
-        return self._judge(began, ended)
+        return self._judge(began, ended, doubt)
 
-    def _judge(self, began: float, ended: float) -> Account:
+    def _judge(self, began: float, ended: float, doubt: Doubt) -> Account:
         arrivals = list(self.lane.arrivals)
         for name in {one.entry for one in arrivals} | {"half", "one", "five"}:
             mine = [one for one in arrivals if one.entry == name]
             begins, ends = self.begins.get(name, began), self.ends.get(name, ended)
             if name in PERIODS:
-                self.account.add(of_interval(mine, PERIODS[name], begins, ends))
-        self.account.add(of_minutes([one for one in arrivals if one.entry == "minute"], began, ended))
+                self.account.add(of_interval(mine, PERIODS[name], begins, ends, doubt))
+        self.account.add(of_minutes([one for one in arrivals if one.entry == "minute"], began, ended, doubt))
         return self.account
+
+    def schedule(self) -> str:
+        """All that arrived, for a run that went wrong."""
+        lines = [f"{one.at:.3f} {one.entry:6} due {one.due or '-'} id {one.ident}" for one in self.lane.arrivals]
+        return "\n".join(lines)
 
     def stop_for_longer_than_the_ttl(self, beat: Beat) -> None:
         beat.send(signal.SIGSTOP)
@@ -79,12 +86,13 @@ class Run:
 
 @dataclass(frozen=True)
 class Fault:
-    """``needs_etcd``: there is no such thing for those without one. ``shared``: it hits all lanes at once."""
+    """``needs_etcd``: there is no such thing for those without one. ``is_orderly``: no send is cut short by it."""
 
     name: str
     strike: Callable[[Run, Beat, Beat], object]
     needs_store: bool = False
     needs_etcd: bool = False
+    is_orderly: bool = False
 
 
 def _partition(run: Run, first: Beat, second: Beat) -> None:
@@ -101,6 +109,12 @@ def _broker_away(run: Run, first: Beat, second: Beat) -> None:
         beat.heal_broker()
 
 
+def _killed_in_a_send(run: Run, first: Beat, second: Beat) -> None:
+    """As soon as the broker has a message: before etcd knows that it was sent, if the machine is quick enough."""
+    run.lane.at_next_arrival(first.process.kill)
+    first.process.wait(10)
+
+
 def _leader_killed(run: Run, first: Beat, second: Beat) -> None:
     run.store.kill_leader_once()
     time.sleep(run.lane.ttl_seconds * 2)
@@ -108,13 +122,14 @@ def _leader_killed(run: Run, first: Beat, second: Beat) -> None:
 
 
 FAULTS = (
-    Fault("none", lambda run, first, second: None),
-    Fault("SIGTERM", lambda run, first, second: first.end()),
+    Fault("none", lambda run, first, second: None, is_orderly=True),
+    Fault("SIGTERM", lambda run, first, second: first.end(), is_orderly=True),
     Fault("SIGKILL", lambda run, first, second: first.kill()),
+    Fault("SIGKILL in a send", _killed_in_a_send),
     Fault("SIGSTOP", lambda run, first, second: run.stop_for_longer_than_the_ttl(first)),
     Fault("store cut off", _partition, needs_store=True),
     Fault("broker away for 10 s", _broker_away),
     Fault("etcd leader killed", _leader_killed, needs_etcd=True),
     Fault("clock 3 s off", lambda run, first, second: first.kill()),
-    Fault("rolling deploy", Run.deploy),
+    Fault("rolling deploy", Run.deploy, is_orderly=True),
 )

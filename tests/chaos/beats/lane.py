@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 
@@ -121,6 +122,7 @@ class Lane:
         self.ttl_seconds = ttl_seconds
         self.beats: list[Beat] = []
         self.arrivals: list[Arrival] = []
+        self._at_arrival: Callable[[], object] | None = None
         self._drained = threading.Event()
         self._drainer = threading.Thread(target=self._drain, daemon=True)
         self._drainer.start()
@@ -138,6 +140,10 @@ class Lane:
         assert found is not None
         return found
 
+    def at_next_arrival(self, do: Callable[[], object]) -> None:
+        """``do`` is called in the thread that takes messages from the broker, right after the next one."""
+        self._at_arrival = do
+
     def close(self) -> None:
         for beat in self.beats:
             beat.close()
@@ -148,6 +154,9 @@ class Lane:
         queue = Queue(self.name, Exchange(self.name), routing_key=self.name)
 
         def take(message: object) -> None:
+            if self._at_arrival is not None:
+                self._at_arrival()
+                self._at_arrival = None
             headers = message.headers  # type: ignore[attr-defined]
             entry = headers["task"].partition(".")[2]
             self.arrivals.append(Arrival(entry, time.time(), headers["id"], headers.get("etcdlock_beat_due", "")))
