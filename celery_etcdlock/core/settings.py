@@ -1,7 +1,7 @@
 """The ``etcdlock_*`` settings of an app, checked and frozen.
 
-`SETTINGS` is the only place where a setting's name, default, check and meaning are written. What needs two
-settings at once is checked in `Settings.from_mapping`. Endpoints are only looked at here, so that a slip is
+`Settings` is the only place where a setting's name, type, default, check and meaning are written.
+`Settings.from_mapping` checks what needs two settings at once. Endpoints are only looked at here, so that a slip is
 found at start; the client parses them.
 """
 
@@ -9,9 +9,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Any
 
+from celery_etcdlock.core.declared import declared, declared_in
 from celery_etcdlock.core.dedup_rules import DedupRule, check_dedup
 from celery_etcdlock.core.name_escaping import escape_name
 from celery_etcdlock.core.policies import check_policy_name
@@ -44,165 +45,94 @@ ENDPOINTS_VARIABLE = "ETCDLOCK_ENDPOINTS"
 
 
 @dataclass(frozen=True)
-class Setting:
-    """One setting: ``check`` returns the value as it is used, or raises ``ValueError`` ("must be ...").
+class Settings:
+    """An app's settings, each named as in the configuration less ``etcdlock_``.
 
-    ``default`` is in the form in which a user would write it; a default of ``None`` is not checked.
+    ``ttl`` and ``timeout`` are in seconds.
     """
 
-    name: str
-    default: Any
-    check: Callable[[Any], Any]
-    doc: str
-
-    @property
-    def field(self) -> str:
-        return self.name.removeprefix(PREFIX_OF_NAMES)
-
-
-SETTINGS: tuple[Setting, ...] = (
-    Setting(
-        "etcdlock_endpoints",
+    endpoints: tuple[str, ...] = declared(
         "127.0.0.1:2379",
         check_endpoints,
         f"etcd's endpoints, a list or comma-separated; the variable `{ENDPOINTS_VARIABLE}` comes before the "
         "default; `memory://` for tests; `redis://` and `rediss://` for locks in a Redis",
-    ),
-    Setting("etcdlock_username", None, check_text, "etcd user, with `etcdlock_password`"),
-    Setting("etcdlock_password", None, check_text, "its password"),
-    Setting("etcdlock_ca_cert", None, check_path, "PEM file of the CA that signed etcd's certificate"),
-    Setting("etcdlock_client_cert", None, check_path, "PEM file of our certificate, with `etcdlock_client_key`"),
-    Setting("etcdlock_client_key", None, check_path, "PEM file of its private key"),
-    Setting(
-        "etcdlock_prefix",
-        None,
-        check_prefix,
-        "what our keys in etcd begin with, from `/` to `/`; `None`: `/celery-etcdlock/{app name}/`",
-    ),
-    Setting("etcdlock_ttl", 30, check_whole_seconds, "whole seconds until a dead holder's lock is free, at least 2"),
-    Setting(
-        "etcdlock_timeout",
+    )
+    username: str | None = declared(None, check_text, "etcd user, with `etcdlock_password`")
+    password: str | None = declared(None, check_text, "its password", secret=True)
+    ca_cert: str | None = declared(None, check_path, "PEM file of the CA that signed etcd's certificate")
+    client_cert: str | None = declared(None, check_path, "PEM file of our certificate, with `etcdlock_client_key`")
+    client_key: str | None = declared(None, check_path, "PEM file of its private key")
+    prefix: str = declared(
+        None, check_prefix, "what our keys in etcd begin with, from `/` to `/`; `None`: `/celery-etcdlock/{app name}/`"
+    )
+    ttl: int = declared(30, check_whole_seconds, "whole seconds until a dead holder's lock is free, at least 2")
+    timeout: float = declared(
         5,
         number_of_seconds,
         "seconds that one call to etcd may take; less than `etcdlock_ttl`, and by default at most half of it",
-    ),
-    Setting("etcdlock_on_conflict", "skip", check_policy_name, "what a loser gets, for tasks that don't say"),
-    Setting(
-        "etcdlock_on_unavailable",
+    )
+    on_conflict: str = declared("skip", check_policy_name, "what a loser gets, for tasks that don't say")
+    on_unavailable: str = declared(
         "retry",
         choice("retry", "raise", "run"),
         "what a task does when etcd is away: `retry` comes back later, `raise` fails, `run` runs without a lock",
-    ),
-    Setting(
-        "etcdlock_hash_key",
+    )
+    hash_key: bytes | None = declared(
         None,
         check_hash_key,
         f"secret of at least {LEAST_HASH_KEY_BYTES} bytes that keys the digests in lock names; the same everywhere",
-    ),
-    Setting(
-        "etcdlock_scope",
+        secret=True,
+    )
+    scope: str | Callable[[Mapping[str, Any]], object] | None = declared(
         None,
         check_scope,
         "function of a message's headers, or its import path: the str that it returns (a tenant) goes in front of all "
         "locks' names",
-    ),
-    Setting(
-        "etcdlock_channel",
+    )
+    channel: Callable[[], Any] | None = declared(
         None,
         check_channel,
         "callable that returns a grpc channel or python-etcd3 client to use instead of our own connection",
-    ),
-    Setting(
-        "etcdlock_listeners",
+    )
+    listeners: tuple[str | Callable[..., Any], ...] | None = declared(
         None,
         check_listeners,
         "who else receives lock events: `prometheus`, `opentelemetry`, functions or their import paths",
-    ),
-    Setting(
-        "etcdlock_dedup",
+    )
+    dedup: tuple[DedupRule, ...] | None = declared(
         None,
         check_dedup,
         "locks for tasks that know nothing of them: `task_id`, or a dict from name patterns to options",
-    ),
-    Setting(
-        "etcdlock_gate",
+    )
+    gate: bool = declared(
         True,
         check_flag,
         "whether messages that came back for a lock wait in the worker's MainProcess, without a slot of its pool",
-    ),
-    Setting("etcdlock_gate_limit", 1000, check_count, "how many messages may wait there at once"),
-    Setting(
-        "etcdlock_done_ttl",
-        600,
-        number_of_seconds,
-        "seconds for which it is known that a message has run, where it may be delivered again",
-    ),
-    Setting(
-        "etcdlock_beat_scheduler",
+    )
+    gate_limit: int = declared(1000, check_count, "how many messages may wait there at once")
+    done_ttl: float = declared(
+        600, number_of_seconds, "seconds for which it is known that a message has run, where it may be delivered again"
+    )
+    beat_scheduler: str | type = declared(
         "celery.beat:PersistentScheduler",
         check_scheduler,
         "which scheduler `celery_etcdlock.beat:EtcdScheduler` puts to work: a class or its import path",
-    ),
-    Setting(
-        "etcdlock_beat_name",
-        None,
-        check_text,
-        "which beats stand for one another: those of one name; `None`: the app's name",
-    ),
-    Setting(
-        "etcdlock_beat_ttl",
-        None,
-        check_whole_seconds,
-        "whole seconds until a dead beat's work is taken over; `None`: `etcdlock_ttl`",
-    ),
-    Setting(
-        "etcdlock_beat_delivery",
+    )
+    beat_name: str | None = declared(
+        None, check_text, "which beats stand for one another: those of one name; `None`: the app's name"
+    )
+    beat_ttl: int | None = declared(
+        None, check_whole_seconds, "whole seconds until a dead beat's work is taken over; `None`: `etcdlock_ttl`"
+    )
+    beat_delivery: str = declared(
         "at_least_once",
         choice("at_least_once", "at_most_once"),
         "what becomes of a tick whose beat dies while it sends it: `at_least_once` sends it again under the same task "
         "id, `at_most_once` lets it go",
-    ),
-    Setting(
-        "etcdlock_beat_catch_up",
-        None,
-        number_of_seconds,
-        "how many seconds late a tick may be sent; `None`: as late as it comes, as Celery does",
-    ),
-)
-SETTING_NAMES: tuple[str, ...] = tuple(setting.name for setting in SETTINGS)
-
-
-@dataclass(frozen=True)
-class Settings:
-    """An app's settings, each named as in the configuration less ``etcdlock_``.
-
-    ``ttl`` and ``timeout`` are in seconds. Defaults and meanings are in `SETTINGS`.
-    """
-
-    endpoints: tuple[str, ...]
-    username: str | None
-    password: str | None = field(repr=False)
-    ca_cert: str | None
-    client_cert: str | None
-    client_key: str | None
-    prefix: str
-    ttl: int
-    timeout: float
-    on_conflict: str
-    on_unavailable: str
-    hash_key: bytes | None = field(repr=False)
-    scope: str | Callable[[Mapping[str, Any]], object] | None
-    channel: Callable[[], Any] | None
-    listeners: tuple[str | Callable[..., Any], ...] | None
-    dedup: tuple[DedupRule, ...] | None
-    gate: bool
-    gate_limit: int
-    done_ttl: float
-    beat_scheduler: str | type
-    beat_name: str | None
-    beat_ttl: int | None
-    beat_delivery: str
-    beat_catch_up: float | None
+    )
+    beat_catch_up: float | None = declared(
+        None, number_of_seconds, "how many seconds late a tick may be sent; `None`: as late as it comes, as Celery does"
+    )
 
     @classmethod
     def from_mapping(
@@ -223,12 +153,12 @@ class Settings:
                     value = environ[ENDPOINTS_VARIABLE]
                     source = f"the environment variable {ENDPOINTS_VARIABLE} (for {setting.name})"
             try:
-                values[setting.field] = None if value is None else setting.check(value)
+                values[setting.name.removeprefix(PREFIX_OF_NAMES)] = setting.checked(value)
             except ValueError as error:
                 raise InvalidSetting(f"{source} {error}") from None
         if values["prefix"] is None:
             values["prefix"] = f"/celery-etcdlock/{escape_name(app_name or 'default')}/"
-        _adapt_defaults(values, {setting.field for setting in SETTINGS if mapping.get(setting.name) is not None})
+        _adapt_defaults(values, is_set=lambda name: mapping.get(PREFIX_OF_NAMES + name) is not None)
         settings = cls(**values)
         settings._check_together()
         return settings
@@ -282,11 +212,15 @@ class Settings:
                     )
 
 
-def _adapt_defaults(values: dict[str, Any], given: set[str]) -> None:
+SETTINGS = declared_in(Settings, PREFIX_OF_NAMES)
+SETTING_NAMES = tuple(setting.name for setting in SETTINGS)
+
+
+def _adapt_defaults(values: dict[str, Any], is_set: Callable[[str], bool]) -> None:
     """A default gives way to what was set: the time-out to a short TTL, the TTL to a long time-out."""
-    if "timeout" not in given:
+    if not is_set("timeout"):
         values["timeout"] = min(values["timeout"], values["ttl"] / 2, (values["beat_ttl"] or values["ttl"]) / 2)
-    elif "ttl" not in given:
+    elif not is_set("ttl"):
         values["ttl"] = max(values["ttl"], math.ceil(2 * values["timeout"]))
 
 

@@ -1,6 +1,6 @@
 """A task's options: what may be written on a task, checked when it is defined.
 
-`OPTIONS` is the only place where an option's name, default, check and meaning are written.
+`TaskOptions` is the only place where an option's name, type, default, check and meaning are written.
 """
 
 from __future__ import annotations
@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from celery_etcdlock.core.declared import declared, declared_in
 from celery_etcdlock.core.lifetimes import LIFETIMES, Lifetime
 from celery_etcdlock.core.lock_names import normalise_unique_on
 from celery_etcdlock.core.policies import Policies, check_on_conflict, having
@@ -24,21 +25,6 @@ from celery_etcdlock.core.value_checks import (
 from celery_etcdlock.errors import InvalidOption
 
 
-@dataclass(frozen=True)
-class Option:
-    """One option: ``check`` returns the value as it is used, or raises ``ValueError`` ("must be ...")."""
-
-    name: str
-    default: Any
-    check: Callable[[Any], Any]
-    doc: str
-
-
-def _or_setting(check: Callable[[Any], Any]) -> Callable[[Any], Any]:
-    """``None`` stands for the setting of the same meaning."""
-    return lambda value: None if value is None else check(value)
-
-
 def _check_lock_key(value: Any) -> Any:
     """The shape alone: a template's fields and a callable need the signature, which `LockNaming` knows."""
     if isinstance(value, (list, tuple)):
@@ -50,91 +36,64 @@ def _check_lock_key(value: Any) -> Any:
     return value
 
 
-OPTIONS: tuple[Option, ...] = (
-    Option(
-        "lock",
+@dataclass(frozen=True)
+class TaskOptions:
+    """The options of one task, checked. ``None`` in ``lock_ttl`` and ``on_conflict`` means the setting.
+
+    ``lock_ttl`` and ``wait_timeout`` are in seconds.
+    """
+
+    lock: str = declared(
         "while_executing",
         choice(*LIFETIMES),
         "when the lock is held: `while_executing`, around the body; `until_executing`, from the call until it starts; "
         "`until_executed`, from the call until it ends; `until_and_while_executing`, both apart, so that one runs and "
         "one is queued; `until_expired`, for `unique_for` seconds from the call",
-    ),
-    Option(
-        "unique_on",
-        None,
-        normalise_unique_on,
-        'argument names that make the key; `"*"` all of them; `None` the task\'s name alone',
-    ),
-    Option(
-        "lock_key",
+    )
+    unique_on: tuple[str, ...] | str | None = declared(
+        None, normalise_unique_on, 'argument names that make the key; `"*"` all of them; `None` the task\'s name alone'
+    )
+    lock_key: str | tuple[str, ...] | Callable[..., object] | None = declared(
         None,
         _check_lock_key,
         "explicit lock name: a format template over the bound arguments, a callable of them, or several: a list of "
         "templates, a callable that returns a list",
-    ),
-    Option(
-        "lock_ttl",
+    )
+    lock_ttl: int | None = declared(
         None,
-        _or_setting(check_whole_seconds),
+        check_whole_seconds,
         "whole seconds until a dead holder's lock is free; `None`: the setting `etcdlock_ttl`",
-    ),
-    Option(
-        "on_conflict",
+    )
+    on_conflict: str | Callable[..., object] | Policies | None = declared(
         None,
-        _or_setting(check_on_conflict),
+        check_on_conflict,
         "what a loser gets: `skip`, `raise`, `retry`, `wait`, `join`, `replace`; `{'enqueue': ..., 'run': ...}`; a "
         "callable of the `LockConflict` that returns one of them; `None`: the setting `etcdlock_on_conflict`",
-    ),
-    Option(
-        "wait_timeout",
+    )
+    wait_timeout: float = declared(
         300.0,
         number_of_seconds,
         "seconds that `retry`, `wait` and `join` keep trying before the task fails with LockConflict",
-    ),
-    Option("lock_limit", 1, check_limit, "how many may hold the lock at once"),
-    Option(
-        "pending_ttl",
+    )
+    lock_limit: int = declared(1, check_limit, "how many may hold the lock at once")
+    pending_ttl: float | None = declared(
         None,
-        _or_setting(number_of_seconds),
+        number_of_seconds,
         "seconds, from when it is due, that a lock taken at enqueue stands for a message that hasn't started; `None`: "
         "until the message expires, else 3600",
-    ),
-    Option(
-        "unique_for",
-        None,
-        _or_setting(number_of_seconds),
-        "`until_expired`: seconds that the key stays taken, counted from the call",
-    ),
-    Option("lock_at_least_for", 0.0, least_seconds, "least hold: seconds that the lock stays taken from when it was"),
-    Option(
-        "on_lock_lost",
+    )
+    unique_for: float | None = declared(
+        None, number_of_seconds, "`until_expired`: seconds that the key stays taken, counted from the call"
+    )
+    lock_at_least_for: float = declared(
+        0.0, least_seconds, "least hold: seconds that the lock stays taken from when it was"
+    )
+    on_lock_lost: str = declared(
         "raise",
         choice("raise", "flag"),
         "what happens in a running task whose lock is lost: `raise` LockLost in it where the pool can, or `flag`: "
         "`current_lock().lost` says so",
-    ),
-)
-OPTION_NAMES: tuple[str, ...] = tuple(option.name for option in OPTIONS)
-
-
-@dataclass(frozen=True)
-class TaskOptions:
-    """The options of one task, checked. ``None`` in ``lock_ttl`` and ``on_conflict`` means the setting.
-
-    ``lock_ttl`` and ``wait_timeout`` are in seconds. Their defaults and meanings are in `OPTIONS`.
-    """
-
-    lock: str
-    unique_on: tuple[str, ...] | str | None
-    lock_key: str | tuple[str, ...] | Callable[..., object] | None
-    lock_ttl: int | None
-    on_conflict: str | Callable[..., object] | Policies | None
-    wait_timeout: float
-    lock_limit: int
-    pending_ttl: float | None
-    unique_for: float | None
-    lock_at_least_for: float
-    on_lock_lost: str
+    )
 
     @classmethod
     def from_attributes(cls, task_name: str, attributes: Mapping[str, Any]) -> TaskOptions:
@@ -144,9 +103,8 @@ class TaskOptions:
         """
         values: dict[str, Any] = {}
         for option in OPTIONS:
-            value = attributes.get(option.name, option.default)
             try:
-                values[option.name] = option.check(value)
+                values[option.name] = option.checked(attributes.get(option.name, option.default))
             except ValueError as error:
                 raise InvalidOption(f"task {task_name!r}: {option.name} {error}") from None
         if values["unique_on"] is not None and values["lock_key"] is not None:
@@ -189,6 +147,10 @@ class TaskOptions:
         for name in having(self.policies.names, lambda facts: facts.in_order):
             if isinstance(self.lock_key, tuple):
                 raise ValueError(f"on_conflict={name!r} is for one lock, not for a list in lock_key: use 'retry'")
+
+
+OPTIONS = declared_in(TaskOptions)
+OPTION_NAMES = tuple(option.name for option in OPTIONS)
 
 
 def check_option_names(

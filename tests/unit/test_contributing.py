@@ -74,12 +74,13 @@ def test_a_lifetime() -> None:
     assert where_written(set(LIFETIMES) - default) <= row("a lifetime") | readers
 
 
-def test_settings_are_made_in_one_file() -> None:
-    assert row("a setting") == {"core/settings.py"}
+def test_settings_and_options_are_each_declared_in_one_file() -> None:
+    homes = row("a setting") | row("an option of tasks")
+    assert homes == {"core/settings.py", "core/task_options.py"}
     for path in PACKAGE.rglob("*.py"):
         made = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
-        makes = any(getattr(node.func, "id", "") == "Setting" for node in made)
-        assert not makes or path == PACKAGE / "core" / "settings.py", path
+        declares = any(getattr(node.func, "id", "") == "declared" for node in made)
+        assert declares == (str(path.relative_to(PACKAGE)) in homes), path
 
 
 def test_a_command_is_a_file_and_a_name() -> None:

@@ -59,7 +59,7 @@ def test_defaults() -> None:
 
 
 def test_table_and_dataclass_name_the_same_settings() -> None:
-    assert [setting.field for setting in SETTINGS] == [field.name for field in fields(Settings)]
+    assert [setting.name for setting in SETTINGS] == ["etcdlock_" + field.name for field in fields(Settings)]
     assert all(setting.name.startswith("etcdlock_") and setting.doc for setting in SETTINGS)
 
 
