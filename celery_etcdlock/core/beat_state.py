@@ -25,7 +25,7 @@ from dataclasses import dataclass, replace
 from enum import Enum
 from typing import Any
 
-from celery_etcdlock.core.json_fields import count, text
+from celery_etcdlock.core.json_fields import count, optional, text
 
 STATE_VERSION = 1
 MAX_STATE_BYTES = 16384
@@ -34,7 +34,6 @@ MAX_TEXT_LENGTH = 200
 #: Seconds for which the state of an entry that isn't in the schedule any more is kept. So a rolling deploy, in which
 #: schedulers with the old and the new schedule take turns, loses no entry's last run.
 ABSENT_SECONDS = 3600.0
-
 
 #: Seconds by which the clocks of two schedulers may differ. Beyond that a last run in the future isn't believed.
 FUTURE_SECONDS = 60.0
@@ -133,11 +132,11 @@ def decode_state(value: bytes) -> EntryState | WorkState | Unreadable | None:
             _time(fields["last"]),
             count(fields["count"]),
             Phase(fields["phase"]),
-            _time(fields["due"]) if "due" in fields else None,
-            _time(fields["next"]) if "next" in fields else None,
-            text(fields["id"]) if "id" in fields else None,
+            optional(fields, "due", _time),
+            optional(fields, "next", _time),
+            optional(fields, "id", text),
             count(fields.get("fence", 0)),
-            _time(fields["absent"]) if "absent" in fields else None,
+            optional(fields, "absent", _time),
         )
     except (KeyError, ValueError, OverflowError, RecursionError):
         return None

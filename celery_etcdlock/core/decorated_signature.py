@@ -12,11 +12,12 @@ may hand all on as it is, add an argument (a session, a client), or take one awa
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from inspect import Parameter, Signature
 from itertools import combinations
 from typing import Any
 
+from celery_etcdlock.core.call_arguments import bound
 from celery_etcdlock.errors import InvalidKey
 
 #: More added arguments than that nobody looks for.
@@ -31,13 +32,13 @@ def hides(outer: Signature, inner: Signature) -> bool:
 
 
 class Decorated:
-    """``chosen``: the names that the key is made of; ``None`` for all."""
+    """As ``CallArguments``. ``chosen`` are the names that the key is made of; none: all."""
 
-    def __init__(self, task_name: str, outer: Signature, inner: Signature, chosen: Iterable[str] | None) -> None:
+    def __init__(self, task_name: str, outer: Signature, inner: Signature) -> None:
         self._task_name = task_name
         self._outer = outer
         self._inner = inner
-        self._chosen = frozenset(chosen or ())
+        self.chosen: frozenset[str] = frozenset()
         self._named = [name for name, each in outer.parameters.items() if each.kind not in _VARIABLE]
         self._takes_any = any(each.kind is Parameter.VAR_KEYWORD for each in inner.parameters.values())
 
@@ -51,57 +52,46 @@ class Decorated:
         named, args, kwargs = self._handed_on(args, kwargs)
         known = kwargs if self._takes_any else {k: v for k, v in kwargs.items() if k in self._inner.parameters}
         try:
-            bound = self._inner.bind(*args, **known)
+            found = self._inner.bind(*args, **known)
         except TypeError:
             return {**kwargs, **self._with_added(args, known), **named}
-        bound.apply_defaults()
-        return {**kwargs, **_flat(bound.arguments, self._inner), **named}
+        found.apply_defaults()
+        return {**kwargs, **_flat(found.arguments, self._inner), **named}
 
     def call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """What a callable key is called with: as the function inside, where that is known, else as the task."""
         try:
-            bound = self._inner.bind(*args, **kwargs)
+            found = self._inner.bind(*args, **kwargs)
         except TypeError:
-            self._outer_bound(args, kwargs)
+            bound(self._outer, self._task_name, args, kwargs)
             return args, kwargs
-        bound.apply_defaults()
-        return bound.args, bound.kwargs
-
-    def _outer_bound(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
-        try:
-            bound = self._outer.bind(*args, **kwargs)
-        except TypeError as error:
-            raise InvalidKey(
-                f"task {self._task_name!r}: the call doesn't fit the task's arguments "
-                f"({', '.join(self._outer.parameters)}): {error}"
-            ) from None
-        bound.apply_defaults()
-        return bound.arguments
+        found.apply_defaults()
+        return found.args, found.kwargs
 
     def _handed_on(
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[dict[str, Any], Sequence[Any], Mapping[str, Any]]:
         """What the wrapper names, and what comes to the function inside but for what is added."""
-        bound = self._outer_bound(args, kwargs)
-        named = {name: bound[name] for name in self._named}
+        given = bound(self._outer, self._task_name, args, kwargs).arguments
+        named = {name: given[name] for name in self._named}
         if all(name in self._inner.parameters for name in self._named):
             return named, args, kwargs
         parameters = self._outer.parameters
         shared = [name for name in self._named if name in self._inner.parameters]
-        first = [bound[name] for name in shared if parameters[name].kind in _POSITIONAL]
-        others = {name: bound[name] for name in shared if parameters[name].kind not in _POSITIONAL}
+        first = [given[name] for name in shared if parameters[name].kind in _POSITIONAL]
+        others = {name: given[name] for name in shared if parameters[name].kind not in _POSITIONAL}
         for name, each in parameters.items():
             if each.kind is Parameter.VAR_POSITIONAL:
-                first.extend(bound[name])
+                first.extend(given[name])
             elif each.kind is Parameter.VAR_KEYWORD:
-                others.update(bound[name])
+                others.update(given[name])
         return named, first, others
 
     def _with_added(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> dict[str, Any]:
         open_ones = [
             each for name, each in self._inner.parameters.items() if each.kind in _POSITIONAL and name not in kwargs
         ]
-        if not self._chosen:
+        if not self.chosen:
             # All make the key: name them from the left, as for arguments that are added by name.
             if len(args) > len(open_ones):
                 raise self._does_not_fit()
@@ -114,7 +104,7 @@ class Decorated:
                 continue
             given = {each.name: value for each, value in zip(left, args, strict=False)}
             given.update({each.name: each.default for each in rest})
-            chosen = {name: given[name] for name in self._chosen if name in given}
+            chosen = {name: given[name] for name in self.chosen if name in given}
             if not any(chosen.keys() == other.keys() and _same(chosen, other) for other in found):
                 found.append(chosen)
         if not found:
@@ -122,7 +112,7 @@ class Decorated:
         if len(found) > 1:
             raise InvalidKey(
                 f"task {self._task_name!r}: its decorator adds arguments, and this call doesn't tell which are "
-                f"{', '.join(sorted(self._chosen))}: pass them by keyword, or use lock_key=callable, which is called "
+                f"{', '.join(sorted(self.chosen))}: pass them by keyword, or use lock_key=callable, which is called "
                 "with what the caller gives"
             )
         return {**self._defaults(), **kwargs, **found[0]}
@@ -135,7 +125,7 @@ class Decorated:
         }
 
     def _may_be_added(self, open_ones: Sequence[Parameter]) -> Iterator[frozenset[str]]:
-        others = [each.name for each in open_ones if each.name not in self._chosen]
+        others = [each.name for each in open_ones if each.name not in self.chosen]
         for number in range(min(len(others), MOST_ADDED) + 1):
             for added in combinations(others, number):
                 yield frozenset(added)

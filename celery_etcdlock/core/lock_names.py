@@ -5,13 +5,13 @@
 A `LockNaming` is made once for a task and knows which of its arguments make the key:
 
 * ``unique_on=None``: none of them. The name is the task's name, and the call isn't even looked at.
-* ``unique_on=[...]`` or ``"*"``: the chosen arguments, or all. The call is bound to the task's signature and
-  defaults are filled in, so that ``f(1)``, ``f(x=1)`` and ``f(1, full=False)`` are one; the chosen arguments'
-  canonical text (`canonical.py`) is hashed. The name is ``{task name}:{32 hex digits}``.
+* ``unique_on=[...]`` or ``"*"``: the chosen arguments, or all. The call is bound to the task's signature
+  (`call_arguments.py`); the chosen arguments' canonical text (`canonical.py`) is hashed. The name is
+  ``{task name}:{32 hex digits}``.
 * ``lock_key``: a template or a callable. Its text is the whole name, without the task's: so several tasks, and
   locks without a task, can share one. Several templates, or a callable that returns several names, make several locks.
 
-Where the task is wrapped in a decorator that hides its signature, `decorated.py` has the names.
+Where the task is wrapped in a decorator that hides its signature, `decorated_signature.py` has the names.
 
 Nothing about a call is in a name but its digest, unless ``lock_key`` puts it there. A plain digest of a value
 that can be guessed (a phone number) can be found by trial, so a ``hash_key`` makes it keyed.
@@ -21,16 +21,17 @@ from __future__ import annotations
 
 import hashlib
 import inspect
-from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from inspect import Parameter, Signature
 from json.encoder import encode_basestring_ascii
 from typing import Any
 
 from celery_etcdlock.core.about import IsShown, about
+from celery_etcdlock.core.call_arguments import CallArguments
 from celery_etcdlock.core.canonical import canonical_text
 from celery_etcdlock.core.decorated_signature import Decorated, hides
 from celery_etcdlock.core.name_template import NameTemplate
-from celery_etcdlock.core.value_checks import did_you_mean, kind_of, shown
+from celery_etcdlock.core.value_checks import did_you_mean, kind_of
 from celery_etcdlock.errors import InvalidKey, InvalidOption
 
 DIGEST_HEX_DIGITS = 32
@@ -54,9 +55,8 @@ class LockNaming:
     """How one task's lock is named.
 
     ``signature`` is that of the task's ``run`` without ``self`` (``inspect.signature(task.run)`` of an instance).
-    ``unique_on`` is ``None``, ``"*"``, an argument's name or several names; ``lock_key`` a template, several, or
-    a callable.
-    ``checked`` is what Celery checks a call against, where a decorator's wrapper hides ``signature`` (`decorated.py`).
+    ``unique_on`` and ``lock_key`` are as `TaskOptions` has them.
+    ``checked`` is what Celery checks a call against: a decorator's wrapper may hide ``signature``.
     ``hash_key`` (setting ``etcdlock_hash_key``) makes digests keyed; a definition that doesn't know the
     settings yet asks for `with_hash_key` later.
 
@@ -68,65 +68,49 @@ class LockNaming:
         task_name: str,
         signature: Signature,
         *,
-        unique_on: object = None,
-        lock_key: object = None,
+        unique_on: tuple[str, ...] | str | None = None,
+        lock_key: tuple[str, ...] | str | Callable[..., object] | None = None,
         hash_key: bytes | None = None,
         checked: Signature | None = None,
     ) -> None:
         self.task_name = task_name
         self.signature = signature
         self._hash_key = hash_key
-        parameters = signature.parameters
-        self._var_keyword = _only_name(parameters, Parameter.VAR_KEYWORD)
-        simple = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
-        self._is_simple = all(parameter.kind in simple for parameter in parameters.values())
-        self._positional = tuple(name for name, parameter in parameters.items() if parameter.kind is simple[0])
-        self._defaults = {
-            name: parameter.default
-            for name, parameter in parameters.items()
-            if parameter.default is not Parameter.empty
-        }
-        if unique_on is not None and lock_key is not None:
-            text = "unique_on and lock_key are both given, and each makes the whole key: leave one out"
-            raise InvalidOption(f"task {task_name!r}: {text}")
-        self._decorated: Decorated | None = None
+        parameters = signature.parameters.values()
+        self._open_ended = any(each.kind is Parameter.VAR_KEYWORD for each in parameters)
+        self._defaults = {each.name: each.default for each in parameters if each.default is not Parameter.empty}
+        decorated: Decorated | None = None
         if checked is not None and hides(checked, signature):
-            self._decorated = Decorated(task_name, checked, signature, None)
+            decorated = Decorated(task_name, checked, signature)
+        self._arguments = decorated or CallArguments(task_name, signature)
         self._chosen = self._choose(unique_on)
-        self._templates: tuple[NameTemplate, ...] = ()
-        self._callable: Callable[..., object] | None = None
-        if isinstance(lock_key, str | tuple):
-            self._templates = tuple(
-                NameTemplate(
-                    template,
-                    task_name=task_name,
-                    arguments=parameters if self._decorated is None else self._decorated.names,
-                    open_ended=self._var_keyword is not None,
-                )
-                for template in ((lock_key,) if isinstance(lock_key, str) else lock_key)
+        templates = (lock_key,) if isinstance(lock_key, str) else lock_key if isinstance(lock_key, tuple) else ()
+        self._callable = lock_key if callable(lock_key) and not templates else None
+        if inspect.iscoroutinefunction(lock_key):
+            raise InvalidOption(
+                f"task {task_name!r}: lock_key {_callable_name(lock_key)} is an async function: "
+                "use a plain one that returns a str"
             )
-        elif lock_key is not None:
-            self._callable = self._check_callable(lock_key)
-        if self._decorated is not None and checked is not None:
+        self._templates = tuple(
+            NameTemplate(text, task_name=task_name, arguments=self._arguments.names, open_ended=self._open_ended)
+            for text in templates
+        )
+        if decorated is not None and unique_on != "*":
             fields = [name for template in self._templates for name in template.arguments]
-            chosen = [name for name, _ in self._chosen or ()] if unique_on != "*" else None
-            self._decorated = Decorated(task_name, checked, signature, fields or chosen)
+            decorated.chosen = frozenset(fields or [name for name, _ in self._chosen or ()])
 
     def with_hash_key(self, hash_key: bytes | None) -> LockNaming:
-        """The same spec, its digests keyed with ``hash_key``."""
-        spec = LockNaming.__new__(LockNaming)
-        spec.__dict__.update(self.__dict__, _hash_key=hash_key)
-        return spec
+        """The same naming, its digests keyed with ``hash_key``."""
+        keyed = LockNaming.__new__(LockNaming)
+        keyed.__dict__.update(self.__dict__, _hash_key=hash_key)
+        return keyed
 
-    def name_for(self, args: tuple[Any, ...] | list[Any], kwargs: Mapping[str, Any]) -> str:
+    def name_for(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         """The lock's name for a call, of several the first. Raises as ``names_for``."""
         return self.names_for(args, kwargs)[0]
 
     def names_for(
-        self,
-        args: tuple[Any, ...] | list[Any],
-        kwargs: Mapping[str, Any],
-        is_shown: IsShown | None = None,
+        self, args: Sequence[Any], kwargs: Mapping[str, Any], is_shown: IsShown | None = None
     ) -> tuple[str, ...]:
         """The names of the locks for a call, each once. ``is_shown``: as for ``core.about``.
 
@@ -134,23 +118,23 @@ class LockNaming:
         ``lock_key`` doesn't come to a name.
         """
         if self._chosen is not None:
-            bound = self._bound_with_extras(args, kwargs) if self._chosen else {}
+            bound = self._arguments.bind(args, kwargs) if self._chosen else {}
             name = f"{self.task_name}:{self._digest(self._canonical_text(bound))}"
             return LockNames.of([name], self._about(bound, is_shown))
         if self._templates:
-            bound = self._bound_with_extras(args, kwargs)
+            bound = self._arguments.bind(args, kwargs)
             names = [self._checked_name(template.render(bound)) for template in self._templates]
             return tuple(dict.fromkeys(names))
         if self._callable is not None:
             return self._called_names(self._callable, args, kwargs)
         return (self.task_name,)
 
-    def canonical_text(self, args: tuple[Any, ...] | list[Any], kwargs: Mapping[str, Any]) -> str:
+    def canonical_text(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
         """What is hashed: the chosen arguments by name. For tests and for people; it holds argument values.
 
         Raises `InvalidKey` like `name_for`. Without ``unique_on`` no argument is chosen: ``{}``.
         """
-        return self._canonical_text(self._bound_with_extras(args, kwargs) if self._chosen else {})
+        return self._canonical_text(self._arguments.bind(args, kwargs) if self._chosen else {})
 
     def _canonical_text(self, bound: Mapping[str, Any]) -> str:
         texts = [
@@ -170,25 +154,18 @@ class LockNaming:
         # A default is in the code, and in no text of the call.
         return about((n, v, None if n in self._defaults and v is self._defaults[n] else is_shown) for n, v in values)
 
-    def _choose(self, unique_on: object) -> tuple[tuple[str, str], ...] | None:
+    def _choose(self, unique_on: tuple[str, ...] | str | None) -> tuple[tuple[str, str], ...] | None:
         """The chosen names, sorted, each with the text that precedes its value."""
-        try:
-            names = normalise_unique_on(unique_on)
-        except ValueError as error:
-            raise InvalidOption(f"task {self.task_name!r}: unique_on {error}") from None
-        if names is None:
+        if unique_on is None:
             return None
-        parameters: Collection[str] = self.signature.parameters
-        if self._decorated is not None:
-            parameters = self._decorated.names
-        if names == "*":
-            names = tuple(parameters)
+        known = self._arguments.names
+        names = known if unique_on == "*" else unique_on
         for name in names:
-            if name not in parameters and (self._var_keyword is None or not name.isidentifier()):
-                has = ", ".join(parameters) if parameters else "no arguments at all"
+            if name not in known and not (self._open_ended and name.isidentifier()):
+                has = ", ".join(known) if known else "no arguments at all"
                 raise InvalidOption(
                     f"task {self.task_name!r}: unique_on names {name!r}, which is no argument of the task"
-                    f"{did_you_mean(name, parameters)}: it has {has}"
+                    f"{did_you_mean(name, known)}: it has {has}"
                 )
             if name in self._defaults:
                 self._check_default(name)
@@ -199,45 +176,6 @@ class LockNaming:
             canonical_text(self._defaults[name], name, task_name=self.task_name)
         except InvalidKey as error:
             raise InvalidOption(f"the default of an argument in unique_on can't be used: {error}") from None
-
-    def _check_callable(self, lock_key: object) -> Callable[..., object]:
-        if not callable(lock_key):
-            raise InvalidOption(
-                f"task {self.task_name!r}: lock_key must be a template string or a callable, not {shown(lock_key)}"
-            )
-        if inspect.iscoroutinefunction(lock_key):
-            raise InvalidOption(
-                f"task {self.task_name!r}: lock_key {_callable_name(lock_key)} is an async function: "
-                "use a plain one that returns a str"
-            )
-        return lock_key
-
-    def _bind(self, args: tuple[Any, ...] | list[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The call's arguments by name, defaults filled in."""
-        if self._is_simple and len(args) <= len(self._positional):
-            # The common call, at a third of the price of `Signature.bind`; any misfit is left to that.
-            given = dict(zip(self._positional, args, strict=False))
-            if not kwargs or given.keys().isdisjoint(kwargs):
-                bound = {**self._defaults, **given, **kwargs}
-                if bound.keys() == self.signature.parameters.keys():
-                    return bound
-        return self._bind_by_signature(args, kwargs).arguments
-
-    def _bind_by_signature(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> inspect.BoundArguments:
-        try:
-            bound = self.signature.bind(*args, **kwargs)
-        except TypeError as error:
-            names = ", ".join(self.signature.parameters)
-            raise self._invalid(f"the call doesn't fit the task's arguments ({names}): {error}") from None
-        bound.apply_defaults()
-        return bound
-
-    def _bound_with_extras(self, args: tuple[Any, ...] | list[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The bound arguments, and by name those that only ``**kwargs`` carries."""
-        if self._decorated is not None:
-            return self._decorated.bind(args, kwargs)
-        bound = self._bind(args, kwargs)
-        return bound if self._var_keyword is None else {**bound[self._var_keyword], **bound}
 
     def _digest(self, text: str) -> str:
         data = text.encode("ascii")
@@ -254,11 +192,7 @@ class LockNaming:
         args: Sequence[Any],
         kwargs: Mapping[str, Any],
     ) -> tuple[str, ...]:
-        if self._decorated is not None:
-            args, kwargs = self._decorated.call(args, kwargs)
-        else:
-            bound = self._bind_by_signature(args, kwargs)
-            args, kwargs = bound.args, bound.kwargs
+        args, kwargs = self._arguments.call(args, kwargs)
         try:
             name = lock_key(*args, **kwargs)
         except Exception as error:
@@ -280,33 +214,6 @@ class LockNaming:
 
     def _invalid(self, problem: str) -> InvalidKey:
         return InvalidKey(f"task {self.task_name!r}: {problem}")
-
-
-def normalise_unique_on(value: object) -> tuple[str, ...] | str | None:
-    """``None``, ``"*"``, or a tuple of names; a plain string is one name.
-
-    Raises ``ValueError`` with the end of a sentence that begins with "unique_on".
-    """
-    if value is None:
-        return None
-    if isinstance(value, str):
-        return "*" if value == "*" else (str.__str__(value),)
-    if not isinstance(value, (list, tuple, set, frozenset)):
-        raise ValueError(f"must be a list of argument names, '*' for all, or None, not {shown(value)}")
-    if not value:
-        raise ValueError("is empty: name at least one argument, or use None to lock on the task's name alone")
-    names: list[str] = []
-    for name in value:
-        if not isinstance(name, str):
-            raise ValueError(f"must hold argument names as str, not {shown(name)}")
-        if name == "*":
-            raise ValueError("has '*' among other names: write unique_on='*' for all arguments")
-        names.append(str.__str__(name))
-    return tuple(names)
-
-
-def _only_name(parameters: Mapping[str, Parameter], kind: object) -> str | None:
-    return next((name for name, parameter in parameters.items() if parameter.kind is kind), None)
 
 
 def _callable_name(function: object) -> str:

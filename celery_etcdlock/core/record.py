@@ -21,7 +21,7 @@ from enum import Enum
 from functools import lru_cache
 from typing import Any
 
-from celery_etcdlock.core.json_fields import count, number, text
+from celery_etcdlock.core.json_fields import count, number, optional, pair, several, text
 
 RECORD_VERSION = 1
 MAX_RECORD_BYTES = 8192
@@ -180,27 +180,18 @@ def encode_record(record: Record) -> bytes:
         "pid": record.pid,
         "since": record.since,
         "limit": record.limit,
+        "broker": record.broker,
+        "until": record.until,
+        "successor": record.successor,
+        # Older versions know a key by these two.
+        "handed_over": True if record.kind is KeyKind.HANDOVER else None,
+        "in_line": True if record.kind is KeyKind.POSITION else None,
+        "call": delivery.call,
+        "attempt": record.attempt,
+        "by_lease": None if record.by_lease is None else [record.by_lease.age_seconds, record.by_lease.term],
+        "about": None if record.about is None else _cut(record.about),
     }
-    if record.broker is not None:
-        fields["broker"] = record.broker
-    if record.until is not None:
-        fields["until"] = record.until
-    if record.successor is not None:
-        fields["successor"] = list(record.successor)
-    # Older versions know a key by these.
-    if record.kind is KeyKind.HANDOVER:
-        fields["handed_over"] = True
-    if record.kind is KeyKind.POSITION:
-        fields["in_line"] = True
-    if delivery.call is not None:
-        fields["call"] = delivery.call
-    if record.attempt is not None:
-        fields["attempt"] = record.attempt
-    if record.by_lease is not None:
-        fields["by_lease"] = [record.by_lease.age_seconds, record.by_lease.term]
-    if record.about is not None:
-        fields["about"] = _cut(record.about)
-    return _as_json(fields).encode()
+    return _as_json({name: value for name, value in fields.items() if value is not None}).encode()
 
 
 def _cut(text: str) -> str:
@@ -220,27 +211,27 @@ def decode_record(value: bytes) -> Record | None:
 def _decoded(value: bytes) -> Record | None:
     try:
         fields = json.loads(value)
-    except (ValueError, RecursionError):
-        return None
-    if not isinstance(fields, dict) or fields.get("v") is not RECORD_VERSION:
-        return None
-    try:
+        if not isinstance(fields, dict) or fields.get("v") is not RECORD_VERSION:
+            return None
+        task_id, *counts = several(fields["delivery"], 4)
+        retries, replacements, comebacks = map(count, counts)
+        by_lease = optional(fields, "by_lease", pair)
         record = Record(
-            _delivery(fields["delivery"], text(fields["call"]) if "call" in fields else None),
+            Delivery(text(task_id), retries, replacements, comebacks, optional(fields, "call", text)),
             text(fields["task"]),
             text(fields["host"]),
             count(fields["pid"]),
             number(fields["since"]),
             count(fields["limit"]),
-            text(fields["broker"]) if "broker" in fields else None,
-            number(fields["until"]) if "until" in fields else None,
+            optional(fields, "broker", text),
+            optional(fields, "until", number),
             _kind(fields),
-            _step(fields["successor"]) if "successor" in fields else None,
-            text(fields["attempt"]) if "attempt" in fields else None,
-            _end_by_lease(fields["by_lease"]) if "by_lease" in fields else None,
-            text(fields["about"]) if "about" in fields else None,
+            optional(fields, "successor", pair),
+            optional(fields, "attempt", text),
+            None if by_lease is None else EndByLease(*by_lease),
+            optional(fields, "about", text),
         )
-    except (KeyError, TypeError, ValueError, OverflowError):
+    except (KeyError, TypeError, ValueError, OverflowError, RecursionError):
         return None
     return record if record.limit >= 1 else None
 
@@ -254,22 +245,3 @@ def _kind(fields: dict[str, Any]) -> KeyKind:
     if fields.get("handed_over", False) is True:
         return KeyKind.HANDOVER
     return KeyKind.CLAIM if "until" in fields else KeyKind.HELD
-
-
-def _step(value: object) -> Step:
-    if not (isinstance(value, list) and len(value) == 2):
-        raise ValueError("not a step")
-    return count(value[0]), count(value[1])
-
-
-def _delivery(value: object, call: str | None) -> Delivery:
-    if not (isinstance(value, list) and len(value) == 4):
-        raise ValueError("not a delivery")
-    retries, replacements, comebacks = (count(number) for number in value[1:])
-    return Delivery(text(value[0]), retries, replacements, comebacks, call)
-
-
-def _end_by_lease(value: object) -> EndByLease:
-    if not (isinstance(value, list) and len(value) == 2):
-        raise ValueError("not an end")
-    return EndByLease(count(value[0]), count(value[1]))

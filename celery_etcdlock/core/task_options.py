@@ -11,7 +11,6 @@ from typing import Any
 
 from celery_etcdlock.core.declared import declared, declared_in
 from celery_etcdlock.core.lifetimes import LIFETIMES, Lifetime
-from celery_etcdlock.core.lock_names import normalise_unique_on
 from celery_etcdlock.core.policies import Policies, check_on_conflict, having
 from celery_etcdlock.core.value_checks import (
     check_limit,
@@ -25,13 +24,31 @@ from celery_etcdlock.core.value_checks import (
 from celery_etcdlock.errors import InvalidOption
 
 
+def _check_unique_on(value: object) -> tuple[str, ...] | str:
+    """``"*"``, or a tuple of names; a plain string is one name."""
+    if isinstance(value, str):
+        return "*" if value == "*" else (str.__str__(value),)
+    if not isinstance(value, (list, tuple, set, frozenset)):
+        raise ValueError(f"must be a list of argument names, '*' for all, or None, not {shown(value)}")
+    if not value:
+        raise ValueError("is empty: name at least one argument, or use None to lock on the task's name alone")
+    names: list[str] = []
+    for name in value:
+        if not isinstance(name, str):
+            raise ValueError(f"must hold argument names as str, not {shown(name)}")
+        if name == "*":
+            raise ValueError("has '*' among other names: write unique_on='*' for all arguments")
+        names.append(str.__str__(name))
+    return tuple(names)
+
+
 def _check_lock_key(value: Any) -> Any:
     """The shape alone: a template's fields and a callable need the signature, which `LockNaming` knows."""
     if isinstance(value, (list, tuple)):
         if not value or not all(isinstance(each, str) for each in value):
             raise ValueError("as a list must hold template strings, at least one")
         return tuple(value)
-    if value is not None and not isinstance(value, str) and not callable(value):
+    if not isinstance(value, str) and not callable(value):
         raise ValueError(f"must be a template string or a callable, not {shown(value)}")
     return value
 
@@ -51,7 +68,7 @@ class TaskOptions:
         "one is queued; `until_expired`, for `unique_for` seconds from the call",
     )
     unique_on: tuple[str, ...] | str | None = declared(
-        None, normalise_unique_on, 'argument names that make the key; `"*"` all of them; `None` the task\'s name alone'
+        None, _check_unique_on, 'argument names that make the key; `"*"` all of them; `None` the task\'s name alone'
     )
     lock_key: str | tuple[str, ...] | Callable[..., object] | None = declared(
         None,

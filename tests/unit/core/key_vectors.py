@@ -22,6 +22,7 @@ if __name__ == "__main__":  # the package's own __init__ may import Celery, whic
     sys.modules["celery_etcdlock"] = package
 
 from celery_etcdlock.core.lock_names import LockNaming
+from celery_etcdlock.core.task_options import TaskOptions
 
 Point = namedtuple("Point", "x y")
 
@@ -162,8 +163,15 @@ VECTORS = [
 ]
 
 
+def naming(task_name, signature, *, checked=None, hash_key=None, **options):
+    """As a task with these options has it."""
+    checks = TaskOptions.from_attributes(task_name, options)
+    made_of = {"unique_on": checks.unique_on, "lock_key": checks.lock_key}
+    return LockNaming(task_name, signature, checked=checked, hash_key=hash_key, **made_of)
+
+
 def spec_of(function, options):
-    return LockNaming(f"app.{function.__name__}", inspect.signature(function), **options)
+    return naming(f"app.{function.__name__}", inspect.signature(function), **options)
 
 
 def differing():

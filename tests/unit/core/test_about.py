@@ -13,15 +13,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from celery_etcdlock.core.about import MOST_CHARACTERS
-from celery_etcdlock.core.lock_names import LockNaming
 from celery_etcdlock.core.record import Delivery, Record, decode_record, encode_record
+from tests.unit.core.key_vectors import naming
 
 
 def sync(account_id: Any, full: bool = False, password: str | None = None, **more: Any) -> None: ...
 
 
 def about(*args: Any, hash_key: bytes | None = None, is_shown: Any = None, **kwargs: Any) -> str | None:
-    spec = LockNaming("t", inspect.signature(sync), unique_on=["account_id", "full", "password"], hash_key=hash_key)
+    spec = naming("t", inspect.signature(sync), unique_on=["account_id", "full", "password"], hash_key=hash_key)
     names = spec.names_for(args, kwargs, is_shown)
     found: str | None = names.about  # type: ignore[attr-defined]
     return found

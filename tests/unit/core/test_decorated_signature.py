@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from celery_etcdlock.core.lock_names import LockNaming
 from celery_etcdlock.errors import InvalidKey, InvalidOption
+from tests.unit.core.key_vectors import naming
 
 
 def hand_on(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -66,7 +67,7 @@ def take_away_unnamed(function: Callable[..., Any]) -> Callable[..., Any]:
 
 def spec(function: Callable[..., Any], **options: Any) -> LockNaming:
     checked = inspect.signature(function, follow_wrapped=False)
-    return LockNaming("task", inspect.signature(function), checked=checked, **options)
+    return naming("task", inspect.signature(function), checked=checked, **options)
 
 
 def account_session(account: Any, session: Any) -> Any:
@@ -149,7 +150,7 @@ def test_a_wrapper_with_a_signature_of_its_own_is_what_is_called() -> None:
         return session_account("S", account)
 
     checked = inspect.signature(wrapper, follow_wrapped=False)
-    assert list(LockNaming("task", checked, checked=checked, unique_on="*").signature.parameters) == ["account"]
+    assert list(naming("task", checked, checked=checked, unique_on="*").signature.parameters) == ["account"]
 
 
 @given(
@@ -171,7 +172,7 @@ def test_never_the_value_of_another_argument(
     ]
     inner = inspect.Signature(parameters)
     outer = inspect.signature(lambda *args, **kwargs: None)
-    key = LockNaming("task", inner, checked=outer, lock_key="{key}")
+    key = naming("task", inner, checked=outer, lock_key="{key}")
     values = {name: f"value of {name}" for name in names[added:]}
     args = () if given_by_name else tuple(values.values())
     try:

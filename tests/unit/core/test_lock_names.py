@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from celery_etcdlock.core.lock_names import LockNaming
 from celery_etcdlock.core.name_escaping import escape_name
 from celery_etcdlock.errors import InvalidKey, InvalidOption
-from tests.unit.core.key_vectors import HASH_KEY, VECTORS, IntColor, StrColor, spec_of
+from tests.unit.core.key_vectors import HASH_KEY, VECTORS, IntColor, StrColor, naming, spec_of
 
 SCRIPT = Path(__file__).with_name("key_vectors.py")
 OTHER_PYTHONS = sorted(
@@ -34,7 +34,7 @@ def sync(account_id: object, full: bool = False) -> None: ...
 
 
 def spec_for(function: Callable[..., object] = sync, **options: Any) -> LockNaming:
-    return LockNaming("app.task", inspect.signature(function), **options)
+    return naming("app.task", inspect.signature(function), **options)
 
 
 def refused_option(function: Callable[..., object] = sync, **options: Any) -> str:
