@@ -1,6 +1,5 @@
 """What happens to locks, as frozen values, and who may listen.
 
-Each event has the lock's ``name`` and a ``record`` of the delivery that it happened to: task, task id, host, process.
 Times are in seconds.
 """
 
@@ -13,80 +12,72 @@ from celery_etcdlock.core.record import Record
 
 
 @dataclass(frozen=True, slots=True)
-class LockAcquired:
-    """``waited_seconds``: from the first request to the store until the lock was ours."""
+class _Event:
+    """``name`` is the lock's, ``record`` that of the delivery that it happened to: task, task id, host, process."""
 
     name: str
     record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class LockAcquired(_Event):
+    """``waited_seconds``: from the first request to the store until the lock was ours."""
+
     fencing_token: int
     waited_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class LockReleased:
+class LockReleased(_Event):
     """The holder let go. Each hold ends either with this or with ``LockWasLost``, if its process lives to tell."""
 
-    name: str
-    record: Record
     fencing_token: int
     held_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class LockConflicted:
+class LockConflicted(_Event):
     """Somebody else holds the lock. What the task does about it is its policy's: this needn't be its end."""
 
-    name: str
-    record: Record
     holder: Record | None
 
 
 @dataclass(frozen=True, slots=True)
-class LockWaiting:
+class LockWaiting(_Event):
     """A place in line was taken behind ``holder``."""
 
-    name: str
-    record: Record
     holder: Record | None
 
 
 @dataclass(frozen=True, slots=True)
-class LockWasLost:
-    name: str
-    record: Record
+class LockWasLost(_Event):
     fencing_token: int
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class TaskDeduplicated:
+class TaskDeduplicated(_Event):
     """A task ended without having run, because of its lock. ``reason`` is what its result says.
 
     ``joined``: the id of the task whose result it took on; ``None`` if it was skipped.
     """
 
-    name: str
-    record: Record
     reason: str
     joined: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class TickSent:
+class TickSent(_Event):
     """The beat at work sent a due task. ``record`` is its own, with the task's name and id."""
 
-    name: str
-    record: Record
     entry: str
     late_seconds: float
 
 
 @dataclass(frozen=True, slots=True)
-class BeatTookOver:
+class BeatTookOver(_Event):
     """A beat is at work now. ``takeovers``: how often the work has changed hands before."""
 
-    name: str
-    record: Record
     fencing_token: int
     takeovers: int
 

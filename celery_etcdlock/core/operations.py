@@ -66,7 +66,18 @@ class RevokeLease:
 
 
 @dataclass(frozen=True, slots=True)
-class TryAcquire:
+class _Write:
+    """A key under a lock's name that is written on our lease, if the session's epoch is as given."""
+
+    lease: int
+    epoch: int
+    name: str
+    token: str
+    record: Record
+
+
+@dataclass(frozen=True, slots=True)
+class TryAcquire(_Write):
     """Put our key if all keys under the name were created at or before ``seen_revision`` (0: if there are none).
 
     Where the record's delivery knows its ``call``, it is told as well whether that has run (``Release.done``): here, in
@@ -75,30 +86,19 @@ class TryAcquire:
     -> Owned | Present | EpochMoved | SessionGone. Repeating it finds our own key and answers ``Owned``.
     """
 
-    lease: int
-    epoch: int
-    name: str
-    token: str
-    record: Record
     seen_revision: int = 0
 
 
 @dataclass(frozen=True, slots=True)
-class Enqueue:
+class Enqueue(_Write):
     """Put our key behind all others, unless it is there.
 
     -> Queued when it was put now, Present when it was there | EpochMoved | SessionGone
     """
 
-    lease: int
-    epoch: int
-    name: str
-    token: str
-    record: Record
-
 
 @dataclass(frozen=True, slots=True)
-class Promote:
+class Promote(_Write):
     """Rewrite a key, on our lease, if its ``mod_revision`` is as given and, with ``alone``, no key precedes it.
 
     So a waiter becomes owner, and a key changes hands: from a message to its worker, from a worker to the retry of its
@@ -108,11 +108,6 @@ class Promote:
     -> Owned | Present | EpochMoved | SessionGone
     """
 
-    lease: int
-    epoch: int
-    name: str
-    token: str
-    record: Record
     create_revision: int
     mod_revision: int
     alone: bool
