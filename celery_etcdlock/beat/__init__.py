@@ -17,8 +17,8 @@ States of a process::
 *Standing by* is a queue position for the lock, woken by a watch (``locking.leader_election``). *Taking over* reads what
 the last beat left (``core.beat_state``) and makes the scheduler. *At work*, each due entry goes through three steps
 (``beat.scheduler_guard``): its tick is claimed in etcd, in a transaction that compares the lock's fencing token and the
-entry's state; it is sent, if the lock can still be trusted; it is confirmed, with the next claim or before going to
-sleep.
+entry's state; it is sent, if the lock can still be trusted (``beat.tick_sender``); it is confirmed, with the next claim
+or before going to sleep.
 
 *Trust.* Like any holder, a process trusts its lock until the trust deadline. It checks that before each send, and
 interrupts a send that hangs then. A process that was paused between check and send may send one tick late. Its claim is

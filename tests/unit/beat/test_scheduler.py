@@ -26,8 +26,8 @@ from celery_etcdlock import EtcdLocks
 from celery_etcdlock.beat import EtcdScheduler
 from celery_etcdlock.beat import leader_term as term_module
 from celery_etcdlock.beat import scheduler as scheduler_module
-from celery_etcdlock.beat import scheduler_guard as guard_module
 from celery_etcdlock.beat.leader_term import WORK, segment_of
+from celery_etcdlock.beat.tick_sender import TickSender
 from celery_etcdlock.core.beat_state import ABSENT_SECONDS, EntryState, Phase, decode_state, encode_state
 from celery_etcdlock.core.operations import (
     FenceSession,
@@ -119,9 +119,9 @@ class World:
         self.store = Store()
         monkeypatch.setattr(scheduler_module, "open_stores", lambda settings: (self.store, self.store))
         monkeypatch.setattr(scheduler_module, "LONGEST_WAIT_SECONDS", 0.1)
-        monkeypatch.setattr(guard_module, "RETRY_SECONDS", 0.2)
+        monkeypatch.setattr(TickSender, "_retry_seconds", 0.2)
         monkeypatch.setattr(term_module, "GRACE_SECONDS", 0.5)
-        monkeypatch.setattr(guard_module, "REFUSED_SECONDS", 0.3)
+        monkeypatch.setattr(TickSender, "_refused_seconds", 0.3)
         self.inner = type(
             "Sends", (Sends,), {"sent": [], "trouble": lambda name: None, "afterwards": lambda name: None}
         )
