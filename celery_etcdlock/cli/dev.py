@@ -24,14 +24,13 @@ from celery_etcdlock.cli.common import NOT_DONE, app_of, fail
 from celery_etcdlock.cli.dev_binary import NEWER, Binary, CannotStart, find_binary
 from celery_etcdlock.cli.dev_folder import DevFolder
 from celery_etcdlock.core.check_results import Level, version_check_result
+from celery_etcdlock.core.settings import LOGIN
 from celery_etcdlock.testing.etcd_server import EtcdServer, free_ports
 
 HOST = "127.0.0.1"
 DEFAULT_PORT = 2379
 FOLDER = ".etcdlock-dev"
 START_SECONDS = 60.0
-#: What an etcd that is open to this machine must not be asked with.
-CREDENTIALS = ("username", "password", "ca_cert", "client_cert", "client_key", "channel")
 
 
 @click.command(name="dev")
@@ -170,7 +169,7 @@ def _settings_lines(app: Celery, endpoint: str) -> Iterator[str]:
         credentials = []
         leads_here = False
     else:
-        credentials = [each for each in CREDENTIALS if getattr(settings, each) is not None]
+        credentials = [each for each in (*LOGIN, "channel") if getattr(settings, each) is not None]
         leads_here = settings.endpoints == (endpoint,)
     if leads_here and not credentials:
         yield f"The settings of {name} lead to it already."

@@ -127,18 +127,15 @@ def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[Ch
             text += f"; in use there: {printable(', '.join(traces.others))}"
         yield CheckResult(Level.WARNING, "locks", text, CHECK_PLACE)
     own = broker_fingerprint(app_of(context))
-    foreign = [entry for entry in entries if (record := entry.key.record) and record.broker not in (None, own)]
-    if foreign:
+    if foreign := [entry for entry in entries if (record := entry.key.record) and record.broker not in (None, own)]:
         text = f"{len(foreign)} of them belong to tasks of another broker, such as {printable(foreign[0].name)}"
         remedy = "if these are two deployments, give each its own etcdlock_prefix; else they skip each other's tasks"
         yield CheckResult(Level.WARNING, "locks", text, remedy)
-    unreadable = [entry for entry in entries if entry.key.record is None]
-    if unreadable:
+    if unreadable := [entry for entry in entries if entry.key.record is None]:
         text = f"{len(unreadable)} can't be read, such as {printable(unreadable[0].name)}: they count as held"
         remedy = "a newer version wrote them, or somebody else: see `etcdlock show`"
         yield CheckResult(Level.WARNING, "locks", text, remedy)
-    leaseless = [entry for entry in entries if not entry.lease]
-    if leaseless:
+    if leaseless := [entry for entry in entries if not entry.lease]:
         text = f"{len(leaseless)} have no lease and never expire, such as {printable(leaseless[0].name)}"
         yield CheckResult(Level.BROKEN, "locks", text, "`celery etcdlock release --force` frees them")
 

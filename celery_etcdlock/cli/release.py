@@ -127,10 +127,10 @@ def _free(inspector: Inspector, entry: KeyEntry, timeout_seconds: float, *, forc
         return True
     click.echo(f"{name}: asked its holder to release it; waiting up to {timeout_seconds:g} s")
     watch = _Renewals(inspector, entry)
-    if _wait_until_gone(inspector, entry, timeout_seconds, watch):
+    if watch.wait_until_gone(timeout_seconds):
         click.echo(f"{name}: {'its lease ran out, its holder was gone' if watch.ran_out else 'released'}")
         return True
-    click.echo(f"{name}: still held. {watch.verdict(entry)}", err=True)
+    click.echo(f"{name}: still held. {watch.verdict()}", err=True)
     return False
 
 
@@ -146,17 +146,27 @@ class _Renewals:
 
     def __init__(self, inspector: Inspector, entry: KeyEntry) -> None:
         self._inspector = inspector
-        self._lease = entry.lease
+        self._entry = entry
         self._looked_at = -math.inf
         self._began = time.monotonic()
         self._ttl: float | None = None
         self._renewed = False
 
-    def look(self) -> None:
+    def wait_until_gone(self, timeout_seconds: float) -> bool:
+        deadline = time.monotonic() + timeout_seconds
+        self._look()
+        while self._inspector.is_there(self._entry):
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(POLL_SECONDS)
+            self._look()
+        return True
+
+    def _look(self) -> None:
         now = time.monotonic()
         if now - self._looked_at < TTL_SECONDS:
             return
-        ttl = self._inspector.ttls([self._lease]).get(self._lease)
+        ttl = self._inspector.ttls([self._entry.lease]).get(self._entry.lease)
         if ttl is not None:
             self._renewed = self._renewed or (self._ttl is not None and ttl > self._ttl)
             self._ttl, self._looked_at = ttl, now
@@ -166,7 +176,7 @@ class _Renewals:
         """Whether the key is gone because its lease is, not because somebody released it."""
         return not self._renewed and self._ttl is not None and time.monotonic() - self._looked_at >= self._ttl
 
-    def verdict(self, entry: KeyEntry) -> str:
+    def verdict(self) -> str:
         """Why the lock is still held, as far as it can be seen."""
         if not self._renewed and self._ttl is not None:
             return (
@@ -174,7 +184,7 @@ class _Renewals:
                 f"within a third of its TTL: if its host is gone, the lock is free in {duration(self._ttl)}, or now by "
                 "--force."
             )
-        if _is_of_task(entry):
+        if _is_of_task(self._entry):
             return (
                 "Its holder lives and was asked; a task with on_lock_lost='flag', or one that catches LockLost, ends "
                 "when it likes. --force deletes the key."
@@ -182,14 +192,3 @@ class _Renewals:
         return (
             "Its process lives and was asked (held.lost, on_lost); it releases when it likes. --force deletes the key."
         )
-
-
-def _wait_until_gone(inspector: Inspector, entry: KeyEntry, timeout_seconds: float, watch: _Renewals) -> bool:
-    deadline = time.monotonic() + timeout_seconds
-    watch.look()
-    while inspector.is_there(entry):
-        if time.monotonic() >= deadline:
-            return False
-        time.sleep(POLL_SECONDS)
-        watch.look()
-    return True

@@ -100,15 +100,13 @@ def beat_check_results(view: BeatView, now: float) -> Iterable[CheckResult]:
     else:
         text = f"at work on {who}, and nobody stands by"
         yield CheckResult(Level.WARNING, subject, text, "start a second one, on another host")
-    overdue = view.overdue(now)
-    if overdue:
+    if overdue := view.overdue(now):
         text = f"{len(overdue)} entries are overdue by more than {OVERDUE_SECONDS:.0f} s, such as {overdue[0].name!r}"
         yield CheckResult(Level.WARNING, subject, text, "see the log of the beat at work: is the broker away?")
-    ahead = [one for one in view.entries if one.last_run_at > now + OVERDUE_SECONDS]
-    if ahead:
+    if ahead := [one for one in view.entries if one.last_run_at > now + OVERDUE_SECONDS]:
         text = f"{len(ahead)} entries ran last in the future, such as {ahead[0].name!r}"
         yield CheckResult(Level.WARNING, subject, text, "the clock of a host that was at work is wrong: run NTP there")
-    doubtful = [one for one in view.entries if one.phase is Phase.CLAIMED and now - one.last_run_at > OVERDUE_SECONDS]
-    if doubtful:
+    claimed = [one for one in view.entries if one.phase is Phase.CLAIMED]
+    if doubtful := [one for one in claimed if now - one.last_run_at > OVERDUE_SECONDS]:
         text = f"{len(doubtful)} ticks are claimed and not confirmed, such as one of {doubtful[0].name!r}"
         yield CheckResult(Level.WARNING, subject, text, "they wait for the broker: see the log of the beat at work")

@@ -73,13 +73,6 @@ class _Walk:
         self._seen = 0
 
     def text(self, value: Any) -> str:
-        kind = type(value)
-        scalar = _SCALARS.get(kind)
-        if scalar is not None:
-            return scalar(value)
-        container = _CONTAINERS.get(kind)
-        if container is not None:
-            return self._within(container, value)
         base = base_of(value)
         if base in _SCALARS:
             return _SCALARS[base](value)
@@ -87,10 +80,10 @@ class _Walk:
             return self._within(_CONTAINERS[base], value)
         if isinstance(value, Enum):
             raise _RefusedError(
-                f"it is a member of the Enum {_type_name(kind)}, which has no plain value "
+                f"it is a member of the Enum {_type_name(type(value))}, which has no plain value "
                 "(only an Enum that is also a str or an int has); pass its .value"
             )
-        raise _RefusedError(f"it is of type {_type_name(kind)}, which has no canonical form")
+        raise _RefusedError(f"it is of type {_type_name(type(value))}, which has no canonical form")
 
     def _within(self, write: Callable[[_Walk, Any], str], container: Any) -> str:
         me = id(container)
@@ -203,14 +196,6 @@ def _datetime(value: datetime) -> str:
         return f"datetime(0001-01-01T00:00:00+00:00+{_microseconds(wall - datetime.min - offset)}us)"
 
 
-def _time(value: time) -> str:
-    return f"time({time.isoformat(value)})"
-
-
-def _date(value: date) -> str:
-    return f"date({date.isoformat(value)})"
-
-
 def _microseconds(value: timedelta) -> int:
     return (value.days * 86400 + value.seconds) * 1_000_000 + value.microseconds
 
@@ -257,8 +242,8 @@ _SCALARS: dict[type, Callable[[Any], str]] = {
     bytearray: _bytes,
     memoryview: _bytes,
     datetime: _datetime,
-    date: _date,
-    time: _time,
+    date: lambda value: f"date({date.isoformat(value)})",
+    time: lambda value: f"time({time.isoformat(value)})",
     timedelta: lambda value: f"timedelta({_microseconds(value)}us)",
     Decimal: lambda value: f"decimal({decimal_digits(value)})",
     UUID: lambda value: f"uuid({UUID(int=value.int)})",

@@ -31,7 +31,7 @@ from celery_etcdlock.core.call_arguments import CallArguments
 from celery_etcdlock.core.canonical import canonical_text
 from celery_etcdlock.core.decorated_signature import Decorated, hides
 from celery_etcdlock.core.name_template import NameTemplate
-from celery_etcdlock.core.value_checks import did_you_mean, kind_of
+from celery_etcdlock.core.value_checks import kind_of, no_such_argument
 from celery_etcdlock.errors import InvalidKey, InvalidOption
 
 DIGEST_HEX_DIGITS = 32
@@ -162,11 +162,7 @@ class LockNaming:
         names = known if unique_on == "*" else unique_on
         for name in names:
             if name not in known and not (self._open_ended and name.isidentifier()):
-                has = ", ".join(known) if known else "no arguments at all"
-                raise InvalidOption(
-                    f"task {self.task_name!r}: unique_on names {name!r}, which is no argument of the task"
-                    f"{did_you_mean(name, known)}: it has {has}"
-                )
+                raise InvalidOption(f"task {self.task_name!r}: unique_on {no_such_argument(name, known)}")
             if name in self._defaults:
                 self._check_default(name)
         return tuple((name, f"{encode_basestring_ascii(name)}:") for name in sorted(set(names)))

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 from uuid import UUID
 
 from celery_etcdlock.core.canonical import base_of, decimal_digits
-from celery_etcdlock.core.value_checks import did_you_mean
+from celery_etcdlock.core.value_checks import no_such_argument
 from celery_etcdlock.errors import InvalidKey, InvalidOption
 
 _field = re.compile(r"(?P<argument>[^.\[\]]+)(?P<steps>(?:\.[^.\[\]]+|\[[^\[\]]+\])*)").fullmatch
@@ -56,7 +56,8 @@ class NameTemplate:
                 parts.append(_Part(literal, None, (), "", ""))
                 continue
             if not field or field.isdigit():
-                raise refuse(f"has the positional field {{{field}}}: name an argument, {_listed(known)}")
+                has = ", ".join(known) or "no arguments at all"
+                raise refuse(f"has the positional field {{{field}}}: name an argument, {has}")
             match = _field(field)
             if match is None:
                 raise refuse(
@@ -64,8 +65,7 @@ class NameTemplate:
                 )
             argument = match["argument"]
             if argument not in known and not (open_ended and argument.isidentifier()):
-                hint = did_you_mean(argument, known)
-                raise refuse(f"names {argument!r}, which is no argument of the task{hint}: it has {_listed(known)}")
+                raise refuse(no_such_argument(argument, known))
             steps = tuple(_steps(match["steps"]))
             for attribute, _ in steps:
                 if attribute.startswith("_"):
@@ -144,7 +144,3 @@ _PLAIN: dict[type | None, Callable[[Any, str], str]] = {
     datetime: lambda value, spec: datetime.strftime(value, spec) if spec else datetime.isoformat(value),
     date: lambda value, spec: date.strftime(value, spec) if spec else date.isoformat(value),
 }
-
-
-def _listed(names: tuple[str, ...]) -> str:
-    return ", ".join(names) if names else "no arguments at all"

@@ -42,6 +42,8 @@ from celery_etcdlock.errors import InvalidSetting
 
 PREFIX_OF_NAMES = "etcdlock_"
 ENDPOINTS_VARIABLE = "ETCDLOCK_ENDPOINTS"
+#: Settings, without their prefix, that say how to log in to an etcd.
+LOGIN = ("username", "password", "ca_cert", "client_cert", "client_key")
 
 
 @dataclass(frozen=True)
@@ -189,8 +191,7 @@ class Settings:
 
     def at(self, endpoints: tuple[str, ...]) -> Settings:
         """The same at other endpoints, of a store without TLS or users."""
-        no_login = dict.fromkeys(("username", "password", "ca_cert", "client_cert", "client_key", "channel"))
-        return replace(self, endpoints=endpoints, **no_login)  # type: ignore[arg-type]
+        return replace(self, endpoints=endpoints, **dict.fromkeys((*LOGIN, "channel")))  # type: ignore[arg-type]
 
     def _check_together(self) -> None:
         for pair in (("username", "password"), ("client_cert", "client_key")):
@@ -204,7 +205,7 @@ class Settings:
                     f"lower etcdlock_timeout or raise {name}"
                 )
         if self.channel is not None:
-            for name in ("username", "password", "ca_cert", "client_cert", "client_key"):
+            for name in LOGIN:
                 if getattr(self, name) is not None:
                     raise InvalidSetting(
                         f"etcdlock_channel and etcdlock_{name} are both set: the channel brings its own "

@@ -36,21 +36,22 @@ class Timeline:
             self.begin(happening.entry, now)
             self._going_on[happening.entry.name, happening.entry.key.token].began = now
         elif happening.kind is Kind.RELEASED:
-            hold = self._going_on.pop((happening.entry.name, happening.entry.key.token), None)
-            if hold is not None:
-                hold.ended = now
-                self._ended.append(hold)
+            self._end((happening.entry.name, happening.entry.key.token), now)
 
     def restart(self, owners: list[KeyEntry], now: float) -> None:
         """Changes were missed: these own their locks now, and those that aren't among them ended at some time."""
         there = {(entry.name, entry.key.token) for entry in owners}
         for key in [key for key in self._going_on if key not in there]:
-            hold = self._going_on.pop(key)
-            hold.ended = now
-            self._ended.append(hold)
+            self._end(key, now)
         for entry in owners:
             if (entry.name, entry.key.token) not in self._going_on:
                 self.begin(entry, now)
+
+    def _end(self, key: tuple[str, str], now: float) -> None:
+        hold = self._going_on.pop(key, None)
+        if hold is not None:
+            hold.ended = now
+            self._ended.append(hold)
 
     def bars(self, now: float) -> list[dict[str, Any]]:
         """Every hold that reaches into the last ``seconds``, for JSON."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 # etcd raises a lease's TTL to its own least, one and a half election timeouts, which is 2 s by default, and
@@ -42,6 +42,12 @@ def did_you_mean(name: str, known: Iterable[str], *, prefix: str = "") -> str:
     candidates = sorted(word.removeprefix(prefix) for word in known)
     close = difflib.get_close_matches(name.removeprefix(prefix), candidates, n=1, cutoff=0.6)
     return f" (did you mean {prefix + close[0]!r}?)" if close else ""
+
+
+def no_such_argument(name: str, known: Sequence[str]) -> str:
+    """What to say of a name in ``unique_on`` or ``lock_key``."""
+    has = ", ".join(known) if known else "no arguments at all"
+    return f"names {name!r}, which is no argument of the task{did_you_mean(name, known)}: it has {has}"
 
 
 def choice(*allowed: str) -> Callable[[Any], str]:
