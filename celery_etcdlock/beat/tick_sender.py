@@ -87,7 +87,7 @@ class TickSender(Scheduler):
         self.term.sent(tick)
         current = self.schedule.get(cast("str", entry.name))
         if tick.late_in_sending and current is not None:
-            # It stands for all ticks that fell due meanwhile: the next one is counted from now.
+            # It replaces all ticks that fell due meanwhile: the next one is counted from now.
             set_run(current, tick.state.last_run_at, tick.state.count)
             self._heap = None
         return result

@@ -36,7 +36,7 @@ def _row(lock: LockEntry, owner: KeyEntry | None, ttls: Mapping[int, float], now
     return (
         printable(lock.name),
         printable(record.about or "-"),
-        # A lock without a task: what it is for stands where a task's name does.
+        # A lock without a task has what it is for in the column of the task's name.
         "-" if by_process else printable(record.delivery.task_id),
         printable(record.task),
         f"{printable(record.host)}:{record.pid}",

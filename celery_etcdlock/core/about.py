@@ -36,7 +36,7 @@ IsShown = Callable[[str, Any], bool]
 
 
 def about(arguments: Iterable[tuple[str, Any, IsShown | None]]) -> str:
-    """``arguments`` in words: names, values, and what says of a value's text, and the value, whether it may be seen."""
+    """``arguments`` in words. Each has a name, a value, and a function of its text and value: may it be shown?"""
     parts: list[str] = []
     left = MOST_CHARACTERS
     for name, value, is_shown in arguments:
@@ -56,7 +56,7 @@ def _shown(name: str, value: Any, is_shown: IsShown | None) -> str:
 
 
 def value_in_words(value: Any, depth: int = 2) -> str:
-    """One that has a place in a key (``core.canonical``), as short as it goes; never asks an unknown object."""
+    """A value that a key can be made of (``core.canonical``), in short. Never calls an unknown object."""
     if isinstance(value, Enum):
         value = value.value
     base = base_of(value)

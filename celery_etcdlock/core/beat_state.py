@@ -1,4 +1,4 @@
-"""What a scheduler (celery beat) keeps about its entries in the lock store, for the next one to go on with.
+"""What a scheduler (celery beat) keeps about its entries in the lock store, so that the next one can continue.
 
 One ``EntryState`` for each entry of the schedule, rewritten with each tick, never deleted by an end of a lease. A
 *tick* is one time at which an entry was due; its identity is the entry's name, its schedule and that time. It goes
@@ -6,15 +6,15 @@ through these phases. Each is written by the scheduler that holds the beat's loc
 guards and that compares the state as it was read (``operations.SaveStates``)::
 
     WAITING ---> CLAIMED ---> PUBLISHED      at least once: claimed, sent, confirmed
-            `--> PUBLISHED                   at most once: the claim stands for the sending
+            `--> PUBLISHED                   at most once: the claim counts as sent
             `--> SKIPPED                     found when it was too old to be caught up with
 
 A tick that the next scheduler finds CLAIMED may have been sent or not. It is sent again under the same task id, so that
 whoever runs tasks can tell; with at most once there is no such phase, and what wasn't sent is lost.
 
-Anyone may write under our prefix, so what is read is trusted for nothing: a state that doesn't parse is no state, but
-one of a newer version is *unreadable*, and a scheduler that meets it must not go on: it would fire what the newer one
-has fired.
+Anyone may write under our prefix, so we trust nothing that we read. A state that doesn't parse is no state. One of a
+newer version is *unreadable*, and a scheduler that reads it must not schedule: it would send what the newer one has
+sent.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def later_run(state: EntryState, own_last_run: float | None, now: float) -> floa
 
 
 def not_from_the_future(state: EntryState, now: float) -> EntryState:
-    """A last run far ahead of our clock was written by one that went wrong: it counts as now.
+    """A last run far ahead of our clock counts as now: the clock that wrote it was wrong.
 
     Else the entry wouldn't run for as long as that clock was ahead.
     """

@@ -3,14 +3,14 @@
 The text is what goes into a lock key's digest, so two rules hold:
 
 * **Different values differ.** Each type has a form of its own: strings are quoted, containers bracketed, and
-  everything that JSON has no word for wears its type's name, ``date(2024-02-29)``. What may share a text is
-  said in the table in ``docs/keys.md``, and nowhere else.
+  everything that JSON has no word for has its type's name around it, ``date(2024-02-29)``. The table in
+  ``docs/keys.md`` lists what may share a text; nothing else does.
 * **One value, one text, on both sides of the broker.** Celery serialises arguments as JSON by default. The
   producer sees a tuple where the worker sees a list, the key ``1`` where the worker sees ``"1"``. Both must
-  come to the same lock, so whatever JSON makes equal is equal here.
+  use the same lock, so whatever JSON makes equal is equal here.
 
-Anything else is refused rather than guessed at: ``repr()`` of an unknown object may hold its address, which
-makes a key that never repeats, and a lock that never locks. Errors name the path to the value and its type,
+Any other value is refused. Its ``repr()`` may hold its address; that would make a key that never repeats, and a lock
+that never locks. Errors name the path to the value and its type,
 never its content, which may be secret.
 
 The text is pure ASCII. It is bounded: no cycles, `MAX_DEPTH` levels, `MAX_VALUES` values.
@@ -221,7 +221,7 @@ def _key(key: Any) -> str:
 
 
 def _key_in_path(key: Any, number: int) -> str:
-    """A short word is a field's name; anything else may be data, so only its place is told."""
+    """A short word is a field's name; anything else may be data, so only its number is shown."""
     if type(key) is str and key.isidentifier() and len(key) <= 40:
         return f".{key}"
     return f"[key {number}]"

@@ -12,7 +12,7 @@ _FIRST_GOOD: dict[tuple[int, int], tuple[int, str]] = {
     (3, 6): (14, "before 3.6.14 it has known defects in leases and authentication"),
     (3, 7): (1, "3.7.0 was followed by fixes"),
 }
-# Not merely old: these lose or corrupt what locks stand on.
+# Not merely old: these lose or corrupt the data of locks.
 _INCONSISTENT = ((3, 5, 0), (3, 5, 5))
 
 

@@ -1,16 +1,16 @@
-"""What to do when the lock can't be had: somebody holds it, or nobody can tell.
+"""What a task does that can't acquire its lock: somebody holds it, or etcd is unreachable.
 
 Pure decisions, from how the task was called and whose the lock is. Who holds it matters first:
 
-* a *copy* of this very message (a redelivery) holds it: the work is being done, or will turn out not to be. Neither
-  drop the copy nor run it beside the first: come back.
-* a *predecessor* holds it (the delivery that this one retries or replaces): it is about to let go. No conflict: wait
-  for its release for a moment, then come back.
+* a *copy* of this very message (a redelivery) holds it: the work is being done, or its worker has died. Neither drop
+  this copy nor run it beside the first: come back.
+* a *predecessor* holds it (the delivery that this one retries or replaces): it is about to release the lock. No
+  conflict: wait a moment for that, then come back.
 * a *stranger* holds it: a conflict, and the policy decides.
 
-A task that was called directly, as a plain function, can neither be skipped (an exception that Celery understands would
-end the task around it) nor come back: it raises. In a chord's header a skipped member would fail the body, so there the
-policy is ``retry`` unless the user chose one for the task.
+A task that was called as a plain function raises. It can't be skipped, for the exception by which Celery skips a task
+would end the task around it; and it has no message that could come back. In a chord's header a skipped member would
+fail the body, so there the policy is ``retry`` unless the user chose one for the task.
 """
 
 from __future__ import annotations
@@ -27,9 +27,9 @@ PREDECESSOR_SECONDS = 1.0
 
 FIRST_CONFLICT_SECONDS = 0.5
 LONGEST_CONFLICT_SECONDS = 15.0
-#: For those whose place is kept: being late costs them nothing but the time that the lock is free meanwhile.
+#: For messages with a queue position: coming back late costs them only the time that the lock is free meanwhile.
 LONGEST_WAIT_SECONDS = 5.0
-#: Of the time that a copy has waited: at most by so much longer it waits than it had to.
+#: A copy's delay, as a part of the time that it has waited: it comes back at most so much too late.
 COPY_PART = 0.25
 FIRST_OUTAGE_SECONDS = 1.0
 LONGEST_OUTAGE_SECONDS = 60.0
@@ -72,7 +72,7 @@ class Fail:
 class Reschedule:
     """Send the message back to its queue, to come again after so many seconds; ``comebacks`` goes along.
 
-    ``in_line``: with a place in line. ``replaces``: after the holder was asked to let go.
+    ``in_line``: with a queue position. ``replaces``: after the holder was asked to release the lock.
     """
 
     seconds: float
@@ -91,7 +91,7 @@ class Join:
 
 @dataclass(frozen=True, slots=True)
 class WaitForPredecessor:
-    """Stay, and wait in line for so many seconds."""
+    """Keep the pool slot, and wait as a waiter for so many seconds."""
 
     seconds: float
 

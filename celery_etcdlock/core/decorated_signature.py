@@ -1,13 +1,13 @@
-"""The arguments by name of a call whose function is wrapped in a decorator that takes whatever comes.
+"""The arguments by name of a call whose function is wrapped in a decorator that takes any arguments.
 
-A call is made to the wrapper: it is the wrapper's signature, ``(*args, **kwargs)`` mostly, that Celery checks. The
-names that a key is made of are those of the function inside (``functools.wraps`` says which). In between, the wrapper
-may hand all on as it is, add an argument (a session, a client), or take one away. So:
+The caller calls the wrapper, and Celery checks the wrapper's signature, mostly ``(*args, **kwargs)``. A key is made of
+the names of the function inside (``functools.wraps`` says which function). In between, the wrapper may hand all
+arguments on, add one (a session, a client), or remove one. So:
 
-* What the wrapper names itself is bound as it says. What only it names, it takes away.
-* What fits the function inside is handed on as it is.
-* Else the wrapper adds some: those that the caller can't have meant, which the key isn't made of. Where it depends on
-  which of them are added what a name of the key stands for, there is no telling, and no guess.
+* Arguments that the wrapper names are bound by its signature. Those that only the wrapper names, it removes.
+* If the rest fits the function inside, the wrapper hands it on as it is.
+* Else the wrapper adds arguments, none of them one that the key is made of. If the value of a name in the key depends
+  on which ones it adds, nobody can know it, and the call is refused.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from typing import Any
 from celery_etcdlock.core.call_arguments import bound
 from celery_etcdlock.errors import InvalidKey
 
-#: More added arguments than that nobody looks for.
+#: The most added arguments that are looked for.
 MOST_ADDED = 3
 _POSITIONAL = (Parameter.POSITIONAL_ONLY, Parameter.POSITIONAL_OR_KEYWORD)
 _VARIABLE = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)

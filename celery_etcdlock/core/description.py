@@ -7,7 +7,7 @@ from celery_etcdlock.core.record import DIRECT_PREFIX, STANDALONE_PREFIX, KeyKin
 
 UNREADABLE = "something that isn't celery-etcdlock, or is a newer version of it"
 
-#: What a key that no process renews stands for, behind the task that put it.
+#: What a key that no process renews is, behind the task that put it.
 _STANDS_FOR = {
     KeyKind.HELD: "",
     KeyKind.CLAIM: ", queued, published",

@@ -29,7 +29,7 @@ class LockAcquired(_Event):
 
 @dataclass(frozen=True, slots=True)
 class LockReleased(_Event):
-    """The holder let go. Each hold ends either with this or with ``LockWasLost``, if its process lives to tell."""
+    """The holder released it. Each hold ends with this or with ``LockWasLost``, unless its process dies."""
 
     fencing_token: int
     held_seconds: float
@@ -37,14 +37,14 @@ class LockReleased(_Event):
 
 @dataclass(frozen=True, slots=True)
 class LockConflicted(_Event):
-    """Somebody else holds the lock. What the task does about it is its policy's: this needn't be its end."""
+    """Somebody else holds the lock. The policy decides what the task does: this needn't be its end."""
 
     holder: Record | None
 
 
 @dataclass(frozen=True, slots=True)
 class LockWaiting(_Event):
-    """A place in line was taken behind ``holder``."""
+    """A waiter queues behind ``holder``."""
 
     holder: Record | None
 

@@ -1,23 +1,23 @@
 """When a key's time is over, and who may say so.
 
-Only keys that stand without renewal have a time: those of messages that haven't started, fixed windows, least holds and
-places in line. A holder that runs has none: its lease decides. Anybody may delete a key whose time is over, as it was
-read, so a wrong judgement frees a lock that others count on.
+Only keys that nobody renews have a time: claims and queue positions of messages that haven't started, handovers, fixed
+windows and least holds. A holder that runs has none: its lease decides. Anybody may delete a key whose time is over, as
+it was read. So a wrong judgement frees a lock that others count on.
 
-*Two clocks.* The record says until when the key stands by its writer's wall clock (``until``), and how old the key's
-lease is then by the store's clock (``by_lease``). The lease is shared, and nobody renews it, so its age is a clock that
-all see alike. The wall clock is only the cheap trigger: a key that *seems* over is looked up in the store, which says
-how old the lease is at least. Not old enough: it stands, for as long as is missing, whatever our wall clock says. So a
-clock that is ahead costs questions and frees nothing; for one that is behind the writer's, a key stands as much
-longer, at most until its lease ends.
+*Two clocks.* The record says when the key expires: by its writer's wall clock (``until``), and by the age that its
+lease has then on the store's clock (``by_lease``). Nobody renews that lease, so all see the same age. The wall clock is
+only the cheap trigger. When a key *seems* expired, we ask the store how old the lease is at least. If it isn't old
+enough, the key is kept for as long as is missing, whatever our wall clock says. So a clock that is ahead costs requests
+and frees nothing. With a clock that is behind the writer's, a key is kept longer by as much, at most until its lease
+ends.
 
 *Elections.* A new leader counts the age of each lease anew. Once the term isn't that of the lease's grant any more, the
-age says only that the key isn't over *yet*: so ``LONGEST_SKEW_SECONDS`` after ``until`` the wall clock decides. Without
-that, a window of a day would stand for two after an election in its last hour (rule 11). The same holds for a record
-without ``by_lease``, of an older version.
+age is too low and can't say that a key has expired. So ``LONGEST_SKEW_SECONDS`` after ``until`` the wall clock decides.
+Without that, a window of a day would last for two after an election in its last hour (rule 11). A record of an older
+version, without ``by_lease``, is judged in the same way.
 
-*Trust.* A leader that was replaced and doesn't know it yet can't say too much: no lease here is ever renewed, so it can
-only be older. But such a leader may not know the lease at all. That proves nothing, and the key is looked at again.
+*Trust.* A leader that was replaced and doesn't know it yet can't overstate the age: nobody renews these leases, so they
+are at least that old. But such a leader may not know the lease at all. That proves nothing, and we look again.
 """
 
 from __future__ import annotations
@@ -31,25 +31,25 @@ from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import EndByLease, Record
 from celery_etcdlock.core.replies import LeaseAge, LeaseUnknown
 
-#: Seconds by which the wall clocks of hosts that are in order differ: so much later than ``until`` the store is asked.
+#: Seconds by which healthy wall clocks differ: the store is asked so much later than ``until``.
 SKEW_SECONDS = 1.0
 
 #: Seconds by which a wall clock may be ahead without freeing anything, even where the store's clock can't tell.
 LONGEST_SKEW_SECONDS = 900.0
 
-#: Seconds between two questions about one key, at least.
+#: Least seconds between two requests about one key.
 LEAST_PAUSE_SECONDS = 0.05
-#: How long a key is left alone whose lease the store didn't know, in seconds.
+#: Seconds until the next request about a key whose lease the store didn't know.
 UNKNOWN_SECONDS = 1.0
 
 
 def seems_expired(key: Key, wall_time: float) -> bool:
-    """Whether the key's time is over by this wall clock. To be shown to people; nothing may be freed by it."""
+    """Whether the key has expired by this wall clock. For display only: it must not free anything."""
     return wall_time >= _until(key) + SKEW_SECONDS
 
 
 def ending(record: Record, seconds: float, *, now: float, wall_offset: float, opened_at: float, term: int) -> Record:
-    """The record of a key that stands for ``seconds`` from ``now``, on a lease that is granted once and never renewed.
+    """The record of a key that expires ``seconds`` after ``now``, on a lease that is granted once and never renewed.
 
     ``opened_at`` is a time before the grant was sent, ``term`` the leader's once it was granted.
     """
@@ -61,8 +61,8 @@ def ending(record: Record, seconds: float, *, now: float, wall_offset: float, op
 class Expiry:
     """What one contender knows of the ends of keys. Immutable; ``judged`` gives the next one.
 
-    Its times are on the contender's steady clock; ``wall_offset`` is what that lacks to its wall clock, ``None``: take
-    no key to be over. ``standing`` are keys that the store was asked about, and until when they stand.
+    Its times are on the contender's steady clock. ``wall_offset`` is the difference to its wall clock; ``None``: no key
+    counts as expired. ``standing`` are keys that the store was asked about, and until when it said that they last.
     """
 
     wall_offset: float | None
@@ -86,7 +86,7 @@ class Expiry:
         return AskAge(key.lease) if _has_lease(key) else Release(name, key.token, key.mod_revision)
 
     def judged(self, key: Key, age: LeaseAge | LeaseUnknown, asked_at: float, now: float) -> Expiry | None:
-        """Who knows that the key still stands; ``None`` when its time is over."""
+        """This knowledge and that the key hasn't expired; ``None`` when it has."""
         if isinstance(age, LeaseUnknown):
             return self._stands(key, now + UNKNOWN_SECONDS)
         assert key.record is not None
@@ -95,7 +95,7 @@ class Expiry:
         end = key.record.by_lease
         if age.seconds >= end.age_seconds:
             return None
-        # What is missing counts from the question: the answer may have been under way for long.
+        # Counted from the request: the answer may have taken long.
         stands_until = asked_at + end.age_seconds - age.seconds
         if age.term != end.term:
             decided_at = _until(key) + LONGEST_SKEW_SECONDS - self.wall_offset

@@ -25,10 +25,10 @@ least hold            the end of a run                 gone (its end)
 window                a call                           gone (its end; a caller who couldn't publish)
 ====================  ===============================  =======================================================
 
-*Trust.* What a key is counts as it was read, so each write that follows compares the ``mod_revision`` that was read
-with it: if anything happened in between, the write does nothing. A message's headers only say where to look.
+*Trust.* We judge a key as we read it. So each write that follows compares the ``mod_revision`` that was read with it,
+and does nothing if the key has changed since. A message's headers only say where to look.
 
-*Records that can't be read* belong to somebody else: every answer here is no.
+*Records that can't be read* belong to somebody else: every function here answers no.
 """
 
 from __future__ import annotations
@@ -45,11 +45,11 @@ class Relation(Enum):
 
     #: Of another message, or unreadable: the policy decides.
     STRANGER = "stranger"
-    #: Stands for this run: it takes the key over.
+    #: For this run, which takes the key over.
     OURS = "ours"
     #: The queue position of this run: it waits with it.
     OUR_POSITION = "our position"
-    #: Of the same message, and not ours to take: a copy that runs, or an earlier run that hasn't let go. Wait for it.
+    #: Of the same message, and not ours to take: a copy that runs, or an earlier run that hasn't released it. Wait.
     KIN = "kin"
     #: Of an earlier run of this message, and nobody will use it any more.
     LEFT_BEHIND = "left behind"
@@ -81,7 +81,7 @@ def relation(record: Record | None, delivery: Delivery) -> Relation:
                 return Relation.OURS if record.kind is KeyKind.CLAIM else Relation.OUR_POSITION
             return Relation.LEFT_BEHIND if delivery.follows(theirs) else Relation.KIN
         case KeyKind.HANDOVER:
-            # Older versions don't write for whom it stands: for any later run.
+            # Older versions don't write whom it is for: then it is for any later run.
             if record.successor is None:
                 return Relation.OURS if delivery.follows(theirs) else Relation.KIN
             if record.successor == delivery.step:
@@ -92,12 +92,12 @@ def relation(record: Record | None, delivery: Delivery) -> Relation:
 
 
 def ends_with(record: Record | None, delivery: Delivery) -> bool:
-    """Whether a key goes when this run of a message ends without having started: it stood for nothing else."""
+    """Whether a key is deleted when this run of a message ends without having started: it was for nothing else."""
     return relation(record, delivery) in (Relation.OURS, Relation.OUR_POSITION, Relation.LEFT_BEHIND)
 
 
 def is_kept_out(delivery: Delivery, keys: Iterable[Key]) -> bool:
-    """Whether a run must not take a place beside these keys, be it free: one is of its own message."""
+    """Whether a run must not acquire beside these keys, even within the limit: one of them is of its own message."""
     return delivery.is_delivered and any(
         relation(key.record, delivery) not in (Relation.STRANGER, Relation.OUR_POSITION) for key in keys
     )

@@ -1,8 +1,8 @@
 """When a task's lock is held: the five lifetimes.
 
-A lock taken *at enqueue* belongs to a message: its key stands without renewal and its token travels along. A lock held
-*while running* belongs to a process and is renewed. ``until_executed`` is one lock that goes from the one to the other;
-``until_and_while_executing`` is two locks of two names, so that one call may be queued while another runs.
+A lock taken *at enqueue* belongs to a message: nobody renews its key, and the message carries its token. A lock held
+*while running* belongs to a process and is renewed. ``until_executed`` is one lock, which the process takes over from
+its message; ``until_and_while_executing`` is two locks of two names, so that one call may be queued while another runs.
 """
 
 from __future__ import annotations

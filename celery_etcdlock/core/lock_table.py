@@ -1,8 +1,8 @@
-"""All locks under a prefix, as an operator sees them: places grouped into locks, and what a change means.
+"""All locks under a prefix, as an operator sees them: keys grouped into locks, and what a change means.
 
 Pure: a snapshot (``KeyEntry`` for every key) makes a ``LockTable``; each change that is watched after it updates the
 table and says what happened in words that people use. Who owns a lock is decided as everywhere (``ownership``): the
-first ``limit`` places by ``create_revision``.
+first ``limit`` keys by ``create_revision``.
 
 A deletion looks the same whether the holder released, its lease ended or an admin deleted the key, so all of them are
 ``gone`` here; the holder itself knows which (its log, its signals).
@@ -26,7 +26,7 @@ from celery_etcdlock.core.waiting_counts import NONE, WaitingCount, WaitingCount
 
 @dataclass(frozen=True, slots=True)
 class KeyEntry:
-    """One key under a lock's name, and the lease that it hangs on (0: none).
+    """One key under a lock's name, and its lease (0: none).
 
     ``segment`` is the name as it is in the store, where a long one is cut; then ``name`` is what is left of it.
     """
@@ -41,8 +41,8 @@ class KeyEntry:
 class LockEntry:
     """A lock that somebody holds or waits for. ``owners`` and ``waiters`` in order of arrival.
 
-    ``others`` wait without a queue position (``core.waiting_counts``). Where all that is left of a lock is they, it has
-    no owner: it is free, and they will come back for it.
+    ``others`` wait without a queue position (``core.waiting_counts``). A lock with nothing but ``others`` is free: they
+    will come back for it.
     """
 
     name: str
@@ -104,7 +104,7 @@ class LockTable:
             self._names.setdefault(entry.segment, {})[entry.key.token] = entry
 
     def forget_those_over(self, wall_time: float) -> None:
-        """Drop the places whose time is over: nobody holds them, though whoever meets them has yet to delete them."""
+        """Drop the keys that have expired: nobody holds them, though nobody has deleted them yet."""
         for segment, entries in list(self._names.items()):
             for token in [token for token, entry in entries.items() if seems_expired(entry.key, wall_time)]:
                 del entries[token]
@@ -135,7 +135,7 @@ class LockTable:
         return [lock for lock in self.locks() if any(_task_id(p) == task_id for p in lock.owners + lock.waiters)]
 
     def apply(self, change: Change) -> list[Transition]:
-        """Take ``change`` in. Who moved up because somebody went is told too, once its own key says so."""
+        """Take ``change`` in, and say what it means. A waiter counts as owner once its own key was rewritten."""
         segment, token = change.entry.segment, change.entry.key.token
         before = self._names.get(segment, {}).get(token)
         owned_before = before is not None and before in self._lock(segment).owners
@@ -168,7 +168,7 @@ def matching(lock: LockEntry, pattern: str) -> bool:
 
 
 def described(entry: KeyEntry, ttl_seconds: float | None = None) -> dict[str, Any]:
-    """A place for ``--json`` and the web page. Of a task's arguments it has what the record shows (``core.about``)."""
+    """A key for ``--json`` and the web page. Of a task's arguments it has what the record shows (``core.about``)."""
     record = entry.key.record
     facts: dict[str, Any] = {
         "token": entry.key.token,

@@ -43,7 +43,7 @@ def escape_name(name: str) -> str:
 
 
 def unescape_name(segment: str) -> str:
-    """The lock name that a segment stands for. Of one that was cut, what is left of it, with the digest behind it.
+    """The lock name that a segment was made from. Of one that was cut, what is left of it, with the digest behind it.
 
     Never raises: whoever may write under our prefix may write what no name comes to.
     """

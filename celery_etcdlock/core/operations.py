@@ -1,12 +1,12 @@
 """What the protocol asks of a lock store; what a store may answer is in ``replies``.
 
-Each operation is semantic and atomic: a store does it entirely or not at all, in one place of one total
-order (in etcd a transaction, in Redis a script). A store that can't tell whether an operation took effect raises
-``LockUnavailable`` with ``maybe_applied``; the protocol then sees ``Failed``.
+Each operation is atomic: a store does it entirely or not at all, at one point of one total order (in etcd a
+transaction, in Redis a script). A store that can't tell whether an operation took effect raises ``LockUnavailable``
+with ``maybe_applied``; the protocol then sees ``Failed``.
 
 A *session* is a lease with a key of its own on it. The ``mod_revision`` of that key is the session's *epoch*:
-every operation that takes a place under a lock's name compares it, so bumping it (``FenceSession``) makes sure that
-no earlier request of ours, however late it arrives, can take effect any more (rule 3).
+every operation that puts a key under a lock's name compares it. ``FenceSession`` raises it: from then on no earlier
+request of ours can take effect, however late it arrives (rule 3).
 """
 
 from __future__ import annotations
@@ -80,7 +80,7 @@ class _Write:
 class TryAcquire(_Write):
     """Put our key if all keys under the name were created at or before ``seen_revision`` (0: if there are none).
 
-    Where the record's delivery knows its ``call``, it is told as well whether that has run (``Release.done``): here, in
+    Where the record's delivery has a ``call``, the reply also says whether that has run (``Release.done``): here, in
     ``Promote`` and in ``TryAll``.
 
     -> Owned | Present | EpochMoved | SessionGone. Repeating it finds our own key and answers ``Owned``.
@@ -143,7 +143,7 @@ class LookForMark:
 
 @dataclass(frozen=True, slots=True)
 class Unmark:
-    """Take that mark away, if it is there: what was to take the task's place never will. -> Done"""
+    """Delete that mark, if it is there: the call that was to replace the task never will. -> Done"""
 
     task_id: str
 
@@ -195,8 +195,8 @@ class StopsWaiting(Protocol):
 class AwaitChange:
     """Wait until a key under the name is deleted or, with ``token``, until that key is deleted or rewritten.
 
-    Counts changes after ``after_revision``; those that came before the wait began are found too. -> Changed, also when
-    the time given is over or the store can't tell: whoever is woken looks again. ``stop`` ends it early.
+    Changes count from ``after_revision`` on, also those before the wait began. -> Changed, also when the time given is
+    over or the store can't tell: the caller then reads again. ``stop`` ends it early.
     """
 
     name: str
@@ -220,9 +220,9 @@ class Release:
 
 @dataclass(frozen=True, slots=True)
 class AskToRelease:
-    """Ask whoever has this key as of ``mod_revision`` to release it: it hears of that with its next ``CheckKeys``.
+    """Ask the holder of this key as of ``mod_revision`` to release it. It reads that with its next ``CheckKeys``.
 
-    The key itself stays as it is, for its holder's guards depend on it. ``by`` says who asks. -> Asked | NotHeld
+    The key itself isn't changed: its holder's guards compare it. ``by`` says who asks. -> Asked | NotHeld
     """
 
     name: str
@@ -244,7 +244,7 @@ class StateWrite:
 class SaveStates:
     """Write all of these states of a book, or none: if ``guard`` is held as we wrote it and each is as it was seen.
 
-    A book is what the holder of a lock leaves for the next one; its keys hang on no lease.
+    A book is what the holder of a lock leaves for the next one; its keys have no lease.
 
     -> StatesSaved | StatesRefused with what is there now of these keys | NotHeld
     """
@@ -268,7 +268,7 @@ class Pause:
     seconds: float
 
 
-#: What takes or gives up one place under one lock's name. Those on different names can share a transaction.
+#: What puts or deletes one key under one lock's name. Those on different names can share a transaction.
 PlaceOperation = TryAcquire | Enqueue | Promote | Release
 StoreOperation = (
     GrantLease

@@ -9,9 +9,8 @@ when nobody preceded, the promotion when somebody did. Nothing else ever rewrite
 also guards its deletion (rule 1).
 
 **Trust.** The owner's key lives as long as its session's lease. The server counts a lease's TTL from when it
-received the grant or renewal; we count from before we *sent* it, allow for a clock that runs slow
-by ``DRIFT`` and stop ``MARGIN_SECONDS`` early. So we know that the lock is lost before the store gives it to
-somebody else (rule 9).
+received the grant or renewal. We count from before we *sent* it, allow for a clock that runs slow by ``DRIFT``, and
+stop ``MARGIN_SECONDS`` early. So we know that the lock is lost before anybody else can acquire it (rule 9).
 """
 
 from __future__ import annotations
@@ -25,13 +24,13 @@ from celery_etcdlock.core.record import Record
 #: How much slower than the server's our clock may run, as a fraction: 20 times what NTP may slew.
 DRIFT = 0.01
 
-#: Seconds kept between the end of our trust and the earliest end of the lease.
+#: Seconds between the end of our trust and the earliest end of the lease.
 MARGIN_SECONDS = 0.25
 
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """One key under a lock's name. ``record`` is ``None`` when it can't be understood: held by someone.
+    """One key under a lock's name. ``record`` is ``None`` when it can't be read: then somebody else holds the key.
 
     ``lease`` is the one it lies on, 0 where that isn't known.
     """
@@ -44,7 +43,7 @@ class Key:
 
 
 class Standing(Enum):
-    """Where a token stands among the keys under its lock's name."""
+    """What the owner of a token is, by the keys under its lock's name."""
 
     ABSENT = "absent"
     WAITING = "waiting"
@@ -66,7 +65,7 @@ def effective_limit(limit: int, keys: Iterable[Key]) -> int:
 
 
 def leave_room(before: Sequence[Key], limit: int) -> bool:
-    """Whether one whose limit is ``limit`` owns the lock behind these keys: the rule of ownership, in one place."""
+    """Whether a key behind these, with this ``limit``, owns the lock: the rule of ownership, in one place."""
     return len(before) < effective_limit(limit, before)
 
 

@@ -21,11 +21,11 @@ class Facts:
 
     #: May be chosen for the call alone.
     at_enqueue: bool = False
-    #: Its messages come back for the lock until ``wait_timeout``, and are parked by the gate.
+    #: Its messages come back for the lock until ``wait_timeout``, and the gate parks them.
     waits: bool = False
-    #: They keep a queue position meanwhile, which is one lock's.
+    #: They keep a queue position meanwhile: for one lock, not for several.
     in_order: bool = False
-    #: It takes on another run's result, so results must be kept.
+    #: The task ends with another run's result, so results must be kept.
     needs_result: bool = False
     #: It asks the holder to release, so there must be just one.
     replaces: bool = False

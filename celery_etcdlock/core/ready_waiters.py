@@ -1,7 +1,8 @@
-"""Whose turn it is, among messages that wait for one lock: what the gate decides when something changed.
+"""Which of the messages that the gate has parked for one lock may go on, once something changed.
 
-Pure. A message waits in one of three ways: with a place in line (it goes when few enough precede it), for the result of
-the task that holds the lock (it goes when that one has let go), or just for the lock (as many go as there is room for).
+Pure. A message waits in one of three ways: with a queue position (it goes on when few enough precede it), for the
+result of the task that holds the lock (it goes on when that task has released it), or just for the lock (as many go on
+as the limit leaves free).
 """
 
 from __future__ import annotations
@@ -17,9 +18,9 @@ from celery_etcdlock.core.record import Delivery
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One message. ``place_token``: of its place in line; ``joins``: the task whose result it waits for.
+    """One message. ``place_token``: of its queue position; ``joins``: the task whose result it waits for.
 
-    A key that stands for ``delivery`` itself isn't in its way: it goes, to take that over.
+    A message whose ``delivery`` already has a key under the name goes on, and takes that key over.
     """
 
     limit: int = 1
@@ -29,9 +30,9 @@ class Waiting:
 
 
 def ready_waiters(waiting: Sequence[Waiting], keys: Sequence[Key]) -> list[bool]:
-    """For each message, in order of arrival, whether it may go now. ``keys`` are all under the lock's name."""
+    """For each message, in order of arrival, whether it may go on now. ``keys`` are all under the lock's name."""
     holders = {key.record.delivery.task_id for key in keys if key.record is not None}
-    in_line = _places(keys)
+    places = _places(keys)
     free: int | None = None
     turns: list[bool] = []
     for message in waiting:
@@ -41,11 +42,11 @@ def ready_waiters(waiting: Sequence[Waiting], keys: Sequence[Key]) -> list[bool]
         if message.delivery is not None and find(keys, message.delivery, Relation.OURS) is not None:
             turns.append(True)
             continue
-        place = in_line.get(message.place_token) if message.place_token is not None else None
+        place = places.get(message.place_token) if message.place_token is not None else None
         if place is not None:
             turns.append(place.rank < min(message.limit, place.limit))
             continue
-        # Without a place, or with one that is gone.
+        # Without a queue position, or with one that is gone.
         if free is None:
             free = effective_limit(message.limit, keys) - len(keys)
         turns.append(free > 0)
@@ -62,7 +63,7 @@ class _Place:
 
 
 def _places(keys: Sequence[Key]) -> dict[str, _Place]:
-    """For each token, as ``preceding`` and ``effective_limit`` have it, but for all at once: lines may be long."""
+    """What ``preceding`` and ``effective_limit`` say of each token, in one pass: a queue may be long."""
     places: dict[str, _Place] = {}
     limit = math.inf
     for rank, key in enumerate(sorted(keys, key=lambda key: key.create_revision)):

@@ -1,15 +1,15 @@
 """What is stored under a lock: who holds it, as strict JSON with a version.
 
 The record says what a key is and whose (``key_kinds`` says who may do what with it) and explains a lock to people. It
-never decides who owns the lock: revisions do (``ownership``). Anyone can write under our prefix, so what is read is
-trusted for nothing: a record that doesn't parse, is too large, has a newer version or is of a kind that we don't know
-is ``None``, and a key with such a record counts as *held by someone else*, for the cautious answer is the safe one.
+never decides who owns the lock: revisions do (``ownership``). Anyone can write under our prefix, so we trust nothing
+that we read. A record that doesn't parse, is too large, or has a version or kind that we don't know is ``None``. A key
+with such a record counts as *held by someone else*: the cautious answer is the safe one.
 
 *Versions.* Records written before there were kinds are read by their flags (``handed_over``, ``in_line``, ``until``),
 and these are still written, for older workers of a rolling upgrade.
 
-Task arguments are stored only short and for people, and not where they may be secret (``core.about``): a lock needs
-only their digest.
+A lock needs only the digest of its task's arguments. The record has them in short, for people, unless they may be
+secret (``core.about``).
 """
 
 from __future__ import annotations
@@ -30,12 +30,12 @@ MAX_TEXT_BYTES = 512
 #: Bytes of a task id, as JSON. An id is never cut, for it says whose a key is: a longer one is stored as its digest.
 MAX_ID_BYTES = 4096
 DIGEST_PREFIX = "sha256:"
-#: So many records are remembered as decoded: who waits in a long line reads the same ones at each turn.
+#: Decoded records that are cached: a waiter in a long queue reads the same ones again and again.
 REMEMBERED_RECORDS = 2048
 
 _as_json = json.JSONEncoder(separators=(",", ":")).encode
 
-#: What stands for a task id where a task was called as a function, and where there is no task at all.
+#: What the task id begins with where a task was called as a function, and where there is no task at all.
 DIRECT_PREFIX = "direct-"
 STANDALONE_PREFIX = "no task, "
 
@@ -51,15 +51,15 @@ class MessageRelation(Enum):
 class KeyKind(Enum):
     """What a key under a lock's name is; ``key_kinds`` has the table of who may do what with it."""
 
-    #: A process's own, on the lease that it renews: it holds the lock, or waits in line with it.
+    #: A process's own, on the lease that it renews: it holds the lock, or waits for it.
     HELD = "held"
-    #: Taken for a message when it was published; stands until the message starts.
+    #: Taken for a message when it was published, and kept until the message starts.
     CLAIM = "claim"
     #: The queue position of a message that waits.
     POSITION = "position"
-    #: Left by a run that ended with a retry or a replacement, for the run that follows.
+    #: Left by a run that ended in a retry or a replacement, for the run that follows.
     HANDOVER = "handover"
-    #: Stands for the rest of ``lock_at_least_for``, and belongs to nobody any more.
+    #: Kept for the rest of ``lock_at_least_for``; belongs to nobody any more.
     LEAST_HOLD = "least hold"
     #: A fixed window (``until_expired``).
     WINDOW = "window"
@@ -137,11 +137,11 @@ class EndByLease:
 class Record:
     """What a key is, and whose.
 
-    ``since`` and ``until`` are Unix times in seconds by the writer's wall clock; ``until`` is set on keys that stand
-    without renewal, and ``by_lease`` says the same by the store's clock. ``limit`` is how many may hold the lock as
-    this owner understood it; ``broker`` a fingerprint of the owner's message broker. ``successor`` is for which run of
-    the message a handover stands. ``attempt`` is random for each try to put or take over a key that others may rewrite,
-    so that a try without an answer knows its own work again. ``about`` are the arguments that make the key, for people.
+    ``since`` and ``until`` are Unix times in seconds by the writer's wall clock. ``until`` is set on keys that nobody
+    renews; ``by_lease`` says the same by the store's clock. ``limit`` is how many may hold the lock as this owner
+    understood it, ``broker`` a fingerprint of its message broker. ``successor`` is the run of the message that a
+    handover is for. ``attempt`` is random for each try to put or take over a key that others may rewrite: so a try
+    without an answer recognises its own work. ``about`` are the arguments that make the key, for people.
     """
 
     delivery: Delivery

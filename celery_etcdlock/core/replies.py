@@ -11,7 +11,7 @@ from celery_etcdlock.errors import LockUnavailable
 
 @dataclass(frozen=True, slots=True)
 class LeaseGranted:
-    """The lease stands for ``ttl_seconds``: what was asked for, or the server's least if that is more."""
+    """The lease lasts ``ttl_seconds``: what was asked for, or the server's least if that is more."""
 
     ttl_seconds: int
 
@@ -97,14 +97,14 @@ class LeaseAge:
 
 @dataclass(frozen=True, slots=True)
 class LeaseUnknown:
-    """Whoever was asked knows no such lease. It may have been asked too early, so this alone frees nothing."""
+    """The server that was asked knows no such lease. It may not know it yet, so this alone frees nothing."""
 
 
 @dataclass(frozen=True, slots=True)
 class Present:
     """The keys under the name, in order of creation, as of ``revision``.
 
-    Refused to one in line, these may be as few as ``Queued`` has. ``has_run`` as in ``Owned``.
+    To a waiter that isn't owner yet, these may be as few as ``Queued`` has. ``has_run`` as in ``Owned``.
     """
 
     keys: tuple[Key, ...]

@@ -1,6 +1,6 @@
 """The checks of single settings, beside those that they share with task options (``core.value_checks``).
 
-As those they raise ``ValueError`` with the end of a sentence. What may hold a credential is told by its type alone.
+They raise ``ValueError`` with the end of a sentence. Of what may be a credential it shows the type alone.
 """
 
 from __future__ import annotations

@@ -4,8 +4,8 @@
 worker has it in its memory, with a delay. So each worker counts those that it has and leaves the counts as a note under
 the prefix (``worker.count_waiting``); whoever looks adds the notes up.
 
-A note is bounded: it tells of the names that most messages wait for, and of the rest in one sum. What can't be read
-counts as no note, whatever its shape: the counts are for people, and no lock depends on them.
+A note is bounded: it lists the names that most messages wait for, and sums up the rest. A note that can't be read
+counts as none: the counts are for people, and no lock depends on them.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from celery_etcdlock.core.name_escaping import escape_name
 
-#: Names that a worker tells of one by one.
+#: Names that a worker lists one by one.
 MOST_NAMES = 100
 #: What is longer isn't a segment of ours (``core.name_escaping``).
 LONGEST_SEGMENT = 1000
@@ -45,7 +45,7 @@ JOINING = WaitingCount(joining=1)
 
 @dataclass(frozen=True, slots=True)
 class WaitingCounts:
-    """By the segment of a lock's name in the store; ``others``: for names that aren't told one by one."""
+    """By the segment of a lock's name in the store; ``others``: for names that aren't listed."""
 
     of: Mapping[str, WaitingCount] = field(default_factory=dict)
     others: WaitingCount = NONE
@@ -56,13 +56,13 @@ class WaitingCounts:
 
 
 def count(messages: Iterable[tuple[str, WaitingCount]]) -> WaitingCounts:
-    """``messages``: the name of the lock that each waits for, and how. The most waited for are told one by one."""
+    """``messages``: the name of the lock that each waits for, and how. Those that most wait for are listed."""
     by_name: dict[str, WaitingCount] = {}
     for name, one in messages:
         by_name[name] = by_name.get(name, NONE) + one
     order = sorted(by_name, key=lambda name: (-by_name[name].total, name))
-    told = {escape_name(name): by_name[name] for name in order[:MOST_NAMES]}
-    return WaitingCounts(told, sum((by_name[name] for name in order[MOST_NAMES:]), NONE))
+    listed = {escape_name(name): by_name[name] for name in order[:MOST_NAMES]}
+    return WaitingCounts(listed, sum((by_name[name] for name in order[MOST_NAMES:]), NONE))
 
 
 def add_up(each: Iterable[WaitingCounts]) -> WaitingCounts:

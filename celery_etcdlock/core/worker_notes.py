@@ -1,6 +1,6 @@
 """What workers leave under the prefix for others to read: short texts, each on a lease of its own.
 
-No lock depends on one. A worker that ends takes its notes along; those of one that died run out.
+No lock depends on one. A worker that ends deletes its notes; those of a worker that died expire.
 """
 
 from __future__ import annotations

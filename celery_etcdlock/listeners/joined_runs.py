@@ -15,7 +15,7 @@ from celery_etcdlock.core.events import LockEvent, TaskDeduplicated
 PLACES = 4096
 DIGEST_BYTES = 12
 PLACE_BYTES = 64
-#: A longer task id isn't told. Celery's own have 36 bytes.
+#: A longer task id isn't kept. Celery's own have 36 bytes.
 MOST_ID_BYTES = PLACE_BYTES - DIGEST_BYTES - 1
 
 
