@@ -22,7 +22,7 @@ class SafePoints:
 
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
-        self._held = False
+        self.is_held = False
         self._pending: Callable[[], None] | None = None
 
     def install(self) -> None:
@@ -39,22 +39,18 @@ class SafePoints:
 
     @contextmanager
     def held(self) -> Iterator[None]:
-        self._held = True
+        self.is_held = True
         try:
             yield
         finally:
-            self._held = False
+            self.is_held = False
             pending, self._pending = self._pending, None
             if pending is not None:
                 pending()
 
-    @property
-    def is_held(self) -> bool:
-        return self._held
-
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if not self._held or self._pending is not None:
-            self._held = False
+        if not self.is_held or self._pending is not None:
+            self.is_held = False
             self._pending = None
             self._end(number, frame)
             return
@@ -65,7 +61,7 @@ class SafePoints:
         again.start()
 
     def _insist(self, ident: int, number: int) -> None:
-        if self._held and self._pending is not None:
+        if self.is_held and self._pending is not None:
             signal.pthread_kill(ident, number)
 
     def _end(self, number: int, frame: FrameType | None) -> None:

@@ -103,8 +103,5 @@ def check_on_conflict(value: Any) -> Policy | Policies:
     return policies
 
 
-def _check_policy(value: Any) -> Policy:
-    if callable(value) and not isinstance(value, str):
-        function: Callable[..., object] = value
-        return function
-    return check_policy_name(value)
+def _check_policy(value: object) -> Policy:
+    return value if callable(value) and not isinstance(value, str) else check_policy_name(value)

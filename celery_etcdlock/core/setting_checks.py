@@ -86,14 +86,13 @@ def check_hash_key(value: Any) -> bytes:
     return key
 
 
-def check_channel(value: Any) -> Callable[[], Any]:
+def check_channel(value: object) -> Callable[[], Any]:
     if not callable(value):
         raise ValueError(
             f"must be a callable that returns a grpc channel or an etcd3 client, not {_kind_of_secret(value)}: "
             "each process needs a channel of its own"
         )
-    function: Callable[[], Any] = value
-    return function
+    return value
 
 
 def check_listeners(value: Any) -> tuple[str | Callable[..., Any], ...]:
@@ -108,11 +107,10 @@ def check_listeners(value: Any) -> tuple[str | Callable[..., Any], ...]:
     return tuple(entry.strip() if isinstance(entry, str) else entry for entry in entries)
 
 
-def check_scope(value: Any) -> str | Callable[[Mapping[str, Any]], object]:
-    if not callable(value) and not (isinstance(value, str) and value):
-        raise ValueError(f"must be a function of a message's headers, or its import path, not {kind_of(value)}")
-    scope: str | Callable[[Mapping[str, Any]], object] = value
-    return scope
+def check_scope(value: object) -> str | Callable[[Mapping[str, Any]], object]:
+    if callable(value) or (isinstance(value, str) and value):
+        return value
+    raise ValueError(f"must be a function of a message's headers, or its import path, not {kind_of(value)}")
 
 
 def _kind_of_secret(value: object) -> str:
