@@ -17,7 +17,6 @@ from celery_etcdlock.etcd.endpoints import parse_endpoints
 from celery_etcdlock.etcd.errors import DeadlinePassed, EtcdError, EtcdStatusError, StatusCode
 from celery_etcdlock.etcd.login import MOST_LOGINS_PER_CALL, NO_LOGIN_NEEDED, Login
 from celery_etcdlock.etcd.messages import KEEP_ALIVE
-from celery_etcdlock.etcd.request_headers import RequestHeaders
 from celery_etcdlock.etcd.sockets import Sockets, patched
 from celery_etcdlock.etcd.streaming_call import EtcdStream
 from celery_etcdlock.etcd.tls import TlsFiles
@@ -49,10 +48,8 @@ class EtcdClient:
             missing = "etcdlock_password" if username else "etcdlock_username"
             raise InvalidSetting(f"{missing} is missing: set both etcdlock_username and etcdlock_password")
         self.endpoints = parse_endpoints(endpoints, tls=bool(tls_files))
-        self._sockets = sockets or patched()
-        self._pool = Pool(self.endpoints, self._sockets, tls_files, idle_seconds)
-        self._headers = RequestHeaders(tls=self.endpoints[0].tls)
-        self._login = Login(username, password, self._authenticate)
+        self._pool = Pool(self.endpoints, sockets or patched(), tls_files, idle_seconds)
+        self._login = Login(username, password, self._call)
 
     def __repr__(self) -> str:
         return f"<EtcdClient of {', '.join(map(str, self.endpoints))}>"
@@ -60,15 +57,13 @@ class EtcdClient:
     def __reduce__(self) -> Any:
         raise TypeError("an EtcdClient can't be pickled: make one in each process")
 
-    # ---- public
-
     def call(self, path: str, request: bytes, timeout_seconds: float, *, repeatable: bool = False) -> bytes:
         """One unary call, e.g. of ``/etcdserverpb.KV/Txn``; the serialized reply.
 
         ``repeatable`` says that applying the request twice does no harm (reads). Raises ``EtcdError``.
         """
         self._pool.after_fork()
-        deadline = self._sockets.monotonic() + timeout_seconds
+        deadline = self._pool.monotonic() + timeout_seconds
         return self._call(path, request, deadline, repeatable=repeatable, login=True)
 
     def stream(self, path: str, request: bytes, timeout_seconds: float) -> EtcdStream:
@@ -76,21 +71,17 @@ class EtcdClient:
 
         ``timeout_seconds`` bounds the whole stream. It has a connection of its own while it lasts.
         """
-        deadline = self._sockets.monotonic() + timeout_seconds
-        return EtcdStream(self._pool, self._login, self._headers, self._sockets.monotonic, path, request, deadline)
+        return EtcdStream(self._pool, self._login, path, request, self._pool.monotonic() + timeout_seconds)
 
     def close(self) -> None:
         """Close the idle connections. Calls under way end by themselves; a later call connects anew."""
         self._pool.after_fork()
         self._pool.close()
 
-    # ---- a call
-
-    def _authenticate(self, path: str, request: bytes, deadline: float) -> bytes:
-        return self._call(path, request, deadline, repeatable=True, login=False)
-
-    def _call(self, path: str, request: bytes, deadline: float, *, repeatable: bool, login: bool) -> bytes:
-        pool, monotonic = self._pool, self._sockets.monotonic
+    def _call(
+        self, path: str, request: bytes, deadline: float, *, repeatable: bool = True, login: bool = False
+    ) -> bytes:
+        pool, monotonic = self._pool, self._pool.monotonic
         logins = 0
         untried = len(pool.healths)
         in_doubt = False
@@ -107,7 +98,7 @@ class EtcdClient:
             untried -= 1
             try:
                 try:
-                    headers = self._headers.block(connection.endpoint, path, deadline - now, token)
+                    headers = pool.headers.block(connection.endpoint, path, deadline - now, token)
                     carry = connection.call_and_leave if path == KEEP_ALIVE else connection.call
                     reply = carry(headers, request, share)
                 finally:

@@ -1,4 +1,4 @@
-"""The connections of a client that wait for the next call.
+"""The connections of a client: new ones to whichever endpoint is well, and those that wait for the next call.
 
 Each call borrows a connection of its own, the one used last, or makes one; none waits for another. A connection goes
 back only when a call on it has ended cleanly. There is no mutex: the pool is a deque, the rest are plain attributes
@@ -12,15 +12,17 @@ from __future__ import annotations
 
 import os
 import random
+import ssl
 import weakref
 from collections import deque
 from collections.abc import Iterable
 
-from celery_etcdlock.etcd.connector import Connector
-from celery_etcdlock.etcd.endpoints import Endpoint, EndpointHealth
+from celery_etcdlock.etcd.endpoints import Endpoint, EndpointHealth, next_endpoint
+from celery_etcdlock.etcd.errors import ConnectFailed, DeadlinePassed, EtcdError, NotEtcd, TlsFailed
 from celery_etcdlock.etcd.grpc_connection import GrpcConnection
-from celery_etcdlock.etcd.sockets import Sockets
-from celery_etcdlock.etcd.tls import TlsFiles
+from celery_etcdlock.etcd.request_headers import RequestHeaders
+from celery_etcdlock.etcd.sockets import Channel, Sockets, connect_tcp
+from celery_etcdlock.etcd.tls import TlsChannel, TlsFiles, client_context, explain_tls_error
 
 MOST_IDLE_CONNECTIONS = 32
 
@@ -28,16 +30,19 @@ _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
 class Pool:
-    """See the module."""
+    """See the module. ``open`` are the connections that live, for a fork to forget; ``headers`` are for all of them."""
 
     def __init__(
         self, endpoints: Iterable[Endpoint], sockets: Sockets, tls_files: TlsFiles, idle_seconds: float
     ) -> None:
         self.healths = [EndpointHealth(endpoint) for endpoint in endpoints]
         random.shuffle(self.healths)
-        self.connector = Connector(sockets, self.healths, tls_files)
+        self.open: weakref.WeakSet[GrpcConnection] = weakref.WeakSet()
         self.idle: deque[GrpcConnection] = deque()
-        self._monotonic = sockets.monotonic
+        self.headers = RequestHeaders(tls=self.healths[0].endpoint.tls)
+        self.monotonic = sockets.monotonic
+        self._sockets = sockets
+        self._tls_files = tls_files
         self._idle_seconds = idle_seconds
         self._pid = os.getpid()
         _pools.add(self)
@@ -48,7 +53,7 @@ class Pool:
             try:
                 connection = self.idle.pop()
             except IndexError:
-                return self.connector.connect(deadline)
+                return self.connect(deadline)
             fresh = now - connection.idle_since < self._idle_seconds and connection.health.rests_until <= now
             if fresh and connection.still_alive():
                 return connection
@@ -59,7 +64,7 @@ class Pool:
         if not connection.reusable or self._pid != os.getpid():
             self.discard(connection)
             return
-        now = connection.idle_since = self._monotonic()
+        now = connection.idle_since = self.monotonic()
         idle = self.idle
         idle.append(connection)
         try:
@@ -69,7 +74,7 @@ class Pool:
             pass  # another thread was quicker
 
     def discard(self, connection: GrpcConnection) -> None:
-        self.connector.open.discard(connection)
+        self.open.discard(connection)
         connection.close()
 
     def close(self) -> None:
@@ -83,7 +88,83 @@ class Pool:
             return
         self._pid = os.getpid()
         self.idle = deque()
-        self.connector.forget_all()
+        inherited = list(self.open)
+        self.open = weakref.WeakSet()
+        for connection in inherited:
+            connection.forget()
+
+    # ---- new connections
+
+    def connect(self, deadline: float) -> GrpcConnection:
+        """A new connection to any endpoint, trying until the deadline; ConnectFailed says what each one said."""
+        problems: dict[str, EtcdError] = {}
+        monotonic = self.monotonic
+        while True:
+            now = monotonic()
+            health = next_endpoint(self.healths, now)
+            remaining = deadline - now
+            pause = health.rests_until - now
+            if remaining <= 0 or (pause >= remaining and problems):
+                raise _unreachable(problems)
+            if 0 < pause < remaining:
+                self._sockets.sleep(pause)
+                remaining -= pause
+            untried = len(self.healths) - len(problems)
+            share = monotonic() + remaining / max(1, untried)
+            try:
+                return self._connect_to(health, share)
+            except EtcdError as error:
+                health.failed(monotonic())
+                problems[str(health.endpoint)] = error
+                if len(problems) == len(self.healths) and all(one.permanent for one in problems.values()):
+                    raise _unreachable(problems) from error
+
+    def _connect_to(self, health: EndpointHealth, deadline: float) -> GrpcConnection:
+        endpoint = health.endpoint
+        context = client_context(self._tls_files) if endpoint.tls else None
+        channel: Channel = connect_tcp(self._sockets, endpoint.host, endpoint.port, deadline)
+        try:
+            if context is not None:
+                channel = _secured(channel, context, endpoint, deadline)
+            connection = GrpcConnection(channel, health, self.monotonic)
+            self.open.add(connection)
+            connection.open(deadline)
+        except BaseException:
+            channel.close()
+            raise
+        return connection
+
+
+def _secured(below: Channel, context: ssl.SSLContext, endpoint: Endpoint, deadline: float) -> Channel:
+    channel = TlsChannel(below, context, endpoint.host)
+    try:
+        channel.handshake(deadline)
+    except ssl.SSLError as error:
+        raise explain_tls_error(error, str(endpoint)) from error
+    except TimeoutError as error:
+        raise TlsFailed("no TLS handshake in time", endpoint=str(endpoint)) from error
+    except OSError as error:
+        raise TlsFailed(
+            f"the TLS handshake was cut off ({error.strerror or error}): does this server speak TLS? If "
+            "not, use http:// in etcdlock_endpoints, without certificates",
+            endpoint=str(endpoint),
+        ) from error
+    return channel
+
+
+def _unreachable(problems: dict[str, EtcdError]) -> EtcdError:
+    if not problems:
+        return DeadlinePassed("no time was left to connect to etcd")
+    if len(problems) == 1:
+        (only,) = problems.values()
+        return only
+    kinds = {type(problem) for problem in problems.values()}
+    kind = kinds.pop() if len(kinds) == 1 and kinds <= {TlsFailed, NotEtcd} else ConnectFailed
+    permanent = all(problem.permanent for problem in problems.values())
+    return kind(
+        "no etcd endpoint could be reached: " + "; ".join(str(problem) for problem in problems.values()),
+        permanent=permanent,
+    )
 
 
 def _forget_inherited() -> None:

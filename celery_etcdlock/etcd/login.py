@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 
 from celery_etcdlock.etcd import messages
-from celery_etcdlock.etcd.errors import AuthenticationFailed, EtcdError, EtcdStatusError, StatusCode, TokenRejected
+from celery_etcdlock.etcd.errors import AuthenticationFailed, EtcdError, StatusCode, TokenRejected
 
 AUTHENTICATE = "/etcdserverpb.Auth/Authenticate"
 MOST_LOGINS_PER_CALL = 3
@@ -33,14 +33,11 @@ class Login:
             try:
                 reply = self._call(AUTHENTICATE, request.SerializeToString(), deadline)
                 token = str(messages.decoded(messages.AuthenticateResponse, reply).token)
-            except EtcdStatusError as error:
-                error.maybe_applied = False
-                if "authentication is not enabled" not in error.details:
-                    raise
-                token = NO_LOGIN_NEEDED
             except EtcdError as error:
                 error.maybe_applied = False
-                raise
+                if "authentication is not enabled" not in getattr(error, "details", ""):
+                    raise
+                token = NO_LOGIN_NEEDED
             self._token = token
         return token
 

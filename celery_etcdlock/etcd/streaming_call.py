@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Iterator
 
 from celery_etcdlock.etcd.connection_pool import Pool
 from celery_etcdlock.etcd.errors import DeadlinePassed, EtcdError
 from celery_etcdlock.etcd.grpc_connection import GrpcConnection
 from celery_etcdlock.etcd.login import MOST_LOGINS_PER_CALL, Login, check_watch
 from celery_etcdlock.etcd.messages import WATCH
-from celery_etcdlock.etcd.request_headers import RequestHeaders
 
 
 class EtcdStream:
@@ -17,31 +17,21 @@ class EtcdStream:
 
     Iterating blocks until the next answer and raises ``DeadlinePassed`` when the stream's time is over. After any
     error the stream is finished: open another. At the end the connection goes back to the pool, if it can carry on.
+    ``ended`` says that the server has ended the stream, without an error.
     """
 
-    def __init__(
-        self,
-        pool: Pool,
-        login: Login,
-        headers: RequestHeaders,
-        monotonic: Callable[[], float],
-        path: str,
-        request: bytes,
-        deadline: float,
-    ) -> None:
+    def __init__(self, pool: Pool, login: Login, path: str, request: bytes, deadline: float) -> None:
         self._pool = pool
         self._login = login
-        self._headers = headers
-        self._monotonic = monotonic
         self._path = path
         self._request = request
         self._deadline = deadline
         self._connection: GrpcConnection | None = None
         self._token = ""
         self._logins = 0
-        self._first = True
-        self._ended = False
+        self._answered = False
         self._cancelled = False
+        self.ended = False
 
     def __enter__(self) -> EtcdStream:
         self._open()
@@ -54,25 +44,36 @@ class EtcdStream:
         return self
 
     def __next__(self) -> bytes:
-        message = self._receive(self._deadline)
-        if message is not None:
-            return message
-        if self._ended:
+        message = self.receive(math.inf)
+        if message is None:
             raise StopIteration
-        raise DeadlinePassed("the stream's time is over", maybe_applied=True)
+        return message
 
     def receive(self, timeout_seconds: float) -> bytes | None:
         """The next answer, or None if none came in this time (the stream goes on) or the server has ended it."""
-        until = self._monotonic() + timeout_seconds
-        message = self._receive(min(until, self._deadline))
-        if message is None and not self._ended and until > self._deadline:
-            raise DeadlinePassed("the stream's time is over", maybe_applied=True)
-        return message
-
-    @property
-    def ended(self) -> bool:
-        """The server has ended the stream, without an error."""
-        return self._ended
+        until = self._pool.monotonic() + timeout_seconds
+        while not self.ended:
+            if self._connection is None:
+                raise RuntimeError("the stream is closed: use it inside its with block")
+            try:
+                message = self._connection.receive(min(until, self._deadline))
+                if message is None and until > self._deadline:
+                    raise DeadlinePassed("the stream's time is over", maybe_applied=True)
+                if message is not None and not self._answered:
+                    self._answered = True
+                    if self._token and not self._logins:
+                        check_watch(self._path, message)
+            except EOFError:
+                self.ended = True
+            except EtcdError as error:
+                self._close()
+                if not self._login.again(error, self._token) or self._logins >= MOST_LOGINS_PER_CALL:
+                    raise
+                self._logins += 1
+                self._open()
+            else:
+                return message
+        return None
 
     def cancel(self) -> None:
         """From any thread: end the stream; a blocked receiver gets ConnectionLost."""
@@ -81,46 +82,22 @@ class EtcdStream:
         if connection is not None:
             connection.interrupt()
 
-    def _receive(self, deadline: float) -> bytes | None:
-        while not self._ended:
-            if self._connection is None:
-                raise RuntimeError("the stream is closed: use it inside its with block")
-            try:
-                message = self._connection.receive(deadline)
-                if message is not None and self._first:
-                    self._first = False
-                    if self._token and not self._logins:
-                        check_watch(self._path, message)
-            except EOFError:
-                self._ended = True
-            except EtcdError as error:
-                self._close()
-                if not self._login.again(error, self._token) or self._logins >= MOST_LOGINS_PER_CALL:
-                    raise
-                self._logins += 1
-                self._first = True
-                self._open()
-            else:
-                return message
-        return None
-
     def _open(self) -> None:
-        self._pool.after_fork()
+        pool, deadline = self._pool, self._deadline
+        pool.after_fork()
         while True:
-            token = self._login.token(self._deadline)
-            connection = self._pool.borrow(self._monotonic(), self._deadline)
+            token = self._login.token(deadline)
+            connection = pool.borrow(pool.monotonic(), deadline)
             try:
-                headers = self._headers.block(
-                    connection.endpoint, self._path, self._deadline - self._monotonic(), token
-                )
-                connection.start_stream(headers, self._request, self._deadline, half_close=self._path != WATCH)
+                headers = pool.headers.block(connection.endpoint, self._path, deadline - pool.monotonic(), token)
+                connection.start_stream(headers, self._request, deadline, half_close=self._path != WATCH)
             except EtcdError as error:
-                self._pool.discard(connection)
-                connection.health.failed(self._monotonic())
-                if error.maybe_applied or error.permanent or self._monotonic() >= self._deadline:
+                pool.discard(connection)
+                connection.health.failed(pool.monotonic())
+                if error.maybe_applied or error.permanent or pool.monotonic() >= deadline:
                     raise
             except BaseException:
-                self._pool.discard(connection)
+                pool.discard(connection)
                 raise
             else:
                 self._token = token

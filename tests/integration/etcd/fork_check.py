@@ -81,7 +81,7 @@ def main() -> None:
         put(client, b"parent", b"end")
         (event,) = m.WatchResponse.FromString(next(stream)).events
         assert event.kv.value == b"end"
-        assert not before or before & {id(connection) for connection in client._pool.connector.open}
+        assert not before or before & {id(connection) for connection in client._pool.open}
     stop.set()
     for thread in threads:
         thread.join(30)

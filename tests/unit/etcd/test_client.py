@@ -151,7 +151,7 @@ def test_idle_connections_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connection_pool, "MOST_IDLE_CONNECTIONS", 2)
     with ScriptedServer(echo) as server:
         client = EtcdClient(server.endpoint)
-        borrowed = [client._pool.connector.connect(time.monotonic() + 5) for _ in range(4)]
+        borrowed = [client._pool.connect(time.monotonic() + 5) for _ in range(4)]
         for connection in borrowed:
             client._pool.give_back(connection)
         assert len(client._pool.idle) == 2

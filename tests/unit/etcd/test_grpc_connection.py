@@ -186,9 +186,9 @@ def test_goaway_to_the_end_is_not_processed() -> None:
     with ScriptedServer(refuse) as server:
         deadline = time.monotonic() + 10
         client = EtcdClient(server.endpoint)
-        connection = client._pool.connector.connect(deadline)
+        connection = client._pool.connect(deadline)
         with pytest.raises(NotProcessed, match="moving") as caught:
-            connection.call(client._headers.block(server.endpoint, PATH, 10, ""), b"x", deadline)
+            connection.call(client._pool.headers.block(server.endpoint, PATH, 10, ""), b"x", deadline)
         assert not caught.value.maybe_applied
         assert not connection.reusable
 
@@ -724,7 +724,7 @@ def test_a_server_that_allows_no_streams_is_tried_again_and_then_named() -> None
 
     with ScriptedServer(closed, echo) as server:
         client = EtcdClient(server.endpoint)
-        connection = client._pool.connector.connect(time.monotonic() + 5)
+        connection = client._pool.connect(time.monotonic() + 5)
         wait_until(lambda: connection.still_alive() and not connection._protocol.streams_allowed)
         with pytest.raises(NotProcessed, match="allows no calls at present"):
             connection.call(b"", b"x", time.monotonic() + 5)
