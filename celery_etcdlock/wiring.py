@@ -103,10 +103,10 @@ def open_deletions(settings: Settings) -> Deletions | None:
     """A watch for all deletions, or ``None`` where there is none: those who wait look again now and then."""
     if not settings.in_etcd or settings.channel is not None:
         return None
-    from celery_etcdlock.etcd.etcd_deletions import EtcdDeletions
+    from celery_etcdlock.etcd.etcd_inspector import EtcdInspector
     from celery_etcdlock.etcd.sockets import native
 
-    return EtcdDeletions(open_client(settings, sockets=native()), settings.prefix, settings.timeout)
+    return EtcdInspector(open_client(settings, sockets=native()), settings.prefix, settings.timeout)
 
 
 def etcd_key(settings: Settings, name: str, token: str) -> bytes:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import suppress
+from collections.abc import Generator, Iterable, Iterator
+from contextlib import closing, contextmanager, suppress
 from typing import Any
 
 from celery_etcdlock.core.lock_table import Change, KeyEntry, SnapshotOutdated, Traces
@@ -16,9 +16,9 @@ from celery_etcdlock.core.replies import Asked
 from celery_etcdlock.core.worker_notes import NoteKind
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient
-from celery_etcdlock.etcd.errors import Compacted, LeaseNotFound, PermissionDenied
+from celery_etcdlock.etcd.errors import Compacted, EtcdError, LeaseNotFound, PermissionDenied
 from celery_etcdlock.etcd.etcd_store import EtcdStore
-from celery_etcdlock.etcd.key_layout import Layout, end_of, names_deleted, pages, token_in, unchanged, watch_request
+from celery_etcdlock.etcd.key_layout import Layout, end_of, is_at, pages, token_in, unchanged, watch_request
 
 MOST_NOTE_BYTES = 256 * 1024
 #: Where apps have their prefix unless ``etcdlock_prefix`` says otherwise, and how many of them are named at most.
@@ -52,8 +52,7 @@ class EtcdInspector:
     def ttls(self, leases: Iterable[int]) -> dict[int, float]:
         found = {}
         for lease in {lease for lease in leases if lease}:
-            request = messages.LeaseTimeToLiveRequest(ID=lease)
-            reply = self._call("Lease/LeaseTimeToLive", request, messages.LeaseTimeToLiveResponse)
+            reply = self._ask(messages.LeaseTimeToLiveRequest(ID=lease))
             if reply.TTL > 0:
                 found[lease] = float(reply.TTL)
         return found
@@ -62,41 +61,56 @@ class EtcdInspector:
         return int(self._read(key=self._start, range_end=self._end, limit=1, keys_only=True).header.revision)
 
     def changes(self, after_revision: int) -> Iterator[list[Change] | None]:
-        for events in self._events(after_revision, prev_kv=True):
+        for _, events in self._events(after_revision, prev_kv=True):
             changes = [change for event in events if (change := self._change(event)) is not None]
             if changes or not events:
                 yield changes or None
 
     def deletions(self, after_revision: int) -> Iterator[set[str]]:
-        for events in self._events(after_revision, filters=[messages.WatchCreateRequest.NOPUT]):
-            yield names_deleted(events, self._start)
+        for _, names in self._deletions(after_revision):
+            yield names
 
-    def _events(self, after_revision: int, **options: Any) -> Iterator[list[Any]]:
-        """Events as they come; nothing about once a second when none does."""
+    @contextmanager
+    def open(self) -> Iterator[tuple[int, Iterator[tuple[int, set[str]]]]]:
+        """All deletions from now on: see ``locking.deletion_watch.Deletions``."""
+        with closing(self):
+            revision = self.revision()
+            with closing(self._deletions(revision)) as deletions:
+                try:
+                    yield revision, deletions
+                except SnapshotOutdated as error:
+                    raise EtcdError(str(error)) from error
+
+    def _deletions(self, after_revision: int) -> Generator[tuple[int, set[str]], None, None]:
+        with closing(self._events(after_revision, deletions_only=True)) as found:
+            for revision, events in found:
+                yield revision, {token_in(event.kv, self._start).rpartition("/")[0] for event in events}
+
+    def _events(self, after_revision: int, **options: bool) -> Generator[tuple[int, list[Any]], None, None]:
+        """Until which revision, and the events as they come; none about once a second when nothing does."""
         while True:
             request = watch_request(self._start, after_revision, **options)
             with self._client.stream(messages.WATCH, request, LONGEST_WATCH_SECONDS) as stream:
                 while not stream.ended:
                     answer = stream.receive(QUIET_SECONDS)
                     if answer is None:
-                        yield []
+                        yield after_revision, []
                         continue
                     response = messages.decoded(messages.WatchResponse, answer)
+                    if response.compact_revision:
+                        raise SnapshotOutdated(f"revision {after_revision + 1} was compacted meanwhile")
                     if response.canceled:
-                        if response.compact_revision:
-                            raise SnapshotOutdated(f"revision {after_revision + 1} was compacted meanwhile")
-                        break
+                        raise EtcdError(f"the watch was cancelled: {response.cancel_reason}")
                     after_revision = max(after_revision, response.header.revision)
                     if response.events:
-                        yield list(response.events)
+                        yield after_revision, list(response.events)
 
     def ask_to_release(self, entry: KeyEntry, by: str) -> bool:
         asked = self._store.ask_holder(self._key(entry), entry.key.mod_revision, by, self._timeout_seconds)
         return isinstance(asked, Asked)
 
     def is_there(self, entry: KeyEntry) -> bool:
-        kvs = self._read(key=self._key(entry), keys_only=True).kvs
-        return bool(kvs) and bool(kvs[0].mod_revision == entry.key.mod_revision)
+        return is_at(self._read(key=self._key(entry), keys_only=True).kvs, entry.key.mod_revision)
 
     def delete(self, entry: KeyEntry) -> bool:
         key = self._key(entry)
@@ -104,7 +118,7 @@ class EtcdInspector:
             compare=[unchanged(key, entry.key.mod_revision)],
             success=[messages.RequestOp(request_delete_range=messages.DeleteRangeRequest(key=key))],
         )
-        return bool(self._call("KV/Txn", request, messages.TxnResponse).succeeded)
+        return bool(self._ask(request).succeeded)
 
     def notes(self, kind: NoteKind) -> dict[str, str]:
         start = self._layout.notes(kind)
@@ -117,21 +131,19 @@ class EtcdInspector:
     def write_note(self, kind: NoteKind, worker: str, text: str, seconds: int) -> None:
         key, now = self._layout.note(kind, worker), time.monotonic()
         if key not in self._note_leases:
-            self._call("KV/Put", messages.PutRequest(key=self._layout.used), messages.PutResponse)
+            self._ask(messages.PutRequest(key=self._layout.used))
         # Most notes change more often than their time runs out: one lease serves several.
         lease, until = self._note_leases.get(key, (0, now))
         if until - now >= seconds / 2:
             with suppress(LeaseNotFound):
                 self._put_note(key, text, lease)
                 return
-        grant = messages.LeaseGrantRequest(TTL=seconds)
-        lease = self._call("Lease/LeaseGrant", grant, messages.LeaseGrantResponse).ID
+        lease = self._ask(messages.LeaseGrantRequest(TTL=seconds)).ID
         self._note_leases[key] = lease, now + seconds
         self._put_note(key, text, lease)
 
     def _put_note(self, key: bytes, text: str, lease: int) -> None:
-        put = messages.PutRequest(key=key, value=text.encode(), lease=lease)
-        self._call("KV/Put", put, messages.PutResponse)
+        self._ask(messages.PutRequest(key=key, value=text.encode(), lease=lease))
 
     def traces(self) -> Traces:
         own = self._layout.prefix
@@ -156,7 +168,7 @@ class EtcdInspector:
 
     def delete_note(self, kind: NoteKind, worker: str) -> None:
         key = self._layout.note(kind, worker)
-        self._call("KV/DeleteRange", messages.DeleteRangeRequest(key=key), messages.DeleteRangeResponse)
+        self._ask(messages.DeleteRangeRequest(key=key))
         lease, _ = self._note_leases.pop(key, (0, 0.0))
         if lease:
             self._store.perform(RevokeLease(lease), self._timeout_seconds)
@@ -189,12 +201,10 @@ class EtcdInspector:
         return None if entry is None else Change(entry, gone, event.kv.mod_revision)
 
     def _read(self, **fields: Any) -> Any:
-        return self._call("KV/Range", messages.RangeRequest(**fields), messages.RangeResponse)
+        return self._ask(messages.RangeRequest(**fields))
 
-    def _call(self, method: str, request: Any, reply: Any) -> Any:
-        path = f"/etcdserverpb.{method}"
+    def _ask(self, request: Any) -> Any:
         try:
-            answer = self._client.call(path, request.SerializeToString(), self._timeout_seconds, repeatable=True)
+            return messages.ask(self._client, request, self._timeout_seconds)
         except Compacted as error:
             raise SnapshotOutdated(str(error)) from error
-        return messages.decoded(reply, answer)

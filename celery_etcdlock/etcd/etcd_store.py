@@ -23,7 +23,7 @@ from celery_etcdlock.etcd.errors import (
     NoSpace,
     TooManyOperations,
 )
-from celery_etcdlock.etcd.key_layout import Layout, end_of, keys_in, read, token_in, unchanged
+from celery_etcdlock.etcd.key_layout import Layout, end_of, is_at, keys_in, read, token_in, unchanged, watch_request
 from celery_etcdlock.etcd.lock_transactions import LockTransactions, Transaction
 from celery_etcdlock.etcd.recent_conflicts import RecentConflicts, rehearsal
 from celery_etcdlock.etcd.state_transactions import States
@@ -32,6 +32,8 @@ from celery_etcdlock.etcd.state_transactions import States
 MOST_TOGETHER = 64
 #: Keys checked in one transaction; etcd allows 128 operations by default, and comparisons count alike.
 KEYS_PER_CHECK = 100
+
+LEASES = "/etcdserverpb.Lease/"
 
 Compare = messages.Compare
 
@@ -74,6 +76,7 @@ class EtcdStore:
         self._layout = Layout(prefix)
         self._places = places_class(self._layout)
         self._states = States(self._layout)
+        #: Those that aren't the one transaction that ``LockTransactions`` makes of them.
         self._handlers: dict[type[Any], Callable[[Any, float], store_replies.StoreReply]] = {
             ops.GrantLease: self._grant_lease,
             ops.FenceSession: self._fence_session,
@@ -81,11 +84,6 @@ class EtcdStore:
             ops.CheckKeys: self._check_keys,
             ops.RevokeLease: self._revoke_lease,
             ops.TryAcquire: self._try,
-            ops.Enqueue: self._place,
-            ops.Promote: self._place,
-            ops.TryEach: self._place,
-            ops.TryAll: self._place,
-            ops.Release: self._place,
             ops.AskAge: self._ask_age,
             ops.Look: self._look,
             ops.LookForMark: self._look_for_mark,
@@ -100,7 +98,7 @@ class EtcdStore:
 
     def perform(self, operation: ops.StoreOperation, timeout_seconds: float) -> store_replies.StoreReply:
         try:
-            return self._handlers[type(operation)](operation, timeout_seconds)
+            return self._handlers.get(type(operation), self._place)(operation, timeout_seconds)
         except LeaseNotFound:
             return store_replies.Done() if isinstance(operation, ops.RevokeLease) else store_replies.SessionGone()
 
@@ -112,7 +110,7 @@ class EtcdStore:
             raise ValueError("a lock name occurs twice in one transaction (rule 4)")
         nested = [messages.RequestOp(request_txn=self._places.request(operation)) for operation in operations]
         try:
-            reply = self._txn(messages.TxnRequest(success=nested), timeout_seconds)
+            reply = self._ask(messages.TxnRequest(success=nested), timeout_seconds, repeatable=False)
         except TooManyOperations:
             self.most_together = max(1, len(operations) // 2)
             raise
@@ -130,7 +128,7 @@ class EtcdStore:
     def _grant_lease(self, operation: ops.GrantLease, timeout_seconds: float) -> store_replies.StoreReply:
         request = messages.LeaseGrantRequest(ID=operation.lease, TTL=operation.ttl_seconds)
         try:
-            reply = self._call("Lease/LeaseGrant", request, messages.LeaseGrantResponse, timeout_seconds, True)
+            reply = self._ask(request, timeout_seconds)
         except LeaseExists:
             # By an earlier, unanswered request of ours: the id is random. Its TTL is no less than asked for.
             return store_replies.LeaseGranted(operation.ttl_seconds)
@@ -138,16 +136,16 @@ class EtcdStore:
 
     def _fence_session(self, operation: ops.FenceSession, timeout_seconds: float) -> store_replies.StoreReply:
         request = messages.PutRequest(key=self._layout.session_key(operation.lease), lease=operation.lease)
-        reply = self._call("KV/Put", request, messages.PutResponse, timeout_seconds, True)
+        reply = self._ask(request, timeout_seconds)
         return store_replies.SessionFenced(reply.header.revision, reply.header.raft_term)
 
     def _keep_alive(self, operation: ops.KeepAlive, timeout_seconds: float) -> store_replies.StoreReply:
         request = messages.LeaseKeepAliveRequest(ID=operation.lease)
-        reply = self._call("Lease/LeaseKeepAlive", request, messages.LeaseKeepAliveResponse, timeout_seconds, True)
+        reply = self._ask(request, timeout_seconds)
         # etcd has no error for an expired lease here: its TTL is zero or absent.
-        return (
-            store_replies.KeptAlive(reply.TTL, reply.header.raft_term) if reply.TTL > 0 else store_replies.SessionGone()
-        )
+        if reply.TTL <= 0:
+            return store_replies.SessionGone()
+        return store_replies.KeptAlive(reply.TTL, reply.header.raft_term)
 
     def _check_keys(self, operation: ops.CheckKeys, timeout_seconds: float) -> store_replies.StoreReply:
         try:
@@ -157,72 +155,54 @@ class EtcdStore:
             return self._check_keys_one_by_one(operation, timeout_seconds)
 
     def _check_keys_one_by_one(self, operation: ops.CheckKeys, timeout_seconds: float) -> store_replies.StoreReply:
-        def see(key: bytes) -> Any:
-            reply = self._read(timeout_seconds, key=key, keys_only=True)
-            terms.add(reply.header.raft_term)
-            return reply.kvs
-
-        terms: set[int] = set()
-        if not see(self._layout.session_key(operation.lease)):
+        session = self._read(timeout_seconds, key=self._layout.session_key(operation.lease), keys_only=True)
+        if not session.kvs:
             return store_replies.SessionGone()
-        missing: set[ops.HeldKey] = set()
-        for held in operation.keys:
-            kvs = see(self._layout.key(held.name, held.token))
-            if not kvs or kvs[0].mod_revision != held.mod_revision:
-                missing.add(held)
-        return store_replies.KeysSeen(terms.pop() if len(terms) == 1 else 0, frozenset(missing))
+        keys = [self._layout.key(held.name, held.token) for held in operation.keys]
+        found = [self._read(timeout_seconds, key=key, keys_only=True) for key in keys]
+        terms = {reply.header.raft_term for reply in (session, *found)}
+        return _keys_seen(terms, _missing(operation.keys, [reply.kvs for reply in found]))
 
     def _check_keys_at_once(self, operation: ops.CheckKeys, timeout_seconds: float) -> store_replies.StoreReply:
+        session_key = self._layout.session_key(operation.lease)
+        session_lives = Compare(key=session_key, target=Compare.CREATE, result=Compare.GREATER, create_revision=0)
         asked_start = self._layout.asked_start(operation.lease)
-        asked: tuple[store_replies.ReleaseAsked, ...] = ()
+        read_asks = read(asked_start, end_of(asked_start))
+        asking: Any = ()
         terms: set[int] = set()
         missing: set[ops.HeldKey] = set()
         # Once at least: the session's own key is checked even where none is held.
         for start in range(0, max(len(operation.keys), 1), KEYS_PER_CHECK):
             some = operation.keys[start : start + KEYS_PER_CHECK]
-            session_key = self._layout.session_key(operation.lease)
             keys = [self._layout.key(held.name, held.token) for held in some]
+            as_held = [unchanged(key, held.mod_revision) for key, held in zip(keys, some, strict=True)]
             request = messages.TxnRequest(
-                compare=[
-                    Compare(key=session_key, target=Compare.CREATE, result=Compare.GREATER, create_revision=0),
-                    *(unchanged(key, held.mod_revision) for key, held in zip(keys, some, strict=True)),
-                ],
-                # A transaction without any read would not be linearizable.
-                success=[read(asked_start, end_of(asked_start))],
-                failure=[
-                    read(asked_start, end_of(asked_start)),
-                    *(read(key, keys_only=True) for key in (session_key, *keys)),
-                ],
+                compare=[session_lives, *as_held],
+                success=[read_asks],  # a transaction without any read would not be linearizable
+                failure=[read_asks, *(read(key, keys_only=True) for key in (session_key, *keys))],
             )
-            reply = self._txn(request, timeout_seconds, repeatable=True)
+            reply = self._ask(request, timeout_seconds)
             terms.add(reply.header.raft_term)
             asking, *rest = [response.response_range.kvs for response in reply.responses]
-            asked = tuple(
-                store_replies.ReleaseAsked(
-                    token_in(kv, asked_start), kv.value.decode("utf-8", "replace"), kv.mod_revision
-                )
-                for kv in asking
-            )
-            if reply.succeeded:
-                continue
-            session, *found = rest
-            if not session:
-                return store_replies.SessionGone()
-            missing.update(
-                held
-                for held, kvs in zip(some, found, strict=True)
-                if not kvs or kvs[0].mod_revision != held.mod_revision
-            )
-        return store_replies.KeysSeen(terms.pop() if len(terms) == 1 else 0, frozenset(missing), asked)
+            if not reply.succeeded:
+                session, *found = rest
+                if not session:
+                    return store_replies.SessionGone()
+                missing |= _missing(some, found)
+        asked = [
+            store_replies.ReleaseAsked(token_in(kv, asked_start), kv.value.decode("utf-8", "replace"), kv.mod_revision)
+            for kv in asking
+        ]
+        return _keys_seen(terms, missing, asked)
 
     def _revoke_lease(self, operation: ops.RevokeLease, timeout_seconds: float) -> store_replies.StoreReply:
         request = messages.LeaseRevokeRequest(ID=operation.lease)
-        self._call("Lease/LeaseRevoke", request, messages.LeaseRevokeResponse, timeout_seconds, True)
+        self._ask(request, timeout_seconds)
         return store_replies.Done()
 
     def _ask_age(self, operation: ops.AskAge, timeout_seconds: float) -> store_replies.StoreReply:
         request = messages.LeaseTimeToLiveRequest(ID=operation.lease)
-        reply = self._call("Lease/LeaseTimeToLive", request, messages.LeaseTimeToLiveResponse, timeout_seconds, True)
+        reply = self._ask(request, timeout_seconds)
         if not reply.grantedTTL:
             return store_replies.LeaseUnknown()
         # The leader cuts what is left to whole seconds, so the age that it implies is up to one second too high.
@@ -231,7 +211,7 @@ class EtcdStore:
     # --- places under a name ----------------------------------------------------------------------------------
 
     def _place(self, operation: Transaction, timeout_seconds: float) -> store_replies.StoreReply:
-        reply = self._txn(self._places.request(operation), timeout_seconds)
+        reply = self._ask(self._places.request(operation), timeout_seconds, repeatable=False)
         return self._places.reply(operation, reply, reply.header.revision)
 
     def _try(self, operation: ops.TryAcquire, timeout_seconds: float) -> store_replies.StoreReply:
@@ -242,14 +222,14 @@ class EtcdStore:
         if recent_conflicts.lately(operation.name):
             seen = read(self._layout.session_key(operation.lease), keys_only=True)
             try:
-                reply = self._txn(rehearsal(request, seen), timeout_seconds, repeatable=True)
+                reply = self._ask(rehearsal(request, seen), timeout_seconds)
             except EtcdError as error:
                 error.maybe_applied = False
                 raise
             if reply.succeeded:
-                reply = self._txn(request, max(0.001, until - time.monotonic()))
+                reply = self._ask(request, max(0.001, until - time.monotonic()), repeatable=False)
         else:
-            reply = self._txn(request, timeout_seconds)
+            reply = self._ask(request, timeout_seconds, repeatable=False)
         recent_conflicts.note(operation.name, refused=not reply.succeeded)
         return self._places.reply(operation, reply, reply.header.revision)
 
@@ -264,12 +244,12 @@ class EtcdStore:
 
     def _unmark(self, operation: ops.Unmark, timeout_seconds: float) -> store_replies.StoreReply:
         request = messages.DeleteRangeRequest(key=self._layout.mark(operation.task_id))
-        self._call("KV/DeleteRange", request, messages.DeleteRangeResponse, timeout_seconds, True)
+        self._ask(request, timeout_seconds)
         return store_replies.Done()
 
     def _mark_done(self, operation: ops.MarkDone, timeout_seconds: float) -> store_replies.StoreReply:
         request = messages.PutRequest(key=self._layout.done_mark(operation.delivery), lease=operation.lease)
-        self._call("KV/Put", request, messages.PutResponse, timeout_seconds, True)
+        self._ask(request, timeout_seconds)
         return store_replies.Done()
 
     def _look_for_done(self, operation: ops.LookForDone, timeout_seconds: float) -> store_replies.StoreReply:
@@ -290,34 +270,29 @@ class EtcdStore:
         ask = messages.PutRequest(key=asked_key, value=by.encode(), lease=kv.lease)
         put = messages.RequestOp(request_put=ask)
         request = messages.TxnRequest(compare=[unchanged(key, mod_revision)], success=[put])
-        return store_replies.Asked() if self._txn(request, timeout_seconds).succeeded else store_replies.NotHeld()
+        asked = self._ask(request, timeout_seconds, repeatable=False).succeeded
+        return store_replies.Asked() if asked else store_replies.NotHeld()
 
     # --- states that outlive their holder -----------------------------------------------------------------------
 
     def _save_states(self, operation: ops.SaveStates, timeout_seconds: float) -> store_replies.StoreReply:
-        reply = self._txn(self._states.request(operation), timeout_seconds)
+        reply = self._ask(self._states.request(operation), timeout_seconds, repeatable=False)
         return self._states.reply(operation, reply)
 
     def _load_states(self, operation: ops.LoadStates, timeout_seconds: float) -> store_replies.StoreReply:
         ends_at = time.monotonic() + timeout_seconds
-
-        def read_page(**fields: Any) -> Any:
-            return self._read(max(0.001, ends_at - time.monotonic()), **fields)
-
-        return self._states.load(operation, read_page)
+        return self._states.load(
+            operation, lambda **fields: self._read(max(0.001, ends_at - time.monotonic()), **fields)
+        )
 
     # --- waiting --------------------------------------------------------------------------------------------------
 
     def _await_change(self, operation: ops.AwaitChange, timeout_seconds: float) -> store_replies.StoreReply:
-        create = messages.WatchCreateRequest(start_revision=operation.after_revision + 1)
+        stop, after = operation.stop, operation.after_revision
         if operation.token is None:
-            create.key = self._layout.name_start(operation.name)
-            create.range_end = end_of(create.key)
-            create.filters.append(messages.WatchCreateRequest.NOPUT)
+            request = watch_request(self._layout.name_start(operation.name), after, deletions_only=True)
         else:
-            create.key = self._layout.key(operation.name, operation.token)
-        request = messages.WatchRequest(create_request=create).SerializeToString()
-        stop = operation.stop
+            request = watch_request(self._layout.key(operation.name, operation.token), after)
         try:
             with (
                 self._transport.stream(messages.WATCH, request, timeout_seconds) as replies,
@@ -337,19 +312,27 @@ class EtcdStore:
 
     # --- calls ------------------------------------------------------------------------------------------------
 
-    def _txn(self, request: Any, timeout_seconds: float, *, repeatable: bool = False) -> Any:
-        return self._call("KV/Txn", request, messages.TxnResponse, timeout_seconds, repeatable)
-
     def _read(self, timeout_seconds: float, **fields: Any) -> Any:
-        return self._call("KV/Range", messages.RangeRequest(**fields), messages.RangeResponse, timeout_seconds, True)
+        return self._ask(messages.RangeRequest(**fields), timeout_seconds)
 
-    def _call(self, method: str, request: Any, reply: Any, timeout_seconds: float, repeatable: bool) -> Any:
-        path = f"/etcdserverpb.{method}"
+    def _ask(self, request: Any, timeout_seconds: float, *, repeatable: bool = True) -> Any:
         identity = self._identity
         newest_before = 0 if identity is None else identity.revision
+        path, reply_class = messages.call_for(request.__class__)
         sent = request.SerializeToString()
-        answer = messages.decoded(reply, self._transport.call(path, sent, timeout_seconds, repeatable=repeatable))
+        reply = messages.decoded(reply_class, self._transport.call(path, sent, timeout_seconds, repeatable=repeatable))
         if identity is not None:
             # Answers about leases come from one member's own view.
-            identity.check(answer.header, newest_before, linearizable=method.startswith("KV/"))
-        return answer
+            identity.check(reply.header, newest_before, linearizable=not path.startswith(LEASES))
+        return reply
+
+
+def _missing(held_keys: Sequence[ops.HeldKey], found: Sequence[Any]) -> set[ops.HeldKey]:
+    """Those that aren't there any more as they were written."""
+    return {held for held, kvs in zip(held_keys, found, strict=True) if not is_at(kvs, held.mod_revision)}
+
+
+def _keys_seen(
+    terms: set[int], missing: set[ops.HeldKey], asked: Sequence[store_replies.ReleaseAsked] = ()
+) -> store_replies.KeysSeen:
+    return store_replies.KeysSeen(terms.pop() if len(terms) == 1 else 0, frozenset(missing), tuple(asked))

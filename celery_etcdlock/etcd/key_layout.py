@@ -15,7 +15,7 @@ Names are escaped (``core.name_escaping``), so that no name's range holds anothe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any
 
 from celery_etcdlock.core.name_escaping import escape_name
@@ -85,6 +85,11 @@ def unchanged(key: bytes, mod_revision: int) -> Any:
     return there(key=key, target=there.MOD, result=there.EQUAL, mod_revision=mod_revision)
 
 
+def is_at(kvs: Sequence[Any], mod_revision: int) -> bool:
+    """Whether the key that was read is there as it was written at this revision."""
+    return bool(kvs) and bool(kvs[0].mod_revision == mod_revision)
+
+
 def read(key: bytes, range_end: bytes = b"", *, keys_only: bool = False) -> Any:
     """Request: read a key, or those from ``key`` up to ``range_end``."""
     return messages.RequestOp(request_range=messages.RangeRequest(key=key, range_end=range_end, keys_only=keys_only))
@@ -102,17 +107,13 @@ def pages(read_page: Callable[..., Any], start: bytes) -> Iterator[Any]:
         key = page.kvs[-1].key + b"\0"
 
 
-def watch_request(start: bytes, after_revision: int, **options: Any) -> bytes:
-    """Request: watch all that begins with ``start``, from after this revision."""
-    create = messages.WatchCreateRequest(
-        key=start, range_end=end_of(start), start_revision=after_revision + 1, **options
-    )
+def watch_request(start: bytes, after_revision: int, *, deletions_only: bool = False, prev_kv: bool = False) -> bytes:
+    """Request: watch a key, or all that begins with ``start`` if that ends in a slash, from after this revision."""
+    end = end_of(start) if start.endswith(b"/") else b""
+    create = messages.WatchCreateRequest(key=start, range_end=end, start_revision=after_revision + 1, prev_kv=prev_kv)
+    if deletions_only:
+        create.filters.append(messages.WatchCreateRequest.NOPUT)
     return bytes(messages.WatchRequest(create_request=create).SerializeToString())
-
-
-def names_deleted(events: Iterable[Any], start: bytes) -> set[str]:
-    """The escaped names of the locks whose keys these events are about."""
-    return {token_in(event.kv, start).rpartition("/")[0] for event in events}
 
 
 def token_in(kv: Any, start: bytes) -> str:

@@ -23,7 +23,7 @@ from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.ownership import Key, find_key
 from celery_etcdlock.core.record import encode_record
 from celery_etcdlock.etcd import messages
-from celery_etcdlock.etcd.key_layout import Layout, end_of, keys_in, read, unchanged
+from celery_etcdlock.etcd.key_layout import Layout, end_of, is_at, keys_in, read, unchanged
 
 Transaction = ops.PlaceOperation | ops.TryEach | ops.TryAll
 
@@ -208,8 +208,7 @@ class LockTransactions:
         mine = [key for each, keys in zip(tries, found, strict=True) for key in keys if key.token == each.token]
         if len(mine) == len(tries):
             return store_replies.Owned(max(key.create_revision for key in mine), has_run)
-        session = response.responses[0].response_range.kvs
-        if not session or session[0].mod_revision != tries[0].epoch:
+        if not is_at(response.responses[0].response_range.kvs, tries[0].epoch):
             return _moved_or_gone(response)
         return store_replies.EachTried(tuple(store_replies.Present(keys, revision, has_run) for keys in found))
 

@@ -54,6 +54,23 @@ def __getattr__(name: str) -> Any:
     return made
 
 
+@cache
+def call_for(request_class: Any) -> tuple[str, Any]:
+    """The path of the call that takes such a request, and the class of its reply."""
+    services = _pool().FindFileByName("etcd.proto").services_by_name.values()
+    calls = {method.input_type.name: method for service in services for method in service.methods}
+    method = calls[request_class.DESCRIPTOR.name]
+    reply = method.output_type.name
+    return f"/{method.containing_service.full_name}/{method.name}", globals().get(reply) or __getattr__(reply)
+
+
+def ask(transport: Any, request: Any, timeout_seconds: float) -> Any:
+    """The reply to a request that does no harm when it is applied twice. Raises EtcdError."""
+    path, reply_class = call_for(request.__class__)
+    sent = request.SerializeToString()
+    return decoded(reply_class, transport.call(path, sent, timeout_seconds, repeatable=True))
+
+
 def decoded(message_class: Any, reply: bytes) -> Any:
     """A reply of etcd as a message; raises EtcdError when it isn't one."""
     try:

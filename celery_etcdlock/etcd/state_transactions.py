@@ -8,7 +8,7 @@ from typing import Any
 from celery_etcdlock.core.operations import LoadStates, SaveStates, StateWrite
 from celery_etcdlock.core.replies import NotHeld, State, StatesRefused, StatesSaved, StatesSeen, StoreReply
 from celery_etcdlock.etcd import messages
-from celery_etcdlock.etcd.key_layout import Layout, pages, read, token_in, unchanged
+from celery_etcdlock.etcd.key_layout import Layout, is_at, pages, read, token_in, unchanged
 
 RequestOp = messages.RequestOp
 
@@ -36,7 +36,7 @@ class States:
         if response.succeeded:
             return StatesSaved(response.header.revision)
         guard, *states = [one.response_range.kvs for one in response.responses]
-        if not guard or guard[0].mod_revision != operation.guard.mod_revision:
+        if not is_at(guard, operation.guard.mod_revision):
             return NotHeld()
         start = self._layout.book_start(operation.book)
         return StatesRefused(_states((kv for kvs in states for kv in kvs), start))

@@ -34,6 +34,8 @@ assert m.TxnRequest.FromString(wire) == request
 assert request.success[0].WhichOneof("request") == "request_txn"
 watch = m.WatchResponse(compact_revision=7, canceled=True, events=[m.Event(type=m.Event.DELETE)])
 assert m.WatchResponse.FromString(watch.SerializeToString()).events[0].type == m.Event.DELETE
+assert m.call_for(m.RangeRequest) == ("/etcdserverpb.KV/Range", m.RangeResponse)
+assert m.call_for(m.AuthRoleGetRequest) == ("/etcdserverpb.Auth/RoleGet", m.AuthRoleGetResponse)
 # fields that a newer etcd adds are ignored
 assert m.LeaseKeepAliveResponse.FromString(b"\x10\x05\xf8\x7f\x01").ID == 5
 

@@ -35,7 +35,7 @@ def test_every_message_that_the_package_names_is_one() -> None:
         for path in package.rglob("*.py")
         for name in re.findall(r"\bmessages\.([A-Z]\w+)", path.read_text("utf-8"))
     }
-    assert {"TxnRequest", "Compare", "LeaseKeepAliveResponse"} <= names
+    assert {"TxnRequest", "Compare", "LeaseKeepAliveRequest"} <= names
     for name in names:
         assert getattr(messages, name) is not None, name
     with pytest.raises(AttributeError, match="no message 'TxnReqest'"):
