@@ -76,14 +76,7 @@ def _etcd(settings: Settings) -> Iterator[CheckResult]:
     # Only here, since it brings protobuf and hpack.
     from celery_etcdlock.etcd.diagnosis import diagnose
 
-    return diagnose(
-        lambda endpoints: open_client(settings, endpoints),
-        settings.endpoints,
-        prefix=settings.prefix,
-        username=settings.username,
-        ttl_seconds=settings.ttl,
-        timeout_seconds=settings.timeout,
-    )
+    return diagnose(lambda endpoints: open_client(settings, endpoints), settings)
 
 
 def _redis(settings: Settings) -> Iterator[CheckResult]:

@@ -6,11 +6,13 @@ Nothing is changed but for one short-lived key under the prefix, which shows tha
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 from celery_etcdlock.core.check_results import CheckResult, Level, version_check_result
 from celery_etcdlock.core.roles import role_commands
+from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient
@@ -23,180 +25,153 @@ DEFAULT_QUOTA_BYTES = 2 * 1024**3
 MANY_REVISIONS = 100_000
 PROBE_TTL_SECONDS = 10
 
+ok = partial(CheckResult, Level.OK)
+warning = partial(CheckResult, Level.WARNING)
+broken = partial(CheckResult, Level.BROKEN)
+
 OpenClient = Callable[[tuple[str, ...]], EtcdClient]
 
 
-def diagnose(
-    open_client: OpenClient,
-    endpoints: tuple[str, ...],
-    *,
-    prefix: str,
-    username: str | None,
-    ttl_seconds: int,
-    timeout_seconds: float,
-) -> Iterator[CheckResult]:
+def diagnose(open_client: OpenClient, settings: Settings) -> Iterator[CheckResult]:
     """Findings, one by one as they are made. Doesn't raise for what it can report."""
     statuses: dict[str, Any] = {}
     refused: list[str] = []
-    for endpoint in endpoints:
-        yield from _endpoint(open_client, endpoint, timeout_seconds, statuses, refused)
+    for endpoint in settings.endpoints:
+        yield from _endpoint(open_client, endpoint, settings.timeout, statuses, refused)
     if refused and not statuses:
         text = f"{refused[0]} answered, but refused the login, so nothing more can be checked"
-        remedy = "; ".join(["as etcd's root, a user that may lock and one that may look", *role_commands(prefix)])
-        yield CheckResult(Level.BROKEN, "login", text, remedy)
+        remedy = "; ".join(
+            ["as etcd's root, a user that may lock and one that may look", *role_commands(settings.prefix)]
+        )
+        yield broken("login", text, remedy)
         return
     if not statuses:
         remedy = "check etcdlock_endpoints, the network, and the certificates"
-        yield CheckResult(Level.BROKEN, "etcd", "no endpoint answered, so nothing more can be checked", remedy)
+        yield broken("etcd", "no endpoint answered, so nothing more can be checked", remedy)
         return
-    yield from _one_cluster(statuses)
+    clusters = {status.header.cluster_id for status in statuses.values()}
+    if len(clusters) > 1:
+        text = f"the endpoints belong to {len(clusters)} different clusters: each would give the same lock away"
+        yield broken("endpoints", text, "name the members of one cluster in etcdlock_endpoints")
     client = open_client(tuple(statuses))
+    check = _Cluster(client, settings)
     try:
-        check = _Cluster(client, prefix, timeout_seconds)
         for check_results in (
-            check.members(len(endpoints)),
+            check.members(),
             check.alarms(),
-            check.login(username),
-            check.permissions(username),
-            check.probe(ttl_seconds),
-            check.room(statuses),
+            check.login(),
+            check.permissions(),
+            check.probe(),
+            check.room(max(statuses.values(), key=lambda status: status.dbSize)),
             check.compaction(),
         ):
-            yield from _reported(check_results)
+            try:
+                yield from check_results
+            except LockUnavailable as error:
+                yield broken("etcd", str(error))
     finally:
         client.close()
-
-
-def _reported(check_results: Iterator[CheckResult]) -> Iterator[CheckResult]:
-    try:
-        yield from check_results
-    except LockUnavailable as error:
-        yield CheckResult(Level.BROKEN, "etcd", str(error))
 
 
 def _endpoint(
     open_client: OpenClient, endpoint: str, timeout_seconds: float, statuses: dict[str, Any], refused: list[str]
 ) -> Iterator[CheckResult]:
     client = open_client((endpoint,))
-    shown = str(client.endpoints[0])
-    tls = client.endpoints[0].tls
+    shown, tls = str(client.endpoints[0]), client.endpoints[0].tls
+    subject = f"endpoint {shown}"
     try:
-        request = messages.StatusRequest().SerializeToString()
-        answer = client.call("/etcdserverpb.Maintenance/Status", request, timeout_seconds, repeatable=True)
+        status = statuses[endpoint] = messages.ask(client, messages.StatusRequest(), timeout_seconds)
     except AuthenticationFailed as error:
         refused.append(shown)
         remedy = "check etcdlock_username and etcdlock_password (or the client's certificate)"
-        yield CheckResult(Level.BROKEN, f"endpoint {shown}", f"it answered, but refused the login: {error}", remedy)
+        yield broken(subject, f"it answered, but refused the login: {error}", remedy)
         return
     except LockUnavailable as error:
         remedy = "" if len(str(error)) > 120 else "is it running, and is the address that of its client port?"
-        yield CheckResult(Level.BROKEN, f"endpoint {shown}", str(error), remedy)
+        yield broken(subject, str(error), remedy)
         return
     finally:
         client.close()
-    status = statuses[endpoint] = messages.decoded(messages.StatusResponse, answer)
-    yield CheckResult(Level.OK, f"endpoint {shown}", f"answers, {'TLS' if tls else 'no TLS'}")
+    yield ok(subject, f"answers, {'TLS' if tls else 'no TLS'}")
     if not tls and not shown.split("//")[-1].startswith(("127.", "localhost", "[::1]")):
         remedy = "use https:// endpoints, with etcdlock_ca_cert"
-        yield CheckResult(Level.WARNING, f"endpoint {shown}", "no TLS: passwords and locks travel in the clear", remedy)
+        yield warning(subject, "no TLS: passwords and locks travel in the clear", remedy)
     yield version_check_result(shown, status.version)
     if not status.leader:
-        remedy = "bring back a majority of the members"
-        yield CheckResult(Level.BROKEN, f"endpoint {shown}", "this member sees no leader", remedy)
+        yield broken(subject, "this member sees no leader", "bring back a majority of the members")
     if status.isLearner:
         remedy = "leave it out of etcdlock_endpoints until it is promoted"
-        yield CheckResult(Level.WARNING, f"endpoint {shown}", "is a learner, which serves no locks", remedy)
+        yield warning(subject, "is a learner, which serves no locks", remedy)
     for error_text in status.errors:
-        yield CheckResult(Level.BROKEN, f"endpoint {shown}", f"reports: {error_text}")
-
-
-def _one_cluster(statuses: Mapping[str, Any]) -> Iterator[CheckResult]:
-    clusters = {status.header.cluster_id for status in statuses.values()}
-    if len(clusters) > 1:
-        text = f"the endpoints belong to {len(clusters)} different clusters: each would give the same lock away"
-        yield CheckResult(Level.BROKEN, "endpoints", text, "name the members of one cluster in etcdlock_endpoints")
+        yield broken(subject, f"reports: {error_text}")
 
 
 class _Cluster:
     """Checks that any member can answer."""
 
-    def __init__(self, client: EtcdClient, prefix: str, timeout_seconds: float) -> None:
+    def __init__(self, client: EtcdClient, settings: Settings) -> None:
         self._client = client
-        self._prefix = prefix
-        self._timeout_seconds = timeout_seconds
+        self._settings = settings
+        self._prefix = settings.prefix
         self._revision = 0
         self._looks_only = False
 
-    def _call(self, method: str, request: Any, reply: Any) -> Any:
-        path = f"/etcdserverpb.{method}"
-        answer = self._client.call(path, request.SerializeToString(), self._timeout_seconds, repeatable=True)
-        return messages.decoded(reply, answer)
+    def _ask(self, request: Any) -> Any:
+        return messages.ask(self._client, request, self._settings.timeout)
 
-    def members(self, named: int) -> Iterator[CheckResult]:
-        reply = self._call("Cluster/MemberList", messages.MemberListRequest(), messages.MemberListResponse)
+    def members(self) -> Iterator[CheckResult]:
+        named = len(self._settings.endpoints)
+        reply = self._ask(messages.MemberListRequest())
         voters = [member for member in reply.members if not member.isLearner]
-        text = f"{len(voters)} {_members(len(voters))}, {named} named in etcdlock_endpoints"
+        text = f"{len(voters)} {'member' if len(voters) == 1 else 'members'}, {named} named in etcdlock_endpoints"
         if len(voters) == 1:
-            yield CheckResult(
-                Level.WARNING, "cluster", f"{text}: when this one is down, no lock can be had", "run three"
-            )
+            yield warning("cluster", f"{text}: when this one is down, no lock can be had", "run three")
         elif named < len(voters):
-            yield CheckResult(Level.WARNING, "cluster", text, "name all of them, so that any may fail")
+            yield warning("cluster", text, "name all of them, so that any may fail")
         elif len(voters) % 2 == 0:
-            yield CheckResult(Level.WARNING, "cluster", f"{text}: an even number survives no more failures", "add one")
+            yield warning("cluster", f"{text}: an even number survives no more failures", "add one")
         else:
-            yield CheckResult(Level.OK, "cluster", text)
+            yield ok("cluster", text)
 
     def alarms(self) -> Iterator[CheckResult]:
-        request = messages.AlarmRequest(action=messages.AlarmRequest.GET)
         try:
-            reply = self._call("Maintenance/Alarm", request, messages.AlarmResponse)
+            reply = self._ask(messages.AlarmRequest(action=messages.AlarmRequest.GET))
         except PermissionDenied:
             return  # only for etcd's root; the statuses' errors name alarms too
         for alarm in reply.alarms:
             name = {messages.NOSPACE: "NOSPACE", messages.CORRUPT: "CORRUPT"}.get(alarm.alarm, str(alarm.alarm))
-            remedy = (
-                "compact, defragment (etcdctl defrag), then etcdctl alarm disarm; switch auto-compaction on"
-                if name == "NOSPACE"
-                else "see etcd's documentation on data corruption before you do anything else"
-            )
-            yield CheckResult(Level.BROKEN, "alarm", f"{name} at member {alarm.memberID:x}", remedy)
+            remedy = "see etcd's documentation on data corruption before you do anything else"
+            if name == "NOSPACE":
+                remedy = "compact, defragment (etcdctl defrag), then etcdctl alarm disarm; switch auto-compaction on"
+            yield broken("alarm", f"{name} at member {alarm.memberID:x}", remedy)
 
-    def login(self, username: str | None) -> Iterator[CheckResult]:
+    def login(self) -> Iterator[CheckResult]:
         try:
-            reply = self._call("Auth/AuthStatus", messages.AuthStatusRequest(), messages.AuthStatusResponse)
+            reply = self._ask(messages.AuthStatusRequest())
         except EtcdStatusError as error:
             if error.code is StatusCode.UNIMPLEMENTED or isinstance(error, PermissionDenied):
                 return  # 3.4 doesn't know the question; some servers answer it to root only
             raise
         if not reply.enabled:
             remedy = "enable authentication (etcdctl auth enable), or keep the port where only workers reach it"
-            yield CheckResult(
-                Level.WARNING, "login", "authentication is off: whoever reaches etcd may take locks", remedy
-            )
-        elif username is None:
-            yield CheckResult(Level.OK, "login", "authentication is on, we come in by certificate")
+            yield warning("login", "authentication is off: whoever reaches etcd may take locks", remedy)
         else:
-            yield CheckResult(Level.OK, "login", f"authentication is on, user {username}")
+            username = self._settings.username
+            who = "we come in by certificate" if username is None else f"user {username}"
+            yield ok("login", f"authentication is on, {who}")
 
-    def permissions(self, username: str | None) -> Iterator[CheckResult]:
+    def permissions(self) -> Iterator[CheckResult]:
+        username = self._settings.username
         if username is None:
             return
         try:
-            request = messages.AuthUserGetRequest(name=username)
-            roles = self._call("Auth/UserGet", request, messages.AuthUserGetResponse).roles
-            permissions = [
-                permission
-                for role in roles
-                for permission in self._call(
-                    "Auth/RoleGet", messages.AuthRoleGetRequest(role=role), messages.AuthRoleGetResponse
-                ).perm
-            ]
-        except (PermissionDenied, EtcdStatusError):
+            roles = self._ask(messages.AuthUserGetRequest(name=username)).roles
+            permissions = [each for role in roles for each in self._ask(messages.AuthRoleGetRequest(role=role)).perm]
+        except EtcdStatusError:
             return  # switched off, or not for us to see: the probe tells what counts
         if "root" in roles:
             remedy = "; ".join(["make a user that may only lock", *role_commands(self._prefix)[:3]])
-            yield CheckResult(Level.WARNING, "permissions", f"user {username} is root", remedy)
+            yield warning("permissions", f"user {username} is root", remedy)
             return
         start, end = self._prefix.encode(), self._prefix.encode()[:-1] + b"0"
         on_prefix = [
@@ -206,81 +181,73 @@ class _Cluster:
         ]
         listed = f"user {username}, role{'s' if len(roles) != 1 else ''} {', '.join(roles) or 'none at all'}"
         if messages.Permission.READWRITE in on_prefix:
-            yield CheckResult(Level.OK, "permissions", f"{listed}: readwrite on {self._prefix}")
+            yield ok("permissions", f"{listed}: readwrite on {self._prefix}")
         elif messages.Permission.READ in on_prefix:
             self._looks_only = True
             text = f"{listed}: may look, and not lock: ls, show, watch, top and web work, workers and release don't"
             remedy = "; ".join(["for workers", *role_commands(self._prefix)[:3]])
-            yield CheckResult(Level.WARNING, "permissions", text, remedy)
+            yield warning("permissions", text, remedy)
         else:
             role = roles[0] if roles else "ROLE"
             remedy = f"etcdctl role grant-permission {role} --prefix=true readwrite {self._prefix}"
-            yield CheckResult(Level.BROKEN, "permissions", f"{listed}: no readwrite on {self._prefix}", remedy)
+            yield broken("permissions", f"{listed}: no readwrite on {self._prefix}", remedy)
 
-    def probe(self, ttl_seconds: int) -> Iterator[CheckResult]:
+    def probe(self) -> Iterator[CheckResult]:
         """Does what a lock does: read, grant, write, delete."""
         if self._looks_only:
-            yield from self._probe_of_looking()
+            start = self._prefix.encode()
+            found = self._ask(messages.RangeRequest(key=start, range_end=end_of(start), limit=1))
+            self._revision = found.header.revision
+            yield ok("probe", f"reading works under {self._prefix}; writing wasn't tried")
             return
         key = f"{self._prefix}doctor/{secrets.token_hex(8)}".encode()
         doing = "read"
         try:
-            range_request = messages.RangeRequest(key=key)
-            self._revision = self._call("KV/Range", range_request, messages.RangeResponse).header.revision
+            self._revision = self._ask(messages.RangeRequest(key=key)).header.revision
             doing = "grant a lease"
-            grant = messages.LeaseGrantRequest(ID=secrets.randbits(62) + 1, TTL=PROBE_TTL_SECONDS)
-            lease = self._call("Lease/LeaseGrant", grant, messages.LeaseGrantResponse)
+            lease = self._ask(messages.LeaseGrantRequest(ID=secrets.randbits(62) + 1, TTL=PROBE_TTL_SECONDS))
             doing = "write"
-            self._call("KV/Put", messages.PutRequest(key=key, lease=lease.ID), messages.PutResponse)
+            self._ask(messages.PutRequest(key=key, lease=lease.ID))
             doing = "delete"
-            self._call("KV/DeleteRange", messages.DeleteRangeRequest(key=key), messages.DeleteRangeResponse)
-            self._call("Lease/LeaseRevoke", messages.LeaseRevokeRequest(ID=lease.ID), messages.LeaseRevokeResponse)
+            self._ask(messages.DeleteRangeRequest(key=key))
+            self._ask(messages.LeaseRevokeRequest(ID=lease.ID))
         except LockUnavailable as error:
-            yield CheckResult(Level.BROKEN, "probe", f"can't {doing} under {self._prefix}: {error}")
+            yield broken("probe", f"can't {doing} under {self._prefix}: {error}")
             return
-        yield CheckResult(Level.OK, "probe", f"reading, writing and leases work under {self._prefix}")
-        if max(PROBE_TTL_SECONDS, ttl_seconds) < lease.TTL:
-            text = f"etcd's least TTL is {lease.TTL} s, more than etcdlock_ttl ({ttl_seconds} s)"
-            yield CheckResult(Level.WARNING, "TTL", text, "raise etcdlock_ttl, or lower etcd's --election-timeout")
+        yield ok("probe", f"reading, writing and leases work under {self._prefix}")
+        if max(PROBE_TTL_SECONDS, self._settings.ttl) < lease.TTL:
+            text = f"etcd's least TTL is {lease.TTL} s, more than etcdlock_ttl ({self._settings.ttl} s)"
+            yield warning("TTL", text, "raise etcdlock_ttl, or lower etcd's --election-timeout")
 
-    def _probe_of_looking(self) -> Iterator[CheckResult]:
-        request = messages.RangeRequest(key=self._prefix.encode(), range_end=end_of(self._prefix.encode()), limit=1)
-        self._revision = self._call("KV/Range", request, messages.RangeResponse).header.revision
-        yield CheckResult(Level.OK, "probe", f"reading works under {self._prefix}; writing wasn't tried")
-
-    def room(self, statuses: Mapping[str, Any]) -> Iterator[CheckResult]:
-        largest = max(statuses.values(), key=lambda status: status.dbSize)
+    def room(self, largest: Any) -> Iterator[CheckResult]:
+        """``largest`` is the status of the member with most data."""
         quota = largest.dbSizeQuota or DEFAULT_QUOTA_BYTES
         whose = "its quota" if largest.dbSizeQuota else "etcd's default quota (this version doesn't tell its own)"
         used = largest.dbSize / quota
         text = f"{_megabytes(largest.dbSize)} of {_megabytes(quota)}, {whose}; in use {_megabytes(largest.dbSizeInUse)}"
         remedy = "switch auto-compaction on and run etcdctl defrag, member by member; or raise --quota-backend-bytes"
         if used >= 0.9:
-            yield CheckResult(Level.BROKEN, "database", f"{text}: nearly full, and a full one refuses locks", remedy)
+            yield broken("database", f"{text}: nearly full, and a full one refuses locks", remedy)
         elif used >= 0.6:
-            yield CheckResult(Level.WARNING, "database", text, remedy)
+            yield warning("database", text, remedy)
         else:
-            yield CheckResult(Level.OK, "database", text)
+            yield ok("database", text)
 
     def compaction(self) -> Iterator[CheckResult]:
         """No call tells whether it is on; but an old revision that can still be read tells that it isn't."""
         if self._revision < MANY_REVISIONS:
-            yield CheckResult(Level.OK, "compaction", f"too early to tell, at revision {self._revision}")
+            yield ok("compaction", f"too early to tell, at revision {self._revision}")
             return
         old = messages.RangeRequest(key=self._prefix.encode(), revision=self._revision - MANY_REVISIONS + 1)
         try:
-            self._call("KV/Range", old, messages.RangeResponse)
+            self._ask(old)
         except Compacted:
-            yield CheckResult(Level.OK, "compaction", "old revisions are gone, so it is on")
+            yield ok("compaction", "old revisions are gone, so it is on")
             return
         text = f"the last {MANY_REVISIONS:,} revisions are all kept; at 500 bytes for each lock that fills the quota"
         remedy = "start etcd with --auto-compaction-mode=periodic --auto-compaction-retention=5m"
-        yield CheckResult(Level.WARNING, "compaction", text, remedy)
+        yield warning("compaction", text, remedy)
 
 
 def _megabytes(number: int) -> str:
     return f"{number / 1024**2:,.0f} MB"
-
-
-def _members(number: int) -> str:
-    return "member" if number == 1 else "members"
