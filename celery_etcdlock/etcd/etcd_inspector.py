@@ -91,11 +91,13 @@ class EtcdInspector:
         while True:
             request = watch_request(self._start, after_revision, **options)
             with self._client.stream(messages.WATCH, request, LONGEST_WATCH_SECONDS) as stream:
+                answered = False
                 while not stream.ended:
                     answer = stream.receive(QUIET_SECONDS)
                     if answer is None:
                         yield after_revision, []
                         continue
+                    answered = True
                     response = messages.decoded(messages.WatchResponse, answer)
                     if response.compact_revision:
                         raise SnapshotOutdated(f"revision {after_revision + 1} was compacted meanwhile")
@@ -104,6 +106,8 @@ class EtcdInspector:
                     after_revision = max(after_revision, response.header.revision)
                     if response.events:
                         yield after_revision, list(response.events)
+                if not answered:
+                    raise EtcdError("the server ended the watch before it began")  # as it may the next one, for ever
 
     def ask_to_release(self, entry: KeyEntry, by: str) -> bool:
         asked = self._store.ask_holder(self._key(entry), entry.key.mod_revision, by, self._timeout_seconds)
