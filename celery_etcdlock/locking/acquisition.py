@@ -58,7 +58,14 @@ class Acquirer:
         while True:
             use = Use()
             try:
-                outcome = await self._attempt(asking, ttl_seconds, deadline, attempt, use)
+                try:
+                    session = self._keeper.enter_at_once(ttl_seconds, use)
+                    if session is None:
+                        session = await self._enter(asking, ttl_seconds, deadline, use)
+                    now = self._clock()
+                    outcome = await attempt(session, now + (deadline - now) * TRYING, deadline)
+                finally:
+                    use.leave()
             finally:
                 # Once more: a signal may have struck in the first.
                 use.leave()
@@ -70,23 +77,8 @@ class Acquirer:
             elif now >= deadline:
                 raise LockUnavailable(f"the session of this process was lost while it acquired: {outcome.reason}")
 
-    async def _attempt(
-        self,
-        asking: StoreAccess,
-        ttl_seconds: int,
-        deadline: float,
-        attempt: Callable[[Session, float, float], Awaitable[Attempted]],
-        use: Use,
-    ) -> Attempted:
-        try:
-            session = self._keeper.enter_at_once(ttl_seconds, use)
-            if session is None:
-                enter = self._keeper.enter
-                session = await asking.call(enter, ttl_seconds, deadline, use, undo=lambda _: use.leave())
-            now = self._clock()
-            return await attempt(session, now + (deadline - now) * TRYING, deadline)
-        finally:
-            use.leave()
+    async def _enter(self, asking: StoreAccess, ttl_seconds: int, deadline: float, use: Use) -> Session:
+        return await asking.call(self._keeper.enter, ttl_seconds, deadline, use, undo=lambda _: use.leave())
 
     async def own(
         self,

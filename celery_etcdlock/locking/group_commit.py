@@ -169,8 +169,8 @@ class GroupCommit:
 
     def _finish(self, entry: Entry) -> None:
         """No longer lead or queue, and give others what they wait for. Goes on where an earlier one was cut off."""
-        if entry.finished:
-            return
+        if entry.finished or (entry.state is State.ANSWERED and not entry.taken):
+            return  # it is in no queue, leads nobody, and has told nobody
         with self._mutex:
             if self._queue.get(entry.operation.name) is entry:
                 del self._queue[entry.operation.name]

@@ -58,52 +58,47 @@ class LocalWaiters:
         self._mutex = allocate_mutex()  # held for moments only
         self._lines: dict[tuple[str, ...], OrderedDict[int, weakref.ref[_Caller]]] = {}
 
-    async def acquire(
-        self, asking: StoreAccess, request: AcquireRequest, stop: WaitCancellation
-    ) -> list[Lock] | Conflict:
+    async def acquire(self, asking: StoreAccess, request: AcquireRequest) -> list[Lock] | Conflict:
         """Own all locks of ``request``, or none and say who has one. Waits also for several, and maybe for ever.
 
-        ``stop`` ends the wait. Otherwise as ``LockManager.acquiring``. Raises ``LockUnavailable``.
+        Otherwise as ``LockManager.acquiring``. Raises ``LockUnavailable``.
         """
-        key = tuple(sorted(request.names))
-        wait_until = self._clock() + request.wait_seconds
-
-        async def contend() -> list[Lock] | Conflict:
-            if len(key) > 1:
-                return await contend_for_all()
-            seconds_left = max(0.0, wait_until - self._clock())
-            return await self._manager.acquiring(asking, request._replace(wait_seconds=seconds_left, stop=stop))
-
-        async def contend_for_all() -> list[Lock] | Conflict:
-            while True:
-                outcome = await self._manager.acquiring(asking, request._replace(names=key, wait_seconds=0.0))
-                seconds_left = wait_until - self._clock()
-                if not isinstance(outcome, Conflict) or seconds_left <= 0 or stop.stopped:
-                    return outcome
-                if outcome.keys:
-                    # Of those that own, any may leave; of a long line the last owner's is the one that counts least.
-                    in_the_way = outcome.keys[0]
-                    change = AwaitChange(outcome.name, in_the_way.mod_revision, in_the_way.token, stop)
-                    await asking.perform(change, min(seconds_left, LONGEST_WATCH_SECONDS))
-                else:
-                    await asking.pause(min(seconds_left, RETRY_SECONDS))
-
+        if len(request.names) > 1:
+            request = request._replace(names=tuple(sorted(request.names)))
         if request.wait_seconds <= 0:
-            return await contend()
+            return await self._manager.acquiring(asking, request)
+        names, stop = request.names, request.stop or WaitCancellation()
+        wait_until = self._clock() + request.wait_seconds
         caller = _Caller(asking.bell())
         try:
-            if await self._wait_for_turn(key, caller, wait_until, stop):
-                return await contend()
+            if await self._wait_for_turn(names, caller, wait_until, stop):
+                if len(names) > 1:
+                    return await self._contend_for_all(asking, request, wait_until, stop)
+                seconds_left = max(0.0, wait_until - self._clock())
+                return await self._manager.acquiring(asking, request._replace(wait_seconds=seconds_left))
         finally:
-            self._leave(key, caller)
-        return await self._who_holds(asking, request.names)
+            self._leave(names, caller)
+        return Conflict(names[0], await asking.call(self._manager.pending.look, names[0]))
+
+    async def _contend_for_all(
+        self, asking: StoreAccess, request: AcquireRequest, wait_until: float, stop: WaitCancellation
+    ) -> list[Lock] | Conflict:
+        while True:
+            outcome = await self._manager.acquiring(asking, request._replace(wait_seconds=0.0))
+            seconds_left = wait_until - self._clock()
+            if not isinstance(outcome, Conflict) or seconds_left <= 0 or stop.stopped:
+                return outcome
+            if outcome.keys:
+                # Of those that own, any may leave; of a long line the last owner's is the one that counts least.
+                in_the_way = outcome.keys[0]
+                change = AwaitChange(outcome.name, in_the_way.mod_revision, in_the_way.token, stop)
+                await asking.perform(change, min(seconds_left, LONGEST_WATCH_SECONDS))
+            else:
+                await asking.pause(min(seconds_left, RETRY_SECONDS))
 
     def queued(self, names: Sequence[str]) -> int:
         """How many of this process wait for these locks, whoever is first included."""
         return len(self._lines.get(tuple(sorted(names)), ()))
-
-    async def _who_holds(self, asking: StoreAccess, names: Sequence[str]) -> Conflict:
-        return Conflict(names[0], await asking.call(self._manager.pending.look, names[0]))
 
     # --- the line -----------------------------------------------------------------------------------------------
 

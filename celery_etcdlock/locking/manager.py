@@ -26,7 +26,7 @@ from celery_etcdlock.locking.acquisition import Acquirer, Attempted
 from celery_etcdlock.locking.claims import Claims
 from celery_etcdlock.locking.clock import Clock, boot_time
 from celery_etcdlock.locking.done_marks import DONE_SECONDS, DoneMarks
-from celery_etcdlock.locking.driver import drive
+from celery_etcdlock.locking.driver import steer
 from celery_etcdlock.locking.event_log import log_event
 from celery_etcdlock.locking.key_tokens import KeyTokenPool
 from celery_etcdlock.locking.lease_page import LeasePage
@@ -294,7 +294,7 @@ class LockManager:
                 outcome = machines.Unavailable(LockUnavailable("there is no lease for the mark that the task has run"))
             elif session_lost is None:
                 releasing = self._releasing(lock, deadline, mark)
-                outcome = drive(releasing, self._store, self._clock, observe=session.observe)
+                outcome = run_at_once(steer(releasing, self._blocking, self._clock, observe=session.observe))
             if isinstance(outcome, machines.Unavailable):
                 if done is not None:
                     self._keeper.schedule_mark(done)

@@ -129,7 +129,8 @@ class Session:
 
     def lost_reason(self) -> str | None:
         """Why the session is lost, or ``None``. Loses it when its deadline has passed."""
-        if self._lost_reason is None and self._clock() >= self.deadline:
+        # Our own deadline first, since this is asked many times for each lock.
+        if self._lost_reason is None and self._clock() >= self._deadline and self._clock() >= self.deadline:
             self.lose("it couldn't be renewed before its deadline")
         return self._lost_reason
 
@@ -173,8 +174,9 @@ class Session:
         return True
 
     def leave(self, use: Use) -> None:
-        self._idle_since = self._clock()
-        self._uses.pop(use, None)
+        if use in self._uses:
+            self._idle_since = self._clock()
+            self._uses.pop(use, None)
 
     def close_if_idle(self, idle_seconds: float) -> bool:
         """Close the session if nothing hung on it for so long. Its lease may be revoked then."""

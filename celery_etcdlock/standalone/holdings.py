@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import os
 import weakref
-from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
@@ -161,12 +160,10 @@ class Holdings:
     def to_leave(self, caller: Any, block: FrameType) -> Holding | None:
         """The holding whose block is left now by ``caller`` in the function ``block``; ``None`` if nobody can tell."""
         blocks = [holding for holding in list(self._all) if holding.block is not None]
-        rules: tuple[Callable[[Holding], bool], ...] = (
-            lambda holding: holding.block is block,
-            lambda holding: holding.caller() is caller,
-        )
-        for rule in rules:
-            found = [holding for holding in blocks if rule(holding)]
-            if found:
-                return found[-1]
+        for holding in reversed(blocks):
+            if holding.block is block:
+                return holding
+        for holding in reversed(blocks):
+            if holding.caller() is caller:
+                return holding
         return blocks[0] if len(blocks) == 1 else None

@@ -54,6 +54,7 @@ class NamedLock(ABC):
         self._holdings = Holdings()
         self._home = home
         self._names = argument_checks.names_in(name)
+        self._name = ", ".join(self._names)
         self._wait_seconds = argument_checks.wait_seconds(wait_timeout)
         self._lock_ttl = argument_checks.check_ttl(lock_ttl)
         self._limit = argument_checks.check_limit(limit)
@@ -65,7 +66,7 @@ class NamedLock(ABC):
     @property
     def name(self) -> str:
         """The lock's name; of several, all of them."""
-        return ", ".join(self._names)
+        return self._name
 
     @abstractmethod
     def _caller(self) -> Any:
@@ -150,7 +151,7 @@ class NamedLock(ABC):
     ) -> Holding | Conflict:
         """One acquire for ``caller``. If interrupted, it leaves nothing behind."""
         self._check_free(caller)
-        holding = Holding(self.name, caller, block, where, access.manager)
+        holding = Holding(self._name, caller, block, where, access.manager)
         stop = WaitCancellation()
         entry = (caller, stop)
         try:
@@ -158,13 +159,14 @@ class NamedLock(ABC):
             delivery = Delivery(f"{STANDALONE_PREFIX}pid {os.getpid()}")
             request = AcquireRequest(
                 self._names,
-                self._home.record(delivery, self._note or self.name, self._limit),
+                self._home.record(delivery, self._note or self._name, self._limit),
                 self._lock_ttl or self._home.settings.ttl,
                 wait,
                 on_held=holding.locks.append,
-                on_lost=self._tells_of_loss(holding),
+                on_lost=None if self._on_lost is None else self._tells_of_loss(holding),
+                stop=stop,
             )
-            outcome = await access.local_waiters.acquire(asking, request, stop)
+            outcome = await access.local_waiters.acquire(asking, request)
             if isinstance(outcome, Conflict):
                 return outcome
             self._holdings.add(holding)
@@ -184,8 +186,8 @@ class NamedLock(ABC):
     def _check_free(self, caller: Any) -> None:
         """Raise ``EtcdLockError`` where the caller would wait for itself."""
         instead = "" if self._limit > 1 else ", or give a semaphore a limit=N"
-        self._holdings.check_free(caller, self.name, self.caller_kind, instead)
-        if any(waiting is caller for waiting, _ in list(self._waiting)):
+        self._holdings.check_free(caller, self._name, self.caller_kind, instead)
+        if self._waiting and any(waiting is caller for waiting, _ in list(self._waiting)):
             raise EtcdLockError(
                 f"lock {self.name!r}: this {self.caller_kind} waits for it already. Await that acquire first"
             )
