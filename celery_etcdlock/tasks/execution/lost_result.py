@@ -23,6 +23,7 @@ from celery.exceptions import WorkerLostError
 from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.interruptions import interrupts
 from celery_etcdlock.tasks.execution.context import ExecutionContext
+from celery_etcdlock.tasks.execution.retry_state import ignores_result
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -33,9 +34,8 @@ LOOK_SECONDS = 0.1
 
 def keeps_result(context: ExecutionContext) -> bool:
     """Whether another process can see the task's result."""
-    task, request = context.task, context.call.request
-    kept_by_others = not isinstance(task.backend, DisabledBackend | RPCBackend)
-    return kept_by_others and not request.ignore_result and not task.ignore_result
+    kept_by_others = not isinstance(context.task.backend, DisabledBackend | RPCBackend)
+    return kept_by_others and not ignores_result(context)
 
 
 def without_result(run: Delivery) -> Delivery:

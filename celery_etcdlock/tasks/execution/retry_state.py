@@ -23,11 +23,19 @@ from celery_etcdlock.tasks.execution.context import ExecutionContext
 _ignores_result = getattr(celery_task, "get_actual_ignore_result", None)
 
 
+def ignores_result(context: ExecutionContext) -> bool:
+    """Whether Celery, of the version that is here, stores no result of the task."""
+    task, request = context.task, context.call.request
+    if _ignores_result is not None:
+        return bool(_ignores_result(task, request))
+    return bool(request.ignore_result or task.ignore_result)
+
+
 def has_result(context: ExecutionContext) -> bool:
     """Whether the message has come to its end: by another delivery of it, or by its retry."""
     task, call = context.task, context.call
     try:
-        return not call.request.ignore_result and task.backend.get_state(call.delivery.task_id) in states.READY_STATES
+        return not ignores_result(context) and task.backend.get_state(call.delivery.task_id) in states.READY_STATES
     except Exception as error:
         if interrupts(error):
             raise
@@ -37,7 +45,7 @@ def has_result(context: ExecutionContext) -> bool:
 def store_retry(context: ExecutionContext, retry: Retry) -> bool:
     """Store RETRY now. Returns whether that was done; if so, ``retry_is_stored`` is to follow."""
     task, call = context.task, context.call
-    if _ignores_result is None or _ignores_result(task, call.request) or task.store_errors_even_if_ignored:
+    if _ignores_result is None or ignores_result(context) or task.store_errors_even_if_ignored:
         return False
     reason: Any = retry.exc  # as Celery does; celery-types wants an exception
     trace = "".join(traceback.format_exception(reason if isinstance(reason, BaseException) else retry))

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 from celery import current_task, states
+from celery.app import task as celery_task
 from celery.exceptions import Ignore, WorkerLostError
 
 from celery_etcdlock.core.operations import LookForDone
@@ -83,6 +84,21 @@ def test_where_results_are_nobody_else_s(worker: Worker, clock: list[float], bac
     worker.run(message)
     worker.run(message)
     assert clock == []
+
+
+@pytest.mark.parametrize(
+    ("of_task", "of_call", "says"),
+    [(False, True, False), (True, None, False), (True, False, hasattr(celery_task, "get_actual_ignore_result"))],
+)
+def test_a_result_that_celery_does_not_store_is_not_lost(
+    worker: Worker, clock: list[float], of_task: bool, of_call: bool | None, says: bool
+) -> None:
+    """From Celery 5.7 on a call has the last word; before, a task that ignores its results always does."""
+    options = {} if of_call is None else {"ignore_result": of_call}
+    result = worker.task(lock_key="name", ignore_result=of_task).apply_async(**options)
+    worker.run(run_and_forget(worker, result))
+    assert worker.ran == [None]
+    assert (result.state == states.FAILURE, bool(clock)) == (says, says)
 
 
 def test_a_backend_that_is_away_is_no_error(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
