@@ -77,9 +77,16 @@ class Project:
 
     def start_worker(self, *arguments: str, wait: bool = True, environment: dict[str, str] | None = None) -> Worker:
         name = f"w{len(self._workers)}"
-        worker = Worker(self.environment | (environment or {}), self.directory, name, *arguments)
+        environment = self.environment | (environment or {})
+        worker = Worker(environment, self.directory, name, *arguments)
         self._workers.append(worker)
-        return worker.wait_ready() if wait else worker
+        if not wait:
+            return worker
+        worker.wait_ready()
+        if environment.get("TEST_REMOTE_CONTROL"):
+            # "ready" is said before it listens: a command that comes in between is never heard.
+            wait_for(lambda: self.app.control.ping([f"{name}@test"], timeout=1.0), "the worker hears commands", 60)
+        return worker
 
     def close(self) -> None:
         self.bodies.end_all()
