@@ -18,7 +18,7 @@ from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient
 from celery_etcdlock.etcd.errors import Compacted, EtcdError, LeaseNotFound, PermissionDenied
 from celery_etcdlock.etcd.etcd_store import EtcdStore
-from celery_etcdlock.etcd.key_layout import Layout, end_of, is_at, pages, token_in, unchanged, watch_request
+from celery_etcdlock.etcd.key_layout import Layout, delete, end_of, is_at, pages, token_in, unchanged, watch_request
 
 MOST_NOTE_BYTES = 256 * 1024
 #: Where apps have their prefix unless ``etcdlock_prefix`` says otherwise, and how many of them are named at most.
@@ -120,7 +120,7 @@ class EtcdInspector:
         key = self._key(entry)
         request = messages.TxnRequest(
             compare=[unchanged(key, entry.key.mod_revision)],
-            success=[messages.RequestOp(request_delete_range=messages.DeleteRangeRequest(key=key))],
+            success=[delete(key)],
         )
         return bool(self._ask(request).succeeded)
 

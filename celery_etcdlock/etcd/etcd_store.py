@@ -23,7 +23,19 @@ from celery_etcdlock.etcd.errors import (
     NoSpace,
     TooManyOperations,
 )
-from celery_etcdlock.etcd.key_layout import Layout, end_of, is_at, keys_in, read, token_in, unchanged, watch_request
+from celery_etcdlock.etcd.key_layout import (
+    Compare,
+    Fields,
+    Layout,
+    end_of,
+    is_at,
+    keys_in,
+    put,
+    read,
+    token_in,
+    unchanged,
+    watch_request,
+)
 from celery_etcdlock.etcd.lock_transactions import LockTransactions, Transaction
 from celery_etcdlock.etcd.recent_conflicts import RecentConflicts, rehearsal
 from celery_etcdlock.etcd.state_transactions import States
@@ -34,8 +46,6 @@ MOST_TOGETHER = 64
 KEYS_PER_CHECK = 100
 
 LEASES = "/etcdserverpb.Lease/"
-
-Compare = messages.Compare
 
 
 class Stream(Protocol):
@@ -108,9 +118,9 @@ class EtcdStore:
         """Several operations on different lock names, as one transaction of nested ones."""
         if len({operation.name for operation in operations}) < len(operations):
             raise ValueError("a lock name occurs twice in one transaction (rule 4)")
-        nested = [messages.RequestOp(request_txn=self._places.request(operation)) for operation in operations]
+        nested = [{"request_txn": self._places.request(operation)} for operation in operations]
         try:
-            reply = self._ask(messages.TxnRequest(success=nested), timeout_seconds, repeatable=False)
+            reply = self._transact({"success": nested}, timeout_seconds)
         except TooManyOperations:
             self.most_together = max(1, len(operations) // 2)
             raise
@@ -165,7 +175,7 @@ class EtcdStore:
 
     def _check_keys_at_once(self, operation: ops.CheckKeys, timeout_seconds: float) -> store_replies.StoreReply:
         session_key = self._layout.session_key(operation.lease)
-        session_lives = Compare(key=session_key, target=Compare.CREATE, result=Compare.GREATER, create_revision=0)
+        session_lives = {"key": session_key, "target": Compare.CREATE, "result": Compare.GREATER, "create_revision": 0}
         asked_start = self._layout.asked_start(operation.lease)
         read_asks = read(asked_start, end_of(asked_start))
         asking: Any = ()
@@ -211,7 +221,7 @@ class EtcdStore:
     # --- places under a name ----------------------------------------------------------------------------------
 
     def _place(self, operation: Transaction, timeout_seconds: float) -> store_replies.StoreReply:
-        reply = self._ask(self._places.request(operation), timeout_seconds, repeatable=False)
+        reply = self._transact(self._places.request(operation), timeout_seconds)
         return self._places.reply(operation, reply, reply.header.revision)
 
     def _try(self, operation: ops.TryAcquire, timeout_seconds: float) -> store_replies.StoreReply:
@@ -222,14 +232,14 @@ class EtcdStore:
         if recent_conflicts.lately(operation.name):
             seen = read(self._layout.session_key(operation.lease), keys_only=True)
             try:
-                reply = self._ask(rehearsal(request, seen), timeout_seconds)
+                reply = self._transact(rehearsal(request, seen), timeout_seconds, repeatable=True)
             except EtcdError as error:
                 error.maybe_applied = False
                 raise
             if reply.succeeded:
-                reply = self._ask(request, max(0.001, until - time.monotonic()), repeatable=False)
+                reply = self._transact(request, max(0.001, until - time.monotonic()))
         else:
-            reply = self._ask(request, timeout_seconds, repeatable=False)
+            reply = self._transact(request, timeout_seconds)
         recent_conflicts.note(operation.name, refused=not reply.succeeded)
         return self._places.reply(operation, reply, reply.header.revision)
 
@@ -267,16 +277,14 @@ class EtcdStore:
             return store_replies.NotHeld()
         (kv,) = found.kvs
         asked_key = self._layout.asked_start(kv.lease) + key.rpartition(b"/")[2]
-        ask = messages.PutRequest(key=asked_key, value=by.encode(), lease=kv.lease)
-        put = messages.RequestOp(request_put=ask)
-        request = messages.TxnRequest(compare=[unchanged(key, mod_revision)], success=[put])
-        asked = self._ask(request, timeout_seconds, repeatable=False).succeeded
-        return store_replies.Asked() if asked else store_replies.NotHeld()
+        ask = put(asked_key, by.encode(), kv.lease)
+        reply = self._transact({"compare": [unchanged(key, mod_revision)], "success": [ask]}, timeout_seconds)
+        return store_replies.Asked() if reply.succeeded else store_replies.NotHeld()
 
     # --- states that outlive their holder -----------------------------------------------------------------------
 
     def _save_states(self, operation: ops.SaveStates, timeout_seconds: float) -> store_replies.StoreReply:
-        reply = self._ask(self._states.request(operation), timeout_seconds, repeatable=False)
+        reply = self._transact(self._states.request(operation), timeout_seconds)
         return self._states.reply(operation, reply)
 
     def _load_states(self, operation: ops.LoadStates, timeout_seconds: float) -> store_replies.StoreReply:
@@ -314,6 +322,9 @@ class EtcdStore:
 
     def _read(self, timeout_seconds: float, **fields: Any) -> Any:
         return self._ask(messages.RangeRequest(**fields), timeout_seconds)
+
+    def _transact(self, fields: Fields, timeout_seconds: float, *, repeatable: bool = False) -> Any:
+        return self._ask(messages.TxnRequest(**fields), timeout_seconds, repeatable=repeatable)
 
     def _ask(self, request: Any, timeout_seconds: float, *, repeatable: bool = True) -> Any:
         identity = self._identity

@@ -15,7 +15,6 @@ Whether the run that asks has come to its end before is the last thing that such
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
-from functools import partial
 from typing import Any
 
 from celery_etcdlock.core import operations as ops
@@ -23,13 +22,22 @@ from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.ownership import Key, find_key
 from celery_etcdlock.core.record import encode_record
 from celery_etcdlock.etcd import messages
-from celery_etcdlock.etcd.key_layout import Layout, end_of, is_at, keys_in, read, unchanged
+from celery_etcdlock.etcd.key_layout import (
+    Compare,
+    Fields,
+    Layout,
+    delete,
+    end_of,
+    is_at,
+    keys_in,
+    put,
+    read,
+    unchanged,
+)
 
 Transaction = ops.PlaceOperation | ops.TryEach | ops.TryAll
 
-Compare = messages.Compare
-RequestOp = messages.RequestOp
-TxnRequest = messages.TxnRequest
+RangeRequest = messages.RangeRequest
 
 
 class LockTransactions:
@@ -37,7 +45,7 @@ class LockTransactions:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._requests: dict[type[Any], Callable[[Any], Any]] = {
+        self._requests: dict[type[Any], Callable[[Any], Fields]] = {
             ops.TryAcquire: self._try_acquire,
             ops.TryEach: self._try_each,
             ops.TryAll: self._try_all,
@@ -54,8 +62,8 @@ class LockTransactions:
             ops.Release: self._released,
         }
 
-    def request(self, operation: Transaction) -> Any:
-        """The operation as a ``TxnRequest``."""
+    def request(self, operation: Transaction) -> Fields:
+        """The operation as the fields of a ``TxnRequest``."""
         return self._requests[type(operation)](operation)
 
     def reply(self, operation: Transaction, response: Any, revision: int) -> store_replies.StoreReply:
@@ -64,117 +72,115 @@ class LockTransactions:
 
     # --- requests -------------------------------------------------------------------------------------------
 
-    def _try_acquire(self, operation: ops.TryAcquire) -> Any:
-        return TxnRequest(
-            compare=[self._epoch(operation), self._name_is_as_seen(operation)],
-            success=[self._put(operation), *self._done(operation)],
-            failure=[self._session(operation), self._all_under(operation.name), *self._done(operation)],
-        )
+    def _try_acquire(self, operation: ops.TryAcquire) -> Fields:
+        done = self._done(operation)
+        return {
+            "compare": [self._epoch(operation), self._name_is_as_seen(operation)],
+            "success": [self._put(operation), *done],
+            "failure": [self._session(operation), self._all_under(operation.name), *done],
+        }
 
-    def _try_each(self, operation: ops.TryEach) -> Any:
+    def _try_each(self, operation: ops.TryEach) -> Fields:
         nested = [
-            TxnRequest(
-                compare=[self._name_is_as_seen(each)], success=[self._put(each)], failure=[self._all_under(each.name)]
-            )
+            {
+                "compare": [self._name_is_as_seen(each)],
+                "success": [self._put(each)],
+                "failure": [self._all_under(each.name)],
+            }
             for each in operation.tries
         ]
-        return TxnRequest(
-            compare=[self._epoch(operation.tries[0])],
-            success=[RequestOp(request_txn=each) for each in nested],
-            failure=[self._session(operation.tries[0])],
-        )
+        return {
+            "compare": [self._epoch(operation.tries[0])],
+            "success": [{"request_txn": each} for each in nested],
+            "failure": [self._session(operation.tries[0])],
+        }
 
-    def _try_all(self, operation: ops.TryAll) -> Any:
+    def _try_all(self, operation: ops.TryAll) -> Fields:
         first = operation.tries[0]
-        return TxnRequest(
-            compare=[self._epoch(first), *(self._name_is_as_seen(each) for each in operation.tries)],
-            success=[*(self._put(each) for each in operation.tries), *self._done(first)],
-            failure=[
-                self._session(first),
-                *(self._all_under(each.name) for each in operation.tries),
-                *self._done(first),
-            ],
-        )
+        done = self._done(first)
+        return {
+            "compare": [self._epoch(first), *(self._name_is_as_seen(each) for each in operation.tries)],
+            "success": [*(self._put(each) for each in operation.tries), *done],
+            "failure": [self._session(first), *(self._all_under(each.name) for each in operation.tries), *done],
+        }
 
-    def _enqueue(self, operation: ops.Enqueue) -> Any:
-        return TxnRequest(
-            compare=[self._epoch(operation), unchanged(self._layout.key(operation.name, operation.token), 0)],
-            success=[self._put(operation), *self._line(operation)],
-            failure=[self._session(operation), *self._line(operation)],
-        )
+    def _enqueue(self, operation: ops.Enqueue) -> Fields:
+        queue = self._queue(operation)
+        return {
+            "compare": [self._epoch(operation), unchanged(self._layout.key(operation.name, operation.token), 0)],
+            "success": [self._put(operation), *queue],
+            "failure": [self._session(operation), *queue],
+        }
 
-    def _promote(self, operation: ops.Promote) -> Any:
-        start = self._layout.name_start(operation.name)
+    def _promote(self, operation: ops.Promote) -> Fields:
         compare = [
             self._epoch(operation),
             unchanged(self._layout.key(operation.name, operation.token), operation.mod_revision),
         ]
         if operation.alone:
-            none_precedes = Compare(
-                key=start,
-                range_end=end_of(start),
-                target=Compare.CREATE,
-                result=Compare.GREATER,
-                create_revision=operation.create_revision - 1,
-            )
-            compare.append(none_precedes)
+            compare.append(self._created(operation.name, Compare.GREATER, operation.create_revision - 1))
         success = [self._put(operation)]
         if operation.replaces is not None:
-            mark = messages.PutRequest(key=self._layout.mark(operation.replaces), lease=operation.lease)
-            success.append(RequestOp(request_put=mark))
+            success.append(put(self._layout.mark(operation.replaces), lease=operation.lease))
         success += self._done(operation)
-        why = [self._session(operation), *self._line(operation, operation.create_revision)]
-        return TxnRequest(compare=compare, success=success, failure=why)
+        why = [self._session(operation), *self._queue(operation, operation.create_revision)]
+        return {"compare": compare, "success": success, "failure": why}
 
-    def _release(self, operation: ops.Release) -> Any:
+    def _release(self, operation: ops.Release) -> Fields:
         key = self._layout.key(operation.name, operation.token)
-        success = [RequestOp(request_delete_range=messages.DeleteRangeRequest(key=key))]
+        success = [delete(key)]
         if operation.done is not None:
-            mark = messages.PutRequest(key=self._layout.done_mark(operation.done.delivery), lease=operation.done.lease)
-            success.append(RequestOp(request_put=mark))
-        return TxnRequest(compare=[unchanged(key, operation.mod_revision)], success=success)
+            success.append(put(self._layout.done_mark(operation.done.delivery), lease=operation.done.lease))
+        return {"compare": [unchanged(key, operation.mod_revision)], "success": success}
 
-    def _done(self, operation: ops.TryAcquire | ops.Promote) -> list[Any]:
+    def _done(self, operation: ops.TryAcquire | ops.Promote) -> list[Fields]:
         """Read the mark of the run that asks, if its messages can be told from those of another call."""
-        delivery = operation.record.delivery
-        return [read(self._layout.done_mark(delivery.run), keys_only=True)] if operation.record.asks_if_done else []
+        if not operation.record.asks_if_done:
+            return []
+        return [read(self._layout.done_mark(operation.record.delivery.run), keys_only=True)]
 
-    def _epoch(self, operation: ops.TryAcquire | ops.Enqueue | ops.Promote) -> Any:
+    def _epoch(self, operation: ops.TryAcquire | ops.Enqueue | ops.Promote) -> Fields:
         return unchanged(self._layout.session_key(operation.lease), operation.epoch)
 
-    def _put(self, operation: ops.TryAcquire | ops.Enqueue | ops.Promote) -> Any:
+    def _put(self, operation: ops.TryAcquire | ops.Enqueue | ops.Promote) -> Fields:
         key = self._layout.key(operation.name, operation.token)
-        value = encode_record(operation.record)
-        return RequestOp(request_put=messages.PutRequest(key=key, value=value, lease=operation.lease))
+        return put(key, encode_record(operation.record), operation.lease)
 
-    def _name_is_as_seen(self, operation: ops.TryAcquire) -> Any:
+    def _name_is_as_seen(self, operation: ops.TryAcquire) -> Fields:
         """Compare: no key has been created under the name since the caller looked."""
-        start = self._layout.name_start(operation.name)
-        return Compare(
-            key=start,
-            range_end=end_of(start),
-            target=Compare.CREATE,
-            result=Compare.LESS,
-            create_revision=operation.seen_revision + 1,
-        )
+        return self._created(operation.name, Compare.LESS, operation.seen_revision + 1)
 
-    def _session(self, operation: ops.TryAcquire | ops.Enqueue | ops.Promote) -> Any:
+    def _created(self, name: str, result: int, revision: int) -> Fields:
+        """Compare: all keys under the name were created before or after this revision."""
+        start = self._layout.name_start(name)
+        return {
+            "key": start,
+            "range_end": end_of(start),
+            "target": Compare.CREATE,
+            "result": result,
+            "create_revision": revision,
+        }
+
+    def _session(self, operation: ops.TryAcquire | ops.Enqueue | ops.Promote) -> Fields:
         return read(self._layout.session_key(operation.lease), keys_only=True)
 
-    def _all_under(self, name: str) -> Any:
+    def _all_under(self, name: str) -> Fields:
         start = self._layout.name_start(name)
         return read(start, end_of(start))
 
-    def _line(self, operation: ops.Enqueue | ops.Promote, create_revision: int = 0) -> list[Any]:
-        """Reads: the first in line, our own key, and the one just before it (0: ours is the last)."""
+    def _queue(self, operation: ops.Enqueue | ops.Promote, create_revision: int = 0) -> list[Fields]:
+        """Reads: our own key, the first in the queue, and the one just before ours (0: ours is the last)."""
         start = self._layout.name_start(operation.name)
-        by_age = partial(
-            messages.RangeRequest, key=start, range_end=end_of(start), sort_target=messages.RangeRequest.CREATE
-        )
-        first = by_age(sort_order=messages.RangeRequest.ASCEND, limit=operation.record.limit + 1)
-        before = by_age(sort_order=messages.RangeRequest.DESCEND, limit=2, max_create_revision=create_revision)
+        by_age = {"key": start, "range_end": end_of(start), "sort_target": RangeRequest.CREATE}
+        first = {**by_age, "sort_order": RangeRequest.ASCEND, "limit": operation.record.limit + 1}
+        before = {
+            **by_age,
+            "sort_order": RangeRequest.DESCEND,
+            "limit": 2,
+            "max_create_revision": create_revision,
+        }
         mine = read(self._layout.key(operation.name, operation.token))
-        return [mine, RequestOp(request_range=first), RequestOp(request_range=before)]
+        return [mine, {"request_range": first}, {"request_range": before}]
 
     # --- replies --------------------------------------------------------------------------------------------
 

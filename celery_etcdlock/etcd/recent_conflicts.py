@@ -9,9 +9,8 @@ it isn't, the real one follows: one read more, for the first try after the lock 
 from __future__ import annotations
 
 import time
-from typing import Any
 
-from celery_etcdlock.etcd import messages
+from celery_etcdlock.etcd.key_layout import Fields
 
 LATELY_SECONDS = 1.0
 MOST_NAMES = 1024
@@ -36,6 +35,6 @@ class RecentConflicts:
             self._until.pop(name, None)
 
 
-def rehearsal(request: Any, seen: Any) -> Any:
-    """The ``TxnRequest`` with the read ``seen`` in place of what it would write."""
-    return messages.TxnRequest(compare=request.compare, success=[seen], failure=request.failure)
+def rehearsal(request: Fields, seen: Fields) -> Fields:
+    """The transaction with the read ``seen`` in place of what it would write."""
+    return request | {"success": [seen]}

@@ -5,12 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from celery_etcdlock.core.operations import LoadStates, SaveStates, StateWrite
+from celery_etcdlock.core.operations import LoadStates, SaveStates
 from celery_etcdlock.core.replies import NotHeld, State, StatesRefused, StatesSaved, StatesSeen, StoreReply
-from celery_etcdlock.etcd import messages
-from celery_etcdlock.etcd.key_layout import Layout, is_at, pages, read, token_in, unchanged
-
-RequestOp = messages.RequestOp
+from celery_etcdlock.etcd.key_layout import Fields, Layout, delete, is_at, pages, put, read, token_in, unchanged
 
 
 class States:
@@ -19,18 +16,22 @@ class States:
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
 
-    def request(self, operation: SaveStates) -> Any:
+    def request(self, operation: SaveStates) -> Fields:
+        """The operation as the fields of a ``TxnRequest``."""
         guard = self._layout.key(operation.guard.name, operation.guard.token)
         start = self._layout.book_start(operation.book)
         keys = [start + write.key.encode() for write in operation.writes]
-        return messages.TxnRequest(
-            compare=[
+        return {
+            "compare": [
                 unchanged(guard, operation.guard.mod_revision),
                 *(unchanged(key, write.seen_revision) for key, write in zip(keys, operation.writes, strict=True)),
             ],
-            success=[_written(key, write) for key, write in zip(keys, operation.writes, strict=True)],
-            failure=[read(guard, keys_only=True), *(read(key) for key in keys)],
-        )
+            "success": [
+                delete(key) if write.value is None else put(key, write.value)
+                for key, write in zip(keys, operation.writes, strict=True)
+            ],
+            "failure": [read(guard, keys_only=True), *(read(key) for key in keys)],
+        }
 
     def reply(self, operation: SaveStates, response: Any) -> StoreReply:
         if response.succeeded:
@@ -45,12 +46,6 @@ class States:
         """All states. ``read_page`` as in ``key_layout.pages``."""
         start = self._layout.book_start(operation.book)
         return StatesSeen(_states((kv for page in pages(read_page, start) for kv in page.kvs), start))
-
-
-def _written(key: bytes, write: StateWrite) -> Any:
-    if write.value is None:
-        return RequestOp(request_delete_range=messages.DeleteRangeRequest(key=key))
-    return RequestOp(request_put=messages.PutRequest(key=key, value=write.value))
 
 
 def _states(kvs: Iterable[Any], start: bytes) -> tuple[State, ...]:

@@ -38,7 +38,7 @@ from celery_etcdlock.core.replies import (
     Present,
     StoreReply,
 )
-from celery_etcdlock.etcd import messages
+from celery_etcdlock.etcd.key_layout import Compare, Fields
 from celery_etcdlock.etcd.lock_transactions import LockTransactions, Transaction
 from tests.model import clients
 
@@ -81,49 +81,49 @@ class PlacesWithoutTokenCheck(LockTransactions):
         return self._why_refused(operation, response, revision)
 
 
+def _is_there(key: bytes) -> Fields:
+    return {"key": key, "target": Compare.CREATE, "result": Compare.GREATER}
+
+
 class PlacesWithoutReleaseGuard(LockTransactions):
     """Deletes the key as long as it is there, whoever wrote it last."""
 
-    def _release(self, operation: Release) -> Any:
+    def _release(self, operation: Release) -> Fields:
         request = super()._release(operation)
-        there = messages.Compare
-        for compare in request.compare:
-            compare.CopyFrom(there(key=compare.key, target=there.CREATE, result=there.GREATER))
+        request["compare"] = [_is_there(compare["key"]) for compare in request["compare"]]
         return request
 
 
 class PlacesWithoutHandOverGuard(LockTransactions):
     """Takes over a message's lock as long as the key is there, whoever has it by now."""
 
-    def _promote(self, operation: Promote) -> Any:
+    def _promote(self, operation: Promote) -> Fields:
         request = super()._promote(operation)
-        there = messages.Compare
         if operation.record.attempt is not None:
-            compare = request.compare[1]
-            compare.CopyFrom(there(key=compare.key, target=there.CREATE, result=there.GREATER))
+            request["compare"][1] = _is_there(request["compare"][1]["key"])
         return request
 
 
 class PlacesWithoutLookAtAllThatPrecede(LockTransactions):
     """A woken waiter is promoted if its own key is as it wrote it."""
 
-    def _promote(self, operation: Promote) -> Any:
+    def _promote(self, operation: Promote) -> Fields:
         return super()._promote(replace(operation, alone=False))
 
 
 class PlacesWithoutEpoch(LockTransactions):
     """Takes a place whatever the session's epoch."""
 
-    def request(self, operation: Transaction) -> Any:
+    def request(self, operation: Transaction) -> Fields:
         request = super().request(operation)
-        kept = [compare for compare in request.compare if not compare.key.startswith(self._layout.sessions)]
-        return messages.TxnRequest(compare=kept, success=request.success, failure=request.failure)
+        kept = [compare for compare in request["compare"] if not compare["key"].startswith(self._layout.sessions)]
+        return request | {"compare": kept}
 
 
 class PlacesWithoutSeenRevision(LockTransactions):
     """A try-lock with a limit above one puts its key although others came since it looked."""
 
-    def _try_acquire(self, operation: TryAcquire) -> Any:
+    def _try_acquire(self, operation: TryAcquire) -> Fields:
         if operation.seen_revision:
             operation = replace(operation, seen_revision=2**40)
         return super()._try_acquire(operation)

@@ -37,7 +37,7 @@ class WithoutGuard(States):
 
     def request(self, operation: SaveStates) -> Any:
         request = super().request(operation)
-        del request.compare[0]
+        del request["compare"][0]
         return request
 
 
@@ -46,14 +46,14 @@ class WithoutSeen(States):
 
     def request(self, operation: SaveStates) -> Any:
         request = super().request(operation)
-        del request.compare[1:]
+        del request["compare"][1:]
         return request
 
 
 class WithoutEither(States):
     def request(self, operation: SaveStates) -> Any:
         request = super().request(operation)
-        del request.compare[:]
+        del request["compare"][:]
         return request
 
 

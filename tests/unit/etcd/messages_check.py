@@ -31,6 +31,10 @@ request = m.TxnRequest(
 wire = request.SerializeToString()
 assert wire.hex() == "0a0d1001" + "1a02612f" + "2800" + "8204026130" + "1209220712051203" + "0a016b", wire.hex()
 assert m.TxnRequest.FromString(wire) == request
+compared = {"key": b"a/", "range_end": b"a0", "target": m.Compare.CREATE, "result": 0, "create_revision": 0}
+put = {"request_put": {"key": b"k", "value": b"", "lease": 0}}
+fields = {"compare": [compared], "success": [{"request_txn": {"success": [put]}}], "failure": []}
+assert m.TxnRequest(**fields).SerializeToString() == wire, "a tree of fields makes another message"
 assert request.success[0].WhichOneof("request") == "request_txn"
 watch = m.WatchResponse(compact_revision=7, canceled=True, events=[m.Event(type=m.Event.DELETE)])
 assert m.WatchResponse.FromString(watch.SerializeToString()).events[0].type == m.Event.DELETE
