@@ -15,6 +15,8 @@ from pathlib import Path
 from tests.etcd_server import free_ports
 
 START_SECONDS = 60.0
+#: A start that loses the race for a port is repeated with others.
+STARTS = 3
 #: Debian's wrapper on PATH wants to be the rabbitmq user; the script beside the server runs as anybody.
 SCRIPTS = ("/usr/lib/rabbitmq/bin/rabbitmq-server",)
 
@@ -40,6 +42,15 @@ class RabbitServer:
         return f"amqp://guest:guest@127.0.0.1:{self.port}//"
 
     def start(self) -> RabbitServer:
+        for _ in range(STARTS):
+            if self._start():
+                return self
+            self._end_processes()
+        log = (self._directory / "output").read_text(errors="replace")
+        self.stop()
+        raise RuntimeError(f"rabbitmq-server didn't start:\n{log[-3000:]}")
+
+    def _start(self) -> bool:
         self.port, distribution, names = free_ports(3)
         environment = {
             **os.environ,
@@ -61,11 +72,9 @@ class RabbitServer:
         deadline = time.monotonic() + START_SECONDS
         while not self._answers():
             if self._processes[-1].poll() is not None or time.monotonic() > deadline:
-                log = (self._directory / "output").read_text(errors="replace")
-                self.stop()
-                raise RuntimeError(f"rabbitmq-server didn't start:\n{log[-3000:]}")
+                return False
             time.sleep(0.1)
-        return self
+        return True
 
     def _spawn(self, command: list[str], environment: dict[str, str]) -> None:
         with (self._directory / "output").open("ab") as output:
@@ -89,10 +98,13 @@ class RabbitServer:
             return False
 
     def stop(self) -> None:
+        self._end_processes()
+        shutil.rmtree(self._directory, ignore_errors=True)
+
+    def _end_processes(self) -> None:
         for process in reversed(self._processes):
             # The node is a child of the script, in the group that we made for it.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
             process.wait()
         self._processes.clear()
-        shutil.rmtree(self._directory, ignore_errors=True)
