@@ -270,27 +270,9 @@ class Pause:
 
 #: What puts or deletes one key under one lock's name. Those on different names can share a transaction.
 PlaceOperation = TryAcquire | Enqueue | Promote | Release
-StoreOperation = (
-    GrantLease
-    | FenceSession
-    | KeepAlive
-    | CheckKeys
-    | RevokeLease
-    | TryAcquire
-    | Enqueue
-    | Promote
-    | TryEach
-    | TryAll
-    | LookForMark
-    | Unmark
-    | MarkDone
-    | LookForDone
-    | AskAge
-    | Look
-    | AwaitChange
-    | Release
-    | AskToRelease
-    | SaveStates
-    | LoadStates
-)
+LockOperation = PlaceOperation | TryEach | TryAll | Look | AwaitChange | AskToRelease
+SessionOperation = GrantLease | FenceSession | KeepAlive | CheckKeys | RevokeLease | AskAge
+MarkOperation = LookForMark | Unmark | MarkDone | LookForDone
+StateOperation = SaveStates | LoadStates
+StoreOperation = LockOperation | SessionOperation | MarkOperation | StateOperation
 Operation = StoreOperation | Pause

@@ -84,7 +84,7 @@ def sleeps_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def until_the_wait_is_over(self: Any, reply: Any, now: float) -> Any:
         step = on(self, reply, now)
         if isinstance(step, AwaitChange):
-            self.answer_by = self._wait_until
+            self.answer_by = self.wait_until
         return step
 
     monkeypatch.setattr(Acquire, "on", until_the_wait_is_over)

@@ -15,7 +15,7 @@ to the operation just emitted is worth waiting for; a driver that got none by th
 * ``AcquireEach`` and ``AcquireAll``: many try-locks in one round trip, each for itself, or all or none
   (``acquire_several``).
 * ``LookAt``: who is there, less those whose time is over (``read_keys``).
-* ``TakePosition``: a place in line for a message that comes back for it (``take_position``).
+* ``TakePosition``: a queue position for a message that comes back for it (``take_position``).
 * ``Resolve``: make sure that an unanswered request never takes effect (``resolve_doubt``).
 * ``ReleaseKey``: the guarded delete (``release``).
 * ``DropEnded``: delete what stood for a message that has ended (``drop_ended``).
@@ -30,10 +30,10 @@ from celery_etcdlock.core.protocol.give_back import GiveBack, GivenBack
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable
 from celery_etcdlock.core.protocol.open_and_renew import Open, Opened, Renew, Renewed
 from celery_etcdlock.core.protocol.read_keys import LookAt, Seen
-from celery_etcdlock.core.protocol.release import Released, ReleaseKey, ReleaseOutcome
+from celery_etcdlock.core.protocol.release import Released, ReleaseKey
 from celery_etcdlock.core.protocol.resolve_doubt import Resolve, Resolved
 from celery_etcdlock.core.protocol.save_states import GuardLost, Overtaken, Save, Saved
-from celery_etcdlock.core.protocol.take_over import Refused, TakeOver, TakeOverOutcome
+from celery_etcdlock.core.protocol.take_over import Refused, TakeOver
 from celery_etcdlock.core.protocol.take_position import PositionTaken, TakePosition
 
 __all__ = [
@@ -57,7 +57,6 @@ __all__ = [
     "PositionTaken",
     "Refused",
     "ReleaseKey",
-    "ReleaseOutcome",
     "Released",
     "Renew",
     "Renewed",
@@ -68,7 +67,6 @@ __all__ = [
     "Seen",
     "SessionLost",
     "TakeOver",
-    "TakeOverOutcome",
     "TakePosition",
     "Unavailable",
 ]

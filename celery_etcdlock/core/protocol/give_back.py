@@ -18,21 +18,20 @@ class GivenBack:
     """The mark is gone."""
 
 
+@dataclass(kw_only=True, eq=False)
 class GiveBack(Machine["GivenBack | Unavailable"]):
-    """Take the mark of ``task_id`` away by ``deadline``."""
+    """Take the mark of ``task_id`` away."""
 
-    def __init__(self, *, task_id: str, deadline: float) -> None:
-        self._operation = Unmark(task_id)
-        self.answer_by = deadline
+    task_id: str
 
-    def start(self, now: float) -> Operation:
-        return self._operation
+    def _send(self, now: float) -> Operation:
+        return Unmark(self.task_id)
 
     def on(self, reply: Reply, now: float) -> Operation | GivenBack | Unavailable:
         match reply:
             case Done():
                 return GivenBack()
             case Failed(error=error):
-                return self._try_again(error, now) or self._operation
+                return self._try_again(error, now)
             case _:  # a Pause is over
-                return self._operation
+                return self._send(now)
