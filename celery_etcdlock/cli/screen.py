@@ -14,8 +14,7 @@ from rich.console import Group
 from rich.text import Text
 
 from celery_etcdlock.cli.table import HEADINGS, WAITS, rows_of, waits_in_words, without_empty
-from celery_etcdlock.core.lock_order import contended_first
-from celery_etcdlock.core.lock_table import LockEntry, number_held
+from celery_etcdlock.core.lock_table import LockEntry, contended_first, number_held
 from celery_etcdlock.core.waiting_counts import NONE, WaitingCount
 
 #: The two lines above the table, its headings, and the last line.

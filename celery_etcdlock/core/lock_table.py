@@ -10,6 +10,7 @@ A deletion looks the same whether the holder released, its lease ended or an adm
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -137,17 +138,16 @@ class LockTable:
     def apply(self, change: Change) -> list[Transition]:
         """Take ``change`` in, and say what it means. A waiter counts as owner once its own key was rewritten."""
         segment, token = change.entry.segment, change.entry.key.token
-        before = self._names.get(segment, {}).get(token)
-        owned_before = before is not None and before in self._lock(segment).owners
-        if change.gone:
-            entries = self._names.get(segment, {})
-            entries.pop(token, None)
-            if not entries:
-                self._names.pop(segment, None)
-            return [Transition(Kind.RELEASED if owned_before else Kind.GAVE_UP, before or change.entry)]
-        self._names.setdefault(segment, {})[token] = change.entry
-        owns = change.entry in self._lock(segment).owners
-        return [Transition(Kind.ACQUIRED if owns else Kind.WAITING, change.entry)]
+        entries = self._names.setdefault(segment, {})
+        if not change.gone:
+            entries[token] = change.entry
+            owns = change.entry in self._lock(segment).owners
+            return [Transition(Kind.ACQUIRED if owns else Kind.WAITING, change.entry)]
+        owned = entries.get(token) in self._lock(segment).owners
+        before = entries.pop(token, change.entry)
+        if not entries:
+            del self._names[segment]
+        return [Transition(Kind.RELEASED if owned else Kind.GAVE_UP, before)]
 
     def _lock(self, segment: str) -> LockEntry:
         entries = sorted(self._names.get(segment, {}).values(), key=lambda entry: entry.key.create_revision)
@@ -155,6 +155,19 @@ class LockTable:
         name = entries[0].name if entries else unescape_name(segment)
         others = self.counts.of.get(segment, NONE)
         return LockEntry(name, tuple(entries[:number]), tuple(entries[number:]), others)
+
+
+def contended_first(locks: Iterable[LockEntry]) -> list[LockEntry]:
+    """Most waiters first, then the longest held; a holder whose record can't be read counts as held for longest."""
+    return sorted(locks, key=lambda lock: (-lock.waiting, held_since(lock), lock.name))
+
+
+def held_since(lock: LockEntry) -> float:
+    """Unix time in seconds; 0 where no record says, and never where nobody holds it."""
+    if not lock.owners:
+        return math.inf
+    record = lock.owners[0].key.record
+    return 0.0 if record is None else record.since
 
 
 def number_held(locks: Iterable[LockEntry]) -> int:

@@ -15,7 +15,7 @@ from collections.abc import Awaitable, Callable, Sequence
 
 from celery_etcdlock.core import protocol as machines
 from celery_etcdlock.core.events import LockEvent, LockWaiting
-from celery_etcdlock.core.ownership import Standing, standing
+from celery_etcdlock.core.ownership import owns
 from celery_etcdlock.core.replies import Queued, StoreReply
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.acquire_request import AcquireRequest
@@ -108,7 +108,7 @@ class Acquirer:
                 session.observe(reply)
                 if isinstance(reply, Queued):
                     (pending,) = pending_deletes  # several have no queue position
-                    if standing(reply.keys, pending.token, record.limit) is Standing.WAITING:
+                    if not owns(reply.keys, pending.token, record.limit):
                         self._tell(LockWaiting(pending.name, record, Conflict(pending.name, reply.keys).holder))
 
             outcome = await steer(machine, asking, self._clock, observe=observe, stop=request.stop)

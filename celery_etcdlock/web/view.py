@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from celery_etcdlock.core.lock_order import contended_first, held_since
-from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, described
+from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, contended_first, described, held_since
 
 #: Locks on one page, at most and unless the browser says.
 MOST_ON_A_PAGE = 100

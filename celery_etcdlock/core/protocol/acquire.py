@@ -38,7 +38,7 @@ from celery_etcdlock.core import operations as ops
 from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.expiry import Expiry
 from celery_etcdlock.core.key_kinds import is_kept_out
-from celery_etcdlock.core.ownership import Key, Standing, effective_limit, find_key, preceding, standing
+from celery_etcdlock.core.ownership import Key, effective_limit, find_key, owns, preceding
 from celery_etcdlock.core.protocol.machine import SESSION_GONE, KeyMachine, SessionLost, Unavailable, pause_before_try
 from celery_etcdlock.core.protocol.resolve_doubt import Resolve, Resolved
 from celery_etcdlock.errors import LockUnavailable
@@ -125,7 +125,7 @@ class Acquire(KeyMachine[AcquireOutcome]):
                 self._doubtful = False
                 return self._send(now) if now < self.deadline or self._waits else self._fail(now)
             case store_replies.Queued(keys=keys, revision=revision):
-                if standing(keys, self.token, self.record.limit) is Standing.FIRST:
+                if owns(keys, self.token, self.record.limit):
                     return Acquired(revision, self._doubtful)
                 return self._wait_behind(reply, now)
             case store_replies.Present():

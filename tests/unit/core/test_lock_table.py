@@ -9,10 +9,8 @@ from hypothesis import strategies as st
 
 from celery_etcdlock.core.lock_table import Change, KeyEntry, Kind, LockTable, Transition, described
 from celery_etcdlock.core.name_escaping import escape_name, unescape_name
-from celery_etcdlock.core.ownership import Key, Standing, standing
+from celery_etcdlock.core.ownership import Key, owns
 from celery_etcdlock.core.record import Delivery, Record
-
-FIRST = Standing.FIRST
 
 
 def entry(
@@ -57,7 +55,7 @@ def test_the_view_shows_as_owners_those_whom_the_protocol_lets_own(limits: list[
     entries = [entry("a", str(n), n, limit=limit) for n, limit in enumerate(limits, 1)]
     keys = [each.key for each in entries]
     (lock,) = LockTable(entries).locks()
-    own = [key.token for key, limit in zip(keys, limits, strict=True) if standing(keys, key.token, limit) is FIRST]
+    own = [key.token for key, limit in zip(keys, limits, strict=True) if owns(keys, key.token, limit)]
     assert [owner.key.token for owner in lock.owners] == own
 
 
