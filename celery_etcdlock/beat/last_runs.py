@@ -2,17 +2,9 @@
 
 from __future__ import annotations
 
-from datetime import datetime
 from typing import Any
 
-from celery.beat import ScheduleEntry
-
 from celery_etcdlock.beat.due_times import aware, like
-
-
-def now_of(entry: ScheduleEntry) -> datetime:
-    now: datetime = entry.default_now()
-    return now
 
 
 def own_last_run(entry: Any) -> float | None:

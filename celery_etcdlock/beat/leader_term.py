@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, TypeVar
@@ -251,6 +252,16 @@ class Term:
         self._away_said = False
         if self._confirmations and not states:
             self._save({})
+
+    @contextmanager
+    def troubles_noted(self) -> Iterator[None]:
+        """An outage is logged, a loss kept for ``check``. Celery would take it for a fault of the entry's schedule."""
+        try:
+            yield
+        except LockUnavailable as error:
+            self.etcd_is_away(error)
+        except LockLost as error:
+            self.lost = error
 
     def etcd_is_away(self, error: LockUnavailable) -> None:
         """Log it, as a warning once per outage."""

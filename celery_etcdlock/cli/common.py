@@ -68,20 +68,19 @@ def place_of(settings: Settings) -> str:
 
 def nothing_held(inspector: Inspector, settings: Settings) -> str:
     """What to say where no lock is held: good news only where locks are taken at all."""
-    found = f"no locks held ({place_of(settings)})"
+    text = f"no locks held ({place_of(settings)})"
     traces = inspector.traces()
-    if traces.used:
-        return found
-    hint = f"\nNo worker was ever started with this prefix, and nothing is stored there: {CHECK_PLACE}"
-    if traces.others:
-        hint += f"\nPrefixes that are in use there: {printable(', '.join(traces.others))}"
-    return found + hint
+    if not traces.used:
+        text += f"\nNo worker was ever started with this prefix, and nothing is stored there: {CHECK_PLACE}"
+        if traces.others:
+            text += f"\nPrefixes that are in use there: {printable(', '.join(traces.others))}"
+    return text
 
 
-def not_found(inspector: Inspector, settings: Settings, name_or_task_id: str) -> str:
-    asked = printable(name_or_task_id)
+def fail_not_found(context: click.Context, inspector: Inspector, name_or_task_id: str) -> NoReturn:
+    settings, asked = settings_for(context), printable(name_or_task_id)
     text = f"no lock of this name is held, and no task of this id holds or awaits one: {asked} ({place_of(settings)})"
-    return text if inspector.traces().used else f"{text}\n{nothing_held(inspector, settings)}"
+    fail(text if inspector.traces().used else f"{text}\n{nothing_held(inspector, settings)}", NOT_DONE)
 
 
 def lock_table_of(inspector: Inspector) -> LockTable:

@@ -28,19 +28,13 @@ from celery_etcdlock.core.settings import LOGIN
 from celery_etcdlock.testing.etcd_server import EtcdServer, free_ports
 
 HOST = "127.0.0.1"
-DEFAULT_PORT = 2379
+PORT = click.IntRange(0, 65535)
 FOLDER = ".etcdlock-dev"
 START_SECONDS = 60.0
 
 
 @click.command(name="dev")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=DEFAULT_PORT,
-    show_default=True,
-    help="Port on 127.0.0.1; 0 takes a free one.",
-)
+@click.option("--port", type=PORT, default=2379, show_default=True, help="Port on 127.0.0.1; 0 takes a free one.")
 @click.option(
     "--data",
     "folder",
@@ -83,10 +77,8 @@ def command(context: click.Context, port: int, folder: Path) -> None:
 def _stop_signals() -> Iterator[threading.Event]:
     """An event that is set by what asks a command to end. Not an exception: that might strike while etcd is started."""
     stop = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: stop.set())
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
     try:
         yield stop
     finally:
@@ -101,12 +93,12 @@ def _check_port(port: int) -> None:
             sock.bind((HOST, port))
         except OSError as error:
             problem = error.strerror or str(error)
-            other = "take another port, with --port; 0 takes a free one"
+            remedy = "take another port, with --port; 0 takes a free one"
             if error.errno == errno.EADDRINUSE:
-                version = _version_at(port)
-                problem = "another program listens there" if version is None else f"an etcd {version} listens there"
-                other = other if version is None else f"use that one, or {other}"
-            raise CannotStart(f"can't listen on {HOST}:{port}, {problem}: {other}") from None
+                problem = "another program listens there"
+                if version := _version_at(port):
+                    problem, remedy = f"an etcd {version} listens there", f"use that one, or {remedy}"
+            raise CannotStart(f"can't listen on {HOST}:{port}, {problem}: {remedy}") from None
 
 
 def _version_at(port: int) -> str | None:

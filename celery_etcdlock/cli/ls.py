@@ -44,7 +44,8 @@ def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
         ttls = inspector.ttls(entry.lease for lock in locks for entry in lock.owners)
         if as_json:
             print_json(with_beats([lock_as_json(lock, ttls) for lock in locks], beats))
-        elif locks:
+            return
+        if locks:
             click.echo(f"locks of {place_of(settings)}", err=True)
             click.echo(text_table(*without_empty(HEADINGS, rows_of(locks, ttls))))
             others = table.counts.others.total
@@ -54,9 +55,8 @@ def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
             click.echo(f"none of the locks that are held matches {pattern!r} ({place_of(settings)})", err=True)
         else:
             click.echo(nothing_held(inspector, settings), err=True)
-        if not as_json:
-            for beat in beats:
-                click.echo("\n" + beat_text(beat, time.time()))
+        for beat in beats:
+            click.echo("\n" + beat_text(beat, time.time()))
 
 
 def lock_as_json(lock: LockEntry, ttls: dict[int, float]) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from celery_etcdlock.core.record import Record
 
 
 @dataclass(frozen=True, slots=True)
-class _Event:
+class LockEvent:
     """``name`` is the lock's, ``record`` that of the delivery that it happened to: task, task id, host, process."""
 
     name: str
@@ -20,7 +20,7 @@ class _Event:
 
 
 @dataclass(frozen=True, slots=True)
-class LockAcquired(_Event):
+class LockAcquired(LockEvent):
     """``waited_seconds``: from the first request to the store until the lock was ours."""
 
     fencing_token: int
@@ -28,7 +28,7 @@ class LockAcquired(_Event):
 
 
 @dataclass(frozen=True, slots=True)
-class LockReleased(_Event):
+class LockReleased(LockEvent):
     """The holder released it. Each hold ends with this or with ``LockWasLost``, unless its process dies."""
 
     fencing_token: int
@@ -36,27 +36,27 @@ class LockReleased(_Event):
 
 
 @dataclass(frozen=True, slots=True)
-class LockConflicted(_Event):
+class LockConflicted(LockEvent):
     """Somebody else holds the lock. The policy decides what the task does: this needn't be its end."""
 
     holder: Record | None
 
 
 @dataclass(frozen=True, slots=True)
-class LockWaiting(_Event):
+class LockWaiting(LockEvent):
     """A waiter queues behind ``holder``."""
 
     holder: Record | None
 
 
 @dataclass(frozen=True, slots=True)
-class LockWasLost(_Event):
+class LockWasLost(LockEvent):
     fencing_token: int
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class TaskDeduplicated(_Event):
+class TaskDeduplicated(LockEvent):
     """A task ended without having run, because of its lock. ``reason`` is what its result says.
 
     ``joined``: the id of the task whose result it took on; ``None`` if it was skipped.
@@ -67,7 +67,7 @@ class TaskDeduplicated(_Event):
 
 
 @dataclass(frozen=True, slots=True)
-class TickSent(_Event):
+class TickSent(LockEvent):
     """The beat at work sent a due task. ``record`` is its own, with the task's name and id."""
 
     entry: str
@@ -75,23 +75,11 @@ class TickSent(_Event):
 
 
 @dataclass(frozen=True, slots=True)
-class BeatTookOver(_Event):
+class BeatTookOver(LockEvent):
     """A beat is at work now. ``takeovers``: how often the work has changed hands before."""
 
     fencing_token: int
     takeovers: int
-
-
-LockEvent = (
-    LockAcquired
-    | LockReleased
-    | LockConflicted
-    | LockWaiting
-    | LockWasLost
-    | TaskDeduplicated
-    | TickSent
-    | BeatTookOver
-)
 
 
 def facts_of(event: LockEvent) -> dict[str, Any]:

@@ -183,10 +183,7 @@ class LockNaming:
         return hashlib.blake2b(data, digest_size=DIGEST_HEX_DIGITS // 2, key=key, person=_PERSONALISATION).hexdigest()
 
     def _called_names(
-        self,
-        lock_key: Callable[..., object],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
+        self, lock_key: Callable[..., object], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[str, ...]:
         args, kwargs = self._arguments.call(args, kwargs)
         try:

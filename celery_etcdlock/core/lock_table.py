@@ -192,6 +192,7 @@ def described(entry: KeyEntry, ttl_seconds: float | None = None) -> dict[str, An
     if record is None:
         return facts | {"task_id": None, "readable": False, "who": in_words(record)}
     kind = holder_kind(record)
+    as_written = ("task", "about", "host", "pid", "since", "limit", "broker", "until")
     return facts | {
         "readable": True,
         "who": in_words(record),
@@ -199,14 +200,7 @@ def described(entry: KeyEntry, ttl_seconds: float | None = None) -> dict[str, An
         "kind": record.kind.value,
         "task_id": None if kind == "process" else record.delivery.task_id,
         "retries": record.delivery.retries,
-        "task": record.task,
-        "about": record.about,
-        "host": record.host,
-        "pid": record.pid,
-        "since": record.since,
-        "limit": record.limit,
-        "broker": record.broker,
-        "until": record.until,
+        **{name: getattr(record, name) for name in as_written},
     }
 
 

@@ -9,18 +9,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from celery_etcdlock.core import value_checks as checks
 from celery_etcdlock.core.declared import declared, declared_in
 from celery_etcdlock.core.lifetimes import LIFETIMES, Lifetime
 from celery_etcdlock.core.policies import Policies, check_on_conflict, having
-from celery_etcdlock.core.value_checks import (
-    check_limit,
-    check_whole_seconds,
-    choice,
-    did_you_mean,
-    least_seconds,
-    number_of_seconds,
-    shown,
-)
 from celery_etcdlock.errors import InvalidOption
 
 
@@ -29,13 +21,13 @@ def _check_unique_on(value: object) -> tuple[str, ...] | str:
     if isinstance(value, str):
         return "*" if value == "*" else (str.__str__(value),)
     if not isinstance(value, (list, tuple, set, frozenset)):
-        raise ValueError(f"must be a list of argument names, '*' for all, or None, not {shown(value)}")
+        raise ValueError(f"must be a list of argument names, '*' for all, or None, not {checks.shown(value)}")
     if not value:
         raise ValueError("is empty: name at least one argument, or use None to lock on the task's name alone")
     names: list[str] = []
     for name in value:
         if not isinstance(name, str):
-            raise ValueError(f"must hold argument names as str, not {shown(name)}")
+            raise ValueError(f"must hold argument names as str, not {checks.shown(name)}")
         if name == "*":
             raise ValueError("has '*' among other names: write unique_on='*' for all arguments")
         names.append(str.__str__(name))
@@ -49,7 +41,7 @@ def _check_lock_key(value: Any) -> Any:
             raise ValueError("as a list must hold template strings, at least one")
         return tuple(value)
     if not isinstance(value, str) and not callable(value):
-        raise ValueError(f"must be a template string or a callable, not {shown(value)}")
+        raise ValueError(f"must be a template string or a callable, not {checks.shown(value)}")
     return value
 
 
@@ -62,7 +54,7 @@ class TaskOptions:
 
     lock: str = declared(
         "while_executing",
-        choice(*LIFETIMES),
+        checks.choice(*LIFETIMES),
         "when the lock is held: `while_executing`, around the body; `until_executing`, from the call until it starts; "
         "`until_executed`, from the call until it ends; `until_and_while_executing`, both apart, so that one runs and "
         "one is queued; `until_expired`, for `unique_for` seconds from the call",
@@ -78,7 +70,7 @@ class TaskOptions:
     )
     lock_ttl: int | None = declared(
         None,
-        check_whole_seconds,
+        checks.whole_seconds,
         "whole seconds until a dead holder's lock is free; `None`: the setting `etcdlock_ttl`",
     )
     on_conflict: str | Callable[..., object] | Policies | None = declared(
@@ -89,25 +81,25 @@ class TaskOptions:
     )
     wait_timeout: float = declared(
         300.0,
-        number_of_seconds,
+        checks.seconds,
         "seconds that `retry`, `wait` and `join` keep trying before the task fails with LockConflict",
     )
-    lock_limit: int = declared(1, check_limit, "how many may hold the lock at once")
+    lock_limit: int = declared(1, checks.limit, "how many may hold the lock at once")
     pending_ttl: float | None = declared(
         None,
-        number_of_seconds,
+        checks.seconds,
         "seconds, from when it is due, that a lock taken at enqueue stands for a message that hasn't started; `None`: "
         "until the message expires, else 3600",
     )
     unique_for: float | None = declared(
-        None, number_of_seconds, "`until_expired`: seconds that the key stays taken, counted from the call"
+        None, checks.seconds, "`until_expired`: seconds that the key stays taken, counted from the call"
     )
     lock_at_least_for: float = declared(
-        0.0, least_seconds, "least hold: seconds that the lock stays taken from when it was"
+        0.0, checks.seconds_or_none, "least hold: seconds that the lock stays taken from when it was"
     )
     on_lock_lost: str = declared(
         "raise",
-        choice("raise", "flag"),
+        checks.choice("raise", "flag"),
         "what happens in a running task whose lock is lost: `raise` LockLost in it where the pool can, or `flag`: "
         "`current_lock().lost` says so",
     )
@@ -182,6 +174,6 @@ def check_option_names(
         if name not in known:
             task = f"task {task_name!r}: " if task_name else ""
             raise InvalidOption(
-                f"{task}unknown option {name!r}{did_you_mean(name, known)}; "
+                f"{task}unknown option {name!r}{checks.did_you_mean(name, known)}; "
                 f"celery-etcdlock's options are {', '.join(OPTION_NAMES)}"
             )

@@ -61,10 +61,8 @@ def _bar(hold: _Hold) -> dict[str, Any]:
     record = hold.entry.key.record
     return {
         "lock": hold.entry.name,
-        "task": None if record is None else record.task,
-        "about": None if record is None else record.about,
+        **{name: getattr(record, name, None) for name in ("task", "about", "host")},
         "task_id": None if record is None else record.delivery.task_id,
-        "host": None if record is None else record.host,
         "began": round(hold.began, 3),
         "ended": None if hold.ended is None else round(hold.ended, 3),
     }

@@ -11,7 +11,7 @@ A machine never blocks, reads no clock and keeps no reference to a store. ``answ
 to the operation just emitted is worth waiting for; a driver that got none by then answers ``Failed``.
 
 * ``Acquire``: try-lock and ordered wait, in doubt as in calm (``acquire``).
-* ``TakeOver``: a key changes hands, from a message to its worker and on (``take_over``).
+* ``TakeOver``: a key changes hands, from a message to its worker and on; ``GiveBack``: it doesn't (``take_over``).
 * ``AcquireEach`` and ``AcquireAll``: many try-locks in one round trip, each for itself, or all or none
   (``acquire_several``).
 * ``LookAt``: who is there, less those whose time is over (``read_keys``).
@@ -26,14 +26,13 @@ to the operation just emitted is worth waiting for; a driver that got none by th
 from celery_etcdlock.core.protocol.acquire import Acquire, Acquired, AcquireOutcome, Conflicted
 from celery_etcdlock.core.protocol.acquire_several import AcquireAll, AcquireEach, EachAcquired
 from celery_etcdlock.core.protocol.drop_ended import DropEnded, Ended
-from celery_etcdlock.core.protocol.give_back import GiveBack, GivenBack
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable
 from celery_etcdlock.core.protocol.open_and_renew import Open, Opened, Renew, Renewed
 from celery_etcdlock.core.protocol.read_keys import LookAt, Seen
 from celery_etcdlock.core.protocol.release import Released, ReleaseKey
 from celery_etcdlock.core.protocol.resolve_doubt import Resolve, Resolved
 from celery_etcdlock.core.protocol.save_states import GuardLost, Overtaken, Save, Saved
-from celery_etcdlock.core.protocol.take_over import Refused, TakeOver
+from celery_etcdlock.core.protocol.take_over import GiveBack, GivenBack, Refused, TakeOver
 from celery_etcdlock.core.protocol.take_position import PositionTaken, TakePosition
 
 __all__ = [

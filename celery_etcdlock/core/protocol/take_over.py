@@ -21,10 +21,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from celery_etcdlock.core import replies as store_replies
-from celery_etcdlock.core.operations import Operation, Promote
+from celery_etcdlock.core.operations import Operation, Promote, Unmark
 from celery_etcdlock.core.ownership import Key, find_key
 from celery_etcdlock.core.protocol.acquire import Acquired
-from celery_etcdlock.core.protocol.machine import SESSION_GONE, KeyMachine, SessionLost, Unavailable
+from celery_etcdlock.core.protocol.machine import SESSION_GONE, KeyMachine, Machine, SessionLost, Unavailable
 from celery_etcdlock.core.protocol.resolve_doubt import Resolve, Resolved
 from celery_etcdlock.errors import LockUnavailable
 
@@ -92,3 +92,31 @@ class TakeOver(KeyMachine[TakeOverOutcome]):
             )
             return self._resolve.start(now)
         return step
+
+
+@dataclass(frozen=True, slots=True)
+class GivenBack:
+    """The mark is gone."""
+
+
+@dataclass(kw_only=True, eq=False)
+class GiveBack(Machine["GivenBack | Unavailable"]):
+    """``task_id``, which was marked as replaced, may run after all: what was to take its place never will.
+
+    Deleting the mark again does no harm, so an unanswered try is simply repeated. It comes before the deletion of the
+    key that the newer call took: in between, the older one waits behind it; the other way round nobody might run.
+    """
+
+    task_id: str
+
+    def _send(self, now: float) -> Operation:
+        return Unmark(self.task_id)
+
+    def on(self, reply: store_replies.Reply, now: float) -> Operation | GivenBack | Unavailable:
+        match reply:
+            case store_replies.Done():
+                return GivenBack()
+            case store_replies.Failed(error=error):
+                return self._try_again(error, now)
+            case _:  # a Pause is over
+                return self._send(now)
