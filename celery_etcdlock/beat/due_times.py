@@ -29,7 +29,11 @@ def described(schedule: Any) -> str:
 def due_at(schedule: Any, last_run_at: datetime, now: datetime) -> float | None:
     """The Unix time at which an entry that ran last at ``last_run_at`` was or will be due; ``None``: it doesn't say."""
     try:
-        left = _at(schedule, now).remaining_estimate(aware(last_run_at))
+        # The same schedule with its clock stopped: times come out the same whenever they are asked for.
+        stopped: Any = object.__new__(type(schedule))
+        stopped.__dict__.update(schedule.__dict__)
+        stopped.nowfun = lambda: now
+        left = stopped.remaining_estimate(aware(last_run_at))
         return None if left is None else aware(now).timestamp() + float(left.total_seconds())
     except Exception as error:
         # A schedule of a user's own may have no estimate: then a tick is known by the run before it.
@@ -50,11 +54,3 @@ def is_too_old(schedule: Any, due: float | None, now: datetime, catch_up_seconds
     # If the next time after then is still to come, there was none since then.
     following = due_at(schedule, aware(now) - timedelta(seconds=catch_up_seconds), now)
     return following is not None and following > aware(now).timestamp()
-
-
-def _at(schedule: Any, now: datetime) -> Any:
-    """The same schedule, with its clock stopped, so that times come out the same whenever they are asked for."""
-    stopped = object.__new__(type(schedule))
-    stopped.__dict__.update(schedule.__dict__)
-    stopped.nowfun = lambda: now
-    return stopped

@@ -21,7 +21,8 @@ from celery_etcdlock.core.printable import printable
 def command(context: click.Context, name_or_task_id: str, as_json: bool) -> None:
     """Show a lock with its owners and all that wait, by its name or the id of a task in its queue."""
     with inspecting(context) as inspector:
-        locks = lock_table_of(inspector).find(name_or_task_id)
+        table = lock_table_of(inspector)
+        locks = table.named(name_or_task_id) or table.of_task(name_or_task_id)
         if not locks:
             fail_not_found(context, inspector, name_or_task_id)
         ttls = inspector.ttls(entry.lease for lock in locks for entry in lock.owners + lock.waiters)

@@ -29,11 +29,11 @@ def command(context: click.Context, host: str, port: int) -> None:
     except ImportError:
         fail("`web` needs bottle: pip install 'celery-etcdlock[web]'", WRONG_USAGE)
     from celery_etcdlock.web.follower import Follower
-    from celery_etcdlock.web.view import About
 
     app = app_of(context)
     settings = settings_for(context)
-    about = About(app.main or "", settings.prefix, settings.endpoints, "Redis" if settings.in_redis else "etcd")
+    about = {"app": app.main or "", "prefix": settings.prefix, "endpoints": settings.endpoints}
+    about["store"] = "Redis" if settings.in_redis else "etcd"
     token = os.environ.get(TOKEN_VARIABLE) or (None if is_loopback(host) else new_token())
 
     def figures() -> dict[str, dict[str, int]]:

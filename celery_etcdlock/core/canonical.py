@@ -10,8 +10,7 @@ The text is what goes into a lock key's digest, so two rules hold:
   use the same lock, so whatever JSON makes equal is equal here.
 
 Any other value is refused. Its ``repr()`` may hold its address; that would make a key that never repeats, and a lock
-that never locks. Errors name the path to the value and its type,
-never its content, which may be secret.
+that never locks. Errors name the path to the value and its type, never its content, which may be secret.
 
 The text is pure ASCII. It is bounded: no cycles, `MAX_DEPTH` levels, `MAX_VALUES` values.
 """
@@ -205,10 +204,8 @@ def _key(key: Any) -> str:
     kind = base_of(key)
     if kind is str:
         return encode_basestring_ascii(key)
-    if kind is bool:
-        return '"true"' if key else '"false"'
-    if kind is type(None):
-        return '"null"'
+    if kind is bool or kind is type(None):
+        return f'"{_SCALARS[kind](key)}"'
     if kind is int and key.bit_length() <= _MAX_DECIMAL_BITS:
         return f'"{int.__repr__(key)}"'
     if kind is float:

@@ -104,23 +104,22 @@ class LockTable:
         for entry in entries:
             self._names.setdefault(entry.segment, {})[entry.key.token] = entry
 
-    def forget_those_over(self, wall_time: float) -> None:
-        """Drop the keys that have expired: nobody holds them, though nobody has deleted them yet."""
-        for segment, entries in list(self._names.items()):
-            for token in [token for token, entry in entries.items() if seems_expired(entry.key, wall_time)]:
-                del entries[token]
-            if not entries:
-                del self._names[segment]
+    def forget_those_over(self, wall_time: float) -> bool:
+        """Drop the keys that have expired, though nobody has deleted them yet. Returns whether there were any."""
+        over = [
+            each for entries in self._names.values() for each in entries.values() if seems_expired(each.key, wall_time)
+        ]
+        for entry in over:
+            del self._names[entry.segment][entry.key.token]
+            if not self._names[entry.segment]:
+                del self._names[entry.segment]
+        return bool(over)
 
     def locks(self, pattern: str | None = None) -> list[LockEntry]:
         """All locks by name; with ``pattern``, those whose name or task matches it."""
         segments = self._names.keys() | self.counts.of.keys()
         found = sorted((self._lock(segment) for segment in segments), key=lambda lock: lock.name)
         return found if pattern is None else [lock for lock in found if matching(lock, pattern)]
-
-    def find(self, name_or_task_id: str) -> list[LockEntry]:
-        """The lock of this name; else those that a task of this id holds or waits for."""
-        return self.named(name_or_task_id) or self.of_task(name_or_task_id)
 
     def named(self, name: str) -> list[LockEntry]:
         """The lock of this name, however long it is; else those that are shown so (``core.printable``)."""

@@ -1,4 +1,7 @@
-"""What a lock store may answer to the operations of ``operations``, each of which names its own."""
+"""What a lock store may answer to the operations of ``operations``, each of which names its own.
+
+``term`` is the leader's as the answering server knew it.
+"""
 
 from __future__ import annotations
 
@@ -35,16 +38,12 @@ class LeaseGranted(StoreReply):
 
 @dataclass(frozen=True, slots=True)
 class SessionFenced(StoreReply):
-    """``term`` is the leader's as the answering server knew it."""
-
     epoch: int
     term: int
 
 
 @dataclass(frozen=True, slots=True)
 class KeptAlive(StoreReply):
-    """``term`` is the leader's term as the answering server knew it."""
-
     ttl_seconds: int
     term: int
 
@@ -103,7 +102,7 @@ class DoneSeen(StoreReply):
 
 @dataclass(frozen=True, slots=True)
 class LeaseAge(StoreReply):
-    """The lease was granted at least ``seconds`` ago. ``term`` is the leader's as the answering server knew it.
+    """The lease was granted at least ``seconds`` ago.
 
     A leader counts from when it began to lead, so the lease may be older than that, never younger.
     """

@@ -34,16 +34,6 @@ _SORTS: dict[str, Callable[[Iterable[LockEntry]], list[LockEntry]]] = {
 
 
 @dataclass(frozen=True)
-class About:
-    """What the page is about: which app's locks, under which prefix, where. ``store`` is etcd or Redis."""
-
-    app: str = ""
-    prefix: str = ""
-    endpoints: tuple[str, ...] = ()
-    store: str = "etcd"
-
-
-@dataclass(frozen=True)
 class View:
     """What one browser looks at. ``page`` counts from 1."""
 
@@ -78,10 +68,10 @@ def page_of(locks: Sequence[LockEntry], view: View) -> tuple[list[LockEntry], in
 
 
 def _matches(lock: LockEntry, text: str) -> bool:
-    return text in lock.name.casefold() or any(_place_matches(entry, text) for entry in lock.owners + lock.waiters)
+    return text in lock.name.casefold() or any(_key_matches(entry, text) for entry in lock.owners + lock.waiters)
 
 
-def _place_matches(entry: KeyEntry, text: str) -> bool:
+def _key_matches(entry: KeyEntry, text: str) -> bool:
     record = entry.key.record
     if record is None:
         return False

@@ -44,9 +44,9 @@ class TestGrouping:
         record = replace(A1.key.record, until=50.0) if A1.key.record is not None else None
         table = LockTable([replace(A1, key=replace(A1.key, record=record)), A2, B1])
         table.forget_those_over(40.0)
-        assert [owner.key.token for owner in table.find("a")[0].owners] == ["1"]
+        assert [owner.key.token for owner in table.named("a")[0].owners] == ["1"]
         table.forget_those_over(60.0)
-        assert [owner.key.token for owner in table.find("a")[0].owners] == ["2"]
+        assert [owner.key.token for owner in table.named("a")[0].owners] == ["2"]
         assert len(table.locks()) == 2
 
 
@@ -67,9 +67,9 @@ class TestFinding:
 
     def test_by_name_or_task_id(self) -> None:
         table = LockTable([A1, A2, B1])
-        assert [lock.name for lock in table.find("a")] == ["a"]
-        assert [lock.name for lock in table.find("id-2")] == ["a"]
-        assert table.find("id-9") == []
+        assert [lock.name for lock in table.named("a")] == ["a"]
+        assert [lock.name for lock in table.of_task("id-2")] == ["a"]
+        assert table.named("id-9") + table.of_task("id-9") == []
 
 
 class TestChanges:
