@@ -46,7 +46,7 @@ PAUSE_SECONDS = 15.0
 
 
 def lock_name_of(settings: Settings, app: Celery) -> str:
-    """The name of the lock, and of the book, that these beats share."""
+    """The name of the lock that these beats share, and of what they save for one another."""
     return f"{BEAT_PREFIX}{settings.beat_name or app.main or 'default'}"
 
 

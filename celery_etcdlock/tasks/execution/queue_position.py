@@ -77,7 +77,7 @@ class QueuePosition:
             # Whoever has the lock came before us: one that came later would have taken our place.
             asked_by = f"task {context.call.delivery.task_id}, which replaces it,"
             context.manager.ask_to_release(conflict.name, conflict.keys[0], asked_by)
-        if not (decision.in_line and context.lifetime.while_running and len(context.names()) == 1):
+        if not (decision.with_position and context.lifetime.while_running and len(context.names()) == 1):
             self.leave()
             return
         pending = context.manager.pending
