@@ -178,7 +178,10 @@ class EtcdScheduler(Scheduler):
             return
         holder = event.holder
         who = "somebody" if holder is None else f"{holder.host}, pid {holder.pid}"
-        self._say(f"standing by: beat is held by {who}")
+        said = f"standing by: beat is held by {who}"
+        if said != self._said:
+            self._said = said
+            logger.info("celery-etcdlock: %s", said)
         if holder is not None and holder.broker is not None and holder.broker != event.record.broker:
             logger.error(
                 "celery-etcdlock: the beat at work (%s) sends to another broker than this one would: if these are two "
@@ -191,11 +194,6 @@ class EtcdScheduler(Scheduler):
             self._away_said = True
             self._said = ""
             logger.warning("celery-etcdlock: standing by: etcd is unreachable, nothing is scheduled: %s", error)
-
-    def _say(self, text: str) -> None:
-        if text != self._said:
-            self._said = text
-            logger.info("celery-etcdlock: %s", text)
 
     def _take_over(self, lock: Lock) -> None:
         assert self._manager is not None

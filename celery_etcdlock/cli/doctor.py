@@ -49,8 +49,12 @@ def command(context: click.Context, as_json: bool) -> None:
     found: list[CheckResult] = []
     for finding in _check_results(context, settings):
         found.append(finding)
-        if not as_json:
-            _say(finding)
+        if as_json:
+            continue
+        mark, colour = _MARKS[finding.level]
+        click.echo(f"{click.style(f'{mark:<8}', fg=colour)} {finding.subject}: {finding.text}")
+        if finding.remedy:
+            click.echo(f"{'':<8} -> {finding.remedy}")
     levels = [finding.level for finding in found]
     broken, warnings = levels.count(Level.BROKEN), levels.count(Level.WARNING)
     if as_json:
@@ -67,16 +71,15 @@ def _check_results(context: click.Context, settings: Settings) -> Iterator[Check
     if settings.prefix == "/celery-etcdlock/default/":
         remedy = "name the app (Celery('proj')) or set etcdlock_prefix"
         yield CheckResult(Level.WARNING, "settings", "the app has no name, so all such apps share their locks", remedy)
-    yield from _redis(settings) if settings.in_redis else _etcd(settings)
+    if settings.in_redis:
+        yield from _redis(settings)
+    else:
+        # Only here, since it brings protobuf and hpack.
+        from celery_etcdlock.etcd.diagnosis import diagnose
+
+        yield from diagnose(lambda endpoints: open_client(settings, endpoints), settings)
     yield from _under_the_prefix(context, settings)
     yield from check_clock()
-
-
-def _etcd(settings: Settings) -> Iterator[CheckResult]:
-    # Only here, since it brings protobuf and hpack.
-    from celery_etcdlock.etcd.diagnosis import diagnose
-
-    return diagnose(lambda endpoints: open_client(settings, endpoints), settings)
 
 
 def _redis(settings: Settings) -> Iterator[CheckResult]:
@@ -131,10 +134,3 @@ def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[Ch
     if leaseless := [entry for entry in entries if not entry.lease]:
         text = f"{len(leaseless)} have no lease and never expire, such as {printable(leaseless[0].name)}"
         yield CheckResult(Level.BROKEN, "locks", text, "`celery etcdlock release --force` frees them")
-
-
-def _say(finding: CheckResult) -> None:
-    mark, colour = _MARKS[finding.level]
-    click.echo(f"{click.style(f'{mark:<8}', fg=colour)} {finding.subject}: {finding.text}")
-    if finding.remedy:
-        click.echo(f"{'':<8} -> {finding.remedy}")

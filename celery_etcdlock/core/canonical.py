@@ -168,10 +168,6 @@ def decimal_digits(value: Decimal) -> str:
     return f"-{text}" if sign else text
 
 
-def _int(value: int) -> str:
-    return int.__repr__(value) if value.bit_length() <= _MAX_DECIMAL_BITS else f"{int(value):#x}"
-
-
 def _float(value: float) -> str:
     if value != value:
         raise _RefusedError("it is a NaN, which doesn't even equal itself")
@@ -233,7 +229,7 @@ _SCALARS: dict[type, Callable[[Any], str]] = {
     str: encode_basestring_ascii,
     bool: lambda value: "true" if value else "false",
     type(None): lambda value: "null",
-    int: _int,
+    int: lambda value: int.__repr__(value) if value.bit_length() <= _MAX_DECIMAL_BITS else f"{int(value):#x}",
     float: _float,
     bytes: _bytes,
     bytearray: _bytes,

@@ -12,9 +12,9 @@ arguments on, add one (a session, a client), or remove one. So:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from inspect import Parameter, Signature
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
 from celery_etcdlock.core.call_arguments import bound, by_name
@@ -97,7 +97,9 @@ class Decorated:
                 raise self._does_not_fit()
             return {**kwargs, **{each.name: value for each, value in zip(open_ones, args, strict=False)}}
         found: dict[object, dict[str, Any]] = {}
-        for added in self._may_be_added(open_ones):
+        others = [each.name for each in open_ones if each.name not in self.chosen]
+        numbers = range(min(len(others), MOST_ADDED) + 1)
+        for added in chain.from_iterable(combinations(others, number) for number in numbers):
             left = [each for each in open_ones if each.name not in added]
             rest = left[len(args) :]
             if len(args) > len(left) or any(each.default is Parameter.empty for each in rest):
@@ -120,12 +122,6 @@ class Decorated:
         defaults = {name: default for name, default in by_keyword.items() if default is not Parameter.empty}
         [chosen] = found.values()
         return {**defaults, **kwargs, **chosen}
-
-    def _may_be_added(self, open_ones: Sequence[Parameter]) -> Iterator[frozenset[str]]:
-        others = [each.name for each in open_ones if each.name not in self.chosen]
-        for number in range(min(len(others), MOST_ADDED) + 1):
-            for added in combinations(others, number):
-                yield frozenset(added)
 
     def _does_not_fit(self) -> InvalidKey:
         return InvalidKey(

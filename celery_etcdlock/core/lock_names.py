@@ -54,13 +54,9 @@ class LockNames(tuple[str, ...]):
 class LockNaming:
     """How one task's lock is named.
 
-    ``signature`` is that of the task's ``run`` without ``self`` (``inspect.signature(task.run)`` of an instance).
-    ``unique_on`` and ``lock_key`` are as `TaskOptions` has them.
-    ``checked`` is what Celery checks a call against: a decorator's wrapper may hide ``signature``.
-    ``hash_key`` (setting ``etcdlock_hash_key``) makes digests keyed; a definition that doesn't know the
-    settings yet asks for `with_hash_key` later.
-
-    Raises `InvalidOption` when these options don't fit each other or the signature.
+    ``signature`` is that of the task's ``run`` without ``self``; ``checked`` is what Celery checks a call against: a
+    decorator's wrapper may hide ``signature``. ``hash_key`` makes digests keyed; a definition that doesn't know the
+    settings yet asks for `with_hash_key` later. Raises `InvalidOption` when the options don't fit the signature.
     """
 
     def __init__(
@@ -163,15 +159,11 @@ class LockNaming:
         for name in names:
             if name not in known and not (self._open_ended and name.isidentifier()):
                 raise InvalidOption(f"task {self.task_name!r}: unique_on {no_such_argument(name, known)}")
-            if name in self._defaults:
-                self._check_default(name)
+            try:
+                canonical_text(self._defaults.get(name), name, task_name=self.task_name)
+            except InvalidKey as error:
+                raise InvalidOption(f"the default of an argument in unique_on can't be used: {error}") from None
         return tuple((name, f"{encode_basestring_ascii(name)}:") for name in sorted(set(names)))
-
-    def _check_default(self, name: str) -> None:
-        try:
-            canonical_text(self._defaults[name], name, task_name=self.task_name)
-        except InvalidKey as error:
-            raise InvalidOption(f"the default of an argument in unique_on can't be used: {error}") from None
 
     def _digest(self, text: str) -> str:
         data = text.encode("ascii")
@@ -186,17 +178,16 @@ class LockNaming:
         self, lock_key: Callable[..., object], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[str, ...]:
         args, kwargs = self._arguments.call(args, kwargs)
+        source = _callable_name(lock_key)
         try:
             name = lock_key(*args, **kwargs)
         except Exception as error:
-            raise self._invalid(
-                f"its lock_key {_callable_name(lock_key)} raised {type(error).__name__}; it is called with the "
-                "task's arguments and must return a str"
-            ) from error
-        names = list(name) if isinstance(name, list | tuple) else [name]
+            problem = f"its lock_key {source} raised {type(error).__name__}; it is called with the task's arguments"
+            raise self._invalid(f"{problem} and must return a str") from error
+        names = name if isinstance(name, list | tuple) else [name]
         if not names:
-            raise self._invalid(f"its lock_key {_callable_name(lock_key)} returned no name at all")
-        return tuple(dict.fromkeys(self._checked_name(each, _callable_name(lock_key)) for each in names))
+            raise self._invalid(f"its lock_key {source} returned no name at all")
+        return tuple(dict.fromkeys(self._checked_name(each, source) for each in names))
 
     def _checked_name(self, name: object, source: str = "template") -> str:
         if not isinstance(name, str):

@@ -132,7 +132,7 @@ class LockTable:
 
     def of_task(self, task_id: str) -> list[LockEntry]:
         """The locks that a task of this id holds or waits for."""
-        return [lock for lock in self.locks() if any(_task_id(p) == task_id for p in lock.owners + lock.waiters)]
+        return [lock for lock in self.locks() if task_id in map(_task_id, lock.owners + lock.waiters)]
 
     def apply(self, change: Change) -> list[Transition]:
         """Take ``change`` in, and say what it means. A waiter counts as owner once its own key was rewritten."""

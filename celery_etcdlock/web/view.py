@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, contended_first, described, held_since
+from celery_etcdlock.core.lock_table import LockEntry, contended_first, described, held_since
 
 #: Locks on one page, at most and unless the browser says.
 MOST_ON_A_PAGE = 100
@@ -68,14 +68,10 @@ def page_of(locks: Sequence[LockEntry], view: View) -> tuple[list[LockEntry], in
 
 
 def _matches(lock: LockEntry, text: str) -> bool:
-    return text in lock.name.casefold() or any(_key_matches(entry, text) for entry in lock.owners + lock.waiters)
-
-
-def _key_matches(entry: KeyEntry, text: str) -> bool:
-    record = entry.key.record
-    if record is None:
-        return False
-    texts = (record.task, record.delivery.task_id, record.host, record.about or "")
+    texts = [lock.name]
+    for entry in lock.owners + lock.waiters:
+        if record := entry.key.record:
+            texts += record.task, record.delivery.task_id, record.host, record.about or ""
     return any(text in each.casefold() for each in texts)
 
 
