@@ -19,8 +19,7 @@ from typing import Any, cast
 from celery.beat import ScheduleEntry, Scheduler, SchedulingError, event_t
 from celery.utils.functional import is_numeric_value
 
-from celery_etcdlock.beat.due_times import aware, described, due_at, is_too_old
-from celery_etcdlock.beat.last_runs import own_last_run, set_run
+from celery_etcdlock.beat.entry_times import aware, described, due_at, is_too_old, own_last_run, set_run
 from celery_etcdlock.beat.leader_term import Tick, segment_of
 from celery_etcdlock.beat.tick_sender import TickSender
 from celery_etcdlock.core.beat_state import EntryState, Phase, later_run

@@ -45,10 +45,7 @@ def screen(
     others: WaitingCount = NONE,
     now: float | None = None,
 ) -> Group:
-    """``where`` names what is looked at: the prefix and the endpoints. ``now`` is Unix time in seconds.
-
-    ``others`` wait for locks that aren't among ``locks``.
-    """
+    """``where`` says what is looked at. ``others`` wait for locks that aren't among ``locks``. ``now`` is Unix time."""
     held = number_held(locks)
     head = f"{held} {'lock' if held == 1 else 'locks'} held, {waits_in_words(locks, others)} · ctrl-c ends"
     fit = rows_that_fit(height)

@@ -40,11 +40,7 @@ _REMEDY = (
 
 
 def canonical_text(value: object, argument: str, *, task_name: str | None = None) -> str:
-    """The canonical text of ``value``.
-
-    ``argument`` is its name, where the path in an error begins, and ``task_name`` the task it is passed to.
-    Raises `InvalidKey` when the value, or one within it, has no canonical text.
-    """
+    """The canonical text of ``value``. Raises `InvalidKey` with the path to what has none, from ``argument`` on."""
     try:
         return _Walk().text(value)
     except _RefusedError as refused:

@@ -57,10 +57,7 @@ class LockWasLost(LockEvent):
 
 @dataclass(frozen=True, slots=True)
 class TaskDeduplicated(LockEvent):
-    """A task ended without having run, because of its lock. ``reason`` is what its result says.
-
-    ``joined``: the id of the task whose result it took on; ``None`` if it was skipped.
-    """
+    """A task ended without a run: ``reason`` is in its result; ``joined``: the id of the task whose result it took."""
 
     reason: str
     joined: str | None = None

@@ -108,11 +108,7 @@ class LockNaming:
     def names_for(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], is_shown: IsShown | None = None
     ) -> tuple[str, ...]:
-        """The names of the locks for a call, each once. ``is_shown``: as for ``core.about``.
-
-        Raises `InvalidKey` when the call doesn't fit the signature, an argument has no canonical text, or
-        ``lock_key`` doesn't come to a name.
-        """
+        """The names of the locks for a call, each once. ``is_shown``: as for ``core.about``. Raises `InvalidKey`."""
         if self._chosen is not None:
             bound = self._arguments.bind(args, kwargs) if self._chosen else {}
             name = f"{self.task_name}:{self._digest(self._canonical_text(bound))}"
@@ -126,10 +122,7 @@ class LockNaming:
         return (self.task_name,)
 
     def canonical_text(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """What is hashed: the chosen arguments by name. For tests and for people; it holds argument values.
-
-        Raises `InvalidKey` like `name_for`. Without ``unique_on`` no argument is chosen: ``{}``.
-        """
+        """What is hashed: the chosen arguments by name, ``{}`` without any. It holds argument values."""
         return self._canonical_text(self._arguments.bind(args, kwargs) if self._chosen else {})
 
     def _canonical_text(self, bound: Mapping[str, Any]) -> str:

@@ -27,10 +27,7 @@ LOGIN = ("username", "password", "ca_cert", "client_cert", "client_key")
 
 @dataclass(frozen=True)
 class Settings:
-    """An app's settings, each named as in the configuration less ``etcdlock_``.
-
-    ``ttl`` and ``timeout`` are in seconds.
-    """
+    """An app's settings, each named as in the configuration less ``etcdlock_``. Times are in seconds."""
 
     endpoints: tuple[str, ...] = declared(
         "127.0.0.1:2379",

@@ -47,10 +47,7 @@ def _check_lock_key(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """The options of one task, checked. ``None`` in ``lock_ttl`` and ``on_conflict`` means the setting.
-
-    ``lock_ttl`` and ``wait_timeout`` are in seconds.
-    """
+    """The options of one task, checked. ``None`` in ``lock_ttl`` and ``on_conflict`` means the setting."""
 
     lock: str = declared(
         "while_executing",
@@ -106,10 +103,7 @@ class TaskOptions:
 
     @classmethod
     def from_attributes(cls, task_name: str, attributes: Mapping[str, Any]) -> TaskOptions:
-        """From what is written on the task. Absent options have their default, names we don't know are passed over.
-
-        Raises `InvalidOption`, which names the task and the option.
-        """
+        """From what is written on the task; names that we don't know are passed over. Raises `InvalidOption`."""
         values: dict[str, Any] = {}
         for option in OPTIONS:
             try:
@@ -165,10 +159,7 @@ OPTION_NAMES = tuple(option.name for option in OPTIONS)
 def check_option_names(
     names: Iterable[str], known_celery_names: Collection[str], *, task_name: str | None = None
 ) -> None:
-    """Refuse the keywords of a decorator that neither we nor Celery know, which Celery would take in silence.
-
-    Raises `InvalidOption` with the nearest name.
-    """
+    """Raise `InvalidOption` for a keyword that neither we nor Celery know: Celery would take it in silence."""
     known = {*OPTION_NAMES, *known_celery_names}
     for name in names:
         if name not in known:

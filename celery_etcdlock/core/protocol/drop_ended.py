@@ -32,10 +32,7 @@ class Ended:
 
 @dataclass(kw_only=True, eq=False)
 class DropEnded(Machine["Ended | Unavailable"]):
-    """Delete the keys under ``name`` that stand for this run of a message.
-
-    With ``position_only``, no more than its queue position: the run goes on without it.
-    """
+    """Delete the keys under ``name`` that stand for this run of a message, or only its position: the run goes on."""
 
     name: str
     delivery: Delivery

@@ -84,10 +84,7 @@ SESSION_GONE = SessionLost("its lease has ended or was revoked, or its key was d
 
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """The store gave no usable answer in time.
-
-    ``doubtful``: a request of ours may still take effect, so the token must be resolved before it is forgotten.
-    """
+    """No usable answer in time. ``doubtful``: a request of ours may still take effect: ``Resolve`` its token."""
 
     error: LockUnavailable
     doubtful: bool = False

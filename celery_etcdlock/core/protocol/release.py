@@ -20,10 +20,7 @@ from celery_etcdlock.core.replies import Failed, NotHeld, Reply, SessionGone
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The key isn't there any more. ``was_held`` is false when somebody or the lease's end had removed it before.
-
-    ``marked``: the mark was put with it.
-    """
+    """The key isn't there any more. ``was_held``: it was until then. ``marked``: the mark was put with it."""
 
     was_held: bool
     marked: bool = field(default=False, compare=False)
