@@ -154,18 +154,16 @@ def _say(app: Celery, binary: Binary, server: EtcdServer, dev_folder: DevFolder)
 
 def _settings_lines(app: Celery, endpoint: str) -> Iterator[str]:
     name = app.main or "your app"
+    credentials: list[str] = []
     try:
         settings = settings_of(app)
     except ImproperlyConfigured as error:
         yield f"{click.style('warning', fg='yellow')}: the settings of {name} are wrong: {error}"
-        credentials = []
-        leads_here = False
     else:
         credentials = [each for each in (*LOGIN, "channel") if getattr(settings, each) is not None]
-        leads_here = settings.endpoints == (endpoint,)
-    if leads_here and not credentials:
-        yield f"The settings of {name} lead to it already."
-        return
+        if settings.endpoints == (endpoint,) and not credentials:
+            yield f"The settings of {name} lead to it already."
+            return
     yield f"Put this into the settings of {name}:"
     yield f"    {_setting(app, 'endpoints')} = {endpoint!r}"
     if credentials:

@@ -17,8 +17,6 @@ from typing import Any
 from celery_etcdlock.cli.dev_binary import Binary, CannotStart
 
 NOTE = "etcdlock-dev.json"
-#: Kept out of the project's repository.
-GITIGNORE = "*\n"
 
 
 class DevFolder:
@@ -62,7 +60,7 @@ class DevFolder:
         is_new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         if is_new:
-            (self.path / ".gitignore").write_text(GITIGNORE)
+            (self.path / ".gitignore").write_text("*\n")  # kept out of the project's repository
         elif not (self.path / NOTE).exists() and any(self.path.iterdir()):
             raise CannotStart(
                 f"the folder {self.path} has files that `etcdlock dev` didn't put there: name a new or an empty one, "

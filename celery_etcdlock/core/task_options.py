@@ -24,14 +24,12 @@ def _check_unique_on(value: object) -> tuple[str, ...] | str:
         raise ValueError(f"must be a list of argument names, '*' for all, or None, not {checks.shown(value)}")
     if not value:
         raise ValueError("is empty: name at least one argument, or use None to lock on the task's name alone")
-    names: list[str] = []
     for name in value:
         if not isinstance(name, str):
             raise ValueError(f"must hold argument names as str, not {checks.shown(name)}")
         if name == "*":
             raise ValueError("has '*' among other names: write unique_on='*' for all arguments")
-        names.append(str.__str__(name))
-    return tuple(names)
+    return tuple(map(str.__str__, value))
 
 
 def _check_lock_key(value: Any) -> Any:

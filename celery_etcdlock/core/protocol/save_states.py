@@ -71,11 +71,8 @@ class Save(Machine["Saved | Overtaken | GuardLost | Unavailable"]):
 
     def _mine(self, states: tuple[State, ...]) -> tuple[int, ...] | None:
         """The revisions of our values, if they are what is there."""
-        found = {state.key: state for state in states}
-        revisions = []
-        for write in self.writes:
-            there = found.get(write.key)
-            if (None if there is None else there.value) != write.value:
-                return None
-            revisions.append(0 if there is None else there.revision)
-        return tuple(revisions)
+        there = {state.key: (state.value, state.revision) for state in states}
+        found = [there.get(write.key, (None, 0)) for write in self.writes]
+        if [value for value, _ in found] != [write.value for write in self.writes]:
+            return None
+        return tuple(revision for _, revision in found)
