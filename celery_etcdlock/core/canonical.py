@@ -46,7 +46,7 @@ def canonical_text(value: object, argument: str, *, task_name: str | None = None
     except _RefusedError as refused:
         task = f"task {task_name!r}: " if task_name else ""
         path = argument + "".join(reversed(refused.path))
-        raise InvalidKey(f"{task}argument {path} can't be part of a lock's key: {refused.reason}. {_REMEDY}.") from None
+        raise InvalidKey(f"{task}argument {path} can't be part of a lock's key: {refused}. {_REMEDY}.") from None
 
 
 class _RefusedError(Exception):
@@ -54,7 +54,6 @@ class _RefusedError(Exception):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
-        self.reason = reason
         self.path: list[str] = []
 
 

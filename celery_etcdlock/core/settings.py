@@ -88,7 +88,7 @@ class Settings:
         checks.flag,
         "whether messages that came back for a lock wait in the worker's MainProcess, without a slot of its pool",
     )
-    gate_limit: int = declared(1000, checks.count, "how many messages may wait there at once")
+    gate_limit: int = declared(1000, checks.whole_number(0), "how many messages may wait there at once")
     done_ttl: float = declared(
         600,
         checks.seconds,

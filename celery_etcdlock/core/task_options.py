@@ -79,7 +79,7 @@ class TaskOptions:
         checks.seconds,
         "seconds that `retry`, `wait` and `join` keep trying before the task fails with LockConflict",
     )
-    lock_limit: int = declared(1, checks.limit, "how many may hold the lock at once")
+    lock_limit: int = declared(1, checks.whole_number(1, " of holders"), "how many may hold the lock at once")
     pending_ttl: float | None = declared(
         None,
         checks.seconds,

@@ -104,18 +104,15 @@ def flag(value: Any) -> bool:
     return value
 
 
-def count(value: Any) -> int:
-    """How many of something there may be, none included."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"must be a whole number, at least 0, not {shown(value)}")
-    return value
+def whole_number(least: int, of: str = "") -> Callable[[Any], int]:
+    """A check for a number of things, of which there are ``least`` at least."""
 
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"must be a whole number{of}, at least {least}, not {shown(value)}")
+        return int(value)
 
-def limit(value: Any) -> int:
-    """A number of holders."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"must be a whole number of holders, at least 1, not {shown(value)}")
-    return int(value)
+    return check
 
 
 def seconds_or_none(value: Any) -> float:

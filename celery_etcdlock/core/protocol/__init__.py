@@ -32,7 +32,7 @@ from celery_etcdlock.core.protocol.read_keys import LookAt, Seen
 from celery_etcdlock.core.protocol.release import Released, ReleaseKey
 from celery_etcdlock.core.protocol.resolve_doubt import Resolve, Resolved
 from celery_etcdlock.core.protocol.save_states import GuardLost, Overtaken, Save, Saved
-from celery_etcdlock.core.protocol.take_over import GiveBack, GivenBack, Refused, TakeOver
+from celery_etcdlock.core.protocol.take_over import GiveBack, Refused, TakeOver
 from celery_etcdlock.core.protocol.take_position import PositionTaken, TakePosition
 
 __all__ = [
@@ -46,7 +46,6 @@ __all__ = [
     "EachAcquired",
     "Ended",
     "GiveBack",
-    "GivenBack",
     "GuardLost",
     "LookAt",
     "Machine",

@@ -94,13 +94,8 @@ class TakeOver(KeyMachine[TakeOverOutcome]):
         return step
 
 
-@dataclass(frozen=True, slots=True)
-class GivenBack:
-    """The mark is gone."""
-
-
 @dataclass(kw_only=True, eq=False)
-class GiveBack(Machine["GivenBack | Unavailable"]):
+class GiveBack(Machine["store_replies.Done | Unavailable"]):
     """``task_id``, which was marked as replaced, may run after all: what was to take its place never will.
 
     Deleting the mark again does no harm, so an unanswered try is simply repeated. It comes before the deletion of the
@@ -112,10 +107,10 @@ class GiveBack(Machine["GivenBack | Unavailable"]):
     def _send(self, now: float) -> Operation:
         return Unmark(self.task_id)
 
-    def on(self, reply: store_replies.Reply, now: float) -> Operation | GivenBack | Unavailable:
+    def on(self, reply: store_replies.Reply, now: float) -> Operation | store_replies.Done | Unavailable:
         match reply:
             case store_replies.Done():
-                return GivenBack()
+                return reply
             case store_replies.Failed(error=error):
                 return self._try_again(error, now)
             case _:  # a Pause is over
