@@ -19,7 +19,7 @@ from celery_etcdlock.core.printable import printable
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import InvalidSetting, LockUnavailable
 from celery_etcdlock.locking.inspector import Inspector, waiting_counts
-from celery_etcdlock.wiring import open_inspector
+from celery_etcdlock.wiring import check_inspectable, open_inspector
 
 NOT_DONE = 1
 WRONG_USAGE = 2
@@ -36,11 +36,13 @@ def app_of(context: click.Context) -> Celery:
 
 
 def settings_for(context: click.Context) -> Settings:
-    """The app's settings. Ends the command when they are wrong."""
+    """The app's settings. Ends the command when they are wrong, or lead to locks that nobody can look at."""
     try:
-        return settings_of(app_of(context))
-    except ImproperlyConfigured as error:
+        settings = settings_of(app_of(context))
+        check_inspectable(settings)
+    except (ImproperlyConfigured, InvalidSetting) as error:
         fail(str(error), WRONG_USAGE)
+    return settings
 
 
 @contextmanager

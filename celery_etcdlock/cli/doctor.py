@@ -9,16 +9,7 @@ from dataclasses import asdict
 import click
 
 from celery_etcdlock.app.celery_settings import broker_fingerprint
-from celery_etcdlock.cli.common import (
-    CHECK_PLACE,
-    NOT_DONE,
-    WRONG_USAGE,
-    app_of,
-    fail,
-    json_option,
-    print_json,
-    settings_for,
-)
+from celery_etcdlock.cli.common import CHECK_PLACE, NOT_DONE, app_of, json_option, print_json, settings_for
 from celery_etcdlock.cli.table import waits_in_words
 from celery_etcdlock.core.beat_view import beat_check_results, beats_of
 from celery_etcdlock.core.check_results import CheckResult, Level
@@ -28,7 +19,7 @@ from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import InvalidSetting, LockUnavailable
 from celery_etcdlock.locking.clock_check import check_clock
 from celery_etcdlock.locking.inspector import waiting_counts
-from celery_etcdlock.wiring import check_inspectable, open_client, open_inspector, open_redis_client, open_redis_store
+from celery_etcdlock.wiring import open_client, open_inspector, open_redis_client, open_redis_store
 
 _MARKS = {Level.OK: ("ok", "green"), Level.WARNING: ("warning", "yellow"), Level.BROKEN: ("BROKEN", "red")}
 
@@ -42,10 +33,6 @@ def command(context: click.Context, as_json: bool) -> None:
     Exits with 1 if something is broken; warnings alone exit with 0.
     """
     settings = settings_for(context)
-    try:
-        check_inspectable(settings)
-    except InvalidSetting as error:
-        fail(str(error), WRONG_USAGE)
     found: list[CheckResult] = []
     for finding in _check_results(context, settings):
         found.append(finding)

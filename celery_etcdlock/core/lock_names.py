@@ -101,10 +101,6 @@ class LockNaming:
         keyed.__dict__.update(self.__dict__, _hash_key=hash_key)
         return keyed
 
-    def name_for(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """The lock's name for a call, of several the first. Raises as ``names_for``."""
-        return self.names_for(args, kwargs)[0]
-
     def names_for(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], is_shown: IsShown | None = None
     ) -> tuple[str, ...]:

@@ -75,7 +75,6 @@ class State(Enum):
     WAITING = "waiting"
     PROMOTING = "promoting"
     WITHDRAWING = "withdrawing"
-    RESOLVING = "resolving"
 
 
 @dataclass(kw_only=True, eq=False)
@@ -298,7 +297,6 @@ class Acquire(KeyMachine[AcquireOutcome]):
         return Unavailable(self._last_error)
 
     def _resolve_doubt(self, now: float) -> ops.Operation:
-        self._state = State.RESOLVING
         self.answer_by = max(self.deadline, now)
         self._resolve = Resolve(lease=self.lease, name=self.name, token=self.token, deadline=self.answer_by)
         return self._resolve.start(now)
