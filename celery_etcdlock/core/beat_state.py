@@ -20,12 +20,12 @@ sent.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
-from celery_etcdlock.core.json_fields import count, optional, text
+from celery_etcdlock.core.json_fields import count, number, optional, text
 
 STATE_VERSION = 1
 MAX_STATE_BYTES = 16384
@@ -37,6 +37,10 @@ ABSENT_SECONDS = 3600.0
 
 #: Seconds by which the clocks of two schedulers may differ. Beyond that a last run in the future isn't believed.
 FUTURE_SECONDS = 60.0
+
+
+#: Checks a time: no later than what a ``datetime`` can say.
+_time = partial(number, most=1e11)
 
 
 class Phase(Enum):
@@ -152,9 +156,3 @@ def later_run(state: EntryState, own_last_run: float | None, now: float) -> floa
 def not_from_the_future(state: EntryState, now: float) -> EntryState:
     """A last run far ahead of our clock counts as now: else the entry wouldn't run until that wrong time has come."""
     return replace(state, last_run_at=now) if state.last_run_at > now + FUTURE_SECONDS else state
-
-
-def _time(value: object) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > 1e11:  # type: ignore[arg-type]
-        raise ValueError("not a time")
-    return float(value)  # type: ignore[arg-type]

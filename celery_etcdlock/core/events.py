@@ -5,8 +5,9 @@ Times are in seconds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 from celery_etcdlock.core.record import Record
 
@@ -84,10 +85,6 @@ def facts_of(event: LockEvent) -> dict[str, Any]:
     return {field.name: getattr(event, field.name) for field in fields(event) if field.name not in ("name", "record")}
 
 
-class Listener(Protocol):
-    """Told of every event in the thread where it happens: the task's, or for a loss also the renewal's.
-
-    It must return soon. What it raises is logged and changes nothing for the lock.
-    """
-
-    def __call__(self, event: LockEvent, /) -> None: ...
+#: Gets every event in the thread where it happens: the task's, or for a loss also the renewal's. It must return soon.
+#: What it raises is logged and changes nothing for the lock.
+Listener = Callable[[LockEvent], None]
