@@ -31,7 +31,7 @@ def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
     """List the locks that are held, with owner, host, age, TTL left and how many wait, and the beats.
 
     WAITING counts the lock's queue (wait, replace). RETRY and JOIN count the messages that come back by themselves, as
-    their workers told in the last seconds; a lock that nobody holds is listed as long as such messages wait for it.
+    their workers counted them seconds ago; a lock that nobody holds is listed as long as such messages wait for it.
 
     PATTERN filters by lock or task name: 'reports.*', 'beat:*'. Nothing held is an empty list, and no error.
     Standard error says which etcd and prefix this is about.

@@ -66,7 +66,7 @@ TRANSITIONS: dict[KeyKind | None, frozenset[KeyKind | None]] = {
     KeyKind.WINDOW: frozenset({None}),
 }
 
-#: Of messages that haven't started, or not anew: a newer call may be put in their place.
+#: Of messages that haven't started, or not anew: a newer call may replace them.
 REPLACEABLE = frozenset({KeyKind.CLAIM, KeyKind.POSITION, KeyKind.HANDOVER})
 
 
@@ -100,7 +100,7 @@ def is_kept_out(delivery: Delivery, keys: Iterable[Key]) -> bool:
 
 
 def is_replaceable(key: Key) -> bool:
-    """Whether a newer call may be put in the place of this key."""
+    """Whether a newer call may replace the message of this key."""
     return key.record is not None and key.record.kind in REPLACEABLE
 
 

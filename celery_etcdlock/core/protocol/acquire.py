@@ -22,7 +22,7 @@ unanswered try is doubtful too: the late one may put our key again when we have 
 *Keys whose time is over.* A key that nobody renews says until when it stands. Whoever is kept out by one that seems
 over has the store say so (``core.expiry``), deletes it as it was read, and goes on; a waiter wakes up for it.
 
-*Limits above one.* A place is free for others, not for a second run of one message: a copy of it, or a retry whose
+*Limits above one.* What the limit leaves is for others, not for a second run of one message: a copy, or a retry whose
 predecessor hasn't released, is refused as if none were free. A try-lock first assumes that nobody is there; if fewer
 than ``limit`` keys are seen, it tries again on the condition that no key has been created since. A waiter looks first
 and promotes itself when fewer than ``limit`` keys precede: that stays true, so no further condition is needed (rules 2

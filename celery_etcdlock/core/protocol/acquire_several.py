@@ -141,7 +141,7 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
 
 
 def _is_free(each: ops.TryAcquire, keys: Sequence[Key]) -> bool:
-    """Whether there is a place beside these keys."""
+    """Whether the limit leaves room beside these keys."""
     record = each.record
     return len(keys) < effective_limit(record.limit, keys) and not is_kept_out(record.delivery, keys)
 

@@ -38,7 +38,7 @@ class Machine(ABC, Generic[Outcome]):
     def on(self, reply: Reply, now: float) -> Operation | Outcome: ...
 
     def stop_waiting(self, now: float) -> None:
-        """Whoever it acquires for doesn't want to wait for others any more. May be told again and again."""
+        """Whoever it acquires for doesn't want to wait for others any more. May be called again and again."""
 
     def _try_again(
         self, error: LockUnavailable, now: float, *, doubtful: bool = False, give_up_at: float | None = None
