@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
-from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 
 from celery_etcdlock.app.celery_settings import settings_of
@@ -30,15 +29,10 @@ CHECK_PLACE = "check the app (-A), etcdlock_prefix and etcdlock_endpoints."
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output, for scripts.")
 
 
-def app_of(context: click.Context) -> Celery:
-    app: Celery = context.obj.app
-    return app
-
-
 def settings_for(context: click.Context) -> Settings:
     """The app's settings. Ends the command when they are wrong, or lead to locks that nobody can look at."""
     try:
-        settings = settings_of(app_of(context))
+        settings = settings_of(context.obj.app)
         check_inspectable(settings)
     except (ImproperlyConfigured, InvalidSetting) as error:
         fail(str(error), WRONG_USAGE)

@@ -20,7 +20,7 @@ from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 
 from celery_etcdlock.app.celery_settings import settings_of
-from celery_etcdlock.cli.common import NOT_DONE, app_of, fail
+from celery_etcdlock.cli.common import NOT_DONE, fail
 from celery_etcdlock.cli.dev_binary import NEWER, Binary, CannotStart, find_binary
 from celery_etcdlock.cli.dev_folder import DevFolder
 from celery_etcdlock.core.check_results import Level, version_check_result
@@ -64,7 +64,7 @@ def command(context: click.Context, port: int, folder: Path) -> None:
             server.spawn(start_new_session=True, pass_fds=(dev_folder.lock,))
             dev_folder.write(binary, server.endpoint, server.pid)
             if _wait_until_healthy(server, binary, dev_folder, stop):
-                _say(app_of(context), binary, server, dev_folder)
+                _say(context.obj.app, binary, server, dev_folder)
                 while not stop.wait(0.2):
                     if _has_ended(server):
                         fail(f"etcd {binary.version} has ended by itself: {_last_words(dev_folder)}", NOT_DONE)

@@ -9,7 +9,7 @@ from dataclasses import asdict
 import click
 
 from celery_etcdlock.app.celery_settings import broker_fingerprint
-from celery_etcdlock.cli.common import CHECK_PLACE, NOT_DONE, app_of, json_option, print_json, settings_for
+from celery_etcdlock.cli.common import CHECK_PLACE, NOT_DONE, json_option, print_json, settings_for
 from celery_etcdlock.cli.table import waits_in_words
 from celery_etcdlock.core.beat_view import beat_check_results, beats_of
 from celery_etcdlock.core.check_results import CheckResult, Level
@@ -109,7 +109,7 @@ def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[Ch
         if traces.others:
             text += f"; in use there: {printable(', '.join(traces.others))}"
         yield CheckResult(Level.WARNING, "locks", text, CHECK_PLACE)
-    own = broker_fingerprint(app_of(context))
+    own = broker_fingerprint(context.obj.app)
     if foreign := [entry for entry in entries if (record := entry.key.record) and record.broker not in (None, own)]:
         text = f"{len(foreign)} of them belong to tasks of another broker, such as {printable(foreign[0].name)}"
         remedy = "if these are two deployments, give each its own etcdlock_prefix; else they skip each other's tasks"

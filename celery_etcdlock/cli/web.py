@@ -7,7 +7,7 @@ from typing import Any
 
 import click
 
-from celery_etcdlock.cli.common import WRONG_USAGE, app_of, fail, inspecting, place_of, settings_for
+from celery_etcdlock.cli.common import WRONG_USAGE, fail, inspecting, place_of, settings_for
 
 TOKEN_VARIABLE = "ETCDLOCK_WEB_TOKEN"  # noqa: S105 - a name, not a token
 #: Seconds that the workers have to answer with their figures.
@@ -30,7 +30,7 @@ def command(context: click.Context, host: str, port: int) -> None:
         fail("`web` needs bottle: pip install 'celery-etcdlock[web]'", WRONG_USAGE)
     from celery_etcdlock.web.follower import Follower
 
-    app = app_of(context)
+    app = context.obj.app
     settings = settings_for(context)
     about = {"app": app.main or "", "prefix": settings.prefix, "endpoints": settings.endpoints}
     about["store"] = "Redis" if settings.in_redis else "etcd"

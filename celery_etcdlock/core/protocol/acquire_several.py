@@ -105,9 +105,7 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
                     return EachAcquired(tuple(decided[each.name] for each in self.tries))
                 if now >= self.answer_by:
                     return Unavailable(self._last_error, doubtful=True)
-            case _:  # a Pause is over
-                pass
-        return self._send(now)
+        return self._send(now)  # also when a Pause is over
 
     def _try(self, tries: tuple[ops.TryAcquire, ...]) -> ops.Operation:
         return ops.TryEach(tries)

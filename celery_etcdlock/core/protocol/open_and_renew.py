@@ -80,9 +80,7 @@ class Open(Machine["Opened | SessionLost | Unavailable"]):
                 return SessionLost("its lease ended before it was used")
             case store_replies.Failed(error=error):
                 return self._try_again(error, now)
-            case _:  # a Pause is over
-                pass
-        return self._step
+        return self._step  # also when a Pause is over
 
 
 @dataclass(kw_only=True, eq=False)

@@ -51,6 +51,4 @@ class ReleaseKey(Machine["Released | Unavailable"]):
             case Failed(error=error):
                 self._doubtful = self._doubtful or error.maybe_applied
                 return self._try_again(error, now)
-            case _:  # a Pause is over
-                pass
-        return self._send(now)
+        return self._send(now)  # also when a Pause is over

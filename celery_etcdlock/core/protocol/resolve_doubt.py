@@ -60,9 +60,7 @@ class Resolve(Machine["Resolved | Unavailable"]):
                 self._step = Look(self.name)
             case store_replies.Failed(error=error):
                 return self._try_again(error, now, doubtful=True)
-            case _:  # a Pause is over
-                pass
-        return self._step
+        return self._step  # also when a Pause is over
 
     def _is_anothers(self, key: Key) -> bool:
         return self.attempt is not None and (key.record is None or key.record.attempt != self.attempt)

@@ -53,8 +53,6 @@ class TakePosition(KeyMachine["PositionTaken | SessionLost | Unavailable"]):
                 self._last_error = error
                 self._doubtful = self._doubtful or error.maybe_applied
                 return self._try_again(error, now, doubtful=self._doubtful, give_up_at=self.give_up_at)
-            case _:  # a Pause is over
-                pass
         if now >= self.answer_by:
             return Unavailable(self._last_error, doubtful=True)
-        return self._send(now)
+        return self._send(now)  # also when a Pause is over
