@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from typing import Any
 
 import click
@@ -25,7 +26,7 @@ def command(context: click.Context, host: str, port: int) -> None:
     printed, or is the variable ETCDLOCK_WEB_TOKEN; put a proxy with TLS in front of it.
     """
     try:
-        from celery_etcdlock.web.server import is_loopback, make_app, new_token, serve
+        from celery_etcdlock.web.server import is_loopback, make_app, serve
     except ImportError:
         fail("`web` needs bottle: pip install 'celery-etcdlock[web]'", WRONG_USAGE)
     from celery_etcdlock.web.follower import Follower
@@ -34,7 +35,7 @@ def command(context: click.Context, host: str, port: int) -> None:
     settings = settings_for(context)
     about = {"app": app.main or "", "prefix": settings.prefix, "endpoints": settings.endpoints}
     about["store"] = "Redis" if settings.in_redis else "etcd"
-    token = os.environ.get(TOKEN_VARIABLE) or (None if is_loopback(host) else new_token())
+    token = os.environ.get(TOKEN_VARIABLE) or (None if is_loopback(host) else secrets.token_urlsafe(24))
 
     def figures() -> dict[str, dict[str, int]]:
         answers: dict[str, Any] = app.control.inspect(timeout=ANSWER_SECONDS).stats() or {}

@@ -27,9 +27,6 @@ class BeatView:
     owner: KeyEntry | None = None
     standbys: tuple[KeyEntry, ...] = ()
 
-    def overdue(self, now: float) -> list[EntryState]:
-        return [one for one in self.entries if one.next_at is not None and now - one.next_at > OVERDUE_SECONDS]
-
 
 def beats_of(books: Mapping[str, Mapping[str, bytes]], locks: Iterable[LockEntry]) -> list[BeatView]:
     """``books`` are the states of each beat by the name of its lock."""
@@ -100,7 +97,7 @@ def beat_check_results(view: BeatView, now: float) -> Iterable[CheckResult]:
     else:
         text = f"at work on {who}, and nobody stands by"
         yield CheckResult(Level.WARNING, subject, text, "start a second one, on another host")
-    if overdue := view.overdue(now):
+    if overdue := [one for one in view.entries if one.next_at is not None and now - one.next_at > OVERDUE_SECONDS]:
         text = f"{len(overdue)} entries are overdue by more than {OVERDUE_SECONDS:.0f} s, such as {overdue[0].name!r}"
         yield CheckResult(Level.WARNING, subject, text, "see the log of the beat at work: is the broker away?")
     if ahead := [one for one in view.entries if one.last_run_at > now + OVERDUE_SECONDS]:
