@@ -108,11 +108,6 @@ class TaskOptions:
                 values[option.name] = option.checked(attributes.get(option.name, option.default))
             except ValueError as error:
                 raise InvalidOption(f"task {task_name!r}: {option.name} {error}") from None
-        if values["unique_on"] is not None and values["lock_key"] is not None:
-            raise InvalidOption(
-                f"task {task_name!r}: unique_on and lock_key are both given, and each makes the whole key: "
-                "leave one out"
-            )
         options = cls(**values)
         try:
             options._check_together()
@@ -133,6 +128,8 @@ class TaskOptions:
 
     def _check_together(self) -> None:
         lifetime = self.lifetime
+        if self.unique_on is not None and self.lock_key is not None:
+            raise ValueError("unique_on and lock_key are both given, and each makes the whole key: leave one out")
         if self.lock == "until_expired" and self.unique_for is None:
             raise ValueError("lock='until_expired' needs unique_for, the seconds that the key stays taken")
         if self.lock != "until_expired" and self.unique_for is not None:
