@@ -52,8 +52,8 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._open = self.tries
-        #: The outcomes that are known, by lock name.
-        self._decided: tuple[tuple[str, Acquired | Conflicted], ...] = ()
+        #: The outcomes that are known, by name and token.
+        self._decided: tuple[tuple[tuple[str, str], Acquired | Conflicted], ...] = ()
         self._ends = Expiry(self.wall_offset)
         #: Keys in the way that seem over, by lock name; and whether the first of them is.
         self._suspects: tuple[tuple[str, Key], ...] = ()
@@ -102,7 +102,7 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
                 self._decide(reply, now)
                 if not self._open:
                     decided = dict(self._decided)
-                    return EachAcquired(tuple(decided[each.name] for each in self.tries))
+                    return EachAcquired(tuple(decided[each.name, each.token] for each in self.tries))
                 if now >= self.answer_by:
                     return Unavailable(self._last_error, doubtful=True)
         return self._send(now)  # also when a Pause is over
@@ -123,7 +123,7 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
         self._open = tuple(still_open)
 
     def _settle(self, each: ops.TryAcquire, outcome: Acquired | Conflicted) -> None:
-        self._decided = (*self._decided, (each.name, outcome))
+        self._decided = (*self._decided, ((each.name, each.token), outcome))
 
     def _again(self, each: ops.TryAcquire, present: store_replies.Present, now: float) -> ops.TryAcquire | None:
         """The next try; ``None`` when too many keys are in the way."""
