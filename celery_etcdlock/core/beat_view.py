@@ -64,14 +64,11 @@ def beat_as_json(view: BeatView, most_entries: int | None = None) -> dict[str, A
         "entries": [
             {
                 "entry": one.name,
-                "task": one.task,
-                "schedule": one.schedule,
+                **{name: getattr(one, name) for name in ("task", "schedule", "count", "task_id")},
                 "last": one.last_run_at if one.count else None,
                 "due": one.due_at,
                 "next": one.next_at,
-                "count": one.count,
                 "state": one.phase.value,
-                "task_id": one.task_id,
             }
             for one in view.entries[:most_entries]
         ],

@@ -68,9 +68,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """``used``: whether a worker was ever started with the prefix, or anything is stored there. ``others``: prefixes of
-    the same store that are used, the first few, where that can be seen.
-    """
+    """``used``: a worker was started with the prefix once, or anything is there. ``others``: a few others in use."""
 
     used: bool
     others: tuple[str, ...] = ()
@@ -106,9 +104,8 @@ class LockTable:
 
     def forget_those_over(self, wall_time: float) -> bool:
         """Drop the keys that have expired, though nobody has deleted them yet. Returns whether there were any."""
-        over = [
-            each for entries in self._names.values() for each in entries.values() if seems_expired(each.key, wall_time)
-        ]
+        every = (entry for entries in self._names.values() for entry in entries.values())
+        over = [entry for entry in every if seems_expired(entry.key, wall_time)]
         for entry in over:
             del self._names[entry.segment][entry.key.token]
             if not self._names[entry.segment]:

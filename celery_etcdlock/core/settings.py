@@ -126,7 +126,12 @@ class Settings:
         ``environ`` is where ``ETCDLOCK_ENDPOINTS`` is looked up, and ``app_name`` makes the default prefix.
         Raises `InvalidSetting`, which names the setting and never shows a credential.
         """
-        _refuse_unknown(mapping)
+        for name in mapping:
+            if isinstance(name, str) and name.startswith(PREFIX_OF_NAMES) and name not in SETTING_NAMES:
+                raise InvalidSetting(
+                    f"unknown setting {name!r}{checks.did_you_mean(name, SETTING_NAMES, prefix=PREFIX_OF_NAMES)}; "
+                    f"celery-etcdlock's settings are {', '.join(SETTING_NAMES)}"
+                )
         values: dict[str, Any] = {}
         for setting in SETTINGS:
             value, source = mapping.get(setting.name), setting.name
@@ -204,12 +209,3 @@ def _adapt_defaults(values: dict[str, Any], is_set: Callable[[str], bool]) -> No
         values["timeout"] = min(values["timeout"], values["ttl"] / 2, (values["beat_ttl"] or values["ttl"]) / 2)
     elif not is_set("ttl"):
         values["ttl"] = max(values["ttl"], math.ceil(2 * values["timeout"]))
-
-
-def _refuse_unknown(mapping: Mapping[str, Any]) -> None:
-    for name in mapping:
-        if isinstance(name, str) and name.startswith(PREFIX_OF_NAMES) and name not in SETTING_NAMES:
-            raise InvalidSetting(
-                f"unknown setting {name!r}{checks.did_you_mean(name, SETTING_NAMES, prefix=PREFIX_OF_NAMES)}; "
-                f"celery-etcdlock's settings are {', '.join(SETTING_NAMES)}"
-            )

@@ -73,10 +73,7 @@ class DropEnded(Machine["Ended | Unavailable"]):
         return ends_with(key.record, self.delivery)
 
     def _may_leave_one(self, key: Key) -> bool:
-        record = key.record
-        return (
-            record is not None
-            and record.kind is KeyKind.HELD
-            and record.delivery.task_id == self.delivery.task_id
-            and self.delivery.follows(record.delivery.step)
-        )
+        if key.record is None or key.record.kind is not KeyKind.HELD:
+            return False
+        holder = key.record.delivery
+        return holder.task_id == self.delivery.task_id and self.delivery.follows(holder.step)
