@@ -126,12 +126,6 @@ def is_taken_charge_of(request: Any) -> bool:
     return bool(getattr(request, _IN_CHARGE, False))
 
 
-def is_entered_by_worker(task: Task[Any, Any]) -> bool:
-    """Whether it is a worker that enters ``task`` now, for a message."""
-    request = entering_request(task)
-    return request is not None and not request.is_eager
-
-
 def current_call(task: Task[Any, Any]) -> Call:
     """The call that enters ``task`` now."""
     request = entering_request(task)

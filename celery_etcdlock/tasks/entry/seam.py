@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from celery import Task
 
 from celery_etcdlock.errors import LockConflict, LockUnavailable
-from celery_etcdlock.tasks.entry.call_path import CallPath, innermost
+from celery_etcdlock.tasks.entry.call_path import CallPath, InBody, innermost
 from celery_etcdlock.tasks.entry.caller import entering_request
 from celery_etcdlock.tasks.entry.coroutines import finished, locked_coroutine
 
@@ -53,7 +53,7 @@ def reach_body(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], body: C
     """``task.run``: go on to the body, through the lock where nobody took it. ``outer``: not called by ``super()``."""
     way = _way_to_body(task, args, kwargs, outer)
     if way is None:
-        return _lock(task, args, kwargs, functools.partial(finished, task, _in_body(body)))
+        return _lock(task, args, kwargs, functools.partial(finished, task, functools.partial(_in_body, body)))
     with way:
         return body()
 
@@ -64,7 +64,7 @@ async def reach_async_body(
     """The same for an ``async def``, where it is awaited."""
     way = _way_to_body(task, args, kwargs, outer)
     if way is None:
-        return await locked_coroutine(functools.partial(_lock, task, args, kwargs), _in_async_body(body))
+        return await locked_coroutine(functools.partial(_lock, task, args, kwargs), functools.partial(_in_async_body, body))
     with way:
         return await body()
 
@@ -80,7 +80,7 @@ def _way_to_body(
     if not call_path.in_body:
         if call_path.refusal is not None:
             raise call_path.refusal
-        return call_path.body()
+        return InBody(call_path)
     same_lock = not outer or call_path.names() == task._lock_names(args, kwargs)
     return contextlib.nullcontext() if same_lock else None
 
@@ -97,7 +97,7 @@ def _lock(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], go_on: Calla
     call_path = CallPath(task, getattr(request, "id", None), names)
 
     def through() -> Any:
-        with call_path.open():
+        with call_path:
             return go_on()
 
     try:
@@ -107,31 +107,25 @@ def _lock(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], go_on: Calla
             if call_path.began or "_orig_run" not in vars(task):
                 raise
             call_path.refusal = error
-            with call_path.open():
+            with call_path:
                 return task.run(*args, **kwargs)
     finally:
         # Again: a signal may have struck where it is closed, and no other call may pass through it.
         call_path.is_over = True
 
 
-def _in_body(body: Callable[[], Any]) -> Callable[[], Any]:
-    def go_on() -> Any:
-        call_path = innermost()
-        assert call_path is not None
-        with call_path.body():
-            return body()
-
-    return go_on
+def _in_body(body: Callable[[], Any]) -> Any:
+    call_path = innermost()
+    assert call_path is not None
+    with InBody(call_path):
+        return body()
 
 
-def _in_async_body(body: Callable[[], Any]) -> Callable[[], Any]:
-    async def go_on() -> Any:
-        call_path = innermost()
-        assert call_path is not None
-        with call_path.body():
-            return await body()
-
-    return go_on
+async def _in_async_body(body: Callable[[], Any]) -> Any:
+    call_path = innermost()
+    assert call_path is not None
+    with InBody(call_path):
+        return await body()
 
 
 class GuardedRun:

@@ -43,33 +43,12 @@ COPY_HEADER = "etcdlock_copy"
 #: copy and have its result say so, whatever became of the first.
 EXPIRES_HEADER = "etcdlock_expires"
 
-OUR_HEADERS = (
-    CALL_HEADER,
-    CLAIMS_HEADER,
-    POSITION_HEADER,
-    WAITS_FOR_HEADER,
-    DUPLICATE_HEADER,
-    JOIN_HEADER,
-    RESCHEDULES_HEADER,
-    RETRIES_HEADER,
-    WAITING_SINCE_HEADER,
-    WAITED_HEADER,
-    COPY_HEADER,
-    EXPIRES_HEADER,
-)
-
 #: Those that are written when a message is rescheduled, and don't count for its retry.
-OF_ONE_RUN = frozenset(
-    {
-        POSITION_HEADER,
-        WAITS_FOR_HEADER,
-        JOIN_HEADER,
-        RESCHEDULES_HEADER,
-        WAITING_SINCE_HEADER,
-        WAITED_HEADER,
-        EXPIRES_HEADER,
-    }
+OF_ONE_RUN = (
+    *(POSITION_HEADER, WAITS_FOR_HEADER, JOIN_HEADER, RESCHEDULES_HEADER),
+    *(WAITING_SINCE_HEADER, WAITED_HEADER, EXPIRES_HEADER),
 )
+OUR_HEADERS = (CALL_HEADER, CLAIMS_HEADER, DUPLICATE_HEADER, RETRIES_HEADER, COPY_HEADER, *OF_ONE_RUN)
 
 #: What is longer isn't ours.
 LONGEST_TEXT = 20_000
