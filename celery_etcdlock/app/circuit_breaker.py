@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import LockUnavailable
 
 logger = logging.getLogger("celery_etcdlock")
@@ -26,7 +27,8 @@ WHAT_TASKS_DO = {
 class CircuitBreaker:
     """One for each app in each process. A forked child starts with what its parent knew."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, settings: Callable[[], Settings], monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
         self._monotonic = monotonic
         self._mutex = threading.Lock()
         self._told = False
@@ -34,7 +36,7 @@ class CircuitBreaker:
         self._found: LockUnavailable | None = None
         self._try_again_at = 0.0
 
-    def check(self, timeout_seconds: float) -> None:
+    def check(self) -> None:
         """Return if the store should be asked now. Raises ``LockUnavailable``, with the last error, if not."""
         if self._found is None:
             return
@@ -44,20 +46,21 @@ class CircuitBreaker:
                 return
             if now >= self._try_again_at:
                 # This caller tries. Until it knows, and for as long again, nobody else does.
-                self._try_again_at = now + 2 * timeout_seconds
+                self._try_again_at = now + 2 * self._settings().timeout
                 return
             pause = self._try_again_at - now
         raise LockUnavailable(f"{found} (cached failure; next attempt within {pause:.1f} s)", permanent=found.permanent)
 
-    def tell(self, error: LockUnavailable, timeout_seconds: float, policy: str = "retry") -> None:
-        """An attempt failed. What ``check`` raised is no news. ``policy`` is ``etcdlock_on_unavailable``."""
+    def tell(self, error: LockUnavailable) -> None:
+        """An attempt failed. What ``check`` raised is no news."""
+        settings = self._settings()
         with self._mutex:
             if self._found is None:
                 self._unanswered += 1
                 # One request without an answer may be an accident.
                 if not error.maybe_applied or self._unanswered > 1:
                     self._found = error
-                    self._try_again_at = self._monotonic() + timeout_seconds
+                    self._try_again_at = self._monotonic() + settings.timeout
             if self._told:
                 return
             self._told = True
@@ -66,8 +69,8 @@ class CircuitBreaker:
             "etcdlock_endpoints and etcdlock_timeout (%g s). "
             "etcdlock_on_unavailable changes what tasks do. This is logged once per outage and process.",
             error,
-            WHAT_TASKS_DO[policy],
-            timeout_seconds,
+            WHAT_TASKS_DO[settings.on_unavailable],
+            settings.timeout,
         )
 
     def over(self) -> None:

@@ -64,7 +64,7 @@ class EtcdLocks:
         self._celery_events: CeleryEvents | None = None
         self._more_listeners: list[Listener] = []
         #: Whether the lock store is unreachable, as far as tasks of this process know.
-        self.circuit_breaker = CircuitBreaker()
+        self.circuit_breaker = CircuitBreaker(lambda: self.settings)
 
     @classmethod
     def from_app(cls, app: Celery) -> EtcdLocks:

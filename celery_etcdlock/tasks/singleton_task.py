@@ -26,7 +26,7 @@ from celery_etcdlock.tasks.execution.ended_before_lock import free_at_the_end
 from celery_etcdlock.tasks.execution.release_or_hand_over import REPLACEMENT
 from celery_etcdlock.tasks.execution.run_under_lock import run_under_lock
 from celery_etcdlock.tasks.execution.skip_or_reschedule import Skipped
-from celery_etcdlock.tasks.producer.publish import Enqueued, publish, with_call
+from celery_etcdlock.tasks.producer.publish import Enqueued, with_call
 from celery_etcdlock.tasks.producer.publish_group import take_together
 from celery_etcdlock.tasks.success_check import checked_backend
 from celery_etcdlock.tasks.task_lock import TaskLock
@@ -191,24 +191,23 @@ class SingletonTask(_TypedTask[P, R]):
     ) -> AsyncResult[R]:
         """As Celery's. Takes the lock first, where its lifetime begins with the call (``tasks.producer.publish``)."""
         call = super().apply_async
+
+        def send(task_id: str | None, headers: Any) -> AsyncResult[R]:
+            options["headers"] = headers
+            return call(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+
         make_ready(self)
         refuse_foreign_options(self, options)
         if self.app.conf.task_always_eager:
             return call(args, kwargs, task_id, producer, link, link_error, shadow, **options)
         if not self._lock_plan.options.lifetime.at_enqueue:
             task_id = task_id or uuid()
-            options["headers"] = with_call(options.get("headers"), task_id)
-            return call(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+            return send(task_id, with_call(options.get("headers"), task_id))
         if self.typing:
             check: Any = self.__header__  # type: ignore[attr-defined]
             check(*(args or ()), **(kwargs or {}))  # Celery's own check, before there is a lock
-
-        def send(task_id: str, headers: dict[str, Any]) -> AsyncResult[R]:
-            with_headers = {**options, "headers": headers} if headers else options
-            return call(args, kwargs, task_id, producer, link, link_error, shadow, **with_headers)
-
         every_option = self._get_exec_options() | options | {"link": link, "link_error": link_error}  # type: ignore[attr-defined]
-        return publish(Enqueued(self, task_id, every_option), tuple(args or ()), kwargs or {}, send)
+        return Enqueued(self, task_id, every_option).publish(tuple(args or ()), kwargs or {}, send)
 
     def replace(self, sig: Any) -> Any:
         """As Celery's. A lock that is held until the task has been executed goes to the task that replaces it."""

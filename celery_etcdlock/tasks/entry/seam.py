@@ -64,7 +64,9 @@ async def reach_async_body(
     """The same for an ``async def``, where it is awaited."""
     way = _way_to_body(task, args, kwargs, outer)
     if way is None:
-        return await locked_coroutine(functools.partial(_lock, task, args, kwargs), functools.partial(_in_async_body, body))
+        return await locked_coroutine(
+            functools.partial(_lock, task, args, kwargs), functools.partial(_in_async_body, body)
+        )
     with way:
         return await body()
 

@@ -135,9 +135,8 @@ class ConflictHandling:
     def unavailable(self, error: LockUnavailable) -> None:
         """Nobody knows who holds the lock. Returns where the task is to run all the same; else raises."""
         context, call = self._context, self._context.call
-        settings = context.locks.settings
-        decision = on_unavailable(call.place, settings.on_unavailable, call.comebacks, jitter)
-        context.locks.circuit_breaker.tell(error, settings.timeout, settings.on_unavailable)
+        decision = on_unavailable(call.place, context.locks.settings.on_unavailable, call.comebacks, jitter)
+        context.locks.circuit_breaker.tell(error)
         if isinstance(decision, RunUnprotected):
             return
         # Of the public type: a result backend stores the class, and readers must be able to catch it.

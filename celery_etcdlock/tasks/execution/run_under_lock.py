@@ -120,7 +120,7 @@ class _Execution:
         try:
             if call.duplicate is not None:
                 self._conflicts.end_duplicate(call.duplicate)
-            self._context.locks.circuit_breaker.check(self._context.locks.settings.timeout)
+            self._context.locks.circuit_breaker.check()
             if call.joins is not None:
                 take_result(self._context, call.joins)
             if call.comebacks:

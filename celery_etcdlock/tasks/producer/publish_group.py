@@ -57,7 +57,6 @@ def _claim(calls: Any, members: list[Any], options: dict[str, Any], held: dict[s
         return  # a member's arguments make no key: its own call raises that
     for seconds, each in wanted.items():
         locks = each[0][1].locks
-        settings = locks.settings
         members_of = {name: (signature, call) for signature, call, name in each}
 
         def hold(claim: Claim, members_of: dict[str, tuple[Any, Enqueued]] = members_of) -> None:
@@ -67,12 +66,12 @@ def _claim(calls: Any, members: list[Any], options: dict[str, Any], held: dict[s
             signature.options["headers"] = call.headers
 
         try:
-            locks.circuit_breaker.check(settings.timeout)
+            locks.circuit_breaker.check()
             locks.manager.pending.claim_each([(name, call.record) for _, call, name in each], seconds, hold)
             locks.circuit_breaker.over()
         except LockUnavailable as error:
-            locks.circuit_breaker.tell(error, settings.timeout, settings.on_unavailable)
-            if settings.on_unavailable == "raise":
+            locks.circuit_breaker.tell(error)
+            if locks.settings.on_unavailable == "raise":
                 raise
             # Without a time-out for each of them: they are published without, and their workers take the locks.
             for signature, call, _ in each:
