@@ -87,19 +87,16 @@ class Interruption:
     def run(self, body: Callable[[], Result]) -> Result:
         """Run ``body``. Raises ``LockLost`` in it, or instead of it."""
         try:
-            return self._run(body)
+            try:
+                self._arm()
+                return body()
+            finally:
+                self._disarm()
         except _LostInThread as error:
             # The same, but of the class that everybody knows.
             raise LockLost(error.name, error.reason) from None
         finally:
             # Once more: something may have struck in the first.
-            self._disarm()
-
-    def _run(self, body: Callable[[], Result]) -> Result:
-        try:
-            self._arm()
-            return body()
-        finally:
             self._disarm()
 
     def told(self) -> None:

@@ -53,7 +53,6 @@ class ConflictHandling:
         message_relation, related_key = context.related_key(conflict)
         # Whoever holds the lock: a copy of what has run has nothing to wait for, and mustn't touch the result.
         self._redelivery.check_has_run(conflict.has_run)
-        holder = related_key.record.delivery if related_key is not None and related_key.record is not None else None
         warn_of_another_broker(conflict, context.record)
         error = conflict_error(conflict)
         policy, is_own = policy_of(context.options, context.locks.settings, error, at_enqueue=False)
@@ -90,7 +89,8 @@ class ConflictHandling:
                 self._line.take_position(conflict, decision)
                 if self._line.is_our_turn():
                     return WaitForPredecessor(0.0)
-            is_copy = holder is not None and holder.run == call.delivery.run
+            related = None if related_key is None else related_key.record
+            is_copy = related is not None and related.delivery.run == call.delivery.run
             self._reschedule(decision, error, call.joins, is_copy=is_copy)
         self._line.leave()
         raise error

@@ -50,10 +50,6 @@ class MessageClaims:
         self.claims = ()
 
     def take_over(self) -> bool:
-        """Take over the locks that the headers name. Returns whether all of the task's locks are held now."""
-        return bool(self.claims) and self.adopt()
-
-    def adopt(self) -> bool:
         """Take over the keys of this run, and acquire the rest of the task's locks. All of them, or none."""
         context, names = self._context, self._context.names()
         claimed = {claim.name for claim in self.claims}

@@ -56,7 +56,8 @@ class Redelivery:
         self._marks = context.manager.done
         #: Set before the body is entered.
         self.entered = False
-        self._owes_mark = False
+        #: The run to be marked as ended, if it is to be and isn't yet.
+        self.unwritten_mark: Delivery | None = None
         self._mark_is_put = False
 
     @property
@@ -84,35 +85,28 @@ class Redelivery:
         if has_run or self._run in self._marks.pending or (has_run is None and self._marks.seen(self._run)):
             name, task_id = self._context.task.name, self._context.call.delivery.task_id
             logger.info("Task %s[%s] has run already: this is a redelivered copy", name, task_id)
-            self._look_after_result()
+            with suppress(LockUnavailable):
+                if self._keeps_result and not self._marks.seen(without_result(self._run)):
+                    await_or_replace(self._context)
             raise HasRun("has run already")
-
-    def _look_after_result(self) -> None:
-        with suppress(LockUnavailable):
-            if self._keeps_result and not self._marks.seen(without_result(self._run)):
-                await_or_replace(self._context)
 
     def ended(self, error: BaseException | None) -> None:
         """Call it at the end, with what ended the run, while the lock is still held. Raises no error of the store."""
-        self._owes_mark = self._has_copies and self._is_end(error) and not self._mark_is_put
-        if self._owes_mark and self._keeps_result and isinstance(error, Retry | Ignore):
+        is_due = self._has_copies and self._is_end(error) and not self._mark_is_put
+        self.unwritten_mark = self._run if is_due else None
+        if is_due and self._keeps_result and isinstance(error, Retry | Ignore):
             self._marks.pending.add(self._run)  # from now on: the second may take its time
             self._marks.put_in_the_end(without_result(self._run))
-
-    @property
-    def unwritten_mark(self) -> Delivery | None:
-        """The run to be marked as ended, if it is to be and isn't yet."""
-        return self._run if self._owes_mark else None
 
     def mark_is_put(self) -> None:
         """It is put, or will be before another run gets the lock."""
         self._mark_is_put = True
-        self._owes_mark = False
+        self.unwritten_mark = None
 
     def put_mark(self) -> None:
         """Put a due mark: now, or when etcd answers again, before the release. Raises no error of the store."""
-        if self._owes_mark:
-            self._marks.put_in_the_end(self._run)
+        if self.unwritten_mark is not None:
+            self._marks.put_in_the_end(self.unwritten_mark)
             self.mark_is_put()
 
     def _is_end(self, error: BaseException | None) -> bool:
