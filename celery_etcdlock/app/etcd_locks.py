@@ -21,7 +21,7 @@ from celery.signals import worker_process_shutdown
 
 from celery_etcdlock.app.celery_settings import broker_fingerprint, host_name, settings_of
 from celery_etcdlock.app.circuit_breaker import CircuitBreaker
-from celery_etcdlock.core.events import Listener, LockEvent
+from celery_etcdlock.core.events import Listener
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.settings import Settings
@@ -30,7 +30,6 @@ from celery_etcdlock.listeners import Listeners, find_listener
 from celery_etcdlock.listeners.celery_events import CeleryEvents
 from celery_etcdlock.locking.child_lease_guardian import Guardian
 from celery_etcdlock.locking.lease_page import LeasePage
-from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.lock_holder import describe_holder
 from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.locking.outcomes import Conflict
@@ -185,10 +184,6 @@ class EtcdLocks:
         since = round(time.time(), 3)
         return Record(delivery, task, host_name(), os.getpid(), since, limit, self._broker, about=about)
 
-    def acquire(self, name: str, record: Record, **options: Any) -> Lock | Conflict:
-        """As ``LockManager.acquire``, in this process."""
-        return self.manager.acquire(name, record, **options)
-
     def holders(self, name: str) -> tuple[Key, ...]:
         """Who holds the lock ``name`` now, then who waits, in order. Raises ``LockUnavailable``."""
         return self.manager.pending.look(name)
@@ -204,10 +199,6 @@ class EtcdLocks:
         manager = self._managers.pop(os.getpid(), None)  # which doesn't know it
         if manager is not None:
             manager.close()
-
-    def tell(self, event: LockEvent) -> None:
-        """Log ``event`` and tell all listeners."""
-        self.manager.tell(event)
 
     def close(self) -> None:
         """Close this process's connections, and revoke its lease if no lock needs it any more."""

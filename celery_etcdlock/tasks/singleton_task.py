@@ -224,5 +224,9 @@ class SingletonTask(_TypedTask[P, R]):
         return result
 
 
+def locked_tasks(app: Celery) -> list[SingletonTask[Any, Any]]:
+    return [task for task in app.tasks.values() if isinstance(task, SingletonTask)]
+
+
 for _option in OPTIONS:
     setattr(SingletonTask, _option.name, _option.default)

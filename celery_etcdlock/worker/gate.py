@@ -32,7 +32,7 @@ from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.tasks.entry.caller import delivery_of, seconds_waited
 from celery_etcdlock.tasks.message import headers as message_headers
 from celery_etcdlock.tasks.message.broker_delay import has_quorum_queues
-from celery_etcdlock.tasks.singleton_task import SingletonTask
+from celery_etcdlock.tasks.singleton_task import locked_tasks
 from celery_etcdlock.wiring import open_inspector
 from celery_etcdlock.worker.broker_limit import broker_limit, waits_that_do_not_fit
 from celery_etcdlock.worker.lock_watcher import LockWatcher, Waiter
@@ -94,7 +94,7 @@ class Gate(bootsteps.StartStopStep):
             self._receivers.connect(revoked, self._discard_revoked)
             limit = broker_limit(consumer.app)
             self._longest_seconds = limit.longest_wait_seconds
-            warning = waits_that_do_not_fit(consumer.app.tasks.values(), settings, limit)
+            warning = waits_that_do_not_fit(locked_tasks(consumer.app), settings, limit)
             if warning is not None:
                 logger.warning("celery-etcdlock: %s", warning)
 
@@ -105,7 +105,7 @@ class Gate(bootsteps.StartStopStep):
         if has_quorum_queues(app):
             logger.info("celery-etcdlock: no gate on quorum queues; messages wait for a lock in their queue")
             return False
-        return any(isinstance(task, SingletonTask) for task in app.tasks.values())
+        return bool(locked_tasks(app))
 
     def stop(self, consumer: Any) -> None:
         """The connection is lost or the worker stops: what is parked goes back to the broker."""

@@ -202,14 +202,15 @@ class LockWatcher:
         self._await_end(name, keys, waiters)
         _find_places(waiters, keys)
         by_token = {key.token: key for key in keys}
-        turns = ready_waiters([waiter.waiting for waiter in waiters], keys)
-        # One whose position a newer call took goes on too: it finds that out, and ends.
-        turns = [turn or _is_superseded(waiter, by_token) for waiter, turn in zip(waiters, turns, strict=True)]
-        going = [waiter for waiter, turn in zip(waiters, turns, strict=True) if turn]
+        going: list[Waiter] = []
+        staying: list[Waiter] = []
+        for waiter, turn in zip(waiters, ready_waiters([each.waiting for each in waiters], keys), strict=True):
+            # One whose position a newer call took goes on too: it finds that out, and ends.
+            (going if turn or _is_superseded(waiter, by_token) else staying).append(waiter)
         if going:
             self._tell(going)
-        for waiter, turn in zip(waiters, turns, strict=True):
-            if not turn and waiter.place is not None:
+        for waiter in staying:
+            if waiter.place is not None:
                 self._keep(waiter, waiter.place, by_token.get(waiter.place.token))
 
     def _await_end(self, name: str, keys: Sequence[Key], waiters: Sequence[Waiter]) -> None:

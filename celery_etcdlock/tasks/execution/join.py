@@ -52,7 +52,7 @@ def take_result(context: ExecutionContext, joins: Duplicate) -> str:
     logger.info("Task %s[%s] %s: %s", task.name, call.delivery.task_id, reason, state)
     if state == states.REVOKED:
         skip(context, joins.name, f"{reason}, which was revoked")
-    locks.tell(TaskDeduplicated(joins.name, locks.record(call.delivery, task.name), reason, joins.task_id))
+    context.manager.tell(TaskDeduplicated(joins.name, locks.record(call.delivery, task.name), reason, joins.task_id))
     result = meta["result"]
     if state == states.FAILURE:
         raise Joined(error=result if isinstance(result, BaseException) else joins.conflict)

@@ -46,11 +46,14 @@ class ConflictHandling:
         self._line = line
         self._redelivery = redelivery
 
-    def meet(self, conflict: Conflict, waited_for_predecessor: bool) -> WaitForPredecessor:
-        """Returns if the run tries again; else raises what ends it."""
+    def meet(self, conflict: Conflict, waited_for_predecessor: bool) -> None:
+        """Returns when the run is to try again; else raises what ends it."""
         context, call = self._context, self._context.call
-        context.locks.circuit_breaker.over()
         message_relation, related_key = context.related_key(conflict)
+        is_of_message = conflict.name.startswith(MESSAGE_PREFIX) and conflict.name not in context.names()
+        if is_of_message and related_key is None:
+            raise LockUnavailable(f"lock {conflict.name!r} is held by a key that this version can't read")
+        context.locks.circuit_breaker.over()
         # Whoever holds the lock: a copy of what has run has nothing to wait for, and mustn't touch the result.
         self._redelivery.check_has_run(conflict.has_run)
         warn_of_another_broker(conflict, context.record)
@@ -71,7 +74,9 @@ class ConflictHandling:
             jitter,
         )
         if isinstance(decision, WaitForPredecessor):
-            return decision
+            if related_key is not None:
+                context.manager.pending.await_change(related_key, conflict.name, decision.seconds)
+            return
         if isinstance(decision, Skip):
             skip(context, conflict.name, str(error))
         if isinstance(decision, Join):
@@ -85,10 +90,10 @@ class ConflictHandling:
         if isinstance(decision, Reschedule):
             if message_relation is MessageRelation.STRANGER:
                 if not call.comebacks:
-                    context.locks.tell(LockWaiting(conflict.name, context.record, conflict.holder))
+                    context.manager.tell(LockWaiting(conflict.name, context.record, conflict.holder))
                 self._line.take_position(conflict, decision)
                 if self._line.is_our_turn():
-                    return WaitForPredecessor(0.0)
+                    return
             related = None if related_key is None else related_key.record
             is_copy = related is not None and related.delivery.run == call.delivery.run
             self._reschedule(decision, error, call.joins, is_copy=is_copy)

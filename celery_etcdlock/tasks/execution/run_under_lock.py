@@ -196,16 +196,7 @@ class _Execution:
                     continue  # deleted by its producer in this moment, or with a copy of the message now
             if self._acquires_again(conflict, names):
                 continue
-            _, related_key = self._context.related_key(conflict)
-            if (
-                related_key is None
-                and conflict.name.startswith(MESSAGE_PREFIX)
-                and conflict.name not in self._context.names()
-            ):
-                raise LockUnavailable(f"lock {conflict.name!r} is held by a key that this version can't read")
-            decision = self._conflicts.meet(conflict, waited_for_predecessor)
-            if related_key is not None:
-                self._context.manager.pending.await_change(related_key, conflict.name, decision.seconds)
+            self._conflicts.meet(conflict, waited_for_predecessor)
             waited_for_predecessor = True
         self._line.leave()
 

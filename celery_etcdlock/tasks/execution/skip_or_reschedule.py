@@ -56,7 +56,7 @@ def skip(context: ExecutionContext, name: str, reason: str) -> NoReturn:
             state=states.REVOKED,
         )
     if call.place is Place.WORKER:
-        context.locks.tell(TaskDeduplicated(name, context.locks.record(call.delivery, task.name), reason))
+        context.manager.tell(TaskDeduplicated(name, context.locks.record(call.delivery, task.name), reason))
     raise Skipped(reason)
 
 

@@ -153,7 +153,7 @@ class Enqueued:
             return None
         reason = f"not published: {error}"
         logger.info("Task %s %s", self.task.name, reason)
-        self.locks.tell(TaskDeduplicated(error.name, self.record, reason))
+        self.locks.manager.tell(TaskDeduplicated(error.name, self.record, reason))
         result = self.task.AsyncResult(error.task_id)
         result.lock_conflict = error
         return cast("AsyncResult[Any]", result)
