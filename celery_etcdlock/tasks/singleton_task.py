@@ -19,13 +19,13 @@ from celery_etcdlock.tasks.definition.checks import check_definition, expected_e
 from celery_etcdlock.tasks.definition.foreign_options import refuse_foreign_options
 from celery_etcdlock.tasks.definition.lock_plan import LockPlan, is_built_in, plan_of
 from celery_etcdlock.tasks.definition.scope import scoped
-from celery_etcdlock.tasks.definition.shown_arguments import shown_by_celery
 from celery_etcdlock.tasks.entry.caller import request_here
 from celery_etcdlock.tasks.entry.seam import enter, guard, is_async_task, make_ready, ours
 from celery_etcdlock.tasks.execution.ended_before_lock import free_at_the_end
 from celery_etcdlock.tasks.execution.release_or_hand_over import REPLACEMENT
 from celery_etcdlock.tasks.execution.run_under_lock import run_under_lock
 from celery_etcdlock.tasks.execution.skip_or_reschedule import Skipped
+from celery_etcdlock.tasks.message.headers import arguments_shown_in
 from celery_etcdlock.tasks.producer.publish import Enqueued, with_call
 from celery_etcdlock.tasks.producer.publish_group import take_together
 from celery_etcdlock.tasks.success_check import checked_backend
@@ -130,17 +130,17 @@ class SingletonTask(_TypedTask[P, R]):
 
         ``shown``: what has the ``argsrepr`` and ``kwargsrepr`` of the call, by default the request here.
         """
-        settings = EtcdLocks.from_app(self.app).settings
+        scope = EtcdLocks.from_app(self.app).settings.scope
         dump = getattr(self, "_dump_pydantic_arguments", None)
         if dump is not None:
             args, kwargs = dump(args, kwargs)
         try:
-            names = self._lock_key(args, kwargs, shown_by_celery(request_here(self) if shown is None else shown))
-            if settings.scope is None:
+            names = self._lock_key(args, kwargs, arguments_shown_in(request_here(self) if shown is None else shown))
+            if scope is None:
                 return names
-            if headers is None:
-                headers = getattr(request_here(self), "headers", None) or {}
-            return scoped(settings.scope, names, headers)
+            return scoped(
+                scope, names, getattr(request_here(self), "headers", None) or {} if headers is None else headers
+            )
         except EtcdLockError as error:
             if error.__cause__ is not None and interrupts(error.__cause__):
                 raise error.__cause__ from None  # the user's function was interrupted, it didn't fail

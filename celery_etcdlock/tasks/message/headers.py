@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from celery_etcdlock.core.about import IsShown
 from celery_etcdlock.errors import LockConflict
 from celery_etcdlock.locking.outcomes import Claim
 
@@ -166,6 +167,19 @@ def waited_in(carrier: Any) -> tuple[float, float] | None:
             if numbers[0] is not None and numbers[1] is not None and min(numbers[0], numbers[1]) >= 0:
                 return numbers[0], numbers[1]
     return None
+
+
+def arguments_shown_in(carrier: Any) -> IsShown | None:
+    """Whether a value may be seen, by the texts that Celery's log shows of the call's arguments.
+
+    A caller hides one by an ``argsrepr`` or ``kwargsrepr`` of its own. What these texts cut isn't shown either.
+    ``None``: nobody chose that.
+    """
+    texts = [text for name in ("argsrepr", "kwargsrepr") if isinstance(text := header(carrier, name), str)]
+    if not texts:
+        return None
+    seen = " ".join(texts)
+    return lambda text, value: text.strip("'\"") in seen or repr(value) in seen
 
 
 def written_claims(claims: Sequence[Claim]) -> list[list[Any]]:
