@@ -9,8 +9,7 @@ from celery import Celery, Task, shared_task
 
 from celery_etcdlock.core.task_options import OPTION_NAMES, check_option_names
 from celery_etcdlock.errors import InvalidOption
-from celery_etcdlock.tasks.definition.checks import known_options, refuse_batches
-from celery_etcdlock.tasks.definition.foreign_options import why_not
+from celery_etcdlock.tasks.definition.checks import known_options, refuse_batches, why_not
 from celery_etcdlock.tasks.definition.lock_plan import plan_from_function
 from celery_etcdlock.tasks.singleton_task import SingletonTask
 from celery_etcdlock.tasks.task_classes import OfTheApp, in_front_of, known_class_of

@@ -15,8 +15,7 @@ from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.core.task_options import OPTIONS
 from celery_etcdlock.errors import EtcdLockError
 from celery_etcdlock.interruptions import interrupts
-from celery_etcdlock.tasks.definition.checks import check_definition, expected_errors
-from celery_etcdlock.tasks.definition.foreign_options import refuse_foreign_options
+from celery_etcdlock.tasks.definition.checks import check_definition, expected_errors, refuse_foreign_options
 from celery_etcdlock.tasks.definition.lock_plan import LockPlan, is_built_in, plan_of
 from celery_etcdlock.tasks.definition.scope import scoped
 from celery_etcdlock.tasks.entry.caller import request_here
@@ -57,7 +56,6 @@ WORKER_STEPS = (
     "celery_etcdlock.worker.check_settings:CheckSettings",
     "celery_etcdlock.worker.dead_children:LookAfterChildren",
     "celery_etcdlock.worker.inspect_commands:KeepFigures",
-    "celery_etcdlock.worker.name_joined:KeepJoined",
     "celery_etcdlock.worker.free_never_started:FreeNeverStarted",
     "celery_etcdlock.worker.apply_dedup:ApplyDedup",
     "celery_etcdlock.worker.option_mismatch:CompareOptions",

@@ -48,12 +48,11 @@ SLOT_SECONDS = 0.2
 PATIENCE_SECONDS = 1.0
 
 
-@dataclass(eq=False)
-class _Parked:
+@dataclass(eq=False, kw_only=True)
+class _Parked(Waiter):
     """A message that waits here. Times are on this host's monotonic clock."""
 
     request: Any
-    waiter: Waiter
     until: float
     #: Seconds that it had waited before it came here.
     waited_before: float | None
@@ -185,15 +184,17 @@ class Gate(bootsteps.StartStopStep):
             # A newer call may take its place in the queue, which it finds out when it comes.
             return None
         joins = message_headers.duplicate_in(carrier, message_headers.JOIN_HEADER)
-        waiter = Waiter(
+        parked = self._parked[request.id] = _Parked(
             name,
             delivery_of(carrier),
             plan.options.lock_limit,
             message_headers.position_in(carrier),
             None if joins is None else joins.task_id,
+            request=request,
+            until=time.monotonic() + seconds,
+            waited_before=waited,
         )
-        parked = self._parked[request.id] = _Parked(request, waiter, time.monotonic() + seconds, waited)
-        self._watcher.add(waiter)
+        self._watcher.add(parked)
         if self._wake_timer is None and not HUB_IS_WOKEN:
             self._turn_hub()
         return parked
@@ -210,7 +211,7 @@ class Gate(bootsteps.StartStopStep):
         if parked.no_slot_since is not None:
             self._wait_for_slot()
         else:
-            self._watcher.look_at([parked.waiter.name])
+            self._watcher.look_at([parked.name])
 
     def _discard_revoked(self, **_: Any) -> None:
         """What was revoked leaves at once: Celery stores its result, and its queue position is free."""
@@ -224,7 +225,7 @@ class Gate(bootsteps.StartStopStep):
 
     # --- going ----------------------------------------------------------------------------------------------
 
-    def _on_turn(self, waiters: list[Waiter]) -> None:
+    def _on_turn(self, waiters: list[Any]) -> None:
         """In a thread of the lock watcher."""
         if self._consumer.hub is not None:
             self._consumer.hub.call_soon(self._let_go, waiters)
@@ -236,11 +237,9 @@ class Gate(bootsteps.StartStopStep):
         """Make a hub that can't be woken turn often while messages are parked."""
         self._wake_timer = self._consumer.timer.call_after(SLOT_SECONDS, self._turn_hub) if self._parked else None
 
-    def _let_go(self, waiters: list[Waiter]) -> None:
-        by_waiter = {id(parked.waiter): parked for parked in self._parked.values()}
-        for waiter in waiters:
-            parked = by_waiter.get(id(waiter))
-            if parked is None:
+    def _let_go(self, going: list[_Parked]) -> None:
+        for parked in going:
+            if self._parked.get(parked.request.id) is not parked:
                 continue
             # Celery sends its signal just before it sets the timer that has to be cancelled.
             if self._free_slots() > 0 and timer_entry(self._consumer, parked.request) is not None:
@@ -265,7 +264,7 @@ class Gate(bootsteps.StartStopStep):
     def _forget(self, request: Any) -> None:
         parked = self._parked.pop(request.id, None)
         if parked is not None:
-            self._watcher.remove(parked.waiter)
+            self._watcher.remove(parked)
             _set_headers(request, parked)
 
     def _wait_for_slot(self) -> None:
@@ -281,12 +280,12 @@ class Gate(bootsteps.StartStopStep):
         for parked in waiting[:free]:
             parked.no_slot_since = None
         # Their turn may be over by now.
-        self._watcher.look_at({parked.waiter.name for parked in waiting[:free]})
+        self._watcher.look_at({parked.name for parked in waiting[:free]})
         if len(waiting) > free:
             self._wait_for_slot()
             before = time.monotonic() - PATIENCE_SECONDS
             late = [parked for parked in waiting[free:] if (parked.no_slot_since or 0.0) < before]
-            self._watcher.give_up_places(parked.waiter for parked in late)
+            self._watcher.give_up_places(late)
 
     def _free_slots(self) -> int:
         semaphore = self._consumer.controller.semaphore
@@ -297,7 +296,7 @@ class Gate(bootsteps.StartStopStep):
 
 def _set_headers(request: Any, parked: _Parked) -> None:
     """What the pool process finds in the message's headers: its queue position, if it has one yet, and its waiting."""
-    place, waited = parked.waiter.place, parked.waited
+    place, waited = parked.place, parked.waited
     headers = request.request_dict
     for each in (headers, headers.get("headers")):
         if isinstance(each, dict):

@@ -12,21 +12,11 @@ from typing import Any
 
 from celery import bootsteps
 
-from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.listeners.joined_runs import JoinedRuns
 from celery_etcdlock.tasks.singleton_task import locked_tasks
 
 #: What tells a reader of each event how the run ended. A joined error may be one that the task is retried for.
 TELLING = {"task-succeeded": "result", "task-failed": "exception", "task-retried": "exception"}
-
-
-class KeepJoined(bootsteps.Step):
-    """Has joined runs told to the MainProcess, from before the pool forks."""
-
-    def __init__(self, worker: Any, **options: Any) -> None:
-        super().__init__(worker, **options)
-        worker.etcdlock_joined = JoinedRuns()
-        EtcdLocks.from_app(worker.app).add_listener(worker.etcdlock_joined)
 
 
 class NameJoined(bootsteps.StartStopStep):

@@ -43,15 +43,11 @@ class ExecutionContext:
 
     @property
     def record(self) -> Record:
-        return self.locks.record(self.call.delivery, self.task.name, self.options.lock_limit, self._about)
-
-    @property
-    def _about(self) -> str | None:
-        """The arguments that make the key, for people."""
         try:
-            return getattr(self.names(), "about", None)
+            about = getattr(self.names(), "about", None)
         except EtcdLockError:
-            return None  # where it matters, the names are asked for
+            about = None  # where it matters, the names are asked for
+        return self.locks.record(self.call.delivery, self.task.name, self.options.lock_limit, about)
 
     @property
     def ttl_seconds(self) -> int:

@@ -91,11 +91,12 @@ def reschedule(
     headers = {name: value for name, value in (request.headers or {}).items() if not name.startswith(DEATH_HEADERS)}
     if not message_headers.are_for(headers, call.delivery.task_id):
         headers = message_headers.without_ours(headers)  # of another's message, which must not stand beside its own
-    headers[message_headers.RESCHEDULES_HEADER] = decision.comebacks
-    headers[message_headers.RETRIES_HEADER] = call.delivery.retries
-    since = time.time() if call.waiting_since is None else call.waiting_since
-    headers[message_headers.WAITING_SINCE_HEADER] = since
-    headers[message_headers.WAITED_HEADER] = [round(call.waited, 3), round(seconds, 3)]
+    headers |= {
+        message_headers.RESCHEDULES_HEADER: decision.comebacks,
+        message_headers.RETRIES_HEADER: call.delivery.retries,
+        message_headers.WAITING_SINCE_HEADER: time.time() if call.waiting_since is None else call.waiting_since,
+        message_headers.WAITED_HEADER: [round(call.waited, 3), round(seconds, 3)],
+    }
     if is_copy:
         headers[message_headers.COPY_HEADER] = True
     for name, written in (

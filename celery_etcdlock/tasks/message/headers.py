@@ -188,13 +188,9 @@ def written_claims(claims: Sequence[Claim]) -> list[list[Any]]:
 
 def _claim(written: object) -> Claim | None:
     match written:
-        case [str(name), str(token), int(revision)] if name and _fits(name, token) and _is_revision(revision):
-            return Claim(name, token, revision)
+        case [str(name), str(token), int(revision)] if name and _fits(name, token) and type(revision) is int:
+            return Claim(name, token, revision) if 0 <= revision <= GREATEST_REVISION else None
     return None
-
-
-def _is_revision(value: int) -> bool:
-    return not isinstance(value, bool) and 0 <= value <= GREATEST_REVISION
 
 
 def _count(value: object) -> int:
