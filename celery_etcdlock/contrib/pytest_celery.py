@@ -30,8 +30,6 @@ MEMBERS = ("etcd1", "etcd2", "etcd3")
 
 
 class EtcdContainer(CeleryTestContainer):  # type: ignore[misc]  # pytest-celery has no types
-    """One etcd member."""
-
     @property
     def url(self) -> str:
         """Its endpoint for other containers on the network."""
@@ -121,8 +119,6 @@ class EtcdTestNode(CeleryTestNode):  # type: ignore[misc]
 
 
 class EtcdCluster(CeleryTestCluster):  # type: ignore[misc]
-    """The members of one etcd cluster."""
-
     def _set_nodes(self, *nodes: Any, node_cls: type[EtcdTestNode] = EtcdTestNode) -> tuple[EtcdTestNode, ...]:
         members: tuple[EtcdTestNode, ...] = super()._set_nodes(*nodes, node_cls=node_cls)
         return members

@@ -150,7 +150,6 @@ class SingletonTask(_TypedTask[P, R]):
         return self._lock_plan.key.with_hash_key(settings.hash_key).names_for
 
     def _etcdlock_run(self, names: Callable[[], tuple[str, ...]], body: Callable[[], Any]) -> Any:
-        """Take the locks and run ``body``."""
         if is_built_in(type(self)):
             return body()
         return run_under_lock(self, names, body)

@@ -52,8 +52,6 @@ LAST_SECONDS = 2.0
 
 
 class CountWaiting(bootsteps.StartStopStep):
-    """See the module."""
-
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
         self._consumer = consumer
@@ -82,7 +80,6 @@ class CountWaiting(bootsteps.StartStopStep):
         self._waiting.clear()
 
     def shutdown(self, consumer: Any) -> None:
-        """The worker stops."""
         self._receivers.disconnect()
         self._waiting.close()
 
@@ -133,7 +130,6 @@ class WaitingMessages:
             self._messages.clear()
 
     def close(self) -> None:
-        """Delete the note, if there is one."""
         with self._mutex:
             self._closing.set()
             self._messages.clear()

@@ -51,8 +51,6 @@ class _Ended:
 
 
 class FreeNeverStarted(bootsteps.StartStopStep):
-    """See the module."""
-
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         self._worker = worker
@@ -104,7 +102,6 @@ class FreeNeverStarted(bootsteps.StartStopStep):
                 threading.Thread(target=self._run, name="celery-etcdlock-cleanup", daemon=True).start()
 
     def _on_revoked(self, sender: Any = None, request: Any = None, **_: Any) -> None:
-        """``sender`` is the task, ``request`` its context."""
         self.free(request, sender)
 
     def _on_message(self, message: Any = None, **_: Any) -> None:

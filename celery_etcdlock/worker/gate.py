@@ -116,7 +116,6 @@ class Gate(bootsteps.StartStopStep):
             cancel(consumer, each.request)
 
     def shutdown(self, consumer: Any) -> None:
-        """The worker stops."""
         self._receivers.disconnect()
 
     def info(self, consumer: Any) -> dict[str, Any]:  # type: ignore[override]  # typed as empty

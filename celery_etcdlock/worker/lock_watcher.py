@@ -81,8 +81,8 @@ class LockWatcher:
         #: The looking thread's work: look at a name, or give up a waiter's position.
         self._names: queue.SimpleQueue[str | Waiter] = queue.SimpleQueue()
         self._queued: set[str] = set()
-        #: When to look at a name because one of its keys expires. The looking thread's own.
-        self._ends: dict[str, float] = {}
+        #: When to look at a name once more, though nothing was seen to happen. The looking thread's own.
+        self._look_again_at: dict[str, float] = {}
         self._watching = False
         self._looking = False
 
@@ -110,7 +110,6 @@ class LockWatcher:
             self._waiters.clear()
 
     def look_at(self, names: Iterable[str]) -> None:
-        """Look at these names soon."""
         with self._mutex:
             new = [name for name in names if name not in self._queued]
             self._queued.update(new)
@@ -167,18 +166,13 @@ class LockWatcher:
     # --- the looks ------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        next_round = time.monotonic() + LOOK_SECONDS
         while True:
             try:
-                wake_at = min([next_round, *self._ends.values()])
-                name = self._names.get(timeout=max(0.0, wake_at - time.monotonic()))
+                wake_at = min(self._look_again_at.values(), default=math.inf)
+                timeout = None if wake_at == math.inf else max(0.0, wake_at - time.monotonic())
+                name = self._names.get(timeout=timeout)
             except queue.Empty:
-                now = time.monotonic()
-                self.look_at([name for name, ends_at in self._ends.items() if ends_at <= now])
-                self._ends = {name: ends_at for name, ends_at in self._ends.items() if ends_at > now}
-                if next_round <= now:
-                    next_round = now + LOOK_SECONDS
-                    self.look_at(self._all_names())
+                self.look_at([name for name, at in self._look_again_at.items() if at <= time.monotonic()])
                 continue
             if isinstance(name, Waiter):
                 self._manager().drop_position(name.name, name.delivery)
@@ -187,7 +181,9 @@ class LockWatcher:
                 self._queued.discard(name)
                 waiters = list(self._waiters.get(name, ()))
             if not waiters:
+                self._look_again_at.pop(name, None)
                 continue
+            self._look_again_at[name] = time.monotonic() + LOOK_SECONDS
             try:
                 self._decide(name, waiters)
             except LockUnavailable as error:
@@ -215,15 +211,13 @@ class LockWatcher:
 
     def _await_end(self, name: str, keys: Sequence[Key], waiters: Sequence[Waiter]) -> None:
         """Look at the name again for what no deletion shows: an expired key, or a lock left to the retry that waits."""
-        self._ends.pop(name, None)
         ends = [key.record.until for key in keys if key.record is not None and key.record.until is not None]
         seconds = min(ends) + SKEW_SECONDS - time.time() if ends else math.inf
         if seconds <= 0:
             seconds = STANDS_SECONDS
         if any(find(keys, waiter.delivery, Relation.KIN) is not None for waiter in waiters):
             seconds = min(seconds, KIN_SECONDS)
-        if seconds < LOOK_SECONDS:
-            self._ends[name] = time.monotonic() + seconds
+        self._look_again_at[name] = time.monotonic() + min(seconds, LOOK_SECONDS)
 
     def _keep(self, waiter: Waiter, place: Claim, mine: Key | None) -> None:
         """Extend the position. When it expires was written by another host's clock."""

@@ -31,8 +31,6 @@ COMPARED = ("lock", "unique_on", "lock_key", "lock_limit", "unique_for")
 
 
 class CompareOptions(bootsteps.StartStopStep):
-    """See the module."""
-
     requires = ("celery_etcdlock.worker.apply_dedup:ApplyDedup",)
 
     def __init__(self, worker: Any, **options: Any) -> None:

@@ -20,8 +20,6 @@ from celery_etcdlock.tasks.entry.seam import written_run
 
 @dataclass(frozen=True)
 class LockPlan:
-    """A task's options and key."""
-
     options: TaskOptions
     key: LockNaming
 

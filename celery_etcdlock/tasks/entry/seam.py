@@ -193,12 +193,10 @@ def is_async(function: Any) -> bool:
 
 
 def is_async_task(task: type) -> bool:
-    """Whether the body is an ``async def``."""
     return is_async(written_run(task)[0])
 
 
 def run_of(task: type) -> Any:
-    """What is in the namespace as ``run``."""
     return inspect.getattr_static(task, "run", None)
 
 
@@ -243,7 +241,6 @@ def has_own_call(task: type) -> bool:
 
 
 def guard(task: type) -> None:
-    """Guard ``run`` and ``__call__`` of this class."""
     run = run_of(task)
     if run is not None and not isinstance(run, GuardedRun) and run is not vars(Task)["run"]:
         task.run = GuardedRun(run)  # type: ignore[attr-defined]

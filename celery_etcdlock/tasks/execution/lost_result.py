@@ -33,7 +33,6 @@ LOOK_SECONDS = 0.1
 
 
 def keeps_result(context: ExecutionContext) -> bool:
-    """Whether another process can see the task's result."""
     kept_by_others = not isinstance(context.task.backend, DisabledBackend | RPCBackend)
     return kept_by_others and not ignores_result(context)
 

@@ -153,6 +153,5 @@ class ConflictHandling:
     def _reschedule(
         self, decision: Reschedule, why: EtcdLockError, joins: Duplicate | None, **of_copies: bool
     ) -> NoReturn:
-        """With what the message holds."""
         claims, line = self._claims.claims, self._line.place
         reschedule(self._context, decision, why, claims=claims, line=line, joins=joins, **of_copies)

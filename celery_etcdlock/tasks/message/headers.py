@@ -145,13 +145,11 @@ def duplicate_in(carrier: Any, name: str) -> Duplicate | None:
 
 
 def text_in(carrier: Any, name: str) -> str | None:
-    """A text that isn't empty."""
     value = header(carrier, name)
     return value if isinstance(value, str) and value and _fits(value) else None
 
 
 def count_in(carrier: Any, name: str) -> int:
-    """A number of times; 0 where there is none."""
     return _count(header(carrier, name))
 
 

@@ -122,7 +122,6 @@ class Enqueued:
             return None
 
     def hold(self, claim: Claim) -> None:
-        """Write the claim into the message's headers."""
         self._claims.append(claim)
         self.headers[message_headers.CLAIMS_HEADER] = message_headers.written_claims(self._claims)
 
