@@ -40,9 +40,6 @@ class CallPath:
     def in_body(self) -> bool:
         return self._bodies > 0
 
-    def is_on_the_way(self, task: Any) -> bool:
-        return self.task is task and not self.in_body
-
     def covers(self, task: Any, request_id: str) -> bool:
         """Whether this call, or one around it, is that delivery of ``task``."""
         call_path: CallPath | None = self

@@ -38,7 +38,6 @@ class Call:
     place: Place
     delivery: Delivery
     request: Any = None
-    comebacks: int = 0
     #: When the message was first rescheduled, by that worker's wall clock; and how long it waited, as measured.
     waiting_since: float | None = None
     measured: float | None = None
@@ -132,12 +131,14 @@ def current_call(task: Task[Any, Any]) -> Call:
     if request is None:
         return Call(Place.DIRECT, Delivery(f"{DIRECT_PREFIX}{secrets.token_hex(8)}"))
     setattr(request, _MARK, True)
-    comebacks = message_headers.count_in(request, message_headers.RESCHEDULES_HEADER)
-    waiting_since = message_headers.number_in(request, message_headers.WAITING_SINCE_HEADER)
     waited = message_headers.waited_in(request)
-    measured = None if waited is None else sum(waited)
-    place = Place.EAGER if request.is_eager else Place.WORKER
-    call = Call(place, delivery_of(request, comebacks), request, comebacks, waiting_since, measured)
+    call = Call(
+        Place.EAGER if request.is_eager else Place.WORKER,
+        delivery_of(request, message_headers.count_in(request, message_headers.RESCHEDULES_HEADER)),
+        request,
+        waiting_since=message_headers.number_in(request, message_headers.WAITING_SINCE_HEADER),
+        measured=None if waited is None else sum(waited),
+    )
     if request.is_eager:
         return call
     return replace(

@@ -42,7 +42,7 @@ def enter(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], go_on: Calla
     make_ready(task)
     call_path = innermost()
     request = entering_request(task)
-    if call_path is not None and request is None and call_path.is_on_the_way(task):
+    if call_path is not None and request is None and call_path.task is task and not call_path.in_body:
         return go_on()
     if request is None and task._etcdlock_is_async and not has_own_call(type(task)):
         return locked_coroutine(functools.partial(_lock, task, args, kwargs), go_on)

@@ -25,13 +25,17 @@ MESSAGE_PREFIX = "task_id:"
 
 @dataclass(frozen=True)
 class ExecutionContext:
-    """``names``: of the locks, which take the arguments and so may raise."""
+    """``names``: of the locks, which take the arguments and so may raise. ``once``: each message runs once."""
 
     task: Task[Any, Any]
     options: TaskOptions
     call: Call
     locks: EtcdLocks
     names: Callable[[], tuple[str, ...]]
+    once: bool = False
+
+    def __str__(self) -> str:
+        return f"{self.task.name}[{self.call.delivery.task_id}]"
 
     @property
     def lifetime(self) -> Lifetime:

@@ -67,7 +67,7 @@ class ConflictHandling:
                 message_relation=message_relation,
                 waited_for_predecessor=waited_for_predecessor,
                 in_chord_header=call.request is not None and bool(call.request.chord),
-                comebacks=call.comebacks,
+                comebacks=call.delivery.comebacks,
                 waited=call.waited if message_relation is not MessageRelation.SUCCESSOR else 0.0,
                 wait_timeout=context.options.wait_timeout,
             ),
@@ -89,7 +89,7 @@ class ConflictHandling:
             self._reschedule(Reschedule(decision.seconds, decision.comebacks), error, joins)
         if isinstance(decision, Reschedule):
             if message_relation is MessageRelation.STRANGER:
-                if not call.comebacks:
+                if not call.delivery.comebacks:
                     context.manager.tell(LockWaiting(conflict.name, context.record, conflict.holder))
                 self._line.take_position(conflict, decision)
                 if self._line.is_our_turn():
@@ -121,7 +121,7 @@ class ConflictHandling:
             Situation(
                 place=call.place,
                 policy="join",
-                comebacks=call.comebacks,
+                comebacks=call.delivery.comebacks,
                 waited=call.waited,
                 wait_timeout=context.options.wait_timeout,
             ),
@@ -140,7 +140,7 @@ class ConflictHandling:
     def unavailable(self, error: LockUnavailable) -> None:
         """Nobody knows who holds the lock. Returns where the task is to run all the same; else raises."""
         context, call = self._context, self._context.call
-        decision = on_unavailable(call.place, context.locks.settings.on_unavailable, call.comebacks, jitter)
+        decision = on_unavailable(call.place, context.locks.settings.on_unavailable, call.delivery.comebacks, jitter)
         context.locks.circuit_breaker.tell(error)
         if isinstance(decision, RunUnprotected):
             return

@@ -73,7 +73,7 @@ class QueuePosition:
         """Take a position, extend ours, or give it up: as the policy says."""
         context, place = self._context, self.place
         self._keys = ()
-        if decision.replaces and conflict.keys and (place is not None or not context.call.comebacks):
+        if decision.replaces and conflict.keys and (place is not None or not context.call.delivery.comebacks):
             # Whoever has the lock came before us: one that came later would have taken our place.
             asked_by = f"task {context.call.delivery.task_id}, which replaces it,"
             context.manager.ask_to_release(conflict.name, conflict.keys[0], asked_by)

@@ -46,11 +46,10 @@ def is_requeued(rejected: Reject) -> bool:
 
 
 class Redelivery:
-    """One delivery, as far as there may be copies of it. ``expected``: take it that there are."""
+    """One delivery, as far as there may be copies of it."""
 
-    def __init__(self, context: ExecutionContext, *, expected: bool = False) -> None:
+    def __init__(self, context: ExecutionContext) -> None:
         self._context = context
-        self._expected = expected
         self._run = context.call.delivery.run
         self._keeps_result = context.call.place is Place.WORKER and keeps_result(context)
         self._marks = context.manager.done
@@ -66,7 +65,7 @@ class Redelivery:
         call = self._context.call
         if call.place is not Place.WORKER:
             return False
-        marks_all = call.delivery.call is not None or self._expected or self._context.task.acks_late
+        marks_all = call.delivery.call is not None or self._context.once or self._context.task.acks_late
         return marks_all or self.is_known_copy
 
     @property
@@ -83,8 +82,7 @@ class Redelivery:
         if not self._has_copies:
             return
         if has_run or self._run in self._marks.pending or (has_run is None and self._marks.seen(self._run)):
-            name, task_id = self._context.task.name, self._context.call.delivery.task_id
-            logger.info("Task %s[%s] has run already: this is a redelivered copy", name, task_id)
+            logger.info("Task %s has run already: this is a redelivered copy", self._context)
             with suppress(LockUnavailable):
                 if self._keeps_result and not self._marks.seen(without_result(self._run)):
                     await_or_replace(self._context)

@@ -55,7 +55,7 @@ def run_under_lock(
     if once:
         call = replace(call, delivery=replace(call.delivery, call=None))  # each call of it is the same
     options = task._lock_plan.options
-    execution = _Execution(ExecutionContext(task, options, call, EtcdLocks.from_app(task.app), names), once=once)
+    execution = _Execution(ExecutionContext(task, options, call, EtcdLocks.from_app(task.app), names, once))
     try:
         take_charge(call)
         # Around everything, since a signal may strike before the inner one is left.
@@ -69,7 +69,7 @@ def run_under_lock(
 class _Execution:
     """From the first request to the store until the release."""
 
-    def __init__(self, context: ExecutionContext, *, once: bool) -> None:
+    def __init__(self, context: ExecutionContext) -> None:
         self._context = context
         self._in_worker = context.call.place is Place.WORKER
         # Only a worker's task is interrupted: any other process may use signals for itself.
@@ -78,7 +78,7 @@ class _Execution:
         self._held = HeldLocks(context, self._interruption)
         self._line = QueuePosition(context, self._held)
         self._claims = MessageClaims(context, self._held)
-        self._redelivery = Redelivery(context, expected=once)
+        self._redelivery = Redelivery(context)
         self._conflicts = ConflictHandling(context, self._claims, self._line, self._redelivery)
         self._ended_by: BaseException | None = None
         self._had_lock = False
@@ -122,7 +122,7 @@ class _Execution:
             self._context.locks.circuit_breaker.check()
             if call.joins is not None:
                 take_result(self._context, call.joins)
-            if call.comebacks:
+            if call.delivery.comebacks:
                 self._claims.check()
             if lifetime.name == "until_expired":
                 if not self._claims.claims:
@@ -153,11 +153,7 @@ class _Execution:
         self._conflicts.unavailable(error)
         name = self._context.names()[0]
         logger.warning(
-            "Task %s[%s] runs WITHOUT its lock %r, because etcdlock_on_unavailable is 'run': %s",
-            self._context.task.name,
-            self._context.call.delivery.task_id,
-            name,
-            error,
+            "Task %s runs WITHOUT its lock %r, because etcdlock_on_unavailable is 'run': %s", self._context, name, error
         )
         return UnprotectedLock(name)
 
@@ -235,10 +231,9 @@ class _Execution:
             self._conflicts.unavailable(error)
             # The lock is held and stays so; what isn't known is whether a copy has run.
             logger.warning(
-                "Task %s[%s] runs although it may have run before, because etcdlock_on_unavailable is 'run' and the "
-                "store can't be asked: %s",
-                self._context.task.name,
-                self._context.call.delivery.task_id,
+                "Task %s runs although it may have run before, because etcdlock_on_unavailable is 'run' and the store "
+                "can't be asked: %s",
+                self._context,
                 error,
             )
 

@@ -43,7 +43,7 @@ def skip(context: ExecutionContext, name: str, reason: str) -> NoReturn:
     """
     task, call = context.task, context.call
     reason = f"not run: {reason}"
-    logger.info("Task %s[%s] %s", task.name, call.delivery.task_id, reason)
+    logger.info("Task %s %s", context, reason)
     stores_eager_result = call.place is Place.EAGER and bool(getattr(task, "store_eager_result", False))
     if call.place is Place.WORKER or stores_eager_result:
         # Like a revoke, this calls no link_error. Unlike a revoke, it ends the chain and the chord too.
@@ -125,7 +125,7 @@ def reschedule(
     try:
         signature.apply_async()
     except Exception as error:
-        logger.exception("Task %s[%s] can't be sent back to its queue", task.name, call.delivery.task_id)
+        logger.exception("Task %s can't be sent back to its queue", context)
         if task.acks_late:
             # It isn't acknowledged yet, so the broker can deliver it again.
             raise Reject(str(error), requeue=True) from error
@@ -133,7 +133,7 @@ def reschedule(
             raise
         raise why from error
     if is_copy:
-        logger.info("Task %s[%s] is a redelivered copy and waits: %s", task.name, call.delivery.task_id, why)
+        logger.info("Task %s is a redelivered copy and waits: %s", context, why)
         raise StillRuns(str(why))
     if stored:
         retry_is_stored(context)
