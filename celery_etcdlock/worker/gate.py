@@ -284,7 +284,7 @@ class Gate(bootsteps.StartStopStep):
             self._wait_for_slot()
             before = time.monotonic() - PATIENCE_SECONDS
             late = [parked for parked in waiting[free:] if (parked.no_slot_since or 0.0) < before]
-            self._watcher.give_up_places(late)
+            self._watcher.give_up_positions(late)
 
     def _free_slots(self) -> int:
         semaphore = self._consumer.controller.semaphore
@@ -295,12 +295,12 @@ class Gate(bootsteps.StartStopStep):
 
 def _set_headers(request: Any, parked: _Parked) -> None:
     """What the pool process finds in the message's headers: its queue position, if it has one yet, and its waiting."""
-    place, waited = parked.place, parked.waited
+    position, waited = parked.position, parked.waited
     headers = request.request_dict
     for each in (headers, headers.get("headers")):
         if isinstance(each, dict):
             each.pop(message_headers.POSITION_HEADER, None)
-            if place is not None:
-                each[message_headers.POSITION_HEADER] = [place.name, place.token, place.revision]
+            if position is not None:
+                each[message_headers.POSITION_HEADER] = [position.name, position.token, position.revision]
             if waited is not None:
                 each[message_headers.WAITED_HEADER] = [round(waited, 3), 0.0]

@@ -48,20 +48,20 @@ KEEP_SECONDS = 120.0
 class Waiter:
     """A message that waits for the lock ``name``.
 
-    ``place`` is its queue position, which changes when it is extended. A redelivered message knows an old one, and gets
-    its position back by its ``delivery``.
+    ``position`` is its queue position, which changes when it is extended. A redelivered message knows an old one, and
+    gets its own back by its ``delivery``.
     """
 
     name: str
     delivery: Delivery
     limit: int
-    place: Claim | None
+    position: Claim | None
     joins: str | None
     keep_at: float = 0.0
 
     @property
     def waiting(self) -> Waiting:
-        return Waiting(self.limit, None if self.place is None else self.place.token, self.joins, self.delivery)
+        return Waiting(self.limit, None if self.position is None else self.position.token, self.joins, self.delivery)
 
 
 class LockWatcher:
@@ -116,11 +116,11 @@ class LockWatcher:
         for name in new:
             self._names.put(name)
 
-    def give_up_places(self, waiters: Iterable[Waiter]) -> None:
+    def give_up_positions(self, waiters: Iterable[Waiter]) -> None:
         """Let others go first: delete the waiters' queue positions."""
         for waiter in waiters:
-            place, waiter.place = waiter.place, None
-            if place is not None:
+            position, waiter.position = waiter.position, None
+            if position is not None:
                 self._names.put(waiter)
 
     # --- the watch ------------------------------------------------------------------------------------------
@@ -196,7 +196,7 @@ class LockWatcher:
     def _decide(self, name: str, waiters: Sequence[Waiter]) -> None:
         keys = self._manager().pending.look(name)
         self._await_end(name, keys, waiters)
-        _find_places(waiters, keys)
+        _find_positions(waiters, keys)
         by_token = {key.token: key for key in keys}
         going: list[Waiter] = []
         staying: list[Waiter] = []
@@ -206,8 +206,8 @@ class LockWatcher:
         if going:
             self._tell(going)
         for waiter in staying:
-            if waiter.place is not None:
-                self._keep(waiter, waiter.place, by_token.get(waiter.place.token))
+            if waiter.position is not None:
+                self._keep(waiter, waiter.position, by_token.get(waiter.position.token))
 
     def _await_end(self, name: str, keys: Sequence[Key], waiters: Sequence[Waiter]) -> None:
         """Look at the name again for what no deletion shows: an expired key, or a lock left to the retry that waits."""
@@ -219,23 +219,23 @@ class LockWatcher:
             seconds = min(seconds, KIN_SECONDS)
         self._look_again_at[name] = time.monotonic() + min(seconds, LOOK_SECONDS)
 
-    def _keep(self, waiter: Waiter, place: Claim, mine: Key | None) -> None:
+    def _keep(self, waiter: Waiter, position: Claim, mine: Key | None) -> None:
         """Extend the position. When it expires was written by another host's clock."""
         now = time.monotonic()
         if mine is None or mine.record is None or not is_position(mine) or now < waiter.keep_at:
             return
-        kept = self._manager().pending.keep(place, mine.record, KEEP_SECONDS)
+        kept = self._manager().pending.keep(position, mine.record, KEEP_SECONDS)
         if isinstance(kept, Claim):
-            waiter.place = kept
+            waiter.position = kept
             waiter.keep_at = now + KEEP_SECONDS / 2
 
 
 def _is_superseded(waiter: Waiter, by_token: Mapping[str, Key]) -> bool:
-    key = None if waiter.place is None else by_token.get(waiter.place.token)
+    key = None if waiter.position is None else by_token.get(waiter.position.token)
     return key is not None and key.record is not None and key.record.delivery.task_id != waiter.delivery.task_id
 
 
-def _find_places(waiters: Iterable[Waiter], keys: Iterable[Key]) -> None:
+def _find_positions(waiters: Iterable[Waiter], keys: Iterable[Key]) -> None:
     positions: dict[str, Key] = {}
     for key in keys:
         if key.record is not None and is_position(key):
@@ -243,4 +243,4 @@ def _find_places(waiters: Iterable[Waiter], keys: Iterable[Key]) -> None:
     for waiter in waiters:
         mine = positions.get(waiter.delivery.task_id)
         if mine is not None and relation(mine.record, waiter.delivery) is Relation.OUR_POSITION:
-            waiter.place = Claim(waiter.name, mine.token, mine.mod_revision)
+            waiter.position = Claim(waiter.name, mine.token, mine.mod_revision)

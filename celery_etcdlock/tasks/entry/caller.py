@@ -43,7 +43,7 @@ class Call:
     measured: float | None = None
     #: Locks that were taken for this message when it was published, and its queue position.
     claims: tuple[Claim, ...] = ()
-    line: Claim | None = None
+    position: Claim | None = None
     #: What was found out about it when it was published; whose result it waits for.
     duplicate: message_headers.Duplicate | None = None
     joins: message_headers.Duplicate | None = None
@@ -144,7 +144,7 @@ def current_call(task: Task[Any, Any]) -> Call:
     return replace(
         call,
         claims=message_headers.claims_in(request),
-        line=message_headers.position_in(request),
+        position=message_headers.position_in(request),
         duplicate=message_headers.duplicate_in(request, message_headers.DUPLICATE_HEADER),
         joins=message_headers.duplicate_in(request, message_headers.JOIN_HEADER),
         keeps_own_end=_take_back_end(request),

@@ -34,7 +34,9 @@ class ExecutionContext:
     names: Callable[[], tuple[str, ...]]
     once: bool = False
 
-    def __str__(self) -> str:
+    @property
+    def label(self) -> str:
+        """The task's name and id, for the log; the context itself has arguments, which must not get there."""
         return f"{self.task.name}[{self.call.delivery.task_id}]"
 
     @property

@@ -49,7 +49,7 @@ def take_result(context: ExecutionContext, joins: Duplicate) -> str:
     if state not in states.READY_STATES:
         return state
     reason = f"joined, lock {joins.name!r} was held by {joins.holder}"
-    logger.info("Task %s %s: %s", context, reason, state)
+    logger.info("Task %s %s: %s", context.label, reason, state)
     if state == states.REVOKED:
         skip(context, joins.name, f"{reason}, which was revoked")
     context.manager.tell(TaskDeduplicated(joins.name, locks.record(call.delivery, task.name), reason, joins.task_id))
@@ -68,6 +68,6 @@ def await_result(context: ExecutionContext, joins: Duplicate, seconds: float = R
         take_result(context, joins)
     logger.warning(
         "Task %s joined %s, which released its lock without a result: it acquires the lock itself",
-        context,
+        context.label,
         joins.task_id,
     )

@@ -56,9 +56,9 @@ def await_or_replace(context: ExecutionContext) -> None:
         error = WorkerLostError(
             "it ran to its end, but its worker was lost before that was stored; it doesn't run again"
         )
-        logger.error("Task %s has no result: %s", context, error)
+        logger.error("Task %s has no result: %s", context.label, error)
         task.backend.mark_as_failure(call.delivery.task_id, error, request=call.request, call_errbacks=False)
     except Exception as failure:
         if interrupts(failure):
             raise
-        logger.exception("The result of task %s can't be looked for", context)
+        logger.exception("The result of task %s can't be looked for", context.label)

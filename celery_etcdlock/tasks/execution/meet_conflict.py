@@ -39,19 +39,19 @@ class ConflictHandling:
     """For one run. A rescheduled message takes along its claims and its queue position."""
 
     def __init__(
-        self, context: ExecutionContext, claims: MessageClaims, line: QueuePosition, redelivery: Redelivery
+        self, context: ExecutionContext, claims: MessageClaims, position: QueuePosition, redelivery: Redelivery
     ) -> None:
         self._context = context
         self._claims = claims
-        self._line = line
+        self._position = position
         self._redelivery = redelivery
 
     def meet(self, conflict: Conflict, waited_for_predecessor: bool) -> None:
         """Returns when the run is to try again; else raises what ends it."""
         context, call = self._context, self._context.call
         message_relation, related_key = context.related_key(conflict)
-        is_of_message = conflict.name.startswith(MESSAGE_PREFIX) and conflict.name not in context.names()
-        if is_of_message and related_key is None:
+        is_ours = conflict.name.startswith(MESSAGE_PREFIX) and conflict.name not in context.names()
+        if is_ours and related_key is None:
             raise LockUnavailable(f"lock {conflict.name!r} is held by a key that this version can't read")
         context.locks.circuit_breaker.over()
         # Whoever holds the lock: a copy of what has run has nothing to wait for, and mustn't touch the result.
@@ -59,20 +59,18 @@ class ConflictHandling:
         warn_of_another_broker(conflict, context.record)
         error = conflict_error(conflict)
         policy, is_own = policy_of(context.options, context.locks.settings, error, at_enqueue=False)
-        decision = on_conflict(
-            Situation(
-                place=call.place,
-                policy=policy,
-                policy_is_own=is_own,
-                message_relation=message_relation,
-                waited_for_predecessor=waited_for_predecessor,
-                in_chord_header=call.request is not None and bool(call.request.chord),
-                comebacks=call.delivery.comebacks,
-                waited=call.waited if message_relation is not MessageRelation.SUCCESSOR else 0.0,
-                wait_timeout=context.options.wait_timeout,
-            ),
-            jitter,
+        situation = Situation(
+            place=call.place,
+            policy=policy,
+            policy_is_own=is_own,
+            message_relation=message_relation,
+            waited_for_predecessor=waited_for_predecessor,
+            in_chord_header=call.request is not None and bool(call.request.chord),
+            comebacks=call.delivery.comebacks,
+            waited=call.waited if message_relation is not MessageRelation.SUCCESSOR else 0.0,
+            wait_timeout=context.options.wait_timeout,
         )
+        decision = on_conflict(situation, jitter)
         if isinstance(decision, WaitForPredecessor):
             if related_key is not None:
                 context.manager.pending.await_change(related_key, conflict.name, decision.seconds)
@@ -85,19 +83,19 @@ class ConflictHandling:
             if joins is not None:
                 take_result(context, joins)
             # Who joins waits for a result, not for its turn: a position taken under another policy is given up.
-            self._line.leave()
-            self._reschedule(Reschedule(decision.seconds, decision.comebacks), error, joins)
+            self._position.leave()
+            self._reschedule(decision, error, joins)
         if isinstance(decision, Reschedule):
             if message_relation is MessageRelation.STRANGER:
                 if not call.delivery.comebacks:
                     context.manager.tell(LockWaiting(conflict.name, context.record, conflict.holder))
-                self._line.take_position(conflict, decision)
-                if self._line.is_our_turn():
+                self._position.take_position(conflict, decision)
+                if self._position.is_our_turn():
                     return
             related = None if related_key is None else related_key.record
             is_copy = related is not None and related.delivery.run == call.delivery.run
             self._reschedule(decision, error, call.joins, is_copy=is_copy)
-        self._line.leave()
+        self._position.leave()
         raise error
 
     def end_duplicate(self, duplicate: Duplicate) -> None:
@@ -117,18 +115,16 @@ class ConflictHandling:
             # Its process may have died, its message never have been published, or been dropped by its broker.
             await_result(context, duplicate, GONE_SECONDS)
             return
-        decision = on_conflict(
-            Situation(
-                place=call.place,
-                policy="join",
-                comebacks=call.delivery.comebacks,
-                waited=call.waited,
-                wait_timeout=context.options.wait_timeout,
-            ),
-            jitter,
+        situation = Situation(
+            call.place,
+            "join",
+            comebacks=call.delivery.comebacks,
+            waited=call.waited,
+            wait_timeout=context.options.wait_timeout,
         )
+        decision = on_conflict(situation, jitter)
         if isinstance(decision, Join):
-            reschedule(context, Reschedule(decision.seconds, decision.comebacks), duplicate.conflict)
+            reschedule(context, decision, duplicate.conflict)
         raise duplicate.conflict
 
     def still_runs(self, joined: Duplicate) -> bool:
@@ -151,7 +147,7 @@ class ConflictHandling:
         raise public from error
 
     def _reschedule(
-        self, decision: Reschedule, why: EtcdLockError, joins: Duplicate | None, **of_copies: bool
+        self, decision: Reschedule | Join, why: EtcdLockError, joins: Duplicate | None, **of_copies: bool
     ) -> NoReturn:
-        claims, line = self._claims.claims, self._line.place
-        reschedule(self._context, decision, why, claims=claims, line=line, joins=joins, **of_copies)
+        claims, position = self._claims.claims, self._position.claim
+        reschedule(self._context, decision, why, claims=claims, position=position, joins=joins, **of_copies)

@@ -82,7 +82,7 @@ class Redelivery:
         if not self._has_copies:
             return
         if has_run or self._run in self._marks.pending or (has_run is None and self._marks.seen(self._run)):
-            logger.info("Task %s has run already: this is a redelivered copy", self._context)
+            logger.info("Task %s has run already: this is a redelivered copy", self._context.label)
             with suppress(LockUnavailable):
                 if self._keeps_result and not self._marks.seen(without_result(self._run)):
                     await_or_replace(self._context)

@@ -76,10 +76,10 @@ class _Execution:
         may_interrupt = context.options.on_lock_lost == "raise" and (self._in_worker or running_here())
         self._interruption = Interruption() if may_interrupt else None
         self._held = HeldLocks(context, self._interruption)
-        self._line = QueuePosition(context, self._held)
+        self._position = QueuePosition(context, self._held)
         self._claims = MessageClaims(context, self._held)
         self._redelivery = Redelivery(context)
-        self._conflicts = ConflictHandling(context, self._claims, self._line, self._redelivery)
+        self._conflicts = ConflictHandling(context, self._claims, self._position, self._redelivery)
         self._ended_by: BaseException | None = None
         self._had_lock = False
         self._has_let_go = False
@@ -153,7 +153,10 @@ class _Execution:
         self._conflicts.unavailable(error)
         name = self._context.names()[0]
         logger.warning(
-            "Task %s runs WITHOUT its lock %r, because etcdlock_on_unavailable is 'run': %s", self._context, name, error
+            "Task %s runs WITHOUT its lock %r, because etcdlock_on_unavailable is 'run': %s",
+            self._context.label,
+            name,
+            error,
         )
         return UnprotectedLock(name)
 
@@ -177,9 +180,9 @@ class _Execution:
         waited_for_predecessor = False
         looks = 0
         while True:
-            place = self._line.place
-            if place is not None and names == (place.name,):
-                conflict = self._line.try_turn(place)
+            position = self._position.claim
+            if position is not None and names == (position.name,):
+                conflict = self._position.try_turn(position)
             else:
                 conflict = self._held.acquire(names)
             if conflict is None:
@@ -194,7 +197,7 @@ class _Execution:
                 continue
             self._conflicts.meet(conflict, waited_for_predecessor)
             waited_for_predecessor = True
-        self._line.leave()
+        self._position.leave()
 
     def _acquire_without_result(self, joins: Duplicate) -> None:
         """Acquire the lock only once there is neither a result of the joined run nor anything left of it.
@@ -216,7 +219,7 @@ class _Execution:
     def _acquires_again(self, conflict: Conflict, names: tuple[str, ...]) -> bool:
         """Whether to acquire again: with a queue position that was found, or without what was left behind."""
         context = self._context
-        if len(names) == 1 and self._line.place is None and self._line.take_up(conflict.name, conflict.keys):
+        if len(names) == 1 and self._position.claim is None and self._position.take_up(conflict.name, conflict.keys):
             return True
         left = find(conflict.keys, context.call.delivery, Relation.LEFT_BEHIND)
         return left is not None and context.manager.pending.drop(Claim(conflict.name, left.token, left.mod_revision))
@@ -233,7 +236,7 @@ class _Execution:
             logger.warning(
                 "Task %s runs although it may have run before, because etcdlock_on_unavailable is 'run' and the store "
                 "can't be asked: %s",
-                self._context,
+                self._context.label,
                 error,
             )
 
@@ -256,13 +259,13 @@ class _Execution:
         error = self._ended_by
         if isinstance(error, HasRun):
             # Only what this copy waited with: the claim and what waits for a retry are the first's.
-            self._line.leave()
+            self._position.leave()
         comes_again = is_requeued(error) if isinstance(error, Reject) else isinstance(error, Retry | StillRuns | HasRun)
         if comes_again or (error is not None and not isinstance(error, Exception)):
             return  # the message comes again, with what it holds
-        context, place = self._context, self._line.place
+        context, position = self._context, self._position.claim
         leftovers = () if context.lifetime.name == "until_expired" else self._claims.claims
-        names = {claim.name for claim in (*leftovers, *([] if place is None else [place]))}
+        names = {claim.name for claim in (*leftovers, *([] if position is None else [position]))}
         if context.lifetime.hand_over and not self._had_lock and self._in_worker:
             # It ended without its lock: nobody takes over what its predecessor leaves for it.
             with suppress(EtcdLockError):
