@@ -90,17 +90,10 @@ class SingletonTask(_TypedTask[P, R]):
         guard(cls)
 
     @classmethod
-    def on_bound(cls, app: Celery) -> None:
-        """Check the options as soon as the task has an app. Raises ``InvalidOption``."""
-        super().on_bound(app)
-        cls._etcdlock_prepare(app)
-
-    @classmethod
     def bind(cls, app: Celery) -> Any:
-        """As Celery's. A class of the user's may have an ``on_bound`` that doesn't come to ours."""
+        """As Celery's, and check the options as soon as the task has an app. Raises ``InvalidOption``."""
         bound = super().bind(app)
-        if "_lock_plan" not in vars(cls):
-            cls._etcdlock_prepare(app)
+        cls._etcdlock_prepare(app)
         return bound
 
     @classmethod
