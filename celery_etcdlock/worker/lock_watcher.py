@@ -144,19 +144,13 @@ class LockWatcher:
             time.sleep(RETRY_SECONDS)
 
     def _follow(self, inspector: Inspector) -> None:
-        deletions = inspector.deletions(inspector.revision())
-        first = True
-        while True:
-            segments = next(deletions)
-            if first:
-                # What happened before the watch began is found by a look.
-                first = False
-                self.look_at(self._all_names())
-            if segments:
-                with self._mutex:
-                    concerned = [name for name in self._waiters if escape_name(name) in segments]
-                self.look_at(concerned)
-            elif not self._all_names():
+        is_first = True
+        for segments in inspector.deletions(inspector.revision()):
+            names = self._all_names()
+            # What happened before the watch began is found by a look.
+            self.look_at(name for name in names if is_first or escape_name(name) in segments)
+            is_first = False
+            if not segments and not names:
                 return
 
     def _all_names(self) -> list[str]:

@@ -45,15 +45,16 @@ def enter(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], go_on: Calla
     if call_path is not None and request is None and call_path.task is task and not call_path.in_body:
         return go_on()
     if request is None and task._etcdlock_is_async and not has_own_call(type(task)):
-        return locked_coroutine(functools.partial(_lock, task, args, kwargs), go_on)
-    return _lock(task, args, kwargs, functools.partial(finished, task, go_on))
+        return locked_coroutine(functools.partial(_lock, task, None, args, kwargs), go_on)
+    return _lock(task, request, args, kwargs, functools.partial(finished, task, go_on))
 
 
 def reach_body(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], body: Callable[[], Any], outer: bool) -> Any:
     """``task.run``: go on to the body, through the lock where nobody took it. ``outer``: not called by ``super()``."""
     way = _way_to_body(task, args, kwargs, outer)
     if way is None:
-        return _lock(task, args, kwargs, functools.partial(finished, task, functools.partial(_in_body, body)))
+        go_on = functools.partial(finished, task, functools.partial(_in_body, body))
+        return _lock(task, entering_request(task), args, kwargs, go_on)
     with way:
         return body()
 
@@ -64,9 +65,8 @@ async def reach_async_body(
     """The same for an ``async def``, where it is awaited."""
     way = _way_to_body(task, args, kwargs, outer)
     if way is None:
-        return await locked_coroutine(
-            functools.partial(_lock, task, args, kwargs), functools.partial(_in_async_body, body)
-        )
+        lock = functools.partial(_lock, task, entering_request(task), args, kwargs)
+        return await locked_coroutine(lock, functools.partial(_in_async_body, body))
     with way:
         return await body()
 
@@ -93,9 +93,8 @@ def make_ready(task: Any) -> None:
         type(task)._etcdlock_prepare(task.app)
 
 
-def _lock(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], go_on: Callable[[], Any]) -> Any:
+def _lock(task: Any, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any], go_on: Callable[[], Any]) -> Any:
     names = functools.cache(lambda: task._lock_names(args, kwargs))
-    request = entering_request(task)
     call_path = CallPath(task, getattr(request, "id", None), names)
 
     def through() -> Any:
