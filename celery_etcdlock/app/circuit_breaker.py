@@ -31,7 +31,7 @@ class CircuitBreaker:
         self._settings = settings
         self._monotonic = monotonic
         self._mutex = threading.Lock()
-        self._told = False
+        self._is_logged = False
         self._unanswered = 0
         self._found: LockUnavailable | None = None
         self._try_again_at = 0.0
@@ -61,9 +61,9 @@ class CircuitBreaker:
                 if not error.maybe_applied or self._unanswered > 1:
                     self._found = error
                     self._try_again_at = self._monotonic() + settings.timeout
-            if self._told:
+            if self._is_logged:
                 return
-            self._told = True
+            self._is_logged = True
         logger.warning(
             "celery-etcdlock can't acquire locks: %s. Locked tasks %s. Check etcd and the settings "
             "etcdlock_endpoints and etcdlock_timeout (%g s). "
@@ -80,6 +80,6 @@ class CircuitBreaker:
         with self._mutex:
             self._unanswered = 0
             self._found = None
-            told, self._told = self._told, False
-        if told:
+            was_logged, self._is_logged = self._is_logged, False
+        if was_logged:
             logger.warning("celery-etcdlock: etcd is reachable again; locking resumed.")

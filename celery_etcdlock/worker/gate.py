@@ -227,17 +227,17 @@ class Gate(bootsteps.StartStopStep):
     def _on_turn(self, waiters: list[Any]) -> None:
         """In a thread of the lock watcher."""
         if self._consumer.hub is not None:
-            self._consumer.hub.call_soon(self._let_go, waiters)
+            self._consumer.hub.call_soon(self._pass_ready, waiters)
         else:
             # Where there is no hub, it is the timer that passes messages on whose time has come.
-            self._consumer.timer.call_after(0, self._let_go, (waiters,))
+            self._consumer.timer.call_after(0, self._pass_ready, (waiters,))
 
     def _turn_hub(self) -> None:
         """Make a hub that can't be woken turn often while messages are parked."""
         self._wake_timer = self._consumer.timer.call_after(SLOT_SECONDS, self._turn_hub) if self._parked else None
 
-    def _let_go(self, going: list[_Parked]) -> None:
-        for parked in going:
+    def _pass_ready(self, ready: list[_Parked]) -> None:
+        for parked in ready:
             if self._parked.get(parked.request.id) is not parked:
                 continue
             # Celery sends its signal just before it sets the timer that has to be cancelled.

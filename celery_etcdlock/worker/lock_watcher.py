@@ -39,7 +39,7 @@ LOOK_SECONDS = 30.0
 #: The same where a key has expired by this host's clock: etcd's clock decides when it has (``core.expiry``).
 STANDS_SECONDS = 5.0
 #: The same where another run, or a copy, of the same message is in the way.
-KIN_SECONDS = 1.0
+SAME_MESSAGE_SECONDS = 1.0
 #: How long a queue position is kept at a time, by this host's clock. It is extended after half of that.
 KEEP_SECONDS = 120.0
 
@@ -210,7 +210,7 @@ class LockWatcher:
         if seconds <= 0:
             seconds = STANDS_SECONDS
         if any(find(keys, waiter.delivery, Relation.KIN) is not None for waiter in waiters):
-            seconds = min(seconds, KIN_SECONDS)
+            seconds = min(seconds, SAME_MESSAGE_SECONDS)
         self._look_again_at[name] = time.monotonic() + min(seconds, LOOK_SECONDS)
 
     def _keep(self, waiter: Waiter, position: Claim, mine: Key | None) -> None:

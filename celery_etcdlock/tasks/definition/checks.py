@@ -47,7 +47,7 @@ FOREIGN = {
 }
 
 #: Bases that were warned of leaving out the app's own task class.
-_told: WeakKeyDictionary[type, None] = WeakKeyDictionary()
+_warned_of: WeakKeyDictionary[type, None] = WeakKeyDictionary()
 
 
 class NotLockable(InvalidOption):
@@ -156,9 +156,9 @@ def _tell_of_left_out_class(task: type[Any], app: Celery) -> None:
     classes = theirs.__mro__[1:] if "_app" in vars(theirs) else theirs.__mro__
     missing = [each for each in classes if each not in task.__mro__]
     base = task.__mro__[1]
-    if not missing or getattr(task, "_etcdlock_base_was_chosen", False) or base in _told:
+    if not missing or getattr(task, "_etcdlock_base_was_chosen", False) or base in _warned_of:
         return
-    _told[base] = None
+    _warned_of[base] = None
     name = missing[0].__name__
     logger.warning(
         "celery-etcdlock: task %r has the base %s, which leaves out the app's own task class %s: use @singleton_task, "

@@ -98,7 +98,7 @@ class Interruption:
             # Once more: something may have struck in the first.
             self._disarm()
 
-    def told(self) -> None:
+    def raised_elsewhere(self) -> None:
         """``LockLost`` is raised in the body by other means: don't raise it again in what the body does about it."""
         if self._ident == threading.get_ident():
             self._disarm()

@@ -82,7 +82,7 @@ class _Execution:
         self._conflicts = ConflictHandling(context, self._claims, self._position, self._redelivery)
         self._ended_by: BaseException | None = None
         self._had_lock = False
-        self._has_let_go = False
+        self._has_ended = False
 
     def run(self, body: Callable[[], Result]) -> Result:
         try:
@@ -242,7 +242,7 @@ class _Execution:
 
     def end(self) -> None:
         """Release all that the run holds. A second call goes on where the first was interrupted."""
-        if self._has_let_go:
+        if self._has_ended:
             return
         try:
             self._redelivery.ended(self._ended_by)
@@ -252,7 +252,7 @@ class _Execution:
             self._redelivery.put_mark()  # where nothing was held any more
         finally:
             self._drop_leftovers()
-        self._has_let_go = True
+        self._has_ended = True
 
     def _drop_leftovers(self) -> None:
         """Drop what the message held before it started and nobody will take over."""
