@@ -164,8 +164,7 @@ default_etcd_member3 = _member("etcd3", *MEMBERS)
 @pytest.fixture
 def celery_etcd(default_etcd: EtcdContainer) -> Iterator[EtcdTestNode | EtcdCluster]:
     """One etcd, healthy; the test's own process has its locks there."""
-    node = EtcdTestNode(default_etcd)
-    yield from _with_locks_in(node)
+    yield from _with_locks_in(EtcdTestNode(default_etcd))
 
 
 @pytest.fixture
@@ -173,8 +172,7 @@ def celery_etcd_cluster(
     default_etcd_member1: EtcdContainer, default_etcd_member2: EtcdContainer, default_etcd_member3: EtcdContainer
 ) -> Iterator[EtcdCluster]:
     """Three etcd members, healthy; the test's own process has its locks there."""
-    cluster = EtcdCluster(default_etcd_member1, default_etcd_member2, default_etcd_member3)
-    yield from _with_locks_in(cluster)
+    yield from _with_locks_in(EtcdCluster(default_etcd_member1, default_etcd_member2, default_etcd_member3))
 
 
 def _with_locks_in(etcd: Etcd) -> Iterator[Etcd]:

@@ -55,7 +55,7 @@ else:
 WORKER_STEPS = (
     "celery_etcdlock.worker.check_settings:CheckSettings",
     "celery_etcdlock.worker.dead_children:LookAfterChildren",
-    "celery_etcdlock.worker.inspect_commands:KeepFigures",
+    "celery_etcdlock.worker.inspect_commands:PoolMemory",
     "celery_etcdlock.worker.free_never_started:FreeNeverStarted",
     "celery_etcdlock.worker.apply_dedup:ApplyDedup",
     "celery_etcdlock.worker.option_mismatch:CompareOptions",

@@ -115,8 +115,7 @@ class FreeNeverStarted(bootsteps.StartStopStep):
                     if self._messages.empty():
                         self._runs = False
                         return
-            now = time.monotonic()
-            timeout = None if not waiting else max(0.0, min(each.look_at for each in waiting) - now)
+            timeout = max(0.0, min(each.look_at for each in waiting) - time.monotonic()) if waiting else None
             with contextlib.suppress(queue.Empty):
                 ended = self._messages.get(timeout=timeout)
                 waiting += [] if ended is None else [ended]

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from celery_etcdlock.listeners.figures import Figures
 
 
-class KeepFigures(bootsteps.StartStopStep):
+class PoolMemory(bootsteps.StartStopStep):
     """Makes the memory into which all processes of the pool write, before it forks: figures, and joined runs."""
 
     #: It finds out how many processes there may be.
