@@ -48,15 +48,10 @@ class HeldLocks:
     def acquire(self, names: Sequence[str]) -> Conflict | None:
         """Take all of these locks, or none and say who has one."""
         context = self._context
-        if len(names) > 1:
-            several = context.manager.acquire_all(
-                names, context.record, ttl_seconds=context.ttl_seconds, on_held=self._hold, on_lost=self._lost
-            )
-            return several if isinstance(several, Conflict) else None
-        one = context.manager.acquire(
-            names[0], context.record, ttl_seconds=context.ttl_seconds, on_held=self._hold, on_lost=self._lost
+        outcome = context.manager.acquire_all(
+            names, context.record, ttl_seconds=context.ttl_seconds, on_held=self._hold, on_lost=self._lost
         )
-        return one if isinstance(one, Conflict) else None
+        return outcome if isinstance(outcome, Conflict) else None
 
     def take_over(self, claim: Claim) -> Conflict | None:
         """Take over a lock that this message holds, or say who has it."""
@@ -86,7 +81,7 @@ class HeldLocks:
 
     def _hold(self, lock: Lock) -> None:
         if self._interruption is not None:
-            lock.on_told = self._interruption.told
+            lock.on_told = self._interruption.raised_elsewhere
         lock.copies_may_ask = True
         self._held.append(lock)
 
