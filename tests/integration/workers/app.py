@@ -103,6 +103,19 @@ def retried_when_lost(seconds: float = 0.0) -> int:
     return body(0.0 if retried_when_lost.request.retries else seconds)
 
 
+@task(
+    base=SingletonTask,
+    bind=True,
+    lock="until_executed",
+    retry_on_worker_lost=True,
+    default_retry_delay=0,
+    max_retries=2,
+)
+def retried_when_dead(self: Any, seconds: float) -> int:
+    """Celery 5.7 publishes its retry when its process has died."""
+    return body(0.0 if self.request.retries else seconds)
+
+
 @task(base=SingletonTask)
 def sleeps_in_one_go(seconds: float) -> None:
     note(event="enter", name=current_lock().name, token=current_lock().fencing_token)

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 import pytest
+from celery import Task
 
 from celery_etcdlock import LockConflict, LockLost
 from tests.etcd_server import EtcdServer
@@ -133,3 +134,16 @@ def test_a_body_that_hogs_the_interpreter(new_project: Callable[..., Project]) -
 
 def _ours(worker: Worker) -> str:
     return "\n".join(line for line in worker.text().splitlines() if "etcdlock" in line)
+
+
+@pytest.mark.skipif(not hasattr(Task, "retry_on_worker_lost"), reason="from Celery 5.7 on")
+def test_the_retry_that_celery_publishes_for_a_dead_child_runs_under_its_lock(project: Project, admin: Admin) -> None:
+    project.start_worker("-c", "2")
+    task = project.module.retried_when_dead
+    result = task.delay(60.0)
+    [killed] = project.bodies.wait_entered(1)
+    os.kill(killed["pid"], signal.SIGKILL)
+    fencing_token = result.get(timeout=30)
+    assert fencing_token > killed["token"]
+    assert project.bodies.tokens(killed["name"]) == [killed["token"], fencing_token]
+    wait_for(lambda: not admin.keys(task.name), "the lock is free", 10)
