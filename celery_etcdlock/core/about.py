@@ -72,10 +72,10 @@ def value_in_words(value: Any, depth: int = 2) -> str:
         return f"{len(value)} bytes"
     if base in (list, tuple, set, frozenset):
         items = (value_in_words(each, depth - 1) for each in value)
-        return f"[{_first(items, depth)}]"
+        return f"[{_first(items, depth) if value else ''}]"
     if base is dict:
         items = (f"{value_in_words(key, 0)}: {_item(key, each, depth - 1)}" for key, each in value.items())
-        return f"{{{_first(items, depth)}}}"
+        return f"{{{_first(items, depth) if value else ''}}}"
     return _CUT
 
 
@@ -84,5 +84,5 @@ def _item(key: Any, value: Any, depth: int) -> str:
 
 
 def _first(items: Iterator[str], depth: int) -> str:
-    some = list(islice(items, MOST_ITEMS + 1)) if depth else []
-    return ", ".join(some) if 0 < len(some) <= MOST_ITEMS else ", ".join([*some[:MOST_ITEMS], _CUT])
+    some = list(islice(items, MOST_ITEMS + 1)) if depth else [_CUT]
+    return ", ".join(some if len(some) <= MOST_ITEMS else [*some[:MOST_ITEMS], _CUT])
