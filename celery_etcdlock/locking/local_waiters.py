@@ -78,7 +78,7 @@ class LocalWaiters:
                 return await self._manager.acquiring(asking, request._replace(wait_seconds=seconds_left))
         finally:
             self._leave(names, caller)
-        return Conflict(names[0], await asking.call(self._manager.pending.look, names[0]))
+        return Conflict(names[0], await asking.call(self._manager.claims.look, names[0]))
 
     async def _contend_for_all(
         self, asking: StoreAccess, request: AcquireRequest, wait_until: float, stop: WaitCancellation

@@ -74,7 +74,7 @@ class LockManager:
         self._blocking = BlockingStoreAccess(store)
         self._acquirer = Acquirer(self._keeper, clock, timeout_seconds, self.tell)
         #: Locks that stand without renewal.
-        self.pending = Claims(
+        self.claims = Claims(
             store, clock, timeout_seconds, wall_clock, schedule_delete=self._keeper.schedule_delete_on_shared
         )
         #: Which deliveries have come to their end.
@@ -140,7 +140,7 @@ class LockManager:
                     deadline=deadline,
                     wait_until=wait_until,
                     answer_seconds=self.timeout_seconds,
-                    wall_offset=self.pending.wall_offset,
+                    wall_offset=self.claims.wall_offset,
                 )
             else:
                 machine = machines.AcquireAll(
@@ -151,7 +151,7 @@ class LockManager:
                     epoch=session.epoch,
                     give_up_at=give_up_at,
                     deadline=deadline,
-                    wall_offset=self.pending.wall_offset,
+                    wall_offset=self.claims.wall_offset,
                 )
             owned = await self._acquirer.own(asking, session, machine, pending_deletes, request, wait_until)
             if isinstance(owned, list):
@@ -248,7 +248,7 @@ class LockManager:
             if not session.begin_release(lock, pending, self._clock() + 3 * self.timeout_seconds):
                 return None
             try:
-                outcome = self.pending.keep(claim, record, seconds)
+                outcome = self.claims.keep(claim, record, seconds)
             except LockUnavailable as error:
                 self._keeper.schedule_delete(session, pending)
                 logger.warning("lock %r couldn't be left to stand; it is released: %s", lock.name, error)
@@ -354,7 +354,7 @@ class LockManager:
 
     def _drop_ended(self, ended: EndedRun) -> None:
         try:
-            outcome = self.pending.drop_ended(ended.name, ended.delivery, position_only=ended.position_only)
+            outcome = self.claims.drop_ended(ended.name, ended.delivery, position_only=ended.position_only)
         except BaseException as error:
             self._keeper.schedule_release(ended)
             if not isinstance(error, LockUnavailable):
@@ -370,7 +370,7 @@ class LockManager:
         Never raises for the store's sake.
         """
         try:
-            self.pending.drop(claim)
+            self.claims.drop(claim)
         except BaseException as error:
             self._keeper.schedule_release(
                 PendingDelete(claim.name, claim.token, claim.revision, replaces=claim.replaces)

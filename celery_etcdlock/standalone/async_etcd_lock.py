@@ -138,7 +138,7 @@ class AsyncEtcdLock(NamedLock):
 
     async def _keys(self, name: str) -> tuple[Key, ...]:
         access = await self._access()
-        return await access.in_loop().call(access.manager.pending.look, name)
+        return await access.in_loop().call(access.manager.claims.look, name)
 
 
 def _task_ended(its: weakref.ref[Holdings], task: asyncio.Task[Any]) -> None:

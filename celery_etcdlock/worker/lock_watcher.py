@@ -198,7 +198,7 @@ class LockWatcher:
                 logger.exception("celery-etcdlock: reading lock %r failed", name)
 
     def _decide(self, name: str, waiters: Sequence[Waiter]) -> None:
-        keys = self._manager().pending.look(name)
+        keys = self._manager().claims.look(name)
         self._await_end(name, keys, waiters)
         _find_places(waiters, keys)
         by_token = {key.token: key for key in keys}
@@ -229,7 +229,7 @@ class LockWatcher:
         now = time.monotonic()
         if mine is None or mine.record is None or not is_position(mine) or now < waiter.keep_at:
             return
-        kept = self._manager().pending.keep(place, mine.record, KEEP_SECONDS)
+        kept = self._manager().claims.keep(place, mine.record, KEEP_SECONDS)
         if isinstance(kept, Claim):
             waiter.place = kept
             waiter.keep_at = now + KEEP_SECONDS / 2

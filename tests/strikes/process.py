@@ -111,7 +111,7 @@ class Process:
         self.etcd = OneAtATime()
         self.group = GroupCommit(EtcdStore(self.etcd, "/p/"))
         self.manager = LockManager(self.group, EtcdStore(self.etcd, "/p/"), clock=lambda: self.now)
-        self.manager.pending._wall_clock = lambda: 1e9 + self.now
+        self.manager.claims._wall_clock = lambda: 1e9 + self.now
         self.keeper = self.manager._keeper
         self.page: LeasePage | None = None
         # As if the renewal's thread ran: the test does what it does.
@@ -150,7 +150,7 @@ class Process:
         """Nothing of the process is in the way of the next lock."""
         assert self.group._leader is None
         assert not self.group._queue
-        for mutex in (self.group._mutex, self.keeper._opening, self.manager.pending._leases._opening):
+        for mutex in (self.group._mutex, self.keeper._opening, self.manager.claims._leases._opening):
             assert not mutex._is_owned()
         for session in self.keeper._sessions.values():
             assert not session._uses
@@ -162,7 +162,7 @@ class Process:
 
     def check_owes_nothing(self, but: tuple[Lock, ...] = ()) -> None:
         """Nothing is renewed that nobody holds."""
-        leases = [lease.session for lease in self.manager.pending._leases._leases.values()]
+        leases = [lease.session for lease in self.manager.claims._leases._leases.values()]
         for session in [*self.keeper._sessions.values(), *leases]:
             assert not session._pending_deletes
             assert [lock for lock in session.held() if lock not in but] == []

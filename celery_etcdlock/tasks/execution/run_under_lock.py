@@ -166,7 +166,7 @@ class _Execution:
         record = replace(context.record, kind=KeyKind.WINDOW)
         assert context.options.unique_for is not None
         while True:
-            outcomes = context.manager.pending.claim_all([(name, record) for name in names], context.options.unique_for)
+            outcomes = context.manager.claims.claim_all([(name, record) for name in names], context.options.unique_for)
             conflicts = [outcome for outcome in outcomes if isinstance(outcome, Conflict) and outcome.keys]
             if not conflicts:
                 return
@@ -207,7 +207,7 @@ class _Execution:
                 raise LockUnavailable(f"lock {conflict.name!r} is held by a key that this version can't read")
             decision = self._conflicts.meet(conflict, waited_for_predecessor)
             if related_key is not None:
-                self._context.manager.pending.await_change(related_key, conflict.name, decision.seconds)
+                self._context.manager.claims.await_change(related_key, conflict.name, decision.seconds)
             waited_for_predecessor = True
         self._line.leave()
 
@@ -234,7 +234,7 @@ class _Execution:
         if len(names) == 1 and self._line.place is None and self._line.take_up(conflict.name, conflict.keys):
             return True
         left = find(conflict.keys, context.call.delivery, Relation.LEFT_BEHIND)
-        return left is not None and context.manager.pending.drop(Claim(conflict.name, left.token, left.mod_revision))
+        return left is not None and context.manager.claims.drop(Claim(conflict.name, left.token, left.mod_revision))
 
     def check_not_done(self) -> None:
         """With the lock held, whether the body has run already."""

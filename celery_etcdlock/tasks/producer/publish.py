@@ -89,8 +89,8 @@ class Enqueued:
 
     def claim(self, names: tuple[str, ...]) -> Conflict | None:
         """Take the locks, or say who has them."""
-        pending = self.locks.manager.pending
-        outcomes = pending.claim_all([(name, self.record) for name in names], self.seconds, self.hold)
+        claims = self.locks.manager.claims
+        outcomes = claims.claim_all([(name, self.record) for name in names], self.seconds, self.hold)
         conflicts = [outcome for outcome in outcomes if isinstance(outcome, Conflict)]
         return max(conflicts, key=lambda conflict: len(conflict.keys)) if conflicts else None
 
@@ -145,7 +145,7 @@ class Enqueued:
             return False
         older = holder.delivery.task_id
         claim = Claim(conflict.name, key.token, key.mod_revision)
-        kept = manager.pending.keep(claim, self.record, self.seconds, replaces=older, on_claimed=self.hold)
+        kept = manager.claims.keep(claim, self.record, self.seconds, replaces=older, on_claimed=self.hold)
         if isinstance(kept, Conflict):
             return False
         logger.info("Task %s[%s] takes the place of %s in the queue", self.task.name, self.task_id, older)

@@ -68,7 +68,7 @@ def _claim(calls: Any, members: list[Any], options: dict[str, Any], held: dict[s
 
         try:
             locks.circuit_breaker.check(settings.timeout)
-            locks.manager.pending.claim_each([(name, call.record) for _, call, name in each], seconds, hold)
+            locks.manager.claims.claim_each([(name, call.record) for _, call, name in each], seconds, hold)
             locks.circuit_breaker.over()
         except LockUnavailable as error:
             locks.circuit_breaker.tell(error, settings.timeout, settings.on_unavailable)

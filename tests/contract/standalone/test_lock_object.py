@@ -178,7 +178,7 @@ class TestTrust:
         lock = locks.lock("a")
         with pytest.raises(LockLost, match="its key was gone when it was released"), lock as held:  # noqa: PT012
             for key in locks.holders("a"):
-                locks.manager.pending.drop(claim_of(held, key.mod_revision))
+                locks.manager.claims.drop(claim_of(held, key.mod_revision))
 
     def test_an_exception_in_a_lost_block_keeps_its_place(
         self, locks: EtcdLocks, caplog: pytest.LogCaptureFixture

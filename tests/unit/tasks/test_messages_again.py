@@ -238,7 +238,7 @@ def test_a_claim_that_is_deleted_in_the_moment_of_its_take_over_leaves_the_lock_
 
     def delete() -> None:
         [key] = worker.locks.holders("name")
-        assert worker.locks.manager.pending.drop(Claim("name", key.token, key.mod_revision))
+        assert worker.locks.manager.claims.drop(Claim("name", key.token, key.mod_revision))
 
     worker.on_operation(monkeypatch, Promote, delete)
     worker.run(message)
@@ -728,7 +728,7 @@ def test_a_copy_of_what_has_run_leaves_no_queue_position_behind(worker: Worker) 
     with worker.locks.lock("name"):
         assert place.record is not None
         taken: list[Claim] = []
-        worker.locks.manager.pending.take_position("name", place.record, 60, taken.append)
+        worker.locks.manager.claims.take_position("name", place.record, 60, taken.append)
         message.headers[POSITION_HEADER] = written_claims(taken[-1:])[0]
         worker.run(message)
         assert worker.ran == [None]
