@@ -25,7 +25,7 @@ from collections import OrderedDict
 from collections.abc import Sequence
 
 from celery_etcdlock.core.operations import AwaitChange
-from celery_etcdlock.locking.acquire_request import AcquireRequest
+from celery_etcdlock.locking.acquisition import AcquireRequest
 from celery_etcdlock.locking.cancel_wait import WaitCancellation
 from celery_etcdlock.locking.clock import Clock, boot_time
 from celery_etcdlock.locking.lock import Lock
@@ -61,12 +61,12 @@ class LocalWaiters:
     async def acquire(self, asking: StoreAccess, request: AcquireRequest) -> list[Lock] | Conflict:
         """Own all locks of ``request``, or none and say who has one. Waits also for several, and maybe for ever.
 
-        Otherwise as ``LockManager.acquiring``. Raises ``LockUnavailable``.
+        Otherwise as ``Acquirer.acquire``. Raises ``LockUnavailable``.
         """
         if len(request.names) > 1:
             request = request._replace(names=tuple(sorted(request.names)))
         if request.wait_seconds <= 0:
-            return await self._manager.acquiring(asking, request)
+            return await self._manager.acquirer.acquire(asking, request)
         names, stop = request.names, request.stop or WaitCancellation()
         wait_until = self._clock() + request.wait_seconds
         caller = _Caller(asking.bell())
@@ -75,7 +75,7 @@ class LocalWaiters:
                 if len(names) > 1:
                     return await self._contend_for_all(asking, request, wait_until, stop)
                 seconds_left = max(0.0, wait_until - self._clock())
-                return await self._manager.acquiring(asking, request._replace(wait_seconds=seconds_left))
+                return await self._manager.acquirer.acquire(asking, request._replace(wait_seconds=seconds_left))
         finally:
             self._leave(names, caller)
         return Conflict(names[0], await asking.call(self._manager.claims.look, names[0]))
@@ -84,7 +84,7 @@ class LocalWaiters:
         self, asking: StoreAccess, request: AcquireRequest, wait_until: float, stop: WaitCancellation
     ) -> list[Lock] | Conflict:
         while True:
-            outcome = await self._manager.acquiring(asking, request._replace(wait_seconds=0.0))
+            outcome = await self._manager.acquirer.acquire(asking, request._replace(wait_seconds=0.0))
             seconds_left = wait_until - self._clock()
             if not isinstance(outcome, Conflict) or seconds_left <= 0 or stop.stopped:
                 return outcome

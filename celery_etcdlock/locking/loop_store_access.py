@@ -73,7 +73,7 @@ class LoopStoreAccess:
         await asyncio.sleep(seconds)
 
     async def call(
-        self, function: Callable[..., Result], *arguments: Any, undo: Callable[[Result], object] | None = None
+        self, function: Callable[..., Result], *arguments: Any, undo: Callable[[], object] | None = None
     ) -> Result:
         """A call that has begun goes on to its end when its caller is cancelled."""
         future = self._threads.submit(function, *arguments)
@@ -81,7 +81,7 @@ class LoopStoreAccess:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             if undo is not None:
-                future.add_done_callback(lambda done: _undo(done, undo))
+                future.add_done_callback(lambda _: undo())
             raise
 
     async def finish(self, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -109,11 +109,6 @@ class LoopStoreAccess:
             if self._changes is not None:
                 self._changes.remove(bell.ring, operation.name)
         return Changed()
-
-
-def _undo(future: concurrent.futures.Future[Result], undo: Callable[[Result], object]) -> None:
-    if not future.cancelled() and future.exception() is None:
-        undo(future.result())
 
 
 class LoopBell:

@@ -17,6 +17,8 @@ needs the next one to be right.
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
@@ -29,6 +31,9 @@ from celery_etcdlock.locking.lease_page import LeasePage
 
 #: Replies that tell the epoch.
 MOVES_EPOCH = (SessionFenced, EpochMoved)
+
+#: Fraction of the TTL after which a session is renewed.
+RENEW_AFTER = 1 / 3
 
 #: When a pending delete is due that nobody has in hand.
 AT_ONCE = 0.0
@@ -75,10 +80,21 @@ class Use:
 
 
 class Session:
-    """See the module. Times are on ``clock``. On ``page``, if any, the parent process may vouch for the lease."""
+    """See the module. Times are on ``clock``. On ``page``, if any, the parent process may vouch for the lease.
 
-    def __init__(self, lease: int, opened: Opened, clock: Clock, page: LeasePage | None = None) -> None:
+    ``on_abandoned`` is called whenever there is something to be deleted at once.
+    """
+
+    def __init__(
+        self,
+        lease: int,
+        opened: Opened,
+        clock: Clock,
+        page: LeasePage | None = None,
+        on_abandoned: Callable[[Session], object] | None = None,
+    ) -> None:
         self.lease = lease
+        self._on_abandoned = on_abandoned
         self._page = page
         self.ttl_seconds = opened.ttl_seconds
         self.opened_at = opened.opened_at
@@ -160,6 +176,11 @@ class Session:
         if isinstance(reply, MOVES_EPOCH):
             self._epoch = max(self._epoch, reply.epoch)
 
+    def schedule_renewal(self, seconds: float | None = None) -> None:
+        """In a third of the TTL, or in so many seconds; a bit earlier, so that workers don't renew in step."""
+        seconds = self.ttl_seconds * RENEW_AFTER if seconds is None else seconds
+        self.renew_at = self._clock() + seconds * random.uniform(0.85, 1.0)
+
     # --- who uses it ----------------------------------------------------------------------------------------
 
     def enter(self, use: Use) -> bool:
@@ -234,6 +255,8 @@ class Session:
         self._pending_deletes[pending] = AT_ONCE
         if lock is not None:
             self.end_hold(lock)
+        if self._on_abandoned is not None:
+            self._on_abandoned(self)
 
     def begin_release(self, lock: LockOnLease, pending: PendingDelete, due: float) -> bool:
         """Have its delete pending instead of holding the lock. False if neither is so any more."""

@@ -13,12 +13,13 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
 from typing import Any
 
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.lock_store import LockStore
-from celery_etcdlock.locking.open_session import open_session
+from celery_etcdlock.locking.open_sessions import open_session
 from celery_etcdlock.locking.session import Session
 from celery_etcdlock.native import unlock
 
@@ -29,10 +30,17 @@ SMALLEST_LEASE_SECONDS = 64
 class SharedLeases:
     """See the module. Raises ``LockUnavailable`` where none can be opened before ``deadline``, on ``clock``."""
 
-    def __init__(self, store: LockStore, clock: Clock, spread: float = 1.0) -> None:
+    def __init__(
+        self,
+        store: LockStore,
+        clock: Clock,
+        spread: float = 1.0,
+        on_abandoned: Callable[[Session], object] | None = None,
+    ) -> None:
         self._spread = spread
         self._store = store
         self._clock = clock
+        self._on_abandoned = on_abandoned
         # Held across I/O, so a greenlet's under gevent.
         self._opening: Any = threading.RLock()
         self._leases: dict[int, _Lease] = {}
@@ -63,7 +71,8 @@ class SharedLeases:
     def _open(self, size: int, deadline: float) -> _Lease:
         opened_at = self._clock()
         takes_for = math.ceil(size * self._spread)
-        return _Lease(open_session(size + takes_for, deadline, self._store, self._clock), opened_at + takes_for)
+        session = open_session(size + takes_for, deadline, self._store, self._clock, self._on_abandoned)
+        return _Lease(session, opened_at + takes_for)
 
 
 class _Lease:

@@ -18,7 +18,7 @@ from typing import Any
 
 from celery_etcdlock.core.record import STANDALONE_PREFIX, Delivery
 from celery_etcdlock.errors import EtcdLockError, LockLost, NotLocked
-from celery_etcdlock.locking.acquire_request import AcquireRequest
+from celery_etcdlock.locking.acquisition import AcquireRequest
 from celery_etcdlock.locking.cancel_wait import WaitCancellation
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.outcomes import Conflict

@@ -181,7 +181,7 @@ class LockWatcher:
                     self.look_at(self._all_names())
                 continue
             if isinstance(name, Waiter):
-                self._manager().drop_position(name.name, name.delivery)
+                self._manager().drop_ended(name.name, name.delivery, position_only=True)
                 continue
             with self._mutex:
                 self._queued.discard(name)

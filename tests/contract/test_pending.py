@@ -38,7 +38,6 @@ from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.locking.outcomes import Claim, Conflict
 from celery_etcdlock.locking.pending_deletes import Releases, flush
 from celery_etcdlock.locking.session import PendingDelete
-from celery_etcdlock.locking.session import Session as LockSession
 from celery_etcdlock.locking.shared_leases import KEYS_PER_LEASE
 from tests.contract.test_store import SECONDS, Session
 
@@ -64,7 +63,7 @@ def wall() -> Wall:
 
 @pytest.fixture
 def pending(store: LockStore, wall: Wall) -> Claims:
-    return Claims(store, boot_time, SECONDS, wall, schedule_delete=LockSession.abandon)
+    return Claims(store, boot_time, SECONDS, wall)
 
 
 @pytest.fixture
@@ -140,14 +139,14 @@ class TestClaims:
 
     def test_hundreds_take_few_round_trips(self, store: LockStore, wall: Wall) -> None:
         counted = _Counting(store)
-        pending = Claims(counted, boot_time, SECONDS, wall, schedule_delete=LockSession.abandon)
+        pending = Claims(counted, boot_time, SECONDS, wall)
         outcomes = pending.claim_each([(f"n{number}", record()) for number in range(250)], 60)
         assert all(isinstance(outcome, Claim) for outcome in outcomes)
         assert counted.operations <= 2 + 3
 
     def test_leases_are_shared_and_bounded(self, store: LockStore, wall: Wall) -> None:
         """Rule 11."""
-        pending = Claims(store, boot_time, SECONDS, wall, schedule_delete=LockSession.abandon)
+        pending = Claims(store, boot_time, SECONDS, wall)
         leases, deadline = pending._leases, boot_time() + SECONDS
         first = leases.take(60, 1, deadline)
         assert leases.take(60, KEYS_PER_LEASE - 1, deadline) is first
@@ -271,7 +270,7 @@ class TestDoubt:
     @pytest.mark.parametrize("applied", [True, False])
     def test_a_claim_without_an_answer_is_found_or_made(self, store: LockStore, wall: Wall, applied: bool) -> None:
         losing = _Losing(store, applied=applied)
-        pending = Claims(losing, boot_time, SECONDS, wall, schedule_delete=LockSession.abandon)
+        pending = Claims(losing, boot_time, SECONDS, wall)
         mine = claim(pending)
         assert keys(store) == (mine.token,)
         assert pending.drop(mine)

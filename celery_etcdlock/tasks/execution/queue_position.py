@@ -127,7 +127,7 @@ class QueuePosition:
     def leave(self) -> None:
         """Give the position up. Raises no error of the store."""
         if self.place is not None:
-            self._context.manager.drop_position(self.place.name, self._context.call.delivery)
+            self._context.manager.drop_ended(self.place.name, self._context.call.delivery, position_only=True)
             self.place = None
 
     def _stand(self, place: Claim) -> None:

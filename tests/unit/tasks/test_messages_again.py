@@ -855,7 +855,7 @@ def test_a_position_that_is_given_up_takes_nothing_else_along(worker: Worker, po
     worker.run(liar)
     assert worker.holders(theirs[0]) == 1
     manager = worker.locks.manager
-    manager.drop_position(theirs[0], delivery_of(other.headers))
+    manager.drop_ended(theirs[0], delivery_of(other.headers), position_only=True)
     assert worker.holders(theirs[0]) == 1
     manager.drop_ended(theirs[0], delivery_of(other.headers))
     assert worker.holders(theirs[0]) == 0
