@@ -102,7 +102,7 @@ def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[Ch
     inspector = open_inspector(settings)
     try:
         entries, _ = inspector.snapshot()
-        books = inspector.books()
+        saved_states = inspector.saved_states()
         counts = waiting_counts(inspector)
         traces = Traces(used=True) if entries else inspector.traces()
     except LockUnavailable:
@@ -110,7 +110,7 @@ def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[Ch
     finally:
         inspector.close()
     locks = LockTable(entries, counts).locks()
-    for beat in beats_of(books, locks):
+    for beat in beats_of(saved_states, locks):
         yield from beat_check_results(beat, time.time())
     if locks or traces.used:
         yield CheckResult(Level.OK, "locks", f"{number_held(locks)} held, {waits_in_words(locks, counts.others)}")

@@ -48,8 +48,8 @@ class Inspector(Protocol):
 
     def delete_note(self, kind: NoteKind, worker: str) -> None: ...
 
-    def books(self) -> dict[str, dict[str, bytes]]:
-        """What the holders of locks keep for the next ones (``operations.SaveStates``), by book and key."""
+    def saved_states(self) -> dict[str, dict[str, bytes]]:
+        """What the holders of locks keep for the next ones (``operations.SaveStates``), by lock and key."""
 
     def traces(self) -> Traces:
         """Whether anybody ever used this prefix; to be asked where no lock is held."""
