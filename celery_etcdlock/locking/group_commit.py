@@ -32,8 +32,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice
+from typing import Any
 
 from celery_etcdlock.core import operations as ops
 from celery_etcdlock.core.replies import StoreReply
@@ -55,39 +57,24 @@ class State(Enum):
     REFUSED = "refused"
 
 
+@dataclass(slots=True, eq=False)
 class Entry:
-    """One caller's operation. ``wake`` is a lock of the flavour that the process uses: greenlets wait on it, too."""
+    """One caller's operation."""
 
-    __slots__ = (
-        "answers",
-        "deadline",
-        "finished",
-        "operation",
-        "outcome",
-        "refused",
-        "sent",
-        "state",
-        "successor",
-        "taken",
-        "taken_by",
-        "wake",
-    )
-
-    def __init__(self, operation: ops.PlaceOperation, deadline: float) -> None:
-        self.operation = operation
-        self.deadline = deadline
-        self.state = State.QUEUED
-        self.outcome: StoreReply | LockUnavailable | None = None
-        self.taken_by: Entry | None = None
-        self.wake = threading.Lock()
-        self.wake.acquire()
-        # A leader's:
-        self.taken: list[Entry] = []
-        self.sent = False
-        self.answers: list[StoreReply] | None = None
-        self.refused: LockUnavailable | None = None
-        self.successor: Entry | None = None
-        self.finished = False
+    operation: ops.PlaceOperation
+    deadline: float
+    state: State = State.QUEUED
+    outcome: StoreReply | LockUnavailable | None = None
+    taken_by: Entry | None = None
+    #: Locked until something happened. Of the flavour that the process uses: greenlets wait on it, too.
+    wake: Any = field(default_factory=lambda: _locked(threading.Lock()))
+    # A leader's:
+    taken: list[Entry] = field(default_factory=list)
+    sent: bool = False
+    answers: list[StoreReply] | None = None
+    refused: LockUnavailable | None = None
+    successor: Entry | None = None
+    finished: bool = False
 
 
 class GroupCommit:
@@ -118,7 +105,10 @@ class GroupCommit:
                 if entry.state is State.REFUSED:
                     return self._alone(entry)
                 if entry.state is State.ANSWERED:
-                    return _reply(entry)
+                    if isinstance(entry.outcome, LockUnavailable):
+                        raise entry.outcome
+                    assert entry.outcome is not None
+                    return entry.outcome
                 self._wait(entry)
         finally:
             self._finish(entry)
@@ -227,6 +217,11 @@ class GroupCommit:
         return max(0.001, entry.deadline - self._monotonic())
 
 
+def _locked(lock: Any) -> Any:
+    lock.acquire()
+    return lock
+
+
 def _wake(entry: Entry) -> None:
     try:
         entry.wake.release()
@@ -244,10 +239,3 @@ def _outcome_for_others(leader: Entry, number: int) -> StoreReply | LockUnavaila
     if leader.sent:
         return LockUnavailable("the call that this one shared was interrupted", maybe_applied=True)
     return None
-
-
-def _reply(entry: Entry) -> StoreReply:
-    if isinstance(entry.outcome, LockUnavailable):
-        raise entry.outcome
-    assert entry.outcome is not None
-    return entry.outcome

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 from celery_etcdlock.core import events as lock_events
 from celery_etcdlock.core import protocol as machines
@@ -83,8 +83,6 @@ class LockManager:
         )
         self.acquirer = Acquirer(self._keeper, self.claims, self._tokens, clock, timeout_seconds, self.tell)
 
-    # --- acquiring --------------------------------------------------------------------------------------------
-
     def acquire(
         self,
         name: str,
@@ -96,43 +94,14 @@ class LockManager:
         on_lost: Callable[[Lock], None] | None = None,
     ) -> Lock | Conflict:
         """Own the lock, or say who does (``AcquireRequest``). Raises ``LockUnavailable``."""
-        outcome = self._acquire(AcquireRequest((name,), record, ttl_seconds, wait_seconds, on_held, on_lost))
+        outcome = self.acquire_all(AcquireRequest((name,), record, ttl_seconds, wait_seconds, on_held, on_lost))
         return outcome if isinstance(outcome, Conflict) else outcome[0]
 
-    def acquire_all(
-        self,
-        names: Sequence[str],
-        record: Record,
-        *,
-        ttl_seconds: int,
-        on_held: Callable[[Lock], None] | None = None,
-        on_lost: Callable[[Lock], None] | None = None,
-    ) -> list[Lock] | Conflict:
-        """Own all of these locks, or none and say who holds one of them. All have one fencing token.
+    def acquire_all(self, request: AcquireRequest) -> list[Lock] | Conflict:
+        """Own all locks of ``request``, with one fencing token, or none and say who holds one of them.
 
-        Otherwise as ``acquire``, without waiting.
+        Raises ``LockUnavailable``.
         """
-        return self._acquire(AcquireRequest(tuple(names), record, ttl_seconds, on_held=on_held, on_lost=on_lost))
-
-    def take_over(
-        self,
-        claim: Claim,
-        record: Record,
-        *,
-        ttl_seconds: int,
-        on_held: Callable[[Lock], None] | None = None,
-        on_lost: Callable[[Lock], None] | None = None,
-    ) -> Lock | Conflict:
-        """Own the lock that was taken for a message before it started, or say who has it now.
-
-        Otherwise as ``acquire``.
-        """
-        outcome = self._acquire(
-            AcquireRequest((claim.name,), record, ttl_seconds, on_held=on_held, on_lost=on_lost, claim=claim)
-        )
-        return outcome if isinstance(outcome, Conflict) else outcome[0]
-
-    def _acquire(self, request: AcquireRequest) -> list[Lock] | Conflict:
         return run_at_once(self.acquirer.acquire(self._blocking, request))
 
     def ask_to_release(self, name: str, key: Key, by: str) -> None:

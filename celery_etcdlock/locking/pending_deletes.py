@@ -147,16 +147,13 @@ def flush(
 
 def _machines(pending: PendingDelete | EndedRun, lease: int, answer_by: float) -> Iterator[Machine[object]]:
     """What does it, one after the other."""
-    if isinstance(pending, PendingDelete) and pending.replaces is not None:
-        yield GiveBack(task_id=pending.replaces, deadline=answer_by)
-    yield _machine(pending, lease, answer_by)
-
-
-def _machine(pending: PendingDelete | EndedRun, lease: int, answer_by: float) -> Machine[object]:
+    name = pending.name
     if isinstance(pending, EndedRun):
-        return DropEnded(
-            name=pending.name, delivery=pending.delivery, deadline=answer_by, position_only=pending.position_only
-        )
+        yield DropEnded(name=name, delivery=pending.delivery, deadline=answer_by, position_only=pending.position_only)
+        return
+    if pending.replaces is not None:
+        yield GiveBack(task_id=pending.replaces, deadline=answer_by)
     if pending.mod_revision is not None:
-        return ReleaseKey(name=pending.name, token=pending.token, mod_revision=pending.mod_revision, deadline=answer_by)
-    return Resolve(lease=lease, name=pending.name, token=pending.token, deadline=answer_by, attempt=pending.attempt)
+        yield ReleaseKey(name=name, token=pending.token, mod_revision=pending.mod_revision, deadline=answer_by)
+    else:
+        yield Resolve(lease=lease, name=name, token=pending.token, deadline=answer_by, attempt=pending.attempt)

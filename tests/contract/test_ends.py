@@ -34,6 +34,7 @@ from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.locking.outcomes import Claim, Conflict
+from tests.contract.test_pending import take_over
 from tests.waiting import wait_for
 
 SECONDS = 5.0
@@ -165,11 +166,11 @@ class TestMeanwhile:
         first = claim(message, 0.05)
         taken: list[object] = []
 
-        def take_over() -> None:
+        def meet() -> None:
             if not taken:
-                taken.append(worker.take_over(first, record("first"), ttl_seconds=30))
+                taken.append(take_over(worker, first, record("first"), ttl_seconds=30))
 
-        rival = host(store=_Meeting(new_store(), Release, take_over))
+        rival = host(store=_Meeting(new_store(), Release, meet))
         assert wait_for(lambda: not gets_it(rival) and taken, "the rival clears the key")
         [lock] = taken
         assert isinstance(lock, Lock)

@@ -34,6 +34,7 @@ from celery_etcdlock.errors import LockLost, LockUnavailable
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.listeners import Listeners
 from celery_etcdlock.locking import renewal
+from celery_etcdlock.locking.acquisition import AcquireRequest
 from celery_etcdlock.locking.clock import boot_time
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.lock_store import LockStore
@@ -482,7 +483,7 @@ def test_several_locks_that_are_lost_at_once_are_taken_anew(new_store: NewStore,
         return reply
 
     store.perform = lose  # type: ignore[method-assign]
-    locks = manager.acquire_all(["a", "b"], record(), ttl_seconds=30, on_lost=interrupted.append)
+    locks = manager.acquire_all(AcquireRequest(("a", "b"), record(), 30, on_lost=interrupted.append))
     assert isinstance(locks, list), locks
     assert [lock.session is session for lock in locks] == [False, False]
     assert len(_keys(raw, "a")) == len(_keys(raw, "b")) == 1

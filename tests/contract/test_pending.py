@@ -29,6 +29,7 @@ from celery_etcdlock.core.replies import (
     StoreReply,
 )
 from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.acquisition import AcquireRequest
 from celery_etcdlock.locking.claims import Claims
 from celery_etcdlock.locking.clock import boot_time
 from celery_etcdlock.locking.driver import drive
@@ -44,6 +45,11 @@ from tests.contract.test_store import SECONDS, Session
 
 def record(task_id: str = "t", limit: int = 1) -> Record:
     return Record(Delivery(task_id), "proj.task", "host", 1, 0.0, limit)
+
+
+def take_over(manager: LockManager, claim: Claim, by: Record, *, ttl_seconds: int) -> Lock | Conflict:
+    outcome = manager.acquire_all(AcquireRequest((claim.name,), by, ttl_seconds, claim=claim))
+    return outcome if isinstance(outcome, Conflict) else outcome[0]
 
 
 class Wall:
@@ -166,7 +172,7 @@ class TestClaims:
         retry = replace(record(limit=3), delivery=Delivery("t", retries=1))
         for again in (record(limit=3), retry):
             assert isinstance(manager.acquire("a", again, ttl_seconds=30), Conflict)
-            assert isinstance(manager.acquire_all(["a", "b"], again, ttl_seconds=30), Conflict)
+            assert isinstance(manager.acquire_all(AcquireRequest(("a", "b"), again, 30)), Conflict)
             assert isinstance(pending.claim_each([("a", again)], 60)[0], Conflict)
         other = manager.acquire("a", record("other", limit=3), ttl_seconds=30)
         assert isinstance(other, Lock)
@@ -193,7 +199,7 @@ class TestClaims:
 class TestChangingHands:
     def test_to_the_worker_and_away(self, pending: Claims, manager: LockManager, store: LockStore) -> None:
         mine = claim(pending)
-        lock = manager.take_over(mine, record(), ttl_seconds=30)
+        lock = take_over(manager, mine, record(), ttl_seconds=30)
         assert isinstance(lock, Lock)
         assert lock.fencing_token > mine.revision
         assert not pending.drop(mine), "what the message knows is worth nothing once a worker has it"
@@ -207,7 +213,7 @@ class TestChangingHands:
 
         place, _ = pending.take_position("a", record(), 60)
         assert kinds() == [KeyKind.POSITION]
-        lock = manager.take_over(place, record(), ttl_seconds=30)
+        lock = take_over(manager, place, record(), ttl_seconds=30)
         assert isinstance(lock, Lock)
         assert kinds() == [KeyKind.HELD]
         manager.keep(lock, replace(lock.record, kind=KeyKind.LEAST_HOLD), 60)
@@ -215,16 +221,16 @@ class TestChangingHands:
 
     def test_only_one_of_two_copies_takes_over(self, pending: Claims, manager: LockManager) -> None:
         mine = claim(pending)
-        lock = manager.take_over(mine, record(), ttl_seconds=30)
+        lock = take_over(manager, mine, record(), ttl_seconds=30)
         assert isinstance(lock, Lock)
-        copy = manager.take_over(mine, record(), ttl_seconds=30)
+        copy = take_over(manager, mine, record(), ttl_seconds=30)
         assert isinstance(copy, Conflict)
         assert [key.mod_revision for key in copy.keys] == [lock.fencing_token]
         lock.check()
         manager.release(lock)
 
     def test_a_lock_taken_over_is_renewed_and_not_lost(self, pending: Claims, manager: LockManager) -> None:
-        lock = manager.take_over(claim(pending), record(), ttl_seconds=2)
+        lock = take_over(manager, claim(pending), record(), ttl_seconds=2)
         assert isinstance(lock, Lock)
         manager._keeper.renew(lock.session)
         lock.check()
@@ -238,7 +244,7 @@ class TestChangingHands:
         assert keys(store) == (lock.token,)
         manager.release(lock)
         assert keys(store) == (lock.token,), "it isn't the holder's any more"
-        assert isinstance(manager.take_over(left, record(), ttl_seconds=30), Lock)
+        assert isinstance(take_over(manager, left, record(), ttl_seconds=30), Lock)
 
     def test_the_newer_replaces_the_queued(self, pending: Claims, manager: LockManager, store: LockStore) -> None:
         """Rule 17."""
@@ -247,9 +253,9 @@ class TestChangingHands:
         newer = pending.keep(older, record("newer"), 60, replaces="older")
         assert isinstance(newer, Claim)
         assert store.perform(LookForMark("older"), SECONDS) == MarkSeen(True)
-        assert isinstance(manager.take_over(older, record("older"), ttl_seconds=30), Conflict)
+        assert isinstance(take_over(manager, older, record("older"), ttl_seconds=30), Conflict)
         assert not pending.drop(older)
-        lock = manager.take_over(newer, record("newer"), ttl_seconds=30)
+        lock = take_over(manager, newer, record("newer"), ttl_seconds=30)
         assert isinstance(lock, Lock)
         assert isinstance(pending.keep(newer, record("late"), 60, replaces="newer"), Conflict), "it runs already"
         assert store.perform(LookForMark("newer"), SECONDS) == MarkSeen(False)
@@ -322,7 +328,7 @@ class TestDoubt:
         mine = claim(pending)
         losing = _Losing(new_store(), applied=applied)
         manager = LockManager(losing, new_store(), timeout_seconds=SECONDS)
-        lock = manager.take_over(mine, record(), ttl_seconds=30)
+        lock = take_over(manager, mine, record(), ttl_seconds=30)
         assert isinstance(lock, Lock)
         manager.release(lock)
         for late in losing.lost:
