@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import NamedTuple
 
@@ -56,24 +56,16 @@ class AcquireRequest(NamedTuple):
     claim: Claim | None = None
 
 
+@dataclass(eq=False)
 class Acquirer:
     """See the module. ``tell`` is given the events."""
 
-    def __init__(
-        self,
-        keeper: SessionKeeper,
-        claims: Claims,
-        tokens: KeyTokenPool,
-        clock: Clock,
-        timeout_seconds: float,
-        tell: Callable[[LockEvent], None],
-    ) -> None:
-        self._keeper = keeper
-        self._claims = claims
-        self._tokens = tokens
-        self._clock = clock
-        self._timeout_seconds = timeout_seconds
-        self._tell = tell
+    _keeper: SessionKeeper
+    _claims: Claims
+    _tokens: KeyTokenPool
+    _clock: Clock
+    _timeout_seconds: float
+    _tell: Callable[[LockEvent], None]
 
     async def acquire(self, asking: StoreAccess, request: AcquireRequest) -> list[Lock] | Conflict:
         """Own all locks of ``request``, or none and say who holds one of them, wherever ``asking`` waits.

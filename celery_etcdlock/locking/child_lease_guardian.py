@@ -27,7 +27,7 @@ from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lease_page import Entry, LeasePage
 from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.open_sessions import revoke
-from celery_etcdlock.native import Alarm, allocate_mutex, start_thread
+from celery_etcdlock.native import Alarm, allocate_mutex, process_lives, start_thread
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -126,10 +126,4 @@ def _state(pid: int) -> _State:
             if event is None:
                 return _State.RUNS
             return _State.STOPPED if event.si_code in (os.CLD_STOPPED, os.CLD_TRAPPED) else _State.GONE
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return _State.GONE
-    except OSError:
-        return _State.UNKNOWN
-    return _State.UNKNOWN
+    return _State.UNKNOWN if process_lives(pid) else _State.GONE

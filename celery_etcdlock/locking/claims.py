@@ -74,8 +74,6 @@ class Claims:
         """Wait until ``key`` is deleted or rewritten, or the time is over."""
         self._store.perform(AwaitChange(name, key.mod_revision, key.token), seconds)
 
-    # --- taking -----------------------------------------------------------------------------------------------
-
     def claim_each(
         self, wanted: Sequence[tuple[str, Record]], seconds: float, on_claimed: OnClaimed | None = None
     ) -> list[Claim | Conflict]:
@@ -148,8 +146,6 @@ class Claims:
         assert isinstance(claim, Claim)
         return claim, taken.keys
 
-    # --- changing hands -----------------------------------------------------------------------------------------
-
     def keep(
         self,
         claim: Claim,
@@ -200,8 +196,6 @@ class Claims:
         return self._drive(
             machines.ReleaseKey(name=claim.name, token=claim.token, mod_revision=claim.revision, deadline=deadline)
         ).was_held
-
-    # --- requests -----------------------------------------------------------------------------------------------
 
     def _deadline(self) -> float:
         return self._clock() + self._timeout_seconds

@@ -208,8 +208,6 @@ class GroupCommit:
             if entry.state is State.TAKEN and now >= entry.deadline:
                 raise LockUnavailable("no answer from the lock store in time", maybe_applied=True)
 
-    # --- either ------------------------------------------------------------------------------------------------
-
     def _alone(self, entry: Entry) -> StoreReply:
         return self._store.perform(entry.operation, self._seconds_left(entry))
 

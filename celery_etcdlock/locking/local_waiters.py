@@ -100,8 +100,6 @@ class LocalWaiters:
         """How many of this process wait for these locks, whoever is first included."""
         return len(self._lines.get(tuple(sorted(names)), ()))
 
-    # --- the line -----------------------------------------------------------------------------------------------
-
     async def _wait_for_turn(
         self, key: tuple[str, ...], caller: _Caller, wait_until: float, stop: WaitCancellation
     ) -> bool:

@@ -17,6 +17,7 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any, TypeVar
 
 from celery_etcdlock.core.operations import AwaitChange, StoreOperation
@@ -100,11 +101,8 @@ class LoopStoreAccess:
         try:
             if self._changes is not None:
                 self._changes.add(bell.ring, operation.name, operation.after_revision)
-            if stop is None:
+            with nullcontext() if stop is None else stop.waking(bell.ring):
                 await bell.wait(timeout_seconds)
-            else:
-                with stop.waking(bell.ring):
-                    await bell.wait(timeout_seconds)
         finally:
             if self._changes is not None:
                 self._changes.remove(bell.ring, operation.name)

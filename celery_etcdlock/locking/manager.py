@@ -79,7 +79,7 @@ class LockManager:
             timeout_seconds,
             done_seconds,
             schedule_mark=self._keeper.schedule_mark,
-            pending=self._keeper.pending_marks,
+            pending=marks.pending,
         )
         self.acquirer = Acquirer(self._keeper, self.claims, self._tokens, clock, timeout_seconds, self.tell)
 

@@ -58,8 +58,6 @@ class MemoryStore:
     def close(self) -> None:
         """Nothing to close: the locks stay, as they would on a server."""
 
-    # --- leases and sessions --------------------------------------------------------------------------------
-
     def _expire(self) -> None:
         now = self._clock()
         for lease in [lease for lease, state in self._leases.items() if now >= state.ends_at]:
@@ -165,8 +163,6 @@ class MemoryStore:
             else:
                 book[write.key] = replies.State(write.key, write.value, self._revision)
         return replies.StatesSaved(self._revision)
-
-    # --- places under a name ----------------------------------------------------------------------------------
 
     def _take(self, operation: Put, state: _Lease) -> replies.StoreReply:
         reply = self._try(operation, state)

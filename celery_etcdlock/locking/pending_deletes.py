@@ -19,7 +19,7 @@ from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.core.replies import StoreReply
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
-from celery_etcdlock.locking.done_marks import DoneMarks, PendingMarks
+from celery_etcdlock.locking.done_marks import DoneMarks
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.session import PendingDelete, Session
@@ -81,7 +81,6 @@ class PendingCleanup:
     def __init__(self, clock: Clock, marks: DoneMarks) -> None:
         self._clock = clock
         self._marks = marks
-        self.marks = PendingMarks()
         self.releases = Releases()
         self._unrenewed: dict[int, Session] = {}
 
@@ -91,7 +90,7 @@ class PendingCleanup:
 
     def put_marks(self, timeout_seconds: float) -> bool:
         """Put the marks that are pending. Returns whether none is left."""
-        for delivery in self.marks:
+        for delivery in self._marks.pending:
             try:
                 self._marks.put(delivery, timeout_seconds)
             except LockUnavailable as error:
@@ -102,7 +101,7 @@ class PendingCleanup:
                     delivery.task_id,
                     error,
                 )
-            self.marks.discard(delivery)
+            self._marks.pending.discard(delivery)
         return True
 
     def due(self) -> list[HasPendingDeletes]:

@@ -54,8 +54,6 @@ class RedisStore:
         if pool is not None:
             pool.disconnect()
 
-    # --- waiting ----------------------------------------------------------------------------------------------
-
     def _await_change(self, operation: ops.AwaitChange, timeout_seconds: float) -> replies.Changed:
         from redis import Redis, exceptions
 
@@ -80,8 +78,6 @@ class RedisStore:
         finally:
             if subscription is not None:
                 subscription.close()
-
-    # --- calls ------------------------------------------------------------------------------------------------
 
     def _connections(self) -> Any:
         if self._pool is None:

@@ -75,8 +75,7 @@ class SessionKeeper:
         self._alarm = Alarm()
         self._sessions = OpenSessions(store, clock, page, on_abandoned=lambda _: self._alarm.ring())
         self._cleanup = PendingCleanup(clock, marks)
-        #: Runs to be marked as ended, before any pending delete is done.
-        self.pending_marks = self._cleanup.marks
+        self._pending_marks = marks.pending
         #: Locks that were lost alone, while their session lives: their holders are to be interrupted.
         self._lost_alone: deque[Lock] = deque()
         #: Locks that nobody refers to any more, and why. Filled by finalizers.
@@ -122,7 +121,7 @@ class SessionKeeper:
 
     def schedule_mark(self, delivery: Delivery) -> None:
         """Have this run marked as ended, before any pending delete is done."""
-        self.pending_marks.add(delivery)
+        self._pending_marks.add(delivery)
         self._wake()
 
     def drop(self, lock: Lock, why: str) -> None:
@@ -209,7 +208,7 @@ class SessionKeeper:
         now = self._clock()
         deletes_due = [session.next_delete_due() for session in sessions]
         due += [max(now + RETRY_SECONDS, delete_due) for delete_due in deletes_due if delete_due is not None]
-        if self.pending_marks or self._cleanup.due():
+        if self._pending_marks or self._cleanup.due():
             due.append(now + RETRY_SECONDS)
         return max(0.0, min(due) - now) if due else None
 
@@ -272,7 +271,7 @@ class SessionKeeper:
 
     def _may_flush(self) -> bool:
         """Whether all marks are put."""
-        return not self.pending_marks or self._cleanup.put_marks(
+        return not self._pending_marks or self._cleanup.put_marks(
             min(RETRY_SECONDS, max(0.0, self._next_renewal() - self._clock()))
         )
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
 from celery_etcdlock.errors import LockUnavailable
@@ -51,21 +52,18 @@ class SharedLeases:
         while size < seconds:
             size *= 2
         try:
-            return self._take(size, keys, deadline)
+            try:
+                if not self._opening.acquire(timeout=max(0.0, deadline - self._clock())):
+                    raise LockUnavailable("the lock store gave no answer in time while a lease was opened")
+                lease = self._leases.get(size)
+                if lease is None or not lease.takes(keys, self._clock()):
+                    lease = self._leases[size] = self._open(size, deadline)
+                lease.keys += keys
+                return lease.session
+            finally:
+                unlock(self._opening)
         finally:
             # Once more: a signal may have struck in the first.
-            unlock(self._opening)
-
-    def _take(self, size: int, keys: int, deadline: float) -> Session:
-        try:
-            if not self._opening.acquire(timeout=max(0.0, deadline - self._clock())):
-                raise LockUnavailable("the lock store gave no answer in time while a lease was opened")
-            lease = self._leases.get(size)
-            if lease is None or not lease.takes(keys, self._clock()):
-                lease = self._leases[size] = self._open(size, deadline)
-            lease.keys += keys
-            return lease.session
-        finally:
             unlock(self._opening)
 
     def _open(self, size: int, deadline: float) -> _Lease:
@@ -75,13 +73,13 @@ class SharedLeases:
         return _Lease(session, opened_at + takes_for)
 
 
+@dataclass(eq=False)
 class _Lease:
     """One shared lease: takes keys until ``closes_at``, on the driver's clock, or until it is full."""
 
-    def __init__(self, session: Session, closes_at: float) -> None:
-        self.session = session
-        self.keys = 0
-        self._closes_at = closes_at
+    session: Session
+    closes_at: float
+    keys: int = 0
 
     def takes(self, keys: int, now: float) -> bool:
-        return now < self._closes_at and self.keys + keys <= KEYS_PER_LEASE and self.session.lost_reason() is None
+        return now < self.closes_at and self.keys + keys <= KEYS_PER_LEASE and self.session.lost_reason() is None

@@ -184,9 +184,21 @@ class NamedLock(ABC):
         holding.abandon()
 
     def _check_free(self, caller: Any) -> None:
-        """Raise ``EtcdLockError`` where the caller would wait for itself."""
-        instead = "" if self._limit > 1 else ", or give a semaphore a limit=N"
-        self._holdings.check_free(caller, self._name, self.caller_kind, instead)
+        """Raise ``EtcdLockError`` where the caller would wait for itself.
+
+        What it lost doesn't count, but may still be there: an operator asked for it.
+        """
+        mine = self._holdings.mine(caller)
+        if mine is not None and mine.lost_reason is None:
+            file, line = mine.place
+            raise EtcdLockError(
+                f"lock {self.name!r}: this {self.caller_kind} holds it already (acquired at {file}:{line}). It isn't "
+                f"reentrant: release it first{'' if self._limit > 1 else ', or give a semaphore a limit=N'}. If that "
+                "is another piece of work, give it a lock object of its own"
+            )
+        if mine is not None and mine.block is None:
+            self._holdings.remove(mine)
+            mine.abandon()
         if self._waiting and any(waiting is caller for waiting, _ in list(self._waiting)):
             raise EtcdLockError(
                 f"lock {self.name!r}: this {self.caller_kind} waits for it already. Await that acquire first"
