@@ -104,23 +104,12 @@ class Claims:
         ]
 
         def attempt(session: Session, give_up_at: float, deadline: float) -> machines.AcquireEach:
-            tries = tuple(
-                TryAcquire(
-                    session.lease,
-                    session.epoch,
-                    pending.name,
-                    pending.token,
-                    self._ending(replace(record, attempt=pending.attempt), seconds, session),
-                )
-                for pending, (_, record) in zip(pending_deletes, wanted, strict=True)
-            )
-            return kind(
-                tries,
-                epoch=session.epoch,
-                give_up_at=give_up_at,
-                deadline=deadline,
-                wall_offset=self.wall_offset,
-            )
+            tries = []
+            for pending, (name, record) in zip(pending_deletes, wanted, strict=True):
+                put = self._ending(replace(record, attempt=pending.attempt), seconds, session)
+                tries.append(TryAcquire(session.lease, session.epoch, name, pending.token, put))
+            offset = self.wall_offset
+            return kind(tuple(tries), epoch=session.epoch, give_up_at=give_up_at, deadline=deadline, wall_offset=offset)
 
         return self._on_lease(seconds, attempt, pending_deletes, on_claimed)[1]
 
@@ -131,8 +120,9 @@ class Claims:
         pending = PendingDelete(name, secrets.token_hex(12), attempt=secrets.token_hex(6))
         position = replace(record, kind=KeyKind.POSITION, attempt=pending.attempt)
 
-        def attempt(session: Session, give_up_at: float, deadline: float) -> machines.TakePosition:
-            return machines.TakePosition(
+        taken, [claim] = self._on_lease(
+            seconds,
+            lambda session, give_up_at, deadline: machines.TakePosition(
                 lease=session.lease,
                 epoch=session.epoch,
                 name=name,
@@ -140,9 +130,10 @@ class Claims:
                 record=self._ending(position, seconds, session),
                 give_up_at=give_up_at,
                 deadline=deadline,
-            )
-
-        taken, [claim] = self._on_lease(seconds, attempt, [pending], on_claimed)
+            ),
+            [pending],
+            on_claimed,
+        )
         assert isinstance(claim, Claim)
         return claim, taken.keys
 
@@ -163,8 +154,9 @@ class Claims:
         pending = PendingDelete(claim.name, claim.token, attempt=secrets.token_hex(6), replaces=replaces)
         kept = replace(record, attempt=pending.attempt)
 
-        def attempt(session: Session, give_up_at: float, deadline: float) -> machines.TakeOver:
-            return machines.TakeOver(
+        _, [outcome] = self._on_lease(
+            seconds,
+            lambda session, give_up_at, deadline: machines.TakeOver(
                 lease=session.lease,
                 epoch=session.epoch,
                 name=claim.name,
@@ -174,9 +166,10 @@ class Claims:
                 give_up_at=give_up_at,
                 deadline=deadline,
                 replaces=replaces,
-            )
-
-        _, [outcome] = self._on_lease(seconds, attempt, [pending], on_claimed)
+            ),
+            [pending],
+            on_claimed,
+        )
         return outcome
 
     def drop_ended(self, name: str, delivery: Delivery, *, position_only: bool = False) -> machines.Ended:
@@ -208,14 +201,8 @@ class Claims:
 
     def _ending(self, record: Record, seconds: float, session: Session) -> Record:
         """The record of a key on the session's lease that stands for ``seconds`` from now."""
-        return ending(
-            record,
-            seconds,
-            now=self._clock(),
-            wall_offset=self.wall_offset,
-            opened_at=session.opened_at,
-            term=session.term,
-        )
+        now, opened_at, term = self._clock(), session.opened_at, session.term
+        return ending(record, seconds, now=now, wall_offset=self.wall_offset, opened_at=opened_at, term=term)
 
     def _on_lease(
         self,

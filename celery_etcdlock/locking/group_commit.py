@@ -22,9 +22,9 @@ there was no answer, and asks again. One whose time is over while it is queued n
 whose time is up without a word counts as dead, and whoever is queued takes over.
 
 *Struck.* A signal's exception may end any caller between any two bytecodes. All that it owes to others is on its entry
-(whom it took along, what they are to be told, who leads next), and ``_finish`` gives it to them on every way out: it
-goes by what is left to do, so it is said twice, one ``finally`` around the other, for one of them may be struck itself.
-A wake-up too many does no harm, and a mutex that a strike left locked is unlocked there, too.
+(whom it took along, the answers that they wait for, who leads next), and ``_finish`` gives it to them on every way out:
+it goes by what is left to do, so it is said twice, one ``finally`` around the other, for one of them may be struck
+itself. A wake-up too many does no harm, and a mutex that a strike left locked is unlocked there, too.
 """
 
 from __future__ import annotations
@@ -92,25 +92,20 @@ class GroupCommit:
             return self._store.perform(operation, timeout_seconds)
         entry = Entry(operation, self._monotonic() + timeout_seconds)
         try:
-            return self._perform(entry)
+            try:
+                self._line_up(entry)
+                while True:
+                    if entry.state is State.LEADING:
+                        return self._lead(entry)
+                    if entry.state is State.REFUSED:
+                        return self._alone(entry)
+                    if entry.state is State.ANSWERED:
+                        return _reply(entry)
+                    self._wait(entry)
+            finally:
+                self._finish(entry)
         finally:
-            self._finish(entry)
-
-    def _perform(self, entry: Entry) -> StoreReply:
-        try:
-            self._line_up(entry)
-            while True:
-                if entry.state is State.LEADING:
-                    return self._lead(entry)
-                if entry.state is State.REFUSED:
-                    return self._alone(entry)
-                if entry.state is State.ANSWERED:
-                    if isinstance(entry.outcome, LockUnavailable):
-                        raise entry.outcome
-                    assert entry.outcome is not None
-                    return entry.outcome
-                self._wait(entry)
-        finally:
+            # Once more: a signal may have struck in the first.
             self._finish(entry)
 
     def _line_up(self, entry: Entry) -> None:
@@ -160,7 +155,7 @@ class GroupCommit:
     def _finish(self, entry: Entry) -> None:
         """No longer lead or queue, and give others what they wait for. Goes on where an earlier one was cut off."""
         if entry.finished or (entry.state is State.ANSWERED and not entry.taken):
-            return  # it is in no queue, leads nobody, and has told nobody
+            return  # it is in no queue, leads nobody, and owes nobody an answer
         with self._mutex:
             if self._queue.get(entry.operation.name) is entry:
                 del self._queue[entry.operation.name]
@@ -176,7 +171,7 @@ class GroupCommit:
                 following.state = State.LEADING
         unlock(self._mutex)
         if following is not None:
-            _wake(following)  # the next call sets out while this one's answers are told
+            _wake(following)  # the next call sets out while this one's answers are given out
         for number, one in enumerate(entry.taken):
             if one.taken_by is entry:
                 if one.state is not State.ANSWERED and one.state is not State.REFUSED:
@@ -237,3 +232,10 @@ def _outcome_for_others(leader: Entry, number: int) -> StoreReply | LockUnavaila
     if leader.sent:
         return LockUnavailable("the call that this one shared was interrupted", maybe_applied=True)
     return None
+
+
+def _reply(entry: Entry) -> StoreReply:
+    if isinstance(entry.outcome, LockUnavailable):
+        raise entry.outcome
+    assert entry.outcome is not None
+    return entry.outcome

@@ -125,16 +125,13 @@ class LeasePage:
         if self._mutex[0] != pid:  # the parent's, which may have been held when it forked
             self._mutex = (pid, allocate_owned_mutex())
         try:
-            self._try(change)
+            try:
+                if self._mutex[1].acquire(timeout=LOCK_SECONDS) and self._lock_file():
+                    change()
+            finally:
+                self._unlock()
         finally:
             # Once more: a signal may have struck in the first.
-            self._unlock()
-
-    def _try(self, change: Callable[[], None]) -> None:
-        try:
-            if self._mutex[1].acquire(timeout=LOCK_SECONDS) and self._lock_file():
-                change()
-        finally:
             self._unlock()
 
     def _unlock(self) -> None:
