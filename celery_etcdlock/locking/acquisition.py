@@ -112,22 +112,25 @@ class Acquirer:
         deadline: float,
         wait_until: float | None,
     ) -> list[Lock] | Conflict | machines.SessionLost:
-        claim, record = request.claim, request.record
+        claim = request.claim
         if claim is None:
             pending_deletes = [PendingDelete(name, self._tokens.take(name)) for name in request.names]
         else:
-            record = replace(record, attempt=secrets.token_hex(6))
-            pending_deletes = [PendingDelete(claim.name, claim.token, attempt=record.attempt)]
-        observe = session.observe if wait_until is None else partial(self._observe, session, pending_deletes[0], record)
+            pending_deletes = [PendingDelete(claim.name, claim.token, attempt=secrets.token_hex(6))]
+            request = request._replace(record=replace(request.record, attempt=pending_deletes[0].attempt))
+        record, observe = request.record, session.observe
+        if wait_until is not None:
+            observe = partial(self._observe, session, pending_deletes[0], record)
         locks: list[Lock] = []
         conflicts: list[Conflict] = []
         now = self._clock()
+        give_up_at = now + (deadline - now) * TRYING
         # By then the acquire has come to its end, or to its deadline, or has to find out that it is late.
         due = max(now, wait_until or 0.0) + 3 * self._timeout_seconds + session.ttl_seconds
         try:
             for pending in pending_deletes:
                 session.intend(pending, due)
-            machine = self._machine(session, request, record, pending_deletes, deadline, wait_until, now)
+            machine = self._machine(session, request, pending_deletes, give_up_at, deadline, wait_until)
             outcome = await steer(machine, asking, self._clock, observe=observe, stop=request.stop)
             if isinstance(outcome, machines.SessionLost):
                 session.lose(outcome.reason)
@@ -169,15 +172,13 @@ class Acquirer:
         self,
         session: Session,
         request: AcquireRequest,
-        record: Record,
         pending_deletes: Sequence[PendingDelete],
+        give_up_at: float,
         deadline: float,
         wait_until: float | None,
-        now: float,
     ) -> machines.Machine[machines.AcquireOutcome | machines.EachAcquired | machines.Refused | machines.Unavailable]:
         """What asks for one lock for each of ``pending_deletes``."""
-        give_up_at = now + (deadline - now) * TRYING
-        first = pending_deletes[0]
+        first, record = pending_deletes[0], request.record
         if request.claim is not None:
             return machines.TakeOver(
                 lease=session.lease,
@@ -223,7 +224,7 @@ class Acquirer:
         lost = await self._lost_at_once(asking, session, locks)
         if lost is None:
             for lock in locks:
-                # Only a lock that its holder gets has it told of a loss: one that is taken anew must interrupt nobody.
+                # Only a lock that its holder gets: the loss of one that is taken anew must interrupt nobody.
                 lock.on_lost = request.on_lost
                 if request.on_held is not None:
                     request.on_held(lock)

@@ -47,7 +47,7 @@ class Lock:
         #: Called in another thread when the lock is lost.
         self.on_lost: Callable[[Lock], None] | None = None
         #: Called when ``check`` is about to raise.
-        self.on_told: Callable[[], None] | None = None
+        self.on_check_failed: Callable[[], None] | None = None
         #: Whether a forked copy of this process may ask it (``forked_copies``).
         self.copies_may_ask = False
         self._shared: SharedDeadline | None = None
@@ -110,8 +110,8 @@ class Lock:
         """Raise ``LockLost`` once the lock can't be trusted any more. Costs no network."""
         reason = self.lost_reason
         if reason is not None:
-            if self.on_told is not None and os.getpid() == self.pid:
-                self.on_told()
+            if self.on_check_failed is not None and os.getpid() == self.pid:
+                self.on_check_failed()
             raise LockLost(self.name, reason)
 
     def lose(self, reason: str) -> None:

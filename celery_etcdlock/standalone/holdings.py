@@ -22,52 +22,33 @@ import weakref
 from types import FrameType
 from typing import Any
 
-from celery_etcdlock.errors import LockLost
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.manager import LockManager
+from celery_etcdlock.standalone.held_lock import TakenLocks
 
 #: A file and a line.
 Place = tuple[str, int]
 
 
-class Holding:
-    """What one acquire got: one lock, or several that were taken together."""
+class Holding(TakenLocks):
+    """What one acquire got, and whose it is."""
 
     def __init__(self, name: str, caller: Any, block: FrameType | None, place: Place, manager: LockManager) -> None:
-        self.name = name
+        super().__init__(name, [])
         self.caller: weakref.ref[Any] = weakref.ref(caller)
         #: The function whose ``with`` block it is; ``None`` for one that was acquired by a call.
         self.block = block
         #: Where it was acquired.
         self.place = place
         self.manager = manager
-        self.locks: list[Lock] = []
         #: Its holder released it.
         self.ended = False
         self.pid = os.getpid()
 
     @property
-    def fencing_token(self) -> int:
-        return max(lock.fencing_token for lock in self.locks)
-
-    @property
     def is_inherited(self) -> bool:
         """Held by the process that this one was forked from."""
         return self.pid != os.getpid()
-
-    @property
-    def lost_reason(self) -> str | None:
-        """Why it can't be trusted; ``None`` while it can."""
-        return next((reason for lock in self.locks if (reason := lock.lost_reason) is not None), None)
-
-    @property
-    def remaining(self) -> float:
-        return min(lock.remaining for lock in self.locks)
-
-    def check(self) -> None:
-        reason = self.lost_reason
-        if reason is not None:
-            raise LockLost(self.name, reason)
 
     def release(self) -> str | None:
         """Release all locks, even if interrupted. Returns why it wasn't ours any more, or ``None``."""
