@@ -162,7 +162,7 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One state of a book (``SaveStates``), as of ``revision``."""
+    """One saved state (``SaveStates``), as of ``revision``."""
 
     key: str
     value: bytes

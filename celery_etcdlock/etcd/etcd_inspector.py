@@ -178,9 +178,9 @@ class EtcdInspector:
 
     def saved_states(self) -> dict[str, dict[str, bytes]]:
         found: dict[str, dict[str, bytes]] = {}
-        for page in pages(self._read, self._layout.books):
+        for page in pages(self._read, self._layout.saved_states):
             for kv in page.kvs:
-                segment, _, key = token_in(kv, self._layout.books).partition("/")
+                segment, _, key = token_in(kv, self._layout.saved_states).partition("/")
                 found.setdefault(unescape_name(segment), {})[key] = kv.value
         return found
 

@@ -173,7 +173,10 @@ class Claims:
         return outcome
 
     def drop_ended(self, name: str, delivery: Delivery, *, position_only: bool = False) -> machines.Ended:
-        """Delete what stands under ``name`` for a run of a message that has ended (``core.protocol.drop_ended``)."""
+        """Delete what stands under ``name`` for a run of a message that has ended (``core.protocol.drop_ended``).
+
+        With ``position_only`` the run goes on, without its queue position.
+        """
         return self._drive(
             machines.DropEnded(name=name, delivery=delivery, deadline=self._deadline(), position_only=position_only)
         )

@@ -68,7 +68,6 @@ class DoneMarks:
         clock: Clock,
         timeout_seconds: float,
         done_seconds: float = DONE_SECONDS,
-        *,
         schedule_mark: Callable[[Delivery], None] | None = None,
         pending: PendingMarks | None = None,
     ) -> None:

@@ -73,14 +73,8 @@ class LockManager:
         #: Locks that stand without renewal.
         self.claims = Claims(store, clock, timeout_seconds, wall_clock, self._keeper.adopt)
         #: Which deliveries have come to their end.
-        self.done = DoneMarks(
-            store,
-            clock,
-            timeout_seconds,
-            done_seconds,
-            schedule_mark=self._keeper.schedule_mark,
-            pending=marks.pending,
-        )
+        schedule_mark = self._keeper.schedule_mark
+        self.done = DoneMarks(store, clock, timeout_seconds, done_seconds, schedule_mark, marks.pending)
         self.acquirer = Acquirer(self._keeper, self.claims, self._tokens, clock, timeout_seconds, self.tell)
 
     def acquire(
@@ -206,13 +200,14 @@ class LockManager:
             return False
         if isinstance(outcome, machines.Unavailable):
             logger.warning("the release of lock %r got no answer and is repeated until it does", lock.name)
-        if isinstance(outcome, machines.Released) and not outcome.was_held and not interrupted:
-            self._lost_unnoticed(lock, "its key was gone when it was released")
-            return False
-        lock.was_ours = True
         # After an interrupted try the key may be there all the same, as one that was left to stand (``keep``).
-        if isinstance(outcome, machines.Released) and lock.token_is_ours and not interrupted:
-            self._tokens.give_back(lock.name, lock.token)
+        elif isinstance(outcome, machines.Released) and not interrupted:
+            if not outcome.was_held:
+                self._lost_unnoticed(lock, "its key was gone when it was released")
+                return False
+            if lock.token_is_ours:
+                self._tokens.give_back(lock.name, lock.token)
+        lock.was_ours = True
         if not known_as_lost:
             self._tell_released(lock)
         return isinstance(outcome, machines.Unavailable) or (isinstance(outcome, machines.Released) and outcome.marked)
@@ -233,11 +228,9 @@ class LockManager:
             lock.session.hurry(lock, lock.pending_delete)
 
     def drop_ended(self, name: str, delivery: Delivery, *, position_only: bool = False) -> None:
-        """Delete what stands under ``name`` for a run of a message that has ended: now, or when the store answers
-        again. With ``position_only`` the run goes on, without its queue position.
+        """As ``Claims.drop_ended``, now or when the store answers again. Never raises for the store's sake.
 
-        As long as an earlier run of the message holds the lock, what that leaves for this one is deleted, too. Never
-        raises for the store's sake.
+        As long as an earlier run of the message holds the lock, what that leaves for this one is deleted, too.
         """
         ended = EndedRun(name, delivery, position_only)
         try:
@@ -250,16 +243,12 @@ class LockManager:
             logger.warning("lock %r of a message is given up as soon as the store answers: %s", name, error)
 
     def drop_in_the_end(self, claim: Claim) -> None:
-        """Delete a key that this process put: now, or when the store answers again.
-
-        Never raises for the store's sake.
-        """
+        """As ``Claims.drop``, now or when the store answers again. Never raises for the store's sake."""
         try:
             self.claims.drop(claim)
         except BaseException as error:
-            self._keeper.schedule_release(
-                PendingDelete(claim.name, claim.token, claim.revision, replaces=claim.replaces)
-            )
+            pending = PendingDelete(claim.name, claim.token, claim.revision, replaces=claim.replaces)
+            self._keeper.schedule_release(pending)
             if not isinstance(error, LockUnavailable):
                 raise
             logger.warning("the release of lock %r got no answer and is repeated until it does", claim.name)

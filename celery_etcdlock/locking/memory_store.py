@@ -46,7 +46,7 @@ class MemoryStore:
         self._last_deletion: dict[str, int] = {}
         self._marks: dict[str, int] = {}
         self._done: dict[tuple[Delivery, str | None], int] = {}
-        self._books: dict[str, dict[str, replies.State]] = {}
+        self._states: dict[str, dict[str, replies.State]] = {}
 
     def perform(self, operation: ops.StoreOperation, timeout_seconds: float) -> replies.StoreReply:
         if isinstance(operation, ops.AwaitChange):
@@ -121,8 +121,8 @@ class MemoryStore:
                 return replies.Asked()
             case ops.SaveStates():
                 return self._save(operation)
-            case ops.LoadStates(book=book):
-                states = self._books.get(book, {})
+            case ops.LoadStates(name=name):
+                states = self._states.get(name, {})
                 return replies.StatesSeen(tuple(states[key] for key in sorted(states)))
             case ops.AwaitChange():
                 raise TypeError("AwaitChange doesn't run under the mutex")
@@ -151,17 +151,17 @@ class MemoryStore:
         guard = operation.guard
         if self._key(guard.name, guard.token, guard.mod_revision) is None:
             return replies.NotHeld()
-        book = self._books.setdefault(operation.book, {})
-        there = [book.get(write.key) for write in operation.writes]
+        states = self._states.setdefault(operation.name, {})
+        there = [states.get(write.key) for write in operation.writes]
         seen = [0 if state is None else state.revision for state in there]
         if seen != [write.seen_revision for write in operation.writes]:
             return replies.StatesRefused(tuple(state for state in there if state is not None))
         self._revision += 1
         for write in operation.writes:
             if write.value is None:
-                book.pop(write.key, None)
+                states.pop(write.key, None)
             else:
-                book[write.key] = replies.State(write.key, write.value, self._revision)
+                states[write.key] = replies.State(write.key, write.value, self._revision)
         return replies.StatesSaved(self._revision)
 
     def _take(self, operation: Put, state: _Lease) -> replies.StoreReply:

@@ -146,10 +146,10 @@ def _arguments(operation: ops.StoreOperation) -> list[Any]:
         case ops.Release(name=name, token=token, mod_revision=mod_revision, done=done):
             mark = [] if done is None else [_done(done.delivery), done.lease]
             return ["release", name, token, mod_revision, *mark]
-        case ops.SaveStates(guard=guard, book=book, writes=writes):
+        case ops.SaveStates(guard=guard, name=name, writes=writes):
             # Of each its key, as of which revision, whether to write, and what.
             parts = [(one.key, one.seen_revision, int(one.value is not None), one.value or b"") for one in writes]
-            return ["save", book, *astuple(guard), *chain(*parts)]
+            return ["save", name, *astuple(guard), *chain(*parts)]
         case ops.LookForMark(task_id=task_id):
             return ["seen", f"replaced/{task_id}"]
         case ops.Unmark(task_id=task_id):

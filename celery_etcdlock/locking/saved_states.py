@@ -61,7 +61,7 @@ class SavedStates:
         writes = tuple(StateWrite(key, value, self._known.get(key, (b"", 0))[1]) for key, value in values.items())
         deadline = self._clock() + self._timeout_seconds
         self._doubtful = values  # also when a signal interrupts it half-way
-        machine = Save(guard=self._guard, book=self._name, writes=writes, deadline=deadline)
+        machine = Save(guard=self._guard, name=self._name, writes=writes, deadline=deadline)
         outcome = drive(machine, self._store, self._clock)
         if isinstance(outcome, Saved):
             self._doubtful = {}

@@ -43,9 +43,9 @@ class GuardLost:
 class Save(Machine["Saved | Overtaken | GuardLost | Unavailable"]):
     """Save ``writes`` by ``deadline``. Outcomes: ``Saved``, ``Overtaken``, ``GuardLost``, ``Unavailable``."""
 
-    def __init__(self, *, guard: HeldKey, book: str, writes: tuple[StateWrite, ...], deadline: float) -> None:
+    def __init__(self, *, guard: HeldKey, name: str, writes: tuple[StateWrite, ...], deadline: float) -> None:
         self.answer_by = deadline
-        self._operation = SaveStates(guard, book, writes)
+        self._operation = SaveStates(guard, name, writes)
         self._doubtful = False
 
     def start(self, now: float) -> Operation:
