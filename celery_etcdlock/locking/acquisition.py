@@ -244,7 +244,7 @@ class Acquirer:
         """
         if session.remaining() < session.ttl_seconds / 2:
             await asking.call(self._keeper.renew, session)
-        if not [lock for lock in locks if lock.lost]:  # alone, or with their session
+        if not [lock for lock in locks if lock.lost_reason is not None]:  # alone, or with their session
             return None
         deadline = self._clock() + self._timeout_seconds * (1 - TRYING)
         for lock in locks:

@@ -8,7 +8,7 @@ in each line, besides those of its holders: processes take turns, and within a p
 States of a caller::
 
     QUEUED --> FIRST --> owned | conflict      its turn: it contends with other processes
-           --> conflict                        its time is over, or it was told to stop, before its turn
+           --> conflict                        its time is over, or it was stopped, before its turn
 
 *Failure.* Whoever leaves, by whatever exception, has the next one go first. Should even that be cut off (an exception
 that is thrown into the very leaving), the line knows its callers only weakly: one that is gone is passed over when
@@ -128,7 +128,7 @@ class LocalWaiters:
             return False
 
     def _leave(self, key: tuple[str, ...], caller: _Caller) -> None:
-        """Not queued any more; who comes next is told. Harmless for one that never was."""
+        """Not queued any more; who comes next is woken. Harmless for one that never was."""
         following: _Caller | None = None
         with self._mutex:
             line = self._lines.get(key)

@@ -163,7 +163,7 @@ class LockManager:
             logger.warning("lock %r isn't released by a forked child of its holder", lock.name)
             return False
         session, pending = lock.session, lock.pending_delete
-        known_as_lost = lock.lost  # its holder was asked to release it
+        known_as_lost = lock.lost_reason is not None  # its holder was asked to release it
         lock.end()
         try:
             interrupted = session.has_pending_deletes(pending)

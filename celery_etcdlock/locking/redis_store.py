@@ -8,7 +8,7 @@ without ``appendfsync always``, a lock that was granted may be gone, and somebod
 believes in it; the counter may go back, and fencing tokens with it. So use it where two at once are a nuisance, not a
 disaster.
 
-A change is told by publish/subscribe. The end of a lease isn't, so a waiter also looks when the first lease would end.
+A change is published. The end of a lease isn't, so a waiter also looks when the first lease would end.
 """
 
 from __future__ import annotations
@@ -282,6 +282,6 @@ def _connection_of(pool: Any) -> Any:
 
 @cache
 def _wants_command_name(pool_class: Any) -> bool:
-    """redis-py below 5.3 has to be told a command's name, which it doesn't use; later ones warn of it."""
+    """redis-py below 5.3 wants a command's name, which it doesn't use; later ones warn of it."""
     parameter = inspect.signature(pool_class.get_connection).parameters["command_name"]
     return parameter.default is inspect.Parameter.empty
