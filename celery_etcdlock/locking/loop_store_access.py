@@ -18,6 +18,7 @@ import asyncio
 import concurrent.futures
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from celery_etcdlock.core.operations import AwaitChange, StoreOperation
@@ -37,23 +38,16 @@ THREADS = 8
 LOOK_SECONDS = (0.02, 1.0)
 
 
+@dataclass(eq=False)
 class LoopStoreAccess:
     """See the module. One for each call. ``changes`` is ``None`` where the store has no watch for all to offer."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        threads: concurrent.futures.Executor,
-        store: LockStore,
-        changes: DeletionWatch | None,
-        clock: Clock = boot_time,
-    ) -> None:
-        self._loop = loop
-        self._threads = threads
-        self._store = store
-        self._changes = changes
-        self._clock = clock
-        self._pause, self._longest_pause = LOOK_SECONDS
+    _loop: asyncio.AbstractEventLoop
+    _threads: concurrent.futures.Executor
+    _store: LockStore
+    _changes: DeletionWatch | None
+    _clock: Clock = boot_time
+    _pause: float = field(init=False, default=LOOK_SECONDS[0])
 
     async def perform(self, operation: StoreOperation, timeout_seconds: float) -> StoreReply:
         if isinstance(operation, AwaitChange):
@@ -97,7 +91,7 @@ class LoopStoreAccess:
         stop = operation.stop
         if self._changes is None:
             timeout_seconds = min(timeout_seconds, self._pause)
-            self._pause = min(self._pause * 1.5, self._longest_pause)
+            self._pause = min(self._pause * 1.5, LOOK_SECONDS[1])
         try:
             if self._changes is not None:
                 self._changes.add(bell.ring, operation.name, operation.after_revision)

@@ -92,17 +92,11 @@ class LockManager:
         return outcome if isinstance(outcome, Conflict) else outcome[0]
 
     def acquire_all(self, request: AcquireRequest) -> list[Lock] | Conflict:
-        """Own all locks of ``request``, with one fencing token, or none and say who holds one of them.
-
-        Raises ``LockUnavailable``.
-        """
+        """The same for all locks of ``request``, which then have one fencing token, or none of them."""
         return run_at_once(self.acquirer.acquire(self._blocking, request))
 
     def ask_to_release(self, name: str, key: Key, by: str) -> None:
-        """Ask whoever has ``key`` to release the lock: it hears of that with its next renewal.
-
-        Raises ``LockUnavailable``.
-        """
+        """Ask whoever has ``key`` to release: it learns of that with its next renewal. Raises ``LockUnavailable``."""
         self.store.perform(AskToRelease(name, key.token, key.mod_revision, by), self.timeout_seconds)
 
     def keys(self, name: str) -> tuple[Key, ...]:

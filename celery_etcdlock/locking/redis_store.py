@@ -202,51 +202,41 @@ def _done(delivery: Delivery) -> str:
 
 
 def _reply(operation: ops.StoreOperation, reply: list[Any]) -> replies.StoreReply:
-    if isinstance(operation, ops.LookForMark):
-        return replies.MarkSeen(bool(reply[0]))
-    if isinstance(operation, ops.LookForDone):
-        return replies.DoneSeen(bool(reply[0]))
-    match reply[0]:
-        case b"granted" if isinstance(operation, ops.GrantLease):
+    kind, *parts = reply
+    match operation:
+        case ops.LookForMark():
+            return replies.MarkSeen(bool(kind))
+        case ops.LookForDone():
+            return replies.DoneSeen(bool(kind))
+        case ops.GrantLease() if kind == b"granted":
             return replies.LeaseGranted(operation.ttl_seconds)
-        case b"fenced":
-            return replies.SessionFenced(reply[1], term=1)
-        case b"age":
-            return replies.LeaseAge(reply[1] / 1000, term=1)
-        case b"kept":
-            return replies.KeptAlive(reply[1], term=1)
-        case b"seen":
-            assert isinstance(operation, ops.CheckKeys)
-            asked = zip(reply[2][::2], reply[2][1::2], strict=True)
+        case ops.CheckKeys() if kind == b"seen":
+            missing, asked = parts
+            asks = zip(asked[::2], asked[1::2], strict=True)
             return replies.KeysSeen(
                 1,
-                frozenset(operation.keys[place] for place in reply[1]),
-                tuple(replies.ReleaseAsked(token.decode(), *_ask(text)) for token, text in asked),
+                frozenset(operation.keys[place] for place in missing),
+                tuple(replies.ReleaseAsked(token.decode(), *_ask(text)) for token, text in asks),
             )
-        case b"queued":
-            return replies.Queued(_keys(reply[1]), reply[2])
-        case b"saved":
-            return replies.StatesSaved(reply[1])
-        case b"refused":
-            return replies.StatesRefused(_states(reply[1]))
-        case b"states":
-            return replies.StatesSeen(_states(reply[1]))
-        case b"each":
-            return replies.EachTried(tuple(_outcome(each, reply[2]) for each in reply[1]))
-        case b"owned" | b"present":
-            return _outcome(reply)
-        case b"moved":
-            return replies.EpochMoved(reply[1])
-    return _SIMPLE[reply[0]]
+    return _outcome(reply) if kind in (b"owned", b"present") else _REPLIES[kind](*parts)
 
 
-_SIMPLE: dict[bytes, replies.StoreReply] = {
-    b"gone": replies.SessionGone(),
-    b"done": replies.Done(),
-    b"released": replies.Released(),
-    b"not held": replies.NotHeld(),
-    b"asked": replies.Asked(),
-    b"unknown": replies.LeaseUnknown(),
+_REPLIES: dict[bytes, Callable[..., replies.StoreReply]] = {
+    b"fenced": lambda revision: replies.SessionFenced(revision, term=1),
+    b"age": lambda ms: replies.LeaseAge(ms / 1000, term=1),
+    b"kept": lambda ttl_seconds: replies.KeptAlive(ttl_seconds, term=1),
+    b"queued": lambda keys, revision: replies.Queued(_keys(keys), revision),
+    b"each": lambda each, has_run: replies.EachTried(tuple(_outcome(one, has_run) for one in each)),
+    b"saved": replies.StatesSaved,
+    b"refused": lambda states: replies.StatesRefused(_states(states)),
+    b"states": lambda states: replies.StatesSeen(_states(states)),
+    b"moved": replies.EpochMoved,
+    b"gone": replies.SessionGone,
+    b"done": replies.Done,
+    b"released": replies.Released,
+    b"not held": replies.NotHeld,
+    b"asked": replies.Asked,
+    b"unknown": replies.LeaseUnknown,
 }
 
 
