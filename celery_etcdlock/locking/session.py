@@ -77,7 +77,6 @@ class Use:
     def leave(self) -> None:
         if self.session is not None:
             self.session.leave(self)
-            self.session = None
 
 
 class Session:
