@@ -30,7 +30,6 @@ from celery_etcdlock.listeners import Listeners, find_listener
 from celery_etcdlock.listeners.celery_events import CeleryEvents
 from celery_etcdlock.locking.child_lease_guardian import Guardian
 from celery_etcdlock.locking.lease_page import LeasePage
-from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.lock_holder import describe_holder
 from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.locking.outcomes import Conflict
@@ -184,10 +183,6 @@ class EtcdLocks:
             self._broker = broker_fingerprint(self._app)
         since = round(time.time(), 3)
         return Record(delivery, task, host_name(), os.getpid(), since, limit, self._broker, about=about)
-
-    def acquire(self, name: str, record: Record, **options: Any) -> Lock | Conflict:
-        """As ``LockManager.acquire``, in this process."""
-        return self.manager.acquire(name, record, **options)
 
     def holders(self, name: str) -> tuple[Key, ...]:
         """Who holds the lock ``name`` now, then who waits, in order. Raises ``LockUnavailable``."""

@@ -60,7 +60,7 @@ class PendingMarks:
 
 
 class DoneMarks:
-    """See the module. Both methods raise ``LockUnavailable`` where the store can't be asked."""
+    """See the module. ``put`` and ``seen`` raise ``LockUnavailable`` where the store can't be asked."""
 
     def __init__(
         self,

@@ -58,7 +58,7 @@ def test_locks_of_another_broker_and_keys_without_a_lease_are_named(app: Celery,
     """Rule 19."""
     locks = EtcdLocks.from_app(app)
     foreign = Record(Delivery("id"), "t", "h", 1, 1.0, broker="another")
-    lock = locks.acquire("theirs", foreign, ttl_seconds=3)
+    lock = locks.manager.acquire("theirs", foreign, ttl_seconds=3)
     assert isinstance(lock, Lock)
     client = EtcdClient(etcd.endpoint)
     request = messages.PutRequest(key=f"{locks.settings.prefix}v1/stuck/t".encode(), value=b"{}")
