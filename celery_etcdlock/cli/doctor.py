@@ -84,14 +84,7 @@ def _redis(settings: Settings) -> Iterator[CheckResult]:
 
     store = open_redis_store(settings)
     try:
-        yield from diagnose_redis(
-            open_redis_client(settings),
-            store,
-            where=settings.endpoints[0],
-            prefix=settings.prefix,
-            has_login=settings.password is not None,
-            timeout_seconds=settings.timeout,
-        )
+        yield from diagnose_redis(open_redis_client(settings), store, settings)
     except InvalidSetting as error:
         yield CheckResult(Level.BROKEN, "redis-py", str(error))
     finally:

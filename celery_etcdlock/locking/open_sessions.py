@@ -6,7 +6,7 @@ import logging
 import secrets
 import threading
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 from celery_etcdlock.core.operations import RevokeLease
 from celery_etcdlock.core.ownership import trust_deadline
@@ -20,6 +20,8 @@ from celery_etcdlock.locking.session import Session, Use
 from celery_etcdlock.native import unlock
 
 logger = logging.getLogger("celery_etcdlock")
+
+Result = TypeVar("Result")
 
 #: How long the revocation of a lease may take, in seconds.
 REVOKE_SECONDS = 1.0
@@ -54,16 +56,12 @@ class OpenSessions:
 
     def enter_or_open(self, ttl_seconds: int, deadline: float, use: Use) -> Session:
         """The same, opened if there is none, by one caller for all. Raises ``LockUnavailable`` by ``deadline``."""
-        try:
-            try:
-                if not self._opening.acquire(timeout=max(0.0, deadline - self._clock())):
-                    raise LockUnavailable("the lock store gave no answer in time while a session was opened")
-                return self.enter(ttl_seconds, use) or self._open(ttl_seconds, deadline, use)
-            finally:
-                unlock(self._opening)
-        finally:
-            # Once more: a signal may have struck in the first.
-            unlock(self._opening)
+        return alone(
+            self._opening,
+            lambda: self.enter(ttl_seconds, use) or self._open(ttl_seconds, deadline, use),
+            deadline - self._clock(),
+            "a session",
+        )
 
     def _open(self, ttl_seconds: int, deadline: float, use: Use) -> Session:
         if self.given_up:
@@ -144,6 +142,20 @@ def open_session(
             raise outcome.error
         if clock() >= deadline:
             raise LockUnavailable(f"no session could be opened in time: {outcome.reason}")
+
+
+def alone(mutex: Any, open_one: Callable[[], Result], seconds: float, what: str) -> Result:
+    """``open_one``, when nobody else does. Raises ``LockUnavailable`` if that takes more than so many seconds."""
+    try:
+        try:
+            if not mutex.acquire(timeout=max(0.0, seconds)):
+                raise LockUnavailable(f"the lock store gave no answer in time while {what} was opened")
+            return open_one()
+        finally:
+            unlock(mutex)
+    finally:
+        # Once more: a signal may have struck in the first.
+        unlock(mutex)
 
 
 def revoke(lease: int, store: LockStore) -> bool:

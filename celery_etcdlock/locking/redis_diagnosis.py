@@ -11,6 +11,7 @@ from typing import Any
 
 from celery_etcdlock.core.check_results import CheckResult, broken, ok, warning
 from celery_etcdlock.core.operations import GrantLease, RevokeLease
+from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.redis_store import RedisStore
 
@@ -19,12 +20,11 @@ LEAST_VERSION = (6, 0)
 PROBE_TTL_SECONDS = 10
 
 
-def diagnose_redis(
-    client: Any, store: RedisStore, *, where: str, prefix: str, has_login: bool, timeout_seconds: float
-) -> Iterator[CheckResult]:
+def diagnose_redis(client: Any, store: RedisStore, settings: Settings) -> Iterator[CheckResult]:
     """Findings, one by one. ``client`` is a ``redis.Redis`` with a time-out. Doesn't raise for what it can report."""
     from redis import exceptions
 
+    where = settings.endpoints[0]
     subject = f"endpoint {where}"
     try:
         facts: dict[str, Any] = client.info()
@@ -45,12 +45,12 @@ def diagnose_redis(
         yield from _server(facts)
         yield from _memory(facts)
     yield from _disk(client)
-    if has_login:
+    if settings.password is not None:
         yield ok("login", "with a password")
     else:
         remedy = "set requirepass or ACL users, or keep the port where only workers reach it"
         yield warning("login", "none: whoever reaches this Redis may take locks", remedy)
-    yield from _probe(store, prefix, timeout_seconds)
+    yield from _probe(store, settings)
     text = "promises less than etcd: after a failover or restart two may hold one lock, and there is no gate"
     yield warning("Redis", text, "move to etcd where two at once would be a disaster: one setting")
 
@@ -95,11 +95,12 @@ def _disk(client: Any) -> Iterator[CheckResult]:
     yield warning("disk", text, "appendonly yes with appendfsync always, or an etcd")
 
 
-def _probe(store: RedisStore, prefix: str, timeout_seconds: float) -> Iterator[CheckResult]:
+def _probe(store: RedisStore, settings: Settings) -> Iterator[CheckResult]:
+    prefix = settings.prefix
     lease = secrets.randbits(62) + 1
     try:
-        store.perform(GrantLease(lease, PROBE_TTL_SECONDS), timeout_seconds)
-        store.perform(RevokeLease(lease), timeout_seconds)
+        store.perform(GrantLease(lease, PROBE_TTL_SECONDS), settings.timeout)
+        store.perform(RevokeLease(lease), settings.timeout)
     except LockUnavailable as error:
         remedy = f"allow the user ~{prefix}* &{prefix}* +@read +@write +@scripting +@pubsub +@connection"
         yield broken("probe", f"can't write under {prefix}: {error}", remedy)

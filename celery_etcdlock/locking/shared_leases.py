@@ -17,12 +17,10 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
-from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.lock_store import LockStore
-from celery_etcdlock.locking.open_sessions import open_session
+from celery_etcdlock.locking.open_sessions import alone, open_session
 from celery_etcdlock.locking.session import Session
-from celery_etcdlock.native import unlock
 
 KEYS_PER_LEASE = 2000
 SMALLEST_LEASE_SECONDS = 64
@@ -51,26 +49,17 @@ class SharedLeases:
         size = SMALLEST_LEASE_SECONDS if self._spread >= 1 else math.ceil(seconds)
         while size < seconds:
             size *= 2
-        try:
-            try:
-                if not self._opening.acquire(timeout=max(0.0, deadline - self._clock())):
-                    raise LockUnavailable("the lock store gave no answer in time while a lease was opened")
-                lease = self._leases.get(size)
-                if lease is None or not lease.takes(keys, self._clock()):
-                    lease = self._leases[size] = self._open(size, deadline)
-                lease.keys += keys
-                return lease.session
-            finally:
-                unlock(self._opening)
-        finally:
-            # Once more: a signal may have struck in the first.
-            unlock(self._opening)
+        return alone(self._opening, lambda: self._take(size, keys, deadline), deadline - self._clock(), "a lease")
 
-    def _open(self, size: int, deadline: float) -> _Lease:
-        opened_at = self._clock()
-        takes_for = math.ceil(size * self._spread)
-        session = open_session(size + takes_for, deadline, self._store, self._clock, self._on_abandoned)
-        return _Lease(session, opened_at + takes_for)
+    def _take(self, size: int, keys: int, deadline: float) -> Session:
+        lease = self._leases.get(size)
+        if lease is None or not lease.takes(keys, self._clock()):
+            opened_at = self._clock()
+            takes_for = math.ceil(size * self._spread)
+            session = open_session(size + takes_for, deadline, self._store, self._clock, self._on_abandoned)
+            lease = self._leases[size] = _Lease(session, opened_at + takes_for)
+        lease.keys += keys
+        return lease.session
 
 
 @dataclass(eq=False)

@@ -64,7 +64,7 @@ def test_an_outage_at_the_start_leaves_no_key_behind(
         raise LockUnavailable("away")
 
     with monkeypatch.context() as context:
-        context.setattr(worker.locks.manager, "take_over", away)
+        context.setattr(worker.locks.manager, "acquire_all", away)
         worker.run(message)
     assert len(worker.ran) == (setting == "run")
     wait_for(lambda: worker.holders("name") == 0, "the key is gone")

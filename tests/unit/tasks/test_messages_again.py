@@ -213,7 +213,7 @@ def test_a_claim_that_its_producer_doubts_is_its_messages_and_nobody_else_delete
     task = worker.task(_held_names(worker), lock=lifetime, lock_key="name")
     _open_leases(worker, task)
     with monkeypatch.context() as context:
-        context.setattr(worker.locks.manager._store, "perform", _losing(worker.locks.manager._store, applied=True))
+        context.setattr(worker.locks.manager.store, "perform", _losing(worker.locks.manager.store, applied=True))
         task.delay()
         [message] = worker.messages()
         assert not message.headers.get(CLAIMS_HEADER)
@@ -300,7 +300,7 @@ def test_a_copy_that_meets_an_outage_leaves_the_result_alone(
     again = copy.copy(message)
     worker.run(message)
     with monkeypatch.context() as context:
-        context.setattr(worker.locks.manager._store, "perform", _away)
+        context.setattr(worker.locks.manager.store, "perform", _away)
         worker.run(again)
         assert result.state == ended
         [comeback] = worker.messages()
@@ -316,7 +316,7 @@ def test_what_a_call_left_in_doubt_is_gone_without_another_call(
     worker.app.conf.etcdlock_on_unavailable = setting
     task = worker.task(lock="until_executing", lock_key="name")
     _open_leases(worker, task)
-    store = worker.locks.manager._store
+    store = worker.locks.manager.store
     with monkeypatch.context() as context:
         context.setattr(store, "perform", _losing(store, applied=True))
         if setting == "raise":
@@ -337,12 +337,12 @@ def test_what_a_call_left_in_doubt_is_gone_at_the_end_of_its_process(
     manager = worker.locks.manager
     monkeypatch.setattr("celery_etcdlock.locking.renewal.start_thread", lambda *_: None)
     with monkeypatch.context() as context:
-        context.setattr(manager._store, "perform", _losing(manager._store, applied=True))
+        context.setattr(manager.store, "perform", _losing(manager.store, applied=True))
         with pytest.raises(LockUnavailable):
             task.delay()
-    assert len(manager._store._names) == 1  # type: ignore[attr-defined]
+    assert len(manager.store._names) == 1  # type: ignore[attr-defined]
     manager.close()
-    assert not manager._store._names  # type: ignore[attr-defined]
+    assert not manager.store._names  # type: ignore[attr-defined]
 
 
 def test_a_retry_doesnt_inherit_what_the_run_before_came_back_for(worker: Worker) -> None:
@@ -482,7 +482,7 @@ def test_a_copy_knows_of_a_run_in_its_own_process_that_etcd_doesnt_know_of_yet(
     task.delay()
     [message] = worker.messages()
     keeper = worker.locks.manager._keeper
-    monkeypatch.setattr(keeper, "_put_marks", lambda timeout_seconds: False)
+    monkeypatch.setattr(keeper._cleanup, "put_marks", lambda timeout_seconds: False)
     keeper.schedule_mark(delivery_of(message.headers).run)
     worker.run(message)
     assert worker.ran == []
@@ -595,7 +595,7 @@ class TestMarks:
         task.delay()
         [message] = worker.messages()
         again = copy.deepcopy(message)
-        store = worker.locks.manager._store
+        store = worker.locks.manager.store
         perform = store.perform
         marked: list[bool] = []
         away = lost == "the release"
@@ -625,7 +625,7 @@ class TestMarks:
         task = worker.task(lock_key="name")
         task.delay()
         [message] = worker.messages()
-        store = worker.locks.manager._store
+        store = worker.locks.manager.store
         perform, lost, marked = store.perform, [], []
 
         def answers(operation: Any, timeout_seconds: float) -> Any:
@@ -777,7 +777,7 @@ def test_a_retry_that_ends_before_it_has_its_lock_frees_what_was_left_for_it(wor
     worker.run(*worker.messages())
     [retry] = worker.messages()
     del retry.headers[CLAIMS_HEADER]
-    store = worker.locks.manager._store
+    store = worker.locks.manager.store
     perform, struck = store.perform, []
 
     def strike(operation: Any, timeout_seconds: float) -> Any:
@@ -836,8 +836,7 @@ def test_a_retry_that_ran_unprotected_and_failed_frees_what_was_left_for_it(work
         raise LockUnavailable("on purpose")
 
     with pytest.MonkeyPatch.context() as context:
-        context.setattr(worker.locks.manager, "acquire", unavailable)
-        context.setattr(worker.locks.manager, "take_over", unavailable)
+        context.setattr(worker.locks.manager, "acquire_all", unavailable)
         worker.run(retry)
     assert worker.ran == ["unprotected"]
     wait_for(lambda: worker.holders("name") == 0, "what was left for it is gone")

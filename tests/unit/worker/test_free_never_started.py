@@ -151,8 +151,8 @@ def test_a_retry_that_is_revoked_while_its_predecessor_still_releases(worker: Wo
     assert isinstance(lock, Lock)
     message.headers["retries"] = 1
     looked: list[object] = []
-    perform = manager._store.perform
-    manager._store.perform = lambda operation, seconds: (looked.append(operation), perform(operation, seconds))[1]  # type: ignore[method-assign]
+    perform = manager.store.perform
+    manager.store.perform = lambda operation, seconds: (looked.append(operation), perform(operation, seconds))[1]  # type: ignore[method-assign]
     announce_revoked(task, message)
     wait_for(lambda: looked, "it was looked at")
     assert manager.keep(lock, replace(lock.record, kind=KeyKind.HANDOVER, successor=(1, 0)), 60)
