@@ -194,10 +194,7 @@ class SessionKeeper:
                     session.schedule_renewal(min(RETRY_SECONDS, session.ttl_seconds / 10))
             elif session.pending_deletes():
                 self._flush(session)
-        if self._may_flush():
-            for source in self._cleanup.due():
-                answer_by = min(self._clock() + RETRY_SECONDS, self._next_renewal())
-                flush(source, self._renewal_store, self._clock, answer_by, _pause)
+        self._flush_others()
         return self._seconds_to_next()
 
     def _seconds_to_next(self) -> float | None:
@@ -286,6 +283,11 @@ class SessionKeeper:
         # if it can't be ended either, it isn't renewed any more.
         elif session.close_if_only_pending_deletes():
             self._bury(session)
+
+    def _flush_others(self) -> None:
+        for source in self._cleanup.due() if self._may_flush() else ():
+            answer_by = min(self._clock() + RETRY_SECONDS, self._next_renewal())
+            flush(source, self._renewal_store, self._clock, answer_by, _pause)
 
 
 def _pause(seconds: float) -> None:
