@@ -119,7 +119,6 @@ class Claims:
         """A queue position that stands for ``seconds``, and the keys under the name, as ``Queued`` has them."""
         pending = PendingDelete(name, secrets.token_hex(12), attempt=secrets.token_hex(6))
         position = replace(record, kind=KeyKind.POSITION, attempt=pending.attempt)
-
         taken, [claim] = self._on_lease(
             seconds,
             lambda session, give_up_at, deadline: machines.TakePosition(
@@ -153,7 +152,6 @@ class Claims:
         """
         pending = PendingDelete(claim.name, claim.token, attempt=secrets.token_hex(6), replaces=replaces)
         kept = replace(record, attempt=pending.attempt)
-
         _, [outcome] = self._on_lease(
             seconds,
             lambda session, give_up_at, deadline: machines.TakeOver(
