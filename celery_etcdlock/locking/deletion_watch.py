@@ -1,4 +1,4 @@
-"""One watch for all who wait in event loops: tells each that a place under its lock's name was deleted.
+"""One watch for all who wait in event loops: tells each that a key under its lock's name was deleted.
 
 The watch sees every deletion under the app's prefix, so its cost is the app's releases, not the number of those who
 wait. It runs in a thread, begins with the first who waits, and ends a while after the last. Nobody relies on it:
@@ -38,7 +38,7 @@ Ring = Callable[[], None]
 
 
 class Deletions(Protocol):
-    """Deletions of places, as they come: ``open`` yields the revision that they begin after, then the rest."""
+    """Deletions of keys, as they come: ``open`` yields the revision that they begin after, then the rest."""
 
     def open(self) -> AbstractContextManager[tuple[int, Iterator[tuple[int, set[str]]]]]:
         """The revision after which the deletions begin, and them: a revision and escaped names, at least every second.
@@ -65,7 +65,7 @@ class DeletionWatch:
         self._pid = os.getpid()
 
     def add(self, ring: Ring, name: str, after_revision: int) -> None:
-        """Have ``ring`` called when a place under ``name`` is deleted after the revision, until it is removed."""
+        """Have ``ring`` called when a key under ``name`` is deleted after the revision, until it is removed."""
         segment = escape_name(name)
         with self._mutex:
             self._waiting.setdefault(segment, {})[ring] = after_revision

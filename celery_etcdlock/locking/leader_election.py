@@ -1,11 +1,11 @@
-"""Stands for a lock for as long as a process lives: waits in line for it, holds it, loses it, waits again.
+"""Stands for a lock for as long as a process lives: queues for it, holds it, loses it, waits again.
 
 States::
 
     WAITING ---> HOLDING ---> LEFT ---> WAITING ...
                                 `-----> (stopped)
 
-The waiting is done by a thread of its own: an ordinary wait in line, woken by a watch. When the lock is ours the thread
+The waiting is done by a thread of its own: an ordinary waiter, woken by a watch. When the lock is ours the thread
 hands it over, rings the alarm and sleeps until whoever uses it *leaves*: because it was lost, or because it can't be
 used. While etcd is away the thread tries again, without an end.
 """
@@ -26,7 +26,7 @@ from celery_etcdlock.native import Alarm
 
 logger = logging.getLogger("celery_etcdlock")
 
-#: Seconds of one wait in line. Nobody gives up a beat.
+#: Seconds of one wait. Nobody gives up a beat.
 FOREVER = 1e9
 #: Seconds between two tries to reach a store that is away.
 RETRY_SECONDS = 1.0
@@ -66,7 +66,7 @@ class LeaderElection:
             self._left.ring()
 
     def stop(self) -> None:
-        """Release the lock or the place in line at once. The manager is of no use any more."""
+        """Release the lock or the queue position at once. The manager is of no use any more."""
         self._stopped = True
         lock, self.lock = self.lock, None
         if lock is not None:

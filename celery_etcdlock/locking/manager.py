@@ -258,7 +258,7 @@ class LockManager:
         self._on_lost(lock)
 
     def give_up(self) -> None:
-        """Give up all locks and places in line at once, for good: a process ends that has others wait for it.
+        """Give up all locks and queue positions at once, for good: a process ends that has others wait for it.
 
         A wait that goes on in another thread ends with ``LockUnavailable``.
         """

@@ -153,13 +153,13 @@ class RedisInspector:
             entry
             for name, tokens in zip(names, stored, strict=True)
             for token, value in tokens.items()
-            if (entry := _place(name, token, value)) is not None
+            if (entry := _key_entry(name, token, value)) is not None
         ]
         alive = self.ttls(entry.lease for entry in entries)
         return [entry for entry in entries if entry.lease in alive]
 
 
-def _place(name: str, token: bytes, value: bytes) -> KeyEntry | None:
+def _key_entry(name: str, token: bytes, value: bytes) -> KeyEntry | None:
     match value.split(b":", 3):
         case [create, mod, lease, record] if create.isdigit() and mod.isdigit() and lease.isdigit() and name:
             key = Key(token.decode("utf-8", "replace"), int(create), int(mod), decode_record(record), int(lease))

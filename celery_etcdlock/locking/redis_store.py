@@ -160,11 +160,10 @@ def _arguments(operation: ops.StoreOperation) -> list[Any]:
             return ["mark", lease, _done(delivery)]
         case ops.TryAcquire() as each:
             return ["try", each.lease, each.epoch, *_try(each), _asked(each)]
-        case ops.Enqueue() as place:
-            return ["enqueue", place.lease, place.epoch, place.name, place.token, encode_record(place.record)]
-        case ops.Promote() as place:
-            put = [place.lease, place.epoch, place.name, place.token, encode_record(place.record)]
-            return ["promote", *put, place.mod_revision, int(place.alone), place.replaces or "", _asked(place)]
+        case ops.Enqueue() as put:
+            return ["enqueue", *_put(put)]
+        case ops.Promote() as put:
+            return ["promote", *_put(put), put.mod_revision, int(put.alone), put.replaces or "", _asked(put)]
         case ops.TryEach(tries=tries) | ops.TryAll(tries=tries):
             name = "try each" if isinstance(operation, ops.TryEach) else "try all"
             return [name, tries[0].lease, tries[0].epoch, *chain(*map(_try, tries)), _asked(tries[0])]
@@ -181,6 +180,10 @@ _COMMANDS: dict[type[Any], str] = {
     ops.AskToRelease: "ask",
     ops.LoadStates: "load",
 }
+
+
+def _put(operation: ops.Enqueue | ops.Promote) -> tuple[Any, ...]:
+    return operation.lease, operation.epoch, operation.name, operation.token, encode_record(operation.record)
 
 
 def _try(operation: ops.TryAcquire) -> tuple[Any, ...]:
@@ -215,7 +218,7 @@ def _reply(operation: ops.StoreOperation, reply: list[Any]) -> replies.StoreRepl
             asks = zip(asked[::2], asked[1::2], strict=True)
             return replies.KeysSeen(
                 1,
-                frozenset(operation.keys[place] for place in missing),
+                frozenset(operation.keys[number] for number in missing),
                 tuple(replies.ReleaseAsked(token.decode(), *_ask(text)) for token, text in asks),
             )
     return _outcome(reply) if kind in (b"owned", b"present") else _REPLIES[kind](*parts)
@@ -258,10 +261,10 @@ def _known(has_run: int) -> bool | None:
     return None if has_run < 0 else bool(has_run)
 
 
-def _keys(places: list[list[Any]]) -> tuple[Key, ...]:
+def _keys(stored: list[list[Any]]) -> tuple[Key, ...]:
     return tuple(
         Key(token.decode(), create, mod, decode_record(record), int(lease))
-        for token, create, mod, record, lease in places
+        for token, create, mod, record, lease in stored
     )
 
 
