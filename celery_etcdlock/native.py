@@ -74,10 +74,7 @@ class Alarm:
 
     def wait(self, timeout_seconds: float | None) -> None:
         """Return when the alarm rings, or after so many seconds (``None``: only then)."""
-        if timeout_seconds is None:
-            self._lock.acquire()
-        else:
-            self._lock.acquire(timeout=min(max(timeout_seconds, 0.0), 3600.0))
+        self._lock.acquire(timeout=-1 if timeout_seconds is None else min(max(timeout_seconds, 0.0), 3600.0))
 
     def ring(self) -> None:
         try:

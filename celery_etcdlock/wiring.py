@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
-from celery_etcdlock.core.settings import Settings
+from celery_etcdlock.core.settings import LOGIN, Settings
 from celery_etcdlock.errors import EtcdLockError, InvalidSetting
 from celery_etcdlock.locking.deletion_watch import Deletions
 from celery_etcdlock.locking.group_commit import GroupCommit
@@ -89,13 +89,7 @@ def open_client(
     from celery_etcdlock.etcd.client import EtcdClient
 
     return EtcdClient(
-        endpoints or settings.endpoints,
-        username=settings.username,
-        password=settings.password,
-        ca_cert=settings.ca_cert,
-        client_cert=settings.client_cert,
-        client_key=settings.client_key,
-        sockets=sockets,
+        endpoints or settings.endpoints, sockets=sockets, **{name: getattr(settings, name) for name in LOGIN}
     )
 
 
@@ -110,7 +104,7 @@ def open_deletions(settings: Settings) -> Deletions | None:
 
 
 def etcd_key(settings: Settings, name: str, token: str) -> bytes:
-    """Where a place under a lock's name lies. Raises ``EtcdLockError`` where the locks aren't in an etcd."""
+    """Where a key under a lock's name lies. Raises ``EtcdLockError`` where the locks aren't in an etcd."""
     if not settings.in_etcd:
         raise EtcdLockError(f"locks at {settings.endpoints[0]} have no key in an etcd")
     from celery_etcdlock.etcd.key_layout import Layout

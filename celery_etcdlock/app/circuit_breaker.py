@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 
+from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import LockUnavailable
 
 logger = logging.getLogger("celery_etcdlock")
@@ -26,15 +27,16 @@ WHAT_TASKS_DO = {
 class CircuitBreaker:
     """One for each app in each process. A forked child starts with what its parent knew."""
 
-    def __init__(self, monotonic: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, settings: Callable[[], Settings], monotonic: Callable[[], float] = time.monotonic) -> None:
+        self._settings = settings
         self._monotonic = monotonic
         self._mutex = threading.Lock()
-        self._told = False
+        self._is_logged = False
         self._unanswered = 0
         self._found: LockUnavailable | None = None
         self._try_again_at = 0.0
 
-    def check(self, timeout_seconds: float) -> None:
+    def check(self) -> None:
         """Return if the store should be asked now. Raises ``LockUnavailable``, with the last error, if not."""
         if self._found is None:
             return
@@ -44,30 +46,31 @@ class CircuitBreaker:
                 return
             if now >= self._try_again_at:
                 # This caller tries. Until it knows, and for as long again, nobody else does.
-                self._try_again_at = now + 2 * timeout_seconds
+                self._try_again_at = now + 2 * self._settings().timeout
                 return
             pause = self._try_again_at - now
         raise LockUnavailable(f"{found} (cached failure; next attempt within {pause:.1f} s)", permanent=found.permanent)
 
-    def tell(self, error: LockUnavailable, timeout_seconds: float, policy: str = "retry") -> None:
-        """An attempt failed. What ``check`` raised is no news. ``policy`` is ``etcdlock_on_unavailable``."""
+    def tell(self, error: LockUnavailable) -> None:
+        """An attempt failed. What ``check`` raised is no news."""
+        settings = self._settings()
         with self._mutex:
             if self._found is None:
                 self._unanswered += 1
                 # One request without an answer may be an accident.
                 if not error.maybe_applied or self._unanswered > 1:
                     self._found = error
-                    self._try_again_at = self._monotonic() + timeout_seconds
-            if self._told:
+                    self._try_again_at = self._monotonic() + settings.timeout
+            if self._is_logged:
                 return
-            self._told = True
+            self._is_logged = True
         logger.warning(
             "celery-etcdlock can't acquire locks: %s. Locked tasks %s. Check etcd and the settings "
             "etcdlock_endpoints and etcdlock_timeout (%g s). "
             "etcdlock_on_unavailable changes what tasks do. This is logged once per outage and process.",
             error,
-            WHAT_TASKS_DO[policy],
-            timeout_seconds,
+            WHAT_TASKS_DO[settings.on_unavailable],
+            settings.timeout,
         )
 
     def over(self) -> None:
@@ -77,6 +80,6 @@ class CircuitBreaker:
         with self._mutex:
             self._unanswered = 0
             self._found = None
-            told, self._told = self._told, False
-        if told:
+            was_logged, self._is_logged = self._is_logged, False
+        if was_logged:
             logger.warning("celery-etcdlock: etcd is reachable again; locking resumed.")

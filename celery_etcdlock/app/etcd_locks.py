@@ -12,7 +12,7 @@ import os
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 from weakref import WeakKeyDictionary
 
 from celery import Celery
@@ -21,7 +21,7 @@ from celery.signals import worker_process_shutdown
 
 from celery_etcdlock.app.celery_settings import broker_fingerprint, host_name, settings_of
 from celery_etcdlock.app.circuit_breaker import CircuitBreaker
-from celery_etcdlock.core.events import Listener, LockEvent
+from celery_etcdlock.core.events import Listener
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.settings import Settings
@@ -57,13 +57,13 @@ class EtcdLocks:
         self._app = app
         self._settings: Settings | None = None
         self._broker: str | None = None
-        self._managers: dict[int, LockManager] = {}
-        self._accesses: dict[LockManager, ProcessAccess] = {}
+        #: By pid: a process's lock manager, and what locks without a task need beside it.
+        self._accesses: dict[int, ProcessAccess] = {}
         self._page: LeasePage | None = None
         self._celery_events: CeleryEvents | None = None
         self._more_listeners: list[Listener] = []
         #: Whether the lock store is unreachable, as far as tasks of this process know.
-        self.circuit_breaker = CircuitBreaker()
+        self.circuit_breaker = CircuitBreaker(lambda: self.settings)
 
     @classmethod
     def from_app(cls, app: Celery) -> EtcdLocks:
@@ -85,11 +85,12 @@ class EtcdLocks:
     @property
     def manager(self) -> LockManager:
         """This process's lock manager. Connects to nothing yet. Raises ``ImproperlyConfigured``."""
-        pid = os.getpid()
-        manager = self._managers.get(pid)
-        return manager if manager is not None else self._open(pid)
+        return (self._accesses.get(os.getpid()) or self._open()).manager
 
-    def _open(self, pid: int) -> LockManager:
+    def access(self) -> ProcessAccess:
+        return self._accesses.get(os.getpid()) or self._open()
+
+    def _open(self) -> ProcessAccess:
         try:
             configured = [find_listener(entry) for entry in self.settings.listeners or ()]
             store, renewal_store = open_stores(self.settings)
@@ -103,9 +104,11 @@ class EtcdLocks:
             done_seconds=self.settings.done_ttl,
             page=self._page,
         )
-        manager = self._managers.setdefault(pid, manager)
-        _keep_only(self._managers, pid)  # the parent's goes, which it had before the fork
-        return manager
+        pid = os.getpid()
+        access = self._accesses.setdefault(pid, ProcessAccess(manager, lambda: open_deletions(self.settings)))
+        for other in [other for other in self._accesses if other != pid]:
+            self._accesses.pop(other, None)  # the parent's, which it had before the fork
+        return access
 
     def look_after_children(self) -> Guardian | None:
         """Have the locks of forked processes freed when these die. Call it before the first fork.
@@ -160,18 +163,10 @@ class EtcdLocks:
             self, name, wait_timeout=wait_timeout, lock_ttl=lock_ttl, limit=limit, note=note, on_lost=on_lost
         )
 
-    def access(self) -> ProcessAccess:
-        manager = self.manager
-        access = self._accesses.get(manager)
-        if access is None:
-            access = self._accesses.setdefault(manager, ProcessAccess(manager, lambda: open_deletions(self.settings)))
-            _keep_only(self._accesses, manager)  # those of a closed manager, and the parent's before the fork, go
-        return access
-
     @property
     def is_open(self) -> bool:
         """Whether this process has a manager already."""
-        return os.getpid() in self._managers
+        return os.getpid() in self._accesses
 
     def etcd_key(self, name: str, token: str) -> bytes:
         """Where a place lies in etcd. Raises ``EtcdLockError`` where the locks aren't in an etcd."""
@@ -196,29 +191,19 @@ class EtcdLocks:
     def add_listener(self, listener: Listener) -> None:
         """Call ``listener`` with each event from now on, here and in processes that are forked later."""
         self._more_listeners.append(listener)
-        manager = self._managers.pop(os.getpid(), None)  # which doesn't know it
-        if manager is not None:
-            manager.close()
-
-    def tell(self, event: LockEvent) -> None:
-        """Log ``event`` and tell all listeners."""
-        self.manager.tell(event)
+        self._close_access()  # which doesn't know it
 
     def close(self) -> None:
         """Close this process's connections, and revoke its lease if no lock needs it any more."""
-        manager = self._managers.pop(os.getpid(), None)
-        if manager is not None:
-            access = self._accesses.pop(manager, None)
-            if access is not None:
-                access.close()
-            manager.close()
+        self._close_access()
         if self._celery_events is not None:
             self._celery_events.close()
 
-
-def _keep_only(found: dict[Any, Any], key: object) -> None:
-    for other in [other for other in found if other != key]:
-        found.pop(other, None)
+    def _close_access(self) -> None:
+        access = self._accesses.pop(os.getpid(), None)
+        if access is not None:
+            access.close()
+            access.manager.close()
 
 
 def warn_of_another_broker(conflict: Conflict, mine: Record) -> None:
@@ -248,8 +233,8 @@ def locks_at(endpoints: tuple[str, ...]) -> Iterator[None]:
 
 
 def _open_anew() -> None:
+    _close_all()
     for locks in list(_locks_of_apps.values()):
-        locks.close()
         locks._settings = None
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timezone
 from typing import Any, TypeVar
@@ -76,7 +77,7 @@ class Term:
     """See the module. For the thread that ticks; ``interrupt`` may be called in any."""
 
     lock: Lock
-    book: SavedStates
+    saved_states: SavedStates
     marks: DoneMarks
     at_least_once: bool
     catch_up_seconds: float | None
@@ -128,7 +129,7 @@ class Term:
 
         Raises ``LockUnavailable``, ``LockLost``, and ``StateTooNew``, after which nothing must be scheduled.
         """
-        found = {key: decode_state(value) for key, value in self.book.load().items()}
+        found = {key: decode_state(value) for key, value in self.saved_states.load().items()}
         newer = [key for key, state in found.items() if isinstance(state, Unreadable)]
         if newer:
             raise StateTooNew(
@@ -147,7 +148,7 @@ class Term:
         before = found.get(WORK)
         if isinstance(before, WorkState):
             work = replace(work, takeovers=before.takeovers + 1)
-        self.book.save({WORK: encode_state(work)})
+        self.saved_states.save({WORK: encode_state(work)})
         for key, state in self.states.items():
             if state.phase is Phase.CLAIMED:
                 not_before = time.monotonic() + GRACE_SECONDS
@@ -241,7 +242,7 @@ class Term:
         """With as many confirmations as fit into the same transaction."""
         confirmed = dict(list(self._confirmations.items())[: max(0, MOST_WRITES - len(states))])
         both: dict[str, EntryState | None] = {**confirmed, **states}
-        self.book.save({key: None if state is None else encode_state(state) for key, state in both.items()})
+        self.saved_states.save({key: None if state is None else encode_state(state) for key, state in both.items()})
         for key, state in both.items():
             self._confirmations.pop(key, None)
             if state is None:
@@ -251,6 +252,16 @@ class Term:
         self._away_said = False
         if self._confirmations and not states:
             self._save({})
+
+    @contextmanager
+    def troubles_noted(self) -> Iterator[None]:
+        """An outage is logged, a loss kept for ``check``. Celery would take it for a fault of the entry's schedule."""
+        try:
+            yield
+        except LockUnavailable as error:
+            self.etcd_is_away(error)
+        except LockLost as error:
+            self.lost = error
 
     def etcd_is_away(self, error: LockUnavailable) -> None:
         """Log it, as a warning once per outage."""

@@ -46,7 +46,7 @@ PAUSE_SECONDS = 15.0
 
 
 def lock_name_of(settings: Settings, app: Celery) -> str:
-    """The name of the lock, and of the book, that these beats share."""
+    """The name of the lock that these beats share, and of what they save for one another."""
     return f"{BEAT_PREFIX}{settings.beat_name or app.main or 'default'}"
 
 
@@ -178,7 +178,10 @@ class EtcdScheduler(Scheduler):
             return
         holder = event.holder
         who = "somebody" if holder is None else f"{holder.host}, pid {holder.pid}"
-        self._say(f"standing by: beat is held by {who}")
+        said = f"standing by: beat is held by {who}"
+        if said != self._said:
+            self._said = said
+            logger.info("celery-etcdlock: %s", said)
         if holder is not None and holder.broker is not None and holder.broker != event.record.broker:
             logger.error(
                 "celery-etcdlock: the beat at work (%s) sends to another broker than this one would: if these are two "
@@ -192,13 +195,9 @@ class EtcdScheduler(Scheduler):
             self._said = ""
             logger.warning("celery-etcdlock: standing by: etcd is unreachable, nothing is scheduled: %s", error)
 
-    def _say(self, text: str) -> None:
-        if text != self._said:
-            self._said = text
-            logger.info("celery-etcdlock: %s", text)
-
     def _take_over(self, lock: Lock) -> None:
         assert self._manager is not None
+        assert self._election is not None
         settings = self._settings
         term = Term(
             lock,
@@ -213,17 +212,17 @@ class EtcdScheduler(Scheduler):
             lock.check()
             work = WorkState(host_name(), os.getpid(), time.time(), lock.fencing_token, app=self.app.main or "")
             work = term.begin(work)
-            self._tell(BeatTookOver(self._name, lock.record, lock.fencing_token, work.takeovers))
+            self._manager.tell(BeatTookOver(self._name, lock.record, lock.fencing_token, work.takeovers))
             inner = self._make_inner(term)
             term.note_absent(segment_of(name) for name in inner.schedule)
             self._inner = inner
             self._said = ""
         except StateTooNew as error:
             logger.error("celery-etcdlock: standing by: %s", error)
-            self._leave(PAUSE_SECONDS)
+            self._election.leave(PAUSE_SECONDS)
         except LockUnavailable as error:
             logger.warning("celery-etcdlock: standing by: can't read the last beat's state: %s", error)
-            self._leave(LONGEST_WAIT_SECONDS)
+            self._election.leave(LONGEST_WAIT_SECONDS)
 
     def _make_inner(self, term: Term) -> Guard:
         scheduler_class = guarded(cast("Any", self._inner_class))
@@ -232,10 +231,6 @@ class EtcdScheduler(Scheduler):
         arguments = {"schedule_filename": self.app.conf.beat_schedule_filename, "max_interval": None, **self._arguments}
         inner.__init__(app=self.app, **arguments)  # type: ignore[misc]
         return inner
-
-    def _leave(self, pause_seconds: float = 0.0) -> None:
-        if self._election is not None:
-            self._election.leave(pause_seconds)
 
     def _lose(self, error: LockLost) -> None:
         inner, self._inner = self._inner, None
@@ -250,7 +245,8 @@ class EtcdScheduler(Scheduler):
             # Before the lock goes to the next one, if that can be.
             self._mark_what_was_sent()
         self._said = ""
-        self._leave()
+        if self._election is not None:
+            self._election.leave()
 
     def _mark_what_was_sent(self) -> None:
         """Mark what the next beat would send again, because etcd was unreachable when it was to be confirmed."""
@@ -268,12 +264,9 @@ class EtcdScheduler(Scheduler):
             inner.term.interrupt(lock.lost_reason or "lost")
 
     def _on_sent(self, state: EntryState, late_seconds: float) -> None:
-        record = replace(self._record(), task=state.task, delivery=Delivery(state.task_id or ""))
-        self._tell(TickSent(self._name, record, state.name, late_seconds))
-
-    def _tell(self, event: LockEvent) -> None:
         if self._manager is not None:
-            self._manager.tell(event)
+            record = replace(self._record(), task=state.task, delivery=Delivery(state.task_id or ""))
+            self._manager.tell(TickSent(self._name, record, state.name, late_seconds))
 
 
 def _scheduler_class(named: str | type) -> type[Scheduler]:

@@ -19,12 +19,11 @@ from typing import Any, cast
 from celery.beat import ScheduleEntry, Scheduler, SchedulingError, event_t
 from celery.utils.functional import is_numeric_value
 
-from celery_etcdlock.beat.due_times import aware, described, due_at, is_too_old
-from celery_etcdlock.beat.last_runs import now_of, own_last_run, set_run
+from celery_etcdlock.beat.entry_times import aware, described, due_at, is_too_old, own_last_run, set_run
 from celery_etcdlock.beat.leader_term import Tick, segment_of
 from celery_etcdlock.beat.tick_sender import TickSender
 from celery_etcdlock.core.beat_state import EntryState, Phase, later_run
-from celery_etcdlock.errors import LockLost, LockUnavailable
+from celery_etcdlock.errors import LockUnavailable
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -129,23 +128,16 @@ class Guard(TickSender):
             return due, next_seconds
         if segment in self.term.unsent:
             return False, self._retry_seconds  # one at a time: what falls due meanwhile is one with it
-        try:
+        with self.term.troubles_noted():
             tick = self._tick(entry, next_seconds)
             if tick.state.phase is Phase.SKIPPED:
                 self.term.skip(tick)
                 self._align(entry)
                 return False, next_seconds
-            if not self._broker_is_there():
-                return False, self._retry_seconds
-            self.term.claim(tick)
-        except LockUnavailable as error:
-            self.term.etcd_is_away(error)
-            return False, self._retry_seconds
-        except LockLost as error:
-            # Celery would take it for a fault of the entry's schedule. ``tick`` raises it.
-            self.term.lost = error
-            return False, self._retry_seconds
-        return due, next_seconds
+            if self._broker_is_there():
+                self.term.claim(tick)
+                return due, next_seconds
+        return False, self._retry_seconds
 
     def reserve(self, entry: ScheduleEntry) -> Any:
         """The entry after its run: as the claim says, to the microsecond."""
@@ -173,7 +165,7 @@ class Guard(TickSender):
         doubtful = self.term.doubtful.get(segment)
         if doubtful is not None:
             return doubtful  # maybe claimed already: as it was, or not at all
-        now = now_of(entry)
+        now = entry.default_now()
         wall = aware(now).timestamp()
         due = due_at(entry.schedule, entry.last_run_at or now, now)
         too_old = is_too_old(entry.schedule, due, now, self.term.catch_up_seconds)
@@ -199,7 +191,7 @@ class Guard(TickSender):
         for entry in entries:
             segment = segment_of(entry.name)
             if segment not in self.term.states:
-                now = now_of(entry)
+                now = entry.default_now()
                 last_run = entry.last_run_at or now
                 states[segment] = self._state_of(
                     entry,
@@ -207,19 +199,15 @@ class Guard(TickSender):
                     count=entry.total_run_count or 0,
                     next_at=due_at(entry.schedule, last_run, now),
                 )
-        try:
+        with self.term.troubles_noted():
             self.term.write(states)
-        except LockUnavailable as error:
-            self.term.etcd_is_away(error)
-        except LockLost as error:
-            self.term.lost = error
 
     def _align(self, entry: ScheduleEntry) -> bool:
         """Give the entry the last run that the store knows, if that is later. Returns whether it was."""
         state = self.term.states.get(segment_of(entry.name))
         if state is None:
             return False
-        found = later_run(state, own_last_run(entry), aware(now_of(entry)).timestamp())
+        found = later_run(state, own_last_run(entry), aware(entry.default_now()).timestamp())
         current = entry.last_run_at
         if found is None or (current is not None and abs(found - aware(current).timestamp()) < 1e-6):
             return False

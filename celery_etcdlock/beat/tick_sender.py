@@ -13,7 +13,7 @@ from typing import Any, cast
 from celery.beat import ScheduleEntry, Scheduler, SchedulingError
 from kombu.exceptions import OperationalError
 
-from celery_etcdlock.beat.last_runs import set_run
+from celery_etcdlock.beat.entry_times import set_run
 from celery_etcdlock.beat.leader_term import Term, Tick, segment_of
 from celery_etcdlock.errors import LockLost, LockUnavailable
 

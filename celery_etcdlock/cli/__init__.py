@@ -2,9 +2,6 @@
 
 Celery imports this module with every ``celery`` command, by the entry point ``celery.commands``; so it imports next to
 nothing, and each command's module only when that command is asked for.
-
-Exit codes: 0 done; 1 there is nothing of that name, it wasn't released, or ``doctor`` found something broken; 2 wrong
-usage or settings; 3 etcd can't be asked.
 """
 
 from __future__ import annotations

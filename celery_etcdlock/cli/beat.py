@@ -41,9 +41,10 @@ def with_beats(locks: Iterable[dict[str, Any]], beats: Iterable[BeatView]) -> li
 def _at_work(view: BeatView, now: float) -> str:
     if view.owner is None:
         return "no beat is at work, nothing is scheduled"
-    since = "" if view.work is None else f" for {duration(max(0.0, now - view.work.since))}"
-    takeovers = "" if view.work is None else f", {view.work.takeovers} takeovers before"
-    return f"{_where(view.owner)} is at work{since}{takeovers}"
+    text = f"{_where(view.owner)} is at work"
+    if view.work is not None:
+        text += f" for {duration(max(0.0, now - view.work.since))}, {view.work.takeovers} takeovers before"
+    return text
 
 
 def _standing_by(view: BeatView) -> str:
@@ -61,9 +62,8 @@ def _where(entry: KeyEntry) -> str:
 
 def _row(one: EntryState, now: float) -> tuple[str, ...]:
     last = f"{duration(max(0.0, now - one.last_run_at))} ago" if one.count else "-"
-    if one.next_at is None:
-        following = "-"
-    else:
+    following = "-"
+    if one.next_at is not None:
         following = ("in " if one.next_at >= now else "overdue ") + duration(abs(one.next_at - now))
     names = (printable(one.name), printable(one.task), printable(one.schedule))
     return (*names, last, following, str(one.count), one.phase.value)

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any, NoReturn
 
 import click
-from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 
 from celery_etcdlock.app.celery_settings import settings_of
@@ -19,7 +18,7 @@ from celery_etcdlock.core.printable import printable
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import InvalidSetting, LockUnavailable
 from celery_etcdlock.locking.inspector import Inspector, waiting_counts
-from celery_etcdlock.wiring import open_inspector
+from celery_etcdlock.wiring import check_inspectable, open_inspector
 
 NOT_DONE = 1
 WRONG_USAGE = 2
@@ -30,17 +29,14 @@ CHECK_PLACE = "check the app (-A), etcdlock_prefix and etcdlock_endpoints."
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output, for scripts.")
 
 
-def app_of(context: click.Context) -> Celery:
-    app: Celery = context.obj.app
-    return app
-
-
 def settings_for(context: click.Context) -> Settings:
-    """The app's settings. Ends the command when they are wrong."""
+    """The app's settings. Ends the command when they are wrong, or lead to locks that nobody can look at."""
     try:
-        return settings_of(app_of(context))
-    except ImproperlyConfigured as error:
+        settings = settings_of(context.obj.app)
+        check_inspectable(settings)
+    except (ImproperlyConfigured, InvalidSetting) as error:
         fail(str(error), WRONG_USAGE)
+    return settings
 
 
 @contextmanager
@@ -68,20 +64,19 @@ def place_of(settings: Settings) -> str:
 
 def nothing_held(inspector: Inspector, settings: Settings) -> str:
     """What to say where no lock is held: good news only where locks are taken at all."""
-    found = f"no locks held ({place_of(settings)})"
+    text = f"no locks held ({place_of(settings)})"
     traces = inspector.traces()
-    if traces.used:
-        return found
-    hint = f"\nNo worker was ever started with this prefix, and nothing is stored there: {CHECK_PLACE}"
-    if traces.others:
-        hint += f"\nPrefixes that are in use there: {printable(', '.join(traces.others))}"
-    return found + hint
+    if not traces.used:
+        text += f"\nNo worker was ever started with this prefix, and nothing is stored there: {CHECK_PLACE}"
+        if traces.others:
+            text += f"\nPrefixes that are in use there: {printable(', '.join(traces.others))}"
+    return text
 
 
-def not_found(inspector: Inspector, settings: Settings, name_or_task_id: str) -> str:
-    asked = printable(name_or_task_id)
+def fail_not_found(context: click.Context, inspector: Inspector, name_or_task_id: str) -> NoReturn:
+    settings, asked = settings_for(context), printable(name_or_task_id)
     text = f"no lock of this name is held, and no task of this id holds or awaits one: {asked} ({place_of(settings)})"
-    return text if inspector.traces().used else f"{text}\n{nothing_held(inspector, settings)}"
+    fail(text if inspector.traces().used else f"{text}\n{nothing_held(inspector, settings)}", NOT_DONE)
 
 
 def lock_table_of(inspector: Inspector) -> LockTable:

@@ -20,7 +20,7 @@ from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 
 from celery_etcdlock.app.celery_settings import settings_of
-from celery_etcdlock.cli.common import NOT_DONE, app_of, fail
+from celery_etcdlock.cli.common import NOT_DONE, fail
 from celery_etcdlock.cli.dev_binary import NEWER, Binary, CannotStart, find_binary
 from celery_etcdlock.cli.dev_folder import DevFolder
 from celery_etcdlock.core.check_results import Level, version_check_result
@@ -28,19 +28,13 @@ from celery_etcdlock.core.settings import LOGIN
 from celery_etcdlock.testing.etcd_server import EtcdServer, free_ports
 
 HOST = "127.0.0.1"
-DEFAULT_PORT = 2379
+PORT = click.IntRange(0, 65535)
 FOLDER = ".etcdlock-dev"
 START_SECONDS = 60.0
 
 
 @click.command(name="dev")
-@click.option(
-    "--port",
-    type=click.IntRange(0, 65535),
-    default=DEFAULT_PORT,
-    show_default=True,
-    help="Port on 127.0.0.1; 0 takes a free one.",
-)
+@click.option("--port", type=PORT, default=2379, show_default=True, help="Port on 127.0.0.1; 0 takes a free one.")
 @click.option(
     "--data",
     "folder",
@@ -70,7 +64,7 @@ def command(context: click.Context, port: int, folder: Path) -> None:
             server.spawn(start_new_session=True, pass_fds=(dev_folder.lock,))
             dev_folder.write(binary, server.endpoint, server.pid)
             if _wait_until_healthy(server, binary, dev_folder, stop):
-                _say(app_of(context), binary, server, dev_folder)
+                _say(context.obj.app, binary, server, dev_folder)
                 while not stop.wait(0.2):
                     if _has_ended(server):
                         fail(f"etcd {binary.version} has ended by itself: {_last_words(dev_folder)}", NOT_DONE)
@@ -83,10 +77,8 @@ def command(context: click.Context, port: int, folder: Path) -> None:
 def _stop_signals() -> Iterator[threading.Event]:
     """An event that is set by what asks a command to end. Not an exception: that might strike while etcd is started."""
     stop = threading.Event()
-    before = {
-        number: signal.signal(number, lambda *_: stop.set())
-        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
-    }
+    numbers = signal.SIGINT, signal.SIGTERM, signal.SIGHUP
+    before = {number: signal.signal(number, lambda *_: stop.set()) for number in numbers}
     try:
         yield stop
     finally:
@@ -101,12 +93,12 @@ def _check_port(port: int) -> None:
             sock.bind((HOST, port))
         except OSError as error:
             problem = error.strerror or str(error)
-            other = "take another port, with --port; 0 takes a free one"
+            remedy = "take another port, with --port; 0 takes a free one"
             if error.errno == errno.EADDRINUSE:
-                version = _version_at(port)
-                problem = "another program listens there" if version is None else f"an etcd {version} listens there"
-                other = other if version is None else f"use that one, or {other}"
-            raise CannotStart(f"can't listen on {HOST}:{port}, {problem}: {other}") from None
+                problem = "another program listens there"
+                if version := _version_at(port):
+                    problem, remedy = f"an etcd {version} listens there", f"use that one, or {remedy}"
+            raise CannotStart(f"can't listen on {HOST}:{port}, {problem}: {remedy}") from None
 
 
 def _version_at(port: int) -> str | None:
@@ -162,18 +154,16 @@ def _say(app: Celery, binary: Binary, server: EtcdServer, dev_folder: DevFolder)
 
 def _settings_lines(app: Celery, endpoint: str) -> Iterator[str]:
     name = app.main or "your app"
+    credentials: list[str] = []
     try:
         settings = settings_of(app)
     except ImproperlyConfigured as error:
         yield f"{click.style('warning', fg='yellow')}: the settings of {name} are wrong: {error}"
-        credentials = []
-        leads_here = False
     else:
         credentials = [each for each in (*LOGIN, "channel") if getattr(settings, each) is not None]
-        leads_here = settings.endpoints == (endpoint,)
-    if leads_here and not credentials:
-        yield f"The settings of {name} lead to it already."
-        return
+        if settings.endpoints == (endpoint,) and not credentials:
+            yield f"The settings of {name} lead to it already."
+            return
     yield f"Put this into the settings of {name}:"
     yield f"    {_setting(app, 'endpoints')} = {endpoint!r}"
     if credentials:

@@ -17,8 +17,6 @@ from typing import Any
 from celery_etcdlock.cli.dev_binary import Binary, CannotStart
 
 NOTE = "etcdlock-dev.json"
-#: Kept out of the project's repository.
-GITIGNORE = "*\n"
 
 
 class DevFolder:
@@ -28,7 +26,8 @@ class DevFolder:
         self.path = path
         self.log_path = path / "etcd.log"
         try:
-            self._note = self._open()
+            #: The descriptor of the note, which etcd inherits.
+            self.lock = self._open()
         except OSError as error:
             raise CannotStart(
                 f"the folder {path} can't be used ({error.strerror or error}): name one that you may write to, "
@@ -38,31 +37,26 @@ class DevFolder:
             self._lock(self._read())
             self._check(self._read(), binary)
         except BaseException:
-            os.close(self._note)
+            os.close(self.lock)
             raise
 
     def __enter__(self) -> DevFolder:
         return self
 
     def __exit__(self, *_: object) -> None:
-        os.close(self._note)
-
-    @property
-    def lock(self) -> int:
-        """The descriptor that etcd inherits."""
-        return self._note
+        os.close(self.lock)
 
     def write(self, binary: Binary, endpoint: str, pid: int) -> None:
         """Note whose data these are from now on."""
         note = {"etcd": binary.version, "endpoint": endpoint, "pid": pid}
-        os.ftruncate(self._note, 0)
-        os.pwrite(self._note, json.dumps(note).encode(), 0)
+        os.ftruncate(self.lock, 0)
+        os.pwrite(self.lock, json.dumps(note).encode(), 0)
 
     def _open(self) -> int:
         is_new = not self.path.exists()
         self.path.mkdir(parents=True, exist_ok=True)
         if is_new:
-            (self.path / ".gitignore").write_text(GITIGNORE)
+            (self.path / ".gitignore").write_text("*\n")  # kept out of the project's repository
         elif not (self.path / NOTE).exists() and any(self.path.iterdir()):
             raise CannotStart(
                 f"the folder {self.path} has files that `etcdlock dev` didn't put there: name a new or an empty one, "
@@ -73,14 +67,14 @@ class DevFolder:
 
     def _read(self) -> dict[str, Any]:
         with contextlib.suppress(ValueError):
-            note = json.loads(os.pread(self._note, 10_000, 0) or b"{}")
+            note = json.loads(os.pread(self.lock, 10_000, 0) or b"{}")
             if isinstance(note, dict):
                 return note
         return {}
 
     def _lock(self, note: dict[str, Any]) -> None:
         try:
-            fcntl.flock(self._note, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(self.lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise CannotStart(
                 f"an etcd runs in {self.path} already, at {note.get('endpoint', 'a port not noted yet')}: use that, "

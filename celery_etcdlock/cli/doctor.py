@@ -9,16 +9,7 @@ from dataclasses import asdict
 import click
 
 from celery_etcdlock.app.celery_settings import broker_fingerprint
-from celery_etcdlock.cli.common import (
-    CHECK_PLACE,
-    NOT_DONE,
-    WRONG_USAGE,
-    app_of,
-    fail,
-    json_option,
-    print_json,
-    settings_for,
-)
+from celery_etcdlock.cli.common import CHECK_PLACE, NOT_DONE, json_option, print_json, settings_for
 from celery_etcdlock.cli.table import waits_in_words
 from celery_etcdlock.core.beat_view import beat_check_results, beats_of
 from celery_etcdlock.core.check_results import CheckResult, Level
@@ -28,7 +19,7 @@ from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import InvalidSetting, LockUnavailable
 from celery_etcdlock.locking.clock_check import check_clock
 from celery_etcdlock.locking.inspector import waiting_counts
-from celery_etcdlock.wiring import check_inspectable, open_client, open_inspector, open_redis_client, open_redis_store
+from celery_etcdlock.wiring import open_client, open_inspector, open_redis_client, open_redis_store
 
 _MARKS = {Level.OK: ("ok", "green"), Level.WARNING: ("warning", "yellow"), Level.BROKEN: ("BROKEN", "red")}
 
@@ -42,15 +33,15 @@ def command(context: click.Context, as_json: bool) -> None:
     Exits with 1 if something is broken; warnings alone exit with 0.
     """
     settings = settings_for(context)
-    try:
-        check_inspectable(settings)
-    except InvalidSetting as error:
-        fail(str(error), WRONG_USAGE)
     found: list[CheckResult] = []
     for finding in _check_results(context, settings):
         found.append(finding)
-        if not as_json:
-            _say(finding)
+        if as_json:
+            continue
+        mark, colour = _MARKS[finding.level]
+        click.echo(f"{click.style(f'{mark:<8}', fg=colour)} {finding.subject}: {finding.text}")
+        if finding.remedy:
+            click.echo(f"{'':<8} -> {finding.remedy}")
     levels = [finding.level for finding in found]
     broken, warnings = levels.count(Level.BROKEN), levels.count(Level.WARNING)
     if as_json:
@@ -67,16 +58,15 @@ def _check_results(context: click.Context, settings: Settings) -> Iterator[Check
     if settings.prefix == "/celery-etcdlock/default/":
         remedy = "name the app (Celery('proj')) or set etcdlock_prefix"
         yield CheckResult(Level.WARNING, "settings", "the app has no name, so all such apps share their locks", remedy)
-    yield from _redis(settings) if settings.in_redis else _etcd(settings)
+    if settings.in_redis:
+        yield from _redis(settings)
+    else:
+        # Only here, since it brings protobuf and hpack.
+        from celery_etcdlock.etcd.diagnosis import diagnose
+
+        yield from diagnose(lambda endpoints: open_client(settings, endpoints), settings)
     yield from _under_the_prefix(context, settings)
     yield from check_clock()
-
-
-def _etcd(settings: Settings) -> Iterator[CheckResult]:
-    # Only here, since it brings protobuf and hpack.
-    from celery_etcdlock.etcd.diagnosis import diagnose
-
-    return diagnose(lambda endpoints: open_client(settings, endpoints), settings)
 
 
 def _redis(settings: Settings) -> Iterator[CheckResult]:
@@ -112,7 +102,7 @@ def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[Ch
         if traces.others:
             text += f"; in use there: {printable(', '.join(traces.others))}"
         yield CheckResult(Level.WARNING, "locks", text, CHECK_PLACE)
-    own = broker_fingerprint(app_of(context))
+    own = broker_fingerprint(context.obj.app)
     if foreign := [entry for entry in entries if (record := entry.key.record) and record.broker not in (None, own)]:
         text = f"{len(foreign)} of them belong to tasks of another broker, such as {printable(foreign[0].name)}"
         remedy = "if these are two deployments, give each its own etcdlock_prefix; else they skip each other's tasks"
@@ -124,10 +114,3 @@ def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[Ch
     if leaseless := [entry for entry in entries if not entry.lease]:
         text = f"{len(leaseless)} have no lease and never expire, such as {printable(leaseless[0].name)}"
         yield CheckResult(Level.BROKEN, "locks", text, "`celery etcdlock release --force` frees them")
-
-
-def _say(finding: CheckResult) -> None:
-    mark, colour = _MARKS[finding.level]
-    click.echo(f"{click.style(f'{mark:<8}', fg=colour)} {finding.subject}: {finding.text}")
-    if finding.remedy:
-        click.echo(f"{'':<8} -> {finding.remedy}")

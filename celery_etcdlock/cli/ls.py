@@ -31,7 +31,7 @@ def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
     """List the locks that are held, with owner, host, age, TTL left and how many wait, and the beats.
 
     WAITING counts the lock's queue (wait, replace). RETRY and JOIN count the messages that come back by themselves, as
-    their workers told in the last seconds; a lock that nobody holds is listed as long as such messages wait for it.
+    their workers counted them seconds ago; a lock that nobody holds is listed as long as such messages wait for it.
 
     PATTERN filters by lock or task name: 'reports.*', 'beat:*'. Nothing held is an empty list, and no error.
     Standard error says which etcd and prefix this is about.
@@ -46,7 +46,8 @@ def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
         ttls = inspector.ttls(entry.lease for lock in locks for entry in lock.owners)
         if as_json:
             print_json(with_beats([lock_as_json(lock, ttls) for lock in locks], beats))
-        elif locks:
+            return
+        if locks:
             click.echo(f"locks of {place_of(settings)}", err=True)
             click.echo(text_table(*without_empty(HEADINGS, rows_of(locks, ttls))))
             others = table.counts.others.total
@@ -56,9 +57,8 @@ def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
             click.echo(f"none of the locks that are held matches {pattern!r} ({place_of(settings)})", err=True)
         else:
             click.echo(nothing_held(inspector, settings), err=True)
-        if not as_json:
-            for beat in beats:
-                click.echo("\n" + beat_text(beat, time.time()))
+        for beat in beats:
+            click.echo("\n" + beat_text(beat, time.time()))
 
 
 def lock_as_json(lock: LockEntry, ttls: dict[int, float]) -> dict[str, Any]:

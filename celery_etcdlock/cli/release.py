@@ -18,7 +18,7 @@ import time
 import click
 
 from celery_etcdlock.app.celery_settings import host_name, user_name
-from celery_etcdlock.cli.common import NOT_DONE, fail, inspecting, lock_table_of, not_found, settings_for
+from celery_etcdlock.cli.common import NOT_DONE, fail, fail_not_found, inspecting, lock_table_of
 from celery_etcdlock.cli.show import described_owner
 from celery_etcdlock.cli.table import duration
 from celery_etcdlock.core.description import holder_kind
@@ -62,7 +62,7 @@ def command(context: click.Context, name_or_task_id: str, force: bool, yes: bool
     with inspecting(context) as inspector:
         entries = _entries(lock_table_of(inspector), name_or_task_id)
         if not entries:
-            fail(not_found(inspector, settings_for(context), name_or_task_id), NOT_DONE)
+            fail_not_found(context, inspector, name_or_task_id)
         if not yes:
             for entry in entries:
                 click.echo(f"lock {printable(entry.name)} is held by {described_owner(entry)}")
@@ -95,13 +95,13 @@ def _is_of_task(entry: KeyEntry) -> bool:
 
 
 def _question(entry: KeyEntry, *, force: bool) -> str:
-    if force:
-        if not written_by_a_process(entry.key):
+    if not written_by_a_process(entry.key):
+        if force:
             return "Delete it at once? No process holds it. If its task still runs, it has no lock then."
+        return "No process holds it, so nobody can be asked: only --force frees it before its time. Go on?"
+    if force:
         runs = "task" if _is_of_task(entry) else "process"
         return f"Delete it at once? If that {runs} still runs, it runs on BESIDE the next holder until it finds out."
-    if not written_by_a_process(entry.key):
-        return "No process holds it, so nobody can be asked: only --force frees it before its time. Go on?"
     if _is_of_task(entry):
         return (
             "Ask that task to release it? It is interrupted with LockLost (with on_lock_lost='flag' it is only told), "
@@ -153,10 +153,9 @@ class _Renewals:
         self._renewed = False
 
     def wait_until_gone(self, timeout_seconds: float) -> bool:
-        deadline = time.monotonic() + timeout_seconds
         self._look()
         while self._inspector.is_there(self._entry):
-            if time.monotonic() >= deadline:
+            if time.monotonic() >= self._began + timeout_seconds:
                 return False
             time.sleep(POLL_SECONDS)
             self._look()

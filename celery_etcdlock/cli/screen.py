@@ -14,8 +14,7 @@ from rich.console import Group
 from rich.text import Text
 
 from celery_etcdlock.cli.table import HEADINGS, WAITS, rows_of, waits_in_words, without_empty
-from celery_etcdlock.core.lock_order import contended_first
-from celery_etcdlock.core.lock_table import LockEntry, number_held
+from celery_etcdlock.core.lock_table import LockEntry, contended_first, number_held
 from celery_etcdlock.core.waiting_counts import NONE, WaitingCount
 
 #: The two lines above the table, its headings, and the last line.
@@ -46,10 +45,7 @@ def screen(
     others: WaitingCount = NONE,
     now: float | None = None,
 ) -> Group:
-    """``where`` names what is looked at: the prefix and the endpoints. ``now`` is Unix time in seconds.
-
-    ``others`` wait for locks that aren't among ``locks``.
-    """
+    """``where`` says what is looked at. ``others`` wait for locks that aren't among ``locks``. ``now`` is Unix time."""
     held = number_held(locks)
     head = f"{held} {'lock' if held == 1 else 'locks'} held, {waits_in_words(locks, others)} · ctrl-c ends"
     fit = rows_that_fit(height)

@@ -6,16 +6,7 @@ import time
 
 import click
 
-from celery_etcdlock.cli.common import (
-    NOT_DONE,
-    fail,
-    inspecting,
-    json_option,
-    lock_table_of,
-    not_found,
-    print_json,
-    settings_for,
-)
+from celery_etcdlock.cli.common import fail_not_found, inspecting, json_option, lock_table_of, print_json
 from celery_etcdlock.cli.ls import lock_as_json
 from celery_etcdlock.cli.table import duration
 from celery_etcdlock.core.description import in_words
@@ -30,9 +21,10 @@ from celery_etcdlock.core.printable import printable
 def command(context: click.Context, name_or_task_id: str, as_json: bool) -> None:
     """Show a lock with its owners and all that wait, by its name or the id of a task in its queue."""
     with inspecting(context) as inspector:
-        locks = lock_table_of(inspector).find(name_or_task_id)
+        table = lock_table_of(inspector)
+        locks = table.named(name_or_task_id) or table.of_task(name_or_task_id)
         if not locks:
-            fail(not_found(inspector, settings_for(context), name_or_task_id), NOT_DONE)
+            fail_not_found(context, inspector, name_or_task_id)
         ttls = inspector.ttls(entry.lease for lock in locks for entry in lock.owners + lock.waiters)
         if as_json:
             print_json([lock_as_json(lock, ttls) for lock in locks])
@@ -44,9 +36,8 @@ def command(context: click.Context, name_or_task_id: str, as_json: bool) -> None
 def _lines(lock: LockEntry, ttls: dict[int, float]) -> list[str]:
     lines = [printable(lock.name)]
     records = [entry.key.record for entry in lock.owners + lock.waiters]
-    about = next((record.about for record in records if record is not None and record.about), None)
-    if about is not None:
-        lines.append(f"  about       {printable(about)}")
+    if abouts := [record.about for record in records if record is not None and record.about]:
+        lines.append(f"  about       {printable(abouts[0])}")
     if not lock.owners:
         lines.append("  held by     nobody")
     for owner in lock.owners:

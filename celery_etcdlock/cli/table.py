@@ -72,13 +72,10 @@ def duration(seconds: float | None) -> str:
 
 def cells(text: str) -> int:
     """How wide a terminal draws ``text``."""
-    return sum(_cells(each) for each in text) if not text.isascii() else len(text)
-
-
-def _cells(character: str) -> int:
-    if unicodedata.combining(character):
-        return 0
-    return 2 if unicodedata.east_asian_width(character) in "WF" else 1
+    if text.isascii():
+        return len(text)
+    visible = (each for each in text if not unicodedata.combining(each))
+    return sum(2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in visible)
 
 
 def without_empty(

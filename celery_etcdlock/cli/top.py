@@ -10,8 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from celery_etcdlock.cli.common import WRONG_USAGE, fail, inspecting, place_of, settings_for
-from celery_etcdlock.core.lock_order import contended_first
-from celery_etcdlock.core.lock_table import LockTable, SnapshotOutdated
+from celery_etcdlock.core.lock_table import LockTable, SnapshotOutdated, contended_first
 from celery_etcdlock.core.waiting_counts import NONE
 from celery_etcdlock.locking.inspector import Inspector, waiting_counts
 

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+import secrets
 from typing import Any
 
 import click
 
-from celery_etcdlock.cli.common import WRONG_USAGE, app_of, fail, inspecting, place_of, settings_for
+from celery_etcdlock.cli.common import WRONG_USAGE, fail, inspecting, place_of, settings_for
 
 TOKEN_VARIABLE = "ETCDLOCK_WEB_TOKEN"  # noqa: S105 - a name, not a token
 #: Seconds that the workers have to answer with their figures.
@@ -25,16 +26,16 @@ def command(context: click.Context, host: str, port: int) -> None:
     printed, or is the variable ETCDLOCK_WEB_TOKEN; put a proxy with TLS in front of it.
     """
     try:
-        from celery_etcdlock.web.server import is_loopback, make_app, new_token, serve
+        from celery_etcdlock.web.server import is_loopback, make_app, serve
     except ImportError:
         fail("`web` needs bottle: pip install 'celery-etcdlock[web]'", WRONG_USAGE)
     from celery_etcdlock.web.follower import Follower
-    from celery_etcdlock.web.view import About
 
-    app = app_of(context)
+    app = context.obj.app
     settings = settings_for(context)
-    about = About(app.main or "", settings.prefix, settings.endpoints, "Redis" if settings.in_redis else "etcd")
-    token = os.environ.get(TOKEN_VARIABLE) or (None if is_loopback(host) else new_token())
+    about = {"app": app.main or "", "prefix": settings.prefix, "endpoints": settings.endpoints}
+    about["store"] = "Redis" if settings.in_redis else "etcd"
+    token = os.environ.get(TOKEN_VARIABLE) or (None if is_loopback(host) else secrets.token_urlsafe(24))
 
     def figures() -> dict[str, dict[str, int]]:
         answers: dict[str, Any] = app.control.inspect(timeout=ANSWER_SECONDS).stats() or {}

@@ -30,8 +30,6 @@ MEMBERS = ("etcd1", "etcd2", "etcd3")
 
 
 class EtcdContainer(CeleryTestContainer):  # type: ignore[misc]  # pytest-celery has no types
-    """One etcd member."""
-
     @property
     def url(self) -> str:
         """Its endpoint for other containers on the network."""
@@ -121,8 +119,6 @@ class EtcdTestNode(CeleryTestNode):  # type: ignore[misc]
 
 
 class EtcdCluster(CeleryTestCluster):  # type: ignore[misc]
-    """The members of one etcd cluster."""
-
     def _set_nodes(self, *nodes: Any, node_cls: type[EtcdTestNode] = EtcdTestNode) -> tuple[EtcdTestNode, ...]:
         members: tuple[EtcdTestNode, ...] = super()._set_nodes(*nodes, node_cls=node_cls)
         return members
@@ -168,8 +164,7 @@ default_etcd_member3 = _member("etcd3", *MEMBERS)
 @pytest.fixture
 def celery_etcd(default_etcd: EtcdContainer) -> Iterator[EtcdTestNode | EtcdCluster]:
     """One etcd, healthy; the test's own process has its locks there."""
-    node = EtcdTestNode(default_etcd)
-    yield from _with_locks_in(node)
+    yield from _with_locks_in(EtcdTestNode(default_etcd))
 
 
 @pytest.fixture
@@ -177,8 +172,7 @@ def celery_etcd_cluster(
     default_etcd_member1: EtcdContainer, default_etcd_member2: EtcdContainer, default_etcd_member3: EtcdContainer
 ) -> Iterator[EtcdCluster]:
     """Three etcd members, healthy; the test's own process has its locks there."""
-    cluster = EtcdCluster(default_etcd_member1, default_etcd_member2, default_etcd_member3)
-    yield from _with_locks_in(cluster)
+    yield from _with_locks_in(EtcdCluster(default_etcd_member1, default_etcd_member2, default_etcd_member3))
 
 
 def _with_locks_in(etcd: Etcd) -> Iterator[Etcd]:

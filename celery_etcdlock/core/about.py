@@ -61,7 +61,9 @@ def value_in_words(value: Any, depth: int = 2) -> str:
         value = value.value
     base = base_of(value)
     if base is str:
-        return _text(str.__str__(value))
+        text = str.__str__(value)
+        cut = text if len(text) <= MOST_CHARACTERS else text[:MOST_CHARACTERS] + _CUT
+        return cut if _plain(cut) else repr(cut)
     if base is int:
         return int.__repr__(value) if value.bit_length() <= 256 else f"int of {value.bit_length()} bits"
     if base in _WRITTEN_OUT:
@@ -84,8 +86,3 @@ def _item(key: Any, value: Any, depth: int) -> str:
 def _first(items: Iterator[str], depth: int) -> str:
     some = list(islice(items, MOST_ITEMS + 1)) if depth else []
     return ", ".join(some) if 0 < len(some) <= MOST_ITEMS else ", ".join([*some[:MOST_ITEMS], _CUT])
-
-
-def _text(value: str) -> str:
-    cut = value if len(value) <= MOST_CHARACTERS else value[:MOST_CHARACTERS] + _CUT
-    return cut if _plain(cut) else repr(cut)

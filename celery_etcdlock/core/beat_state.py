@@ -20,12 +20,12 @@ sent.
 from __future__ import annotations
 
 import json
-import math
 from dataclasses import dataclass, replace
 from enum import Enum
+from functools import partial
 from typing import Any
 
-from celery_etcdlock.core.json_fields import count, optional, text
+from celery_etcdlock.core.json_fields import count, number, optional, text
 
 STATE_VERSION = 1
 MAX_STATE_BYTES = 16384
@@ -37,6 +37,10 @@ ABSENT_SECONDS = 3600.0
 
 #: Seconds by which the clocks of two schedulers may differ. Beyond that a last run in the future isn't believed.
 FUTURE_SECONDS = 60.0
+
+
+#: Checks a time: no later than what a ``datetime`` can say.
+_time = partial(number, most=1e11)
 
 
 class Phase(Enum):
@@ -96,8 +100,8 @@ def encode_state(state: EntryState | WorkState) -> bytes:
         fields |= {"name": state.name[:MAX_TEXT_LENGTH], "task": state.task[:MAX_TEXT_LENGTH]}
         fields |= {"schedule": state.schedule[:MAX_TEXT_LENGTH], "last": state.last_run_at, "count": state.count}
         fields["phase"] = state.phase.value
-        optional = {"due": state.due_at, "next": state.next_at, "id": state.task_id, "absent": state.absent_since}
-        fields |= {name: value for name, value in optional.items() if value is not None}
+        facts = {"due": state.due_at, "next": state.next_at, "id": state.task_id, "absent": state.absent_since}
+        fields |= {name: value for name, value in facts.items() if value is not None}
         if state.fence:
             fields["fence"] = state.fence
     return json.dumps(fields, separators=(",", ":")).encode()
@@ -117,14 +121,9 @@ def decode_state(value: bytes) -> EntryState | WorkState | Unreadable | None:
         if version is not STATE_VERSION:
             return None
         if "host" in fields:
-            return WorkState(
-                text(fields["host"]),
-                count(fields["pid"]),
-                _time(fields["since"]),
-                count(fields["fence"]),
-                count(fields.get("takeovers", 0)),
-                text(fields.get("app", "")),
-            )
+            takeovers, app = count(fields.get("takeovers", 0)), text(fields.get("app", ""))
+            host, pid, since = text(fields["host"]), count(fields["pid"]), _time(fields["since"])
+            return WorkState(host, pid, since, count(fields["fence"]), takeovers, app)
         return EntryState(
             text(fields["name"]),
             text(fields["task"]),
@@ -155,14 +154,5 @@ def later_run(state: EntryState, own_last_run: float | None, now: float) -> floa
 
 
 def not_from_the_future(state: EntryState, now: float) -> EntryState:
-    """A last run far ahead of our clock counts as now: the clock that wrote it was wrong.
-
-    Else the entry wouldn't run for as long as that clock was ahead.
-    """
+    """A last run far ahead of our clock counts as now: else the entry wouldn't run until that wrong time has come."""
     return replace(state, last_run_at=now) if state.last_run_at > now + FUTURE_SECONDS else state
-
-
-def _time(value: object) -> float:
-    if type(value) not in (int, float) or not math.isfinite(value) or abs(value) > 1e11:  # type: ignore[arg-type]
-        raise ValueError("not a time")
-    return float(value)  # type: ignore[arg-type]

@@ -27,9 +27,6 @@ class BeatView:
     owner: KeyEntry | None = None
     standbys: tuple[KeyEntry, ...] = ()
 
-    def overdue(self, now: float) -> list[EntryState]:
-        return [one for one in self.entries if one.next_at is not None and now - one.next_at > OVERDUE_SECONDS]
-
 
 def beats_of(saved_states: Mapping[str, Mapping[str, bytes]], locks: Iterable[LockEntry]) -> list[BeatView]:
     """``saved_states`` are those of each beat by the name of its lock."""
@@ -67,14 +64,11 @@ def beat_as_json(view: BeatView, most_entries: int | None = None) -> dict[str, A
         "entries": [
             {
                 "entry": one.name,
-                "task": one.task,
-                "schedule": one.schedule,
+                **{name: getattr(one, name) for name in ("task", "schedule", "count", "task_id")},
                 "last": one.last_run_at if one.count else None,
                 "due": one.due_at,
                 "next": one.next_at,
-                "count": one.count,
                 "state": one.phase.value,
-                "task_id": one.task_id,
             }
             for one in view.entries[:most_entries]
         ],
@@ -100,7 +94,7 @@ def beat_check_results(view: BeatView, now: float) -> Iterable[CheckResult]:
     else:
         text = f"at work on {who}, and nobody stands by"
         yield CheckResult(Level.WARNING, subject, text, "start a second one, on another host")
-    if overdue := view.overdue(now):
+    if overdue := [one for one in view.entries if one.next_at is not None and now - one.next_at > OVERDUE_SECONDS]:
         text = f"{len(overdue)} entries are overdue by more than {OVERDUE_SECONDS:.0f} s, such as {overdue[0].name!r}"
         yield CheckResult(Level.WARNING, subject, text, "see the log of the beat at work: is the broker away?")
     if ahead := [one for one in view.entries if one.last_run_at > now + OVERDUE_SECONDS]:

@@ -20,6 +20,16 @@ def bound(signature: Signature, task_name: str, args: Sequence[Any], kwargs: Map
     return found
 
 
+def by_name(found: BoundArguments) -> dict[str, Any]:
+    """The arguments by name, also those that only ``**kwargs`` carries."""
+    flat: dict[str, Any] = {}
+    for name, value in found.arguments.items():
+        if found.signature.parameters[name].kind is Parameter.VAR_KEYWORD:
+            flat = {**value, **flat}
+        flat[name] = value
+    return flat
+
+
 class CallArguments:
     """By the signature of the task itself. Where a decorator hides it: ``decorated_signature``."""
 
@@ -28,14 +38,13 @@ class CallArguments:
         self._signature = signature
         self.names = tuple(signature.parameters)
         parameters = signature.parameters.values()
-        self._var_keyword = next((each.name for each in parameters if each.kind is Parameter.VAR_KEYWORD), None)
         simple = (Parameter.POSITIONAL_OR_KEYWORD, Parameter.KEYWORD_ONLY)
         self._is_simple = all(each.kind in simple for each in parameters)
         self._positional = [each.name for each in parameters if each.kind is Parameter.POSITIONAL_OR_KEYWORD]
         self._defaults = {each.name: each.default for each in parameters if each.default is not Parameter.empty}
 
     def bind(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> Mapping[str, Any]:
-        """The arguments by name, also those that only ``**kwargs`` carries. Raises ``InvalidKey``."""
+        """As ``by_name``. Raises ``InvalidKey``."""
         if self._is_simple and len(args) <= len(self._positional):
             # The common call, at a third of the price of `Signature.bind`; any misfit is left to that.
             given = dict(zip(self._positional, args, strict=False))
@@ -43,8 +52,7 @@ class CallArguments:
                 found = {**self._defaults, **given, **kwargs}
                 if found.keys() == self._signature.parameters.keys():
                     return found
-        found = bound(self._signature, self._task_name, args, kwargs).arguments
-        return found if self._var_keyword is None else {**found[self._var_keyword], **found}
+        return by_name(bound(self._signature, self._task_name, args, kwargs))
 
     def call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """What a callable key is called with. Raises ``InvalidKey``."""

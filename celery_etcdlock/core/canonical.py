@@ -10,8 +10,7 @@ The text is what goes into a lock key's digest, so two rules hold:
   use the same lock, so whatever JSON makes equal is equal here.
 
 Any other value is refused. Its ``repr()`` may hold its address; that would make a key that never repeats, and a lock
-that never locks. Errors name the path to the value and its type,
-never its content, which may be secret.
+that never locks. Errors name the path to the value and its type, never its content, which may be secret.
 
 The text is pure ASCII. It is bounded: no cycles, `MAX_DEPTH` levels, `MAX_VALUES` values.
 """
@@ -41,17 +40,13 @@ _REMEDY = (
 
 
 def canonical_text(value: object, argument: str, *, task_name: str | None = None) -> str:
-    """The canonical text of ``value``.
-
-    ``argument`` is its name, where the path in an error begins, and ``task_name`` the task it is passed to.
-    Raises `InvalidKey` when the value, or one within it, has no canonical text.
-    """
+    """The canonical text of ``value``. Raises `InvalidKey` with the path to what has none, from ``argument`` on."""
     try:
         return _Walk().text(value)
     except _RefusedError as refused:
         task = f"task {task_name!r}: " if task_name else ""
         path = argument + "".join(reversed(refused.path))
-        raise InvalidKey(f"{task}argument {path} can't be part of a lock's key: {refused.reason}. {_REMEDY}.") from None
+        raise InvalidKey(f"{task}argument {path} can't be part of a lock's key: {refused}. {_REMEDY}.") from None
 
 
 class _RefusedError(Exception):
@@ -59,7 +54,6 @@ class _RefusedError(Exception):
 
     def __init__(self, reason: str) -> None:
         super().__init__(reason)
-        self.reason = reason
         self.path: list[str] = []
 
 
@@ -169,10 +163,6 @@ def decimal_digits(value: Decimal) -> str:
     return f"-{text}" if sign else text
 
 
-def _int(value: int) -> str:
-    return int.__repr__(value) if value.bit_length() <= _MAX_DECIMAL_BITS else f"{int(value):#x}"
-
-
 def _float(value: float) -> str:
     if value != value:
         raise _RefusedError("it is a NaN, which doesn't even equal itself")
@@ -205,10 +195,8 @@ def _key(key: Any) -> str:
     kind = base_of(key)
     if kind is str:
         return encode_basestring_ascii(key)
-    if kind is bool:
-        return '"true"' if key else '"false"'
-    if kind is type(None):
-        return '"null"'
+    if kind is bool or kind is type(None):
+        return f'"{_SCALARS[kind](key)}"'
     if kind is int and key.bit_length() <= _MAX_DECIMAL_BITS:
         return f'"{int.__repr__(key)}"'
     if kind is float:
@@ -236,7 +224,7 @@ _SCALARS: dict[type, Callable[[Any], str]] = {
     str: encode_basestring_ascii,
     bool: lambda value: "true" if value else "false",
     type(None): lambda value: "null",
-    int: _int,
+    int: lambda value: int.__repr__(value) if value.bit_length() <= _MAX_DECIMAL_BITS else f"{int(value):#x}",
     float: _float,
     bytes: _bytes,
     bytearray: _bytes,

@@ -72,12 +72,12 @@ class Fail:
 class Reschedule:
     """Send the message back to its queue, to come again after so many seconds; ``comebacks`` goes along.
 
-    ``in_line``: with a queue position. ``replaces``: after the holder was asked to release the lock.
+    ``with_position``: it has a queue position meanwhile. ``replaces``: after the holder was asked to release the lock.
     """
 
     seconds: float
     comebacks: int
-    in_line: bool = False
+    with_position: bool = False
     replaces: bool = False
 
 
@@ -121,7 +121,7 @@ def on_conflict(situation: Situation, jitter: random.Random) -> Skip | Fail | Re
         seconds = min(_conflict_seconds(situation, jitter), situation.wait_timeout - situation.waited)
         if facts.needs_result:
             return Join(seconds, situation.comebacks + 1)
-        return Reschedule(seconds, situation.comebacks + 1, in_line=facts.in_order, replaces=facts.replaces)
+        return Reschedule(seconds, situation.comebacks + 1, with_position=facts.in_order, replaces=facts.replaces)
     return Fail()
 
 

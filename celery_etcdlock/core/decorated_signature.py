@@ -12,12 +12,12 @@ arguments on, add one (a session, a client), or remove one. So:
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from inspect import Parameter, Signature
-from itertools import combinations
+from itertools import chain, combinations
 from typing import Any
 
-from celery_etcdlock.core.call_arguments import bound
+from celery_etcdlock.core.call_arguments import bound, by_name
 from celery_etcdlock.errors import InvalidKey
 
 #: The most added arguments that are looked for.
@@ -56,7 +56,7 @@ class Decorated:
         except TypeError:
             return {**kwargs, **self._with_added(args, known), **named}
         found.apply_defaults()
-        return {**kwargs, **_flat(found.arguments, self._inner), **named}
+        return {**kwargs, **by_name(found), **named}
 
     def call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """What a callable key is called with: as the function inside, where that is known, else as the task."""
@@ -96,8 +96,10 @@ class Decorated:
             if len(args) > len(open_ones):
                 raise self._does_not_fit()
             return {**kwargs, **{each.name: value for each, value in zip(open_ones, args, strict=False)}}
-        found: list[dict[str, Any]] = []
-        for added in self._may_be_added(open_ones):
+        found: dict[object, dict[str, Any]] = {}
+        others = [each.name for each in open_ones if each.name not in self.chosen]
+        numbers = range(min(len(others), MOST_ADDED) + 1)
+        for added in chain.from_iterable(combinations(others, number) for number in numbers):
             left = [each for each in open_ones if each.name not in added]
             rest = left[len(args) :]
             if len(args) > len(left) or any(each.default is Parameter.empty for each in rest):
@@ -105,8 +107,8 @@ class Decorated:
             given = {each.name: value for each, value in zip(left, args, strict=False)}
             given.update({each.name: each.default for each in rest})
             chosen = {name: given[name] for name in self.chosen if name in given}
-            if not any(chosen.keys() == other.keys() and _same(chosen, other) for other in found):
-                found.append(chosen)
+            # By identity, for values may not be comparable.
+            found[tuple((name, id(value)) for name, value in chosen.items())] = chosen
         if not found:
             raise self._does_not_fit()
         if len(found) > 1:
@@ -115,37 +117,14 @@ class Decorated:
                 f"{', '.join(sorted(self.chosen))}: pass them by keyword, or use lock_key=callable, which is called "
                 "with what the caller gives"
             )
-        return {**self._defaults(), **kwargs, **found[0]}
-
-    def _defaults(self) -> dict[str, Any]:
-        return {
-            name: each.default
-            for name, each in self._inner.parameters.items()
-            if each.default is not Parameter.empty and each.kind is Parameter.KEYWORD_ONLY
-        }
-
-    def _may_be_added(self, open_ones: Sequence[Parameter]) -> Iterator[frozenset[str]]:
-        others = [each.name for each in open_ones if each.name not in self.chosen]
-        for number in range(min(len(others), MOST_ADDED) + 1):
-            for added in combinations(others, number):
-                yield frozenset(added)
+        parameters = self._inner.parameters.items()
+        by_keyword = {name: each.default for name, each in parameters if each.kind is Parameter.KEYWORD_ONLY}
+        defaults = {name: default for name, default in by_keyword.items() if default is not Parameter.empty}
+        [chosen] = found.values()
+        return {**defaults, **kwargs, **chosen}
 
     def _does_not_fit(self) -> InvalidKey:
         return InvalidKey(
             f"task {self._task_name!r}: the call doesn't fit the arguments of the function inside its decorator "
             f"({', '.join(self._inner.parameters)}): use lock_key=callable, which is called with what the caller gives"
         )
-
-
-def _same(one: dict[str, Any], other: dict[str, Any]) -> bool:
-    """The very same arguments in the same places: values may not be comparable."""
-    return all(one[name] is other[name] for name in one)
-
-
-def _flat(bound: Mapping[str, Any], signature: Signature) -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in bound.items():
-        if signature.parameters[name].kind is Parameter.VAR_KEYWORD:
-            flat = {**value, **flat}
-        flat[name] = value
-    return flat

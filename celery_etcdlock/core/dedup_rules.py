@@ -65,8 +65,7 @@ def rules_from_words(words: Iterable[str]) -> str | dict[str, Any]:
 def rule_for(rules: Iterable[DedupRule], task_name: str) -> DedupRule | None:
     """The first rule that matches."""
     for rule in rules:
-        if rule.pattern == task_name:
-            return rule
-        if not task_name.startswith(BUILT_IN) and fnmatchcase(task_name, rule.pattern):
+        by_pattern = not task_name.startswith(BUILT_IN)
+        if rule.pattern == task_name or (by_pattern and fnmatchcase(task_name, rule.pattern)):
             return rule
     return None

@@ -5,14 +5,15 @@ Times are in seconds.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, fields
-from typing import Any, Protocol
+from typing import Any
 
 from celery_etcdlock.core.record import Record
 
 
 @dataclass(frozen=True, slots=True)
-class _Event:
+class LockEvent:
     """``name`` is the lock's, ``record`` that of the delivery that it happened to: task, task id, host, process."""
 
     name: str
@@ -20,7 +21,7 @@ class _Event:
 
 
 @dataclass(frozen=True, slots=True)
-class LockAcquired(_Event):
+class LockAcquired(LockEvent):
     """``waited_seconds``: from the first request to the store until the lock was ours."""
 
     fencing_token: int
@@ -28,7 +29,7 @@ class LockAcquired(_Event):
 
 
 @dataclass(frozen=True, slots=True)
-class LockReleased(_Event):
+class LockReleased(LockEvent):
     """The holder released it. Each hold ends with this or with ``LockWasLost``, unless its process dies."""
 
     fencing_token: int
@@ -36,38 +37,35 @@ class LockReleased(_Event):
 
 
 @dataclass(frozen=True, slots=True)
-class LockConflicted(_Event):
+class LockConflicted(LockEvent):
     """Somebody else holds the lock. The policy decides what the task does: this needn't be its end."""
 
     holder: Record | None
 
 
 @dataclass(frozen=True, slots=True)
-class LockWaiting(_Event):
+class LockWaiting(LockEvent):
     """A waiter queues behind ``holder``."""
 
     holder: Record | None
 
 
 @dataclass(frozen=True, slots=True)
-class LockWasLost(_Event):
+class LockWasLost(LockEvent):
     fencing_token: int
     reason: str
 
 
 @dataclass(frozen=True, slots=True)
-class TaskDeduplicated(_Event):
-    """A task ended without having run, because of its lock. ``reason`` is what its result says.
-
-    ``joined``: the id of the task whose result it took on; ``None`` if it was skipped.
-    """
+class TaskDeduplicated(LockEvent):
+    """A task ended without a run: ``reason`` is in its result; ``joined``: the id of the task whose result it took."""
 
     reason: str
     joined: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class TickSent(_Event):
+class TickSent(LockEvent):
     """The beat at work sent a due task. ``record`` is its own, with the task's name and id."""
 
     entry: str
@@ -75,23 +73,11 @@ class TickSent(_Event):
 
 
 @dataclass(frozen=True, slots=True)
-class BeatTookOver(_Event):
+class BeatTookOver(LockEvent):
     """A beat is at work now. ``takeovers``: how often the work has changed hands before."""
 
     fencing_token: int
     takeovers: int
-
-
-LockEvent = (
-    LockAcquired
-    | LockReleased
-    | LockConflicted
-    | LockWaiting
-    | LockWasLost
-    | TaskDeduplicated
-    | TickSent
-    | BeatTookOver
-)
 
 
 def facts_of(event: LockEvent) -> dict[str, Any]:
@@ -99,10 +85,6 @@ def facts_of(event: LockEvent) -> dict[str, Any]:
     return {field.name: getattr(event, field.name) for field in fields(event) if field.name not in ("name", "record")}
 
 
-class Listener(Protocol):
-    """Told of every event in the thread where it happens: the task's, or for a loss also the renewal's.
-
-    It must return soon. What it raises is logged and changes nothing for the lock.
-    """
-
-    def __call__(self, event: LockEvent, /) -> None: ...
+#: Gets every event in the thread where it happens: the task's, or for a loss also the renewal's. It must return soon.
+#: What it raises is logged and changes nothing for the lock.
+Listener = Callable[[LockEvent], None]

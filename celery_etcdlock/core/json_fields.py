@@ -36,8 +36,8 @@ def count(value: object) -> int:
     return value
 
 
-def number(value: object) -> float:
+def number(value: object, most: float = 1e15) -> float:
     # The comparison refuses NaN too.
-    if type(value) not in (int, float) or not -1e15 < float(value) < 1e15:  # type: ignore[arg-type]
+    if type(value) not in (int, float) or not -most <= float(value) <= most:  # type: ignore[arg-type]
         raise ValueError("not a time")
     return float(value)  # type: ignore[arg-type]

@@ -66,7 +66,7 @@ TRANSITIONS: dict[KeyKind | None, frozenset[KeyKind | None]] = {
     KeyKind.WINDOW: frozenset({None}),
 }
 
-#: Of messages that haven't started, or not anew: a newer call may be put in their place.
+#: Of messages that haven't started, or not anew: a newer call may replace them.
 REPLACEABLE = frozenset({KeyKind.CLAIM, KeyKind.POSITION, KeyKind.HANDOVER})
 
 
@@ -74,21 +74,17 @@ def relation(record: Record | None, delivery: Delivery) -> Relation:
     """What a key with this record is to the run of ``delivery``."""
     if record is None or record.delivery.task_id != delivery.task_id:
         return Relation.STRANGER
-    theirs = record.delivery.step
-    match record.kind:
-        case KeyKind.CLAIM | KeyKind.POSITION:
-            if theirs == delivery.step:
-                return Relation.OURS if record.kind is KeyKind.CLAIM else Relation.OUR_POSITION
-            return Relation.LEFT_BEHIND if delivery.follows(theirs) else Relation.KIN
-        case KeyKind.HANDOVER:
+    if record.kind not in REPLACEABLE:
+        return Relation.KIN
+    is_for = record.delivery.step
+    if record.kind is KeyKind.HANDOVER:
+        if record.successor is None:
             # Older versions don't write whom it is for: then it is for any later run.
-            if record.successor is None:
-                return Relation.OURS if delivery.follows(theirs) else Relation.KIN
-            if record.successor == delivery.step:
-                return Relation.OURS
-            return Relation.LEFT_BEHIND if delivery.follows(record.successor) else Relation.KIN
-        case _:
-            return Relation.KIN
+            return Relation.OURS if delivery.follows(is_for) else Relation.KIN
+        is_for = record.successor
+    if is_for == delivery.step:
+        return Relation.OUR_POSITION if record.kind is KeyKind.POSITION else Relation.OURS
+    return Relation.LEFT_BEHIND if delivery.follows(is_for) else Relation.KIN
 
 
 def ends_with(record: Record | None, delivery: Delivery) -> bool:
@@ -104,7 +100,7 @@ def is_kept_out(delivery: Delivery, keys: Iterable[Key]) -> bool:
 
 
 def is_replaceable(key: Key) -> bool:
-    """Whether a newer call may be put in the place of this key."""
+    """Whether a newer call may replace the message of this key."""
     return key.record is not None and key.record.kind in REPLACEABLE
 
 

@@ -54,13 +54,9 @@ class LockNames(tuple[str, ...]):
 class LockNaming:
     """How one task's lock is named.
 
-    ``signature`` is that of the task's ``run`` without ``self`` (``inspect.signature(task.run)`` of an instance).
-    ``unique_on`` and ``lock_key`` are as `TaskOptions` has them.
-    ``checked`` is what Celery checks a call against: a decorator's wrapper may hide ``signature``.
-    ``hash_key`` (setting ``etcdlock_hash_key``) makes digests keyed; a definition that doesn't know the
-    settings yet asks for `with_hash_key` later.
-
-    Raises `InvalidOption` when these options don't fit each other or the signature.
+    ``signature`` is that of the task's ``run`` without ``self``; ``checked`` is what Celery checks a call against: a
+    decorator's wrapper may hide ``signature``. ``hash_key`` makes digests keyed; a definition that doesn't know the
+    settings yet asks for `with_hash_key` later. Raises `InvalidOption` when the options don't fit the signature.
     """
 
     def __init__(
@@ -105,18 +101,10 @@ class LockNaming:
         keyed.__dict__.update(self.__dict__, _hash_key=hash_key)
         return keyed
 
-    def name_for(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """The lock's name for a call, of several the first. Raises as ``names_for``."""
-        return self.names_for(args, kwargs)[0]
-
     def names_for(
         self, args: Sequence[Any], kwargs: Mapping[str, Any], is_shown: IsShown | None = None
     ) -> tuple[str, ...]:
-        """The names of the locks for a call, each once. ``is_shown``: as for ``core.about``.
-
-        Raises `InvalidKey` when the call doesn't fit the signature, an argument has no canonical text, or
-        ``lock_key`` doesn't come to a name.
-        """
+        """The names of the locks for a call, each once. ``is_shown``: as for ``core.about``. Raises `InvalidKey`."""
         if self._chosen is not None:
             bound = self._arguments.bind(args, kwargs) if self._chosen else {}
             name = f"{self.task_name}:{self._digest(self._canonical_text(bound))}"
@@ -130,10 +118,7 @@ class LockNaming:
         return (self.task_name,)
 
     def canonical_text(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """What is hashed: the chosen arguments by name. For tests and for people; it holds argument values.
-
-        Raises `InvalidKey` like `name_for`. Without ``unique_on`` no argument is chosen: ``{}``.
-        """
+        """What is hashed: the chosen arguments by name, ``{}`` without any. It holds argument values."""
         return self._canonical_text(self._arguments.bind(args, kwargs) if self._chosen else {})
 
     def _canonical_text(self, bound: Mapping[str, Any]) -> str:
@@ -163,15 +148,11 @@ class LockNaming:
         for name in names:
             if name not in known and not (self._open_ended and name.isidentifier()):
                 raise InvalidOption(f"task {self.task_name!r}: unique_on {no_such_argument(name, known)}")
-            if name in self._defaults:
-                self._check_default(name)
+            try:
+                canonical_text(self._defaults.get(name), name, task_name=self.task_name)
+            except InvalidKey as error:
+                raise InvalidOption(f"the default of an argument in unique_on can't be used: {error}") from None
         return tuple((name, f"{encode_basestring_ascii(name)}:") for name in sorted(set(names)))
-
-    def _check_default(self, name: str) -> None:
-        try:
-            canonical_text(self._defaults[name], name, task_name=self.task_name)
-        except InvalidKey as error:
-            raise InvalidOption(f"the default of an argument in unique_on can't be used: {error}") from None
 
     def _digest(self, text: str) -> str:
         data = text.encode("ascii")
@@ -183,23 +164,19 @@ class LockNaming:
         return hashlib.blake2b(data, digest_size=DIGEST_HEX_DIGITS // 2, key=key, person=_PERSONALISATION).hexdigest()
 
     def _called_names(
-        self,
-        lock_key: Callable[..., object],
-        args: Sequence[Any],
-        kwargs: Mapping[str, Any],
+        self, lock_key: Callable[..., object], args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[str, ...]:
         args, kwargs = self._arguments.call(args, kwargs)
+        source = _callable_name(lock_key)
         try:
             name = lock_key(*args, **kwargs)
         except Exception as error:
-            raise self._invalid(
-                f"its lock_key {_callable_name(lock_key)} raised {type(error).__name__}; it is called with the "
-                "task's arguments and must return a str"
-            ) from error
-        names = list(name) if isinstance(name, list | tuple) else [name]
+            problem = f"its lock_key {source} raised {type(error).__name__}; it is called with the task's arguments"
+            raise self._invalid(f"{problem} and must return a str") from error
+        names = name if isinstance(name, list | tuple) else [name]
         if not names:
-            raise self._invalid(f"its lock_key {_callable_name(lock_key)} returned no name at all")
-        return tuple(dict.fromkeys(self._checked_name(each, _callable_name(lock_key)) for each in names))
+            raise self._invalid(f"its lock_key {source} returned no name at all")
+        return tuple(dict.fromkeys(self._checked_name(each, source) for each in names))
 
     def _checked_name(self, name: object, source: str = "template") -> str:
         if not isinstance(name, str):

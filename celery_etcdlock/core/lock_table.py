@@ -10,6 +10,7 @@ A deletion looks the same whether the holder released, its lease ended or an adm
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import Enum
@@ -67,9 +68,7 @@ class Change:
 
 @dataclass(frozen=True, slots=True)
 class Traces:
-    """``used``: whether a worker was ever started with the prefix, or anything is stored there. ``others``: prefixes of
-    the same store that are used, the first few, where that can be seen.
-    """
+    """``used``: a worker was started with the prefix once, or anything is there. ``others``: a few others in use."""
 
     used: bool
     others: tuple[str, ...] = ()
@@ -103,23 +102,21 @@ class LockTable:
         for entry in entries:
             self._names.setdefault(entry.segment, {})[entry.key.token] = entry
 
-    def forget_those_over(self, wall_time: float) -> None:
-        """Drop the keys that have expired: nobody holds them, though nobody has deleted them yet."""
-        for segment, entries in list(self._names.items()):
-            for token in [token for token, entry in entries.items() if seems_expired(entry.key, wall_time)]:
-                del entries[token]
-            if not entries:
-                del self._names[segment]
+    def forget_those_over(self, wall_time: float) -> bool:
+        """Drop the keys that have expired, though nobody has deleted them yet. Returns whether there were any."""
+        every = (entry for entries in self._names.values() for entry in entries.values())
+        over = [entry for entry in every if seems_expired(entry.key, wall_time)]
+        for entry in over:
+            del self._names[entry.segment][entry.key.token]
+            if not self._names[entry.segment]:
+                del self._names[entry.segment]
+        return bool(over)
 
     def locks(self, pattern: str | None = None) -> list[LockEntry]:
         """All locks by name; with ``pattern``, those whose name or task matches it."""
         segments = self._names.keys() | self.counts.of.keys()
         found = sorted((self._lock(segment) for segment in segments), key=lambda lock: lock.name)
         return found if pattern is None else [lock for lock in found if matching(lock, pattern)]
-
-    def find(self, name_or_task_id: str) -> list[LockEntry]:
-        """The lock of this name; else those that a task of this id holds or waits for."""
-        return self.named(name_or_task_id) or self.of_task(name_or_task_id)
 
     def named(self, name: str) -> list[LockEntry]:
         """The lock of this name, however long it is; else those that are shown so (``core.printable``)."""
@@ -132,22 +129,21 @@ class LockTable:
 
     def of_task(self, task_id: str) -> list[LockEntry]:
         """The locks that a task of this id holds or waits for."""
-        return [lock for lock in self.locks() if any(_task_id(p) == task_id for p in lock.owners + lock.waiters)]
+        return [lock for lock in self.locks() if task_id in map(_task_id, lock.owners + lock.waiters)]
 
     def apply(self, change: Change) -> list[Transition]:
         """Take ``change`` in, and say what it means. A waiter counts as owner once its own key was rewritten."""
         segment, token = change.entry.segment, change.entry.key.token
-        before = self._names.get(segment, {}).get(token)
-        owned_before = before is not None and before in self._lock(segment).owners
-        if change.gone:
-            entries = self._names.get(segment, {})
-            entries.pop(token, None)
-            if not entries:
-                self._names.pop(segment, None)
-            return [Transition(Kind.RELEASED if owned_before else Kind.GAVE_UP, before or change.entry)]
-        self._names.setdefault(segment, {})[token] = change.entry
-        owns = change.entry in self._lock(segment).owners
-        return [Transition(Kind.ACQUIRED if owns else Kind.WAITING, change.entry)]
+        entries = self._names.setdefault(segment, {})
+        if not change.gone:
+            entries[token] = change.entry
+            owns = change.entry in self._lock(segment).owners
+            return [Transition(Kind.ACQUIRED if owns else Kind.WAITING, change.entry)]
+        owned = entries.get(token) in self._lock(segment).owners
+        before = entries.pop(token, change.entry)
+        if not entries:
+            del self._names[segment]
+        return [Transition(Kind.RELEASED if owned else Kind.GAVE_UP, before)]
 
     def _lock(self, segment: str) -> LockEntry:
         entries = sorted(self._names.get(segment, {}).values(), key=lambda entry: entry.key.create_revision)
@@ -155,6 +151,19 @@ class LockTable:
         name = entries[0].name if entries else unescape_name(segment)
         others = self.counts.of.get(segment, NONE)
         return LockEntry(name, tuple(entries[:number]), tuple(entries[number:]), others)
+
+
+def contended_first(locks: Iterable[LockEntry]) -> list[LockEntry]:
+    """Most waiters first, then the longest held; a holder whose record can't be read counts as held for longest."""
+    return sorted(locks, key=lambda lock: (-lock.waiting, held_since(lock), lock.name))
+
+
+def held_since(lock: LockEntry) -> float:
+    """Unix time in seconds; 0 where no record says, and never where nobody holds it."""
+    if not lock.owners:
+        return math.inf
+    record = lock.owners[0].key.record
+    return 0.0 if record is None else record.since
 
 
 def number_held(locks: Iterable[LockEntry]) -> int:
@@ -179,6 +188,7 @@ def described(entry: KeyEntry, ttl_seconds: float | None = None) -> dict[str, An
     if record is None:
         return facts | {"task_id": None, "readable": False, "who": in_words(record)}
     kind = holder_kind(record)
+    as_written = ("task", "about", "host", "pid", "since", "limit", "broker", "until")
     return facts | {
         "readable": True,
         "who": in_words(record),
@@ -186,14 +196,7 @@ def described(entry: KeyEntry, ttl_seconds: float | None = None) -> dict[str, An
         "kind": record.kind.value,
         "task_id": None if kind == "process" else record.delivery.task_id,
         "retries": record.delivery.retries,
-        "task": record.task,
-        "about": record.about,
-        "host": record.host,
-        "pid": record.pid,
-        "since": record.since,
-        "limit": record.limit,
-        "broker": record.broker,
-        "until": record.until,
+        **{name: getattr(record, name) for name in as_written},
     }
 
 

@@ -128,10 +128,6 @@ def _item(value: Any, index: str) -> Any:
     return value[int(index) if index.isdecimal() else index]
 
 
-def _decimal(value: Decimal, spec: str) -> str:
-    return Decimal.__format__(value, spec) if spec else decimal_digits(value)
-
-
 # By unbound methods of the base: a subclass may format itself in its own way, and is gone after JSON.
 _PLAIN: dict[type | None, Callable[[Any, str], str]] = {
     str: lambda value, spec: format(str.__str__(value), spec),
@@ -139,7 +135,7 @@ _PLAIN: dict[type | None, Callable[[Any, str], str]] = {
     int: lambda value, spec: format(int.__add__(value, 0), spec),
     float: lambda value, spec: format(float.__add__(value, 0.0), spec),  # makes -0.0 0.0, too
     type(None): format,
-    Decimal: _decimal,
+    Decimal: lambda value, spec: Decimal.__format__(value, spec) if spec else decimal_digits(value),
     UUID: lambda value, spec: format(str(UUID(int=value.int)), spec),
     datetime: lambda value, spec: datetime.strftime(value, spec) if spec else datetime.isoformat(value),
     date: lambda value, spec: date.strftime(value, spec) if spec else date.isoformat(value),

@@ -91,10 +91,7 @@ class TryAcquire(_Write):
 
 @dataclass(frozen=True, slots=True)
 class Enqueue(_Write):
-    """Put our key behind all others, unless it is there.
-
-    -> Queued when it was put now, Present when it was there | EpochMoved | SessionGone
-    """
+    """Put our key behind all others. -> Queued | Present when it was there already | EpochMoved | SessionGone"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -126,10 +123,7 @@ class TryEach:
 
 @dataclass(frozen=True, slots=True)
 class TryAll:
-    """Several try-locks in one, all or none: put all keys if each of them could be put. As in ``TryEach``.
-
-    -> Owned | EachTried, each outcome Present | EpochMoved | SessionGone
-    """
+    """As ``TryEach``, but all or none. -> Owned | EachTried, each outcome Present | EpochMoved | SessionGone"""
 
     tries: tuple[TryAcquire, ...]
 
@@ -168,10 +162,7 @@ class LookForDone:
 
 @dataclass(frozen=True, slots=True)
 class AskAge:
-    """How old the lease is by the store's own clock, not counting from a renewal: ask it of one that is never renewed.
-
-    -> LeaseAge | LeaseUnknown
-    """
+    """How old a lease that is never renewed is, by the store's own clock. -> LeaseAge | LeaseUnknown"""
 
     lease: int
 
@@ -270,27 +261,9 @@ class Pause:
 
 #: What puts or deletes one key under one lock's name. Those on different names can share a transaction.
 PlaceOperation = TryAcquire | Enqueue | Promote | Release
-StoreOperation = (
-    GrantLease
-    | FenceSession
-    | KeepAlive
-    | CheckKeys
-    | RevokeLease
-    | TryAcquire
-    | Enqueue
-    | Promote
-    | TryEach
-    | TryAll
-    | LookForMark
-    | Unmark
-    | MarkDone
-    | LookForDone
-    | AskAge
-    | Look
-    | AwaitChange
-    | Release
-    | AskToRelease
-    | SaveStates
-    | LoadStates
-)
+LockOperation = PlaceOperation | TryEach | TryAll | Look | AwaitChange | AskToRelease
+SessionOperation = GrantLease | FenceSession | KeepAlive | CheckKeys | RevokeLease | AskAge
+MarkOperation = LookForMark | Unmark | MarkDone | LookForDone
+StateOperation = SaveStates | LoadStates
+StoreOperation = LockOperation | SessionOperation | MarkOperation | StateOperation
 Operation = StoreOperation | Pause

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from enum import Enum
 
 from celery_etcdlock.core.record import Record
 
@@ -40,14 +39,6 @@ class Key:
     mod_revision: int
     record: Record | None
     lease: int = 0
-
-
-class Standing(Enum):
-    """What the owner of a token is, by the keys under its lock's name."""
-
-    ABSENT = "absent"
-    WAITING = "waiting"
-    FIRST = "first"
 
 
 def find_key(keys: Iterable[Key], token: str) -> Key | None:
@@ -79,12 +70,10 @@ def owners(keys: Iterable[Key]) -> list[Key]:
     return found
 
 
-def standing(keys: Sequence[Key], token: str, limit: int) -> Standing:
+def owns(keys: Sequence[Key], token: str, limit: int) -> bool:
     """Whether ``token`` is among the first ``limit`` of ``keys``."""
     mine = find_key(keys, token)
-    if mine is None:
-        return Standing.ABSENT
-    return Standing.FIRST if leave_room(preceding(keys, mine.create_revision), limit) else Standing.WAITING
+    return mine is not None and leave_room(preceding(keys, mine.create_revision), limit)
 
 
 def trust_deadline(sent_at: float, ttl_seconds: float) -> float:

@@ -45,8 +45,6 @@ AT_ENQUEUE = tuple(name for name, facts in POLICIES.items() if facts.at_enqueue)
 #: A name, or a callable of the conflict that returns one.
 Policy = str | Callable[..., object]
 
-check_policy_name = choice(*POLICIES)
-
 
 @dataclass(frozen=True)
 class Policies:
@@ -104,4 +102,4 @@ def check_on_conflict(value: Any) -> Policy | Policies:
 
 
 def _check_policy(value: object) -> Policy:
-    return value if callable(value) and not isinstance(value, str) else check_policy_name(value)
+    return value if callable(value) and not isinstance(value, str) else choice(*POLICIES)(value)

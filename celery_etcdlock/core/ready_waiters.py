@@ -18,13 +18,13 @@ from celery_etcdlock.core.record import Delivery
 
 @dataclass(frozen=True, slots=True)
 class Waiting:
-    """One message. ``place_token``: of its queue position; ``joins``: the task whose result it waits for.
+    """One message. ``position_token``: of its queue position; ``joins``: the task whose result it waits for.
 
     A message whose ``delivery`` already has a key under the name goes on, and takes that key over.
     """
 
     limit: int = 1
-    place_token: str | None = None
+    position_token: str | None = None
     joins: str | None = None
     delivery: Delivery | None = None
 
@@ -32,42 +32,31 @@ class Waiting:
 def ready_waiters(waiting: Sequence[Waiting], keys: Sequence[Key]) -> list[bool]:
     """For each message, in order of arrival, whether it may go on now. ``keys`` are all under the lock's name."""
     holders = {key.record.delivery.task_id for key in keys if key.record is not None}
-    places = _places(keys)
+    precede = _precede(keys)
     free: int | None = None
-    turns: list[bool] = []
+    ready: list[bool] = []
     for message in waiting:
         if message.joins is not None:
-            turns.append(message.joins not in holders)
-            continue
-        if message.delivery is not None and find(keys, message.delivery, Relation.OURS) is not None:
-            turns.append(True)
-            continue
-        place = places.get(message.place_token) if message.place_token is not None else None
-        if place is not None:
-            turns.append(place.rank < min(message.limit, place.limit))
-            continue
-        # Without a queue position, or with one that is gone.
-        if free is None:
-            free = effective_limit(message.limit, keys) - len(keys)
-        turns.append(free > 0)
-        free -= 1
-    return turns
+            ready.append(message.joins not in holders)
+        elif message.delivery is not None and find(keys, message.delivery, Relation.OURS) is not None:
+            ready.append(True)
+        elif message.position_token in precede:
+            number, limit = precede[message.position_token]
+            ready.append(number < min(message.limit, limit))
+        else:  # without a queue position, or with one that is gone
+            if free is None:
+                free = effective_limit(message.limit, keys) - len(keys)
+            ready.append(free > 0)
+            free -= 1
+    return ready
 
 
-@dataclass(frozen=True, slots=True)
-class _Place:
-    """How many keys precede one, and the smallest limit that they recorded."""
-
-    rank: int
-    limit: float
-
-
-def _places(keys: Sequence[Key]) -> dict[str, _Place]:
-    """What ``preceding`` and ``effective_limit`` say of each token, in one pass: a queue may be long."""
-    places: dict[str, _Place] = {}
+def _precede(keys: Sequence[Key]) -> dict[str | None, tuple[int, float]]:
+    """By token: how many keys precede it, and the smallest limit that they recorded. One pass: a queue may be long."""
+    found: dict[str | None, tuple[int, float]] = {}
     limit = math.inf
-    for rank, key in enumerate(sorted(keys, key=lambda key: key.create_revision)):
-        places[key.token] = _Place(rank, limit)
+    for number, key in enumerate(sorted(keys, key=lambda key: key.create_revision)):
+        found[key.token] = number, limit
         if key.record is not None:
             limit = min(limit, key.record.limit)
-    return places
+    return found

@@ -1,4 +1,7 @@
-"""What a lock store may answer to the operations of ``operations``, each of which names its own."""
+"""What a lock store may answer to the operations of ``operations``, each of which names its own.
+
+``term`` is the leader's as the answering server knew it.
+"""
 
 from __future__ import annotations
 
@@ -10,24 +13,37 @@ from celery_etcdlock.errors import LockUnavailable
 
 
 @dataclass(frozen=True, slots=True)
-class LeaseGranted:
+class Reply:
+    """What a machine is told after an operation."""
+
+
+@dataclass(frozen=True, slots=True)
+class Failed(Reply):
+    """No answer, or an error. ``error.maybe_applied`` says whether the operation may have taken effect."""
+
+    error: LockUnavailable
+
+
+@dataclass(frozen=True, slots=True)
+class StoreReply(Reply):
+    """What a lock store may answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class LeaseGranted(StoreReply):
     """The lease lasts ``ttl_seconds``: what was asked for, or the server's least if that is more."""
 
     ttl_seconds: int
 
 
 @dataclass(frozen=True, slots=True)
-class SessionFenced:
-    """``term`` is the leader's as the answering server knew it."""
-
+class SessionFenced(StoreReply):
     epoch: int
     term: int
 
 
 @dataclass(frozen=True, slots=True)
-class KeptAlive:
-    """``term`` is the leader's term as the answering server knew it."""
-
+class KeptAlive(StoreReply):
     ttl_seconds: int
     term: int
 
@@ -45,7 +61,7 @@ class ReleaseAsked:
 
 
 @dataclass(frozen=True, slots=True)
-class KeysSeen:
+class KeysSeen(StoreReply):
     """``missing`` are those keys that aren't there as we wrote them; ``asked`` may be of any key of the session."""
 
     term: int
@@ -54,7 +70,7 @@ class KeysSeen:
 
 
 @dataclass(frozen=True, slots=True)
-class Owned:
+class Owned(StoreReply):
     """We own the lock; ``revision`` is that of the write by which we became owner.
 
     Where a repeat finds what an earlier try did, somebody may have rewritten the key since: then it isn't as of
@@ -68,25 +84,25 @@ class Owned:
 
 
 @dataclass(frozen=True, slots=True)
-class EachTried:
+class EachTried(StoreReply):
     """The outcome of each try, in their order."""
 
     outcomes: tuple[Owned | Present, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class MarkSeen:
+class MarkSeen(StoreReply):
     replaced: bool
 
 
 @dataclass(frozen=True, slots=True)
-class DoneSeen:
+class DoneSeen(StoreReply):
     done: bool
 
 
 @dataclass(frozen=True, slots=True)
-class LeaseAge:
-    """The lease was granted at least ``seconds`` ago. ``term`` is the leader's as the answering server knew it.
+class LeaseAge(StoreReply):
+    """The lease was granted at least ``seconds`` ago.
 
     A leader counts from when it began to lead, so the lease may be older than that, never younger.
     """
@@ -96,12 +112,12 @@ class LeaseAge:
 
 
 @dataclass(frozen=True, slots=True)
-class LeaseUnknown:
+class LeaseUnknown(StoreReply):
     """The server that was asked knows no such lease. It may not know it yet, so this alone frees nothing."""
 
 
 @dataclass(frozen=True, slots=True)
-class Present:
+class Present(StoreReply):
     """The keys under the name, in order of creation, as of ``revision``.
 
     To a waiter that isn't owner yet, these may be as few as ``Queued`` has. ``has_run`` as in ``Owned``.
@@ -113,7 +129,7 @@ class Present:
 
 
 @dataclass(frozen=True, slots=True)
-class Queued:
+class Queued(StoreReply):
     """Our key was put at ``revision``; ``keys`` are those under the name just after that, in order of creation.
 
     At least the first ``limit`` and one more, the one just before ours, and ours.
@@ -124,39 +140,39 @@ class Queued:
 
 
 @dataclass(frozen=True, slots=True)
-class EpochMoved:
+class EpochMoved(StoreReply):
     """Nothing was written: the session's key has another revision than the operation named."""
 
     epoch: int
 
 
 @dataclass(frozen=True, slots=True)
-class SessionGone:
+class SessionGone(StoreReply):
     """Nothing was written: the session's key or lease is gone, and all its keys with it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Changed:
+class Changed(StoreReply):
     pass
 
 
 @dataclass(frozen=True, slots=True)
-class Released:
+class Released(StoreReply):
     pass
 
 
 @dataclass(frozen=True, slots=True)
-class NotHeld:
+class NotHeld(StoreReply):
     """The key wasn't there as we wrote it: gone, or somebody else's. Nothing was deleted."""
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class Asked(StoreReply):
     pass
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
+class Done(StoreReply):
     pass
 
 
@@ -170,51 +186,17 @@ class State:
 
 
 @dataclass(frozen=True, slots=True)
-class StatesSaved:
+class StatesSaved(StoreReply):
     revision: int
 
 
 @dataclass(frozen=True, slots=True)
-class StatesRefused:
+class StatesRefused(StoreReply):
     """Nothing was written: one of the states at least isn't as it was seen. ``states`` are those that are there."""
 
     states: tuple[State, ...]
 
 
 @dataclass(frozen=True, slots=True)
-class StatesSeen:
+class StatesSeen(StoreReply):
     states: tuple[State, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Failed:
-    """No answer, or an error. ``error.maybe_applied`` says whether the operation may have taken effect."""
-
-    error: LockUnavailable
-
-
-StoreReply = (
-    LeaseGranted
-    | SessionFenced
-    | KeptAlive
-    | KeysSeen
-    | Owned
-    | EachTried
-    | MarkSeen
-    | DoneSeen
-    | LeaseAge
-    | LeaseUnknown
-    | Present
-    | Queued
-    | EpochMoved
-    | SessionGone
-    | Changed
-    | Released
-    | NotHeld
-    | Asked
-    | Done
-    | StatesSaved
-    | StatesRefused
-    | StatesSeen
-)
-Reply = StoreReply | Failed

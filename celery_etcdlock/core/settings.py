@@ -12,32 +12,11 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
+from celery_etcdlock.core import value_checks as checks
 from celery_etcdlock.core.declared import declared, declared_in
 from celery_etcdlock.core.dedup_rules import DedupRule, check_dedup
 from celery_etcdlock.core.name_escaping import escape_name
-from celery_etcdlock.core.policies import check_policy_name
-from celery_etcdlock.core.setting_checks import (
-    LEAST_HASH_KEY_BYTES,
-    MEMORY_ENDPOINT,
-    REDIS_SCHEMES,
-    check_channel,
-    check_endpoints,
-    check_hash_key,
-    check_listeners,
-    check_path,
-    check_prefix,
-    check_scheduler,
-    check_scope,
-    check_text,
-)
-from celery_etcdlock.core.value_checks import (
-    check_count,
-    check_flag,
-    check_whole_seconds,
-    choice,
-    did_you_mean,
-    number_of_seconds,
-)
+from celery_etcdlock.core.policies import POLICIES
 from celery_etcdlock.errors import InvalidSetting
 
 PREFIX_OF_NAMES = "etcdlock_"
@@ -48,57 +27,55 @@ LOGIN = ("username", "password", "ca_cert", "client_cert", "client_key")
 
 @dataclass(frozen=True)
 class Settings:
-    """An app's settings, each named as in the configuration less ``etcdlock_``.
-
-    ``ttl`` and ``timeout`` are in seconds.
-    """
+    """An app's settings, each named as in the configuration less ``etcdlock_``. Times are in seconds."""
 
     endpoints: tuple[str, ...] = declared(
         "127.0.0.1:2379",
-        check_endpoints,
+        checks.endpoints,
         f"etcd's endpoints, a list or comma-separated; the variable `{ENDPOINTS_VARIABLE}` comes before the "
         "default; `memory://` for tests; `redis://` and `rediss://` for locks in a Redis",
     )
-    username: str | None = declared(None, check_text, "etcd user, with `etcdlock_password`")
-    password: str | None = declared(None, check_text, "its password", secret=True)
-    ca_cert: str | None = declared(None, check_path, "PEM file of the CA that signed etcd's certificate")
-    client_cert: str | None = declared(None, check_path, "PEM file of our certificate, with `etcdlock_client_key`")
-    client_key: str | None = declared(None, check_path, "PEM file of its private key")
+    username: str | None = declared(None, checks.text, "etcd user, with `etcdlock_password`")
+    password: str | None = declared(None, checks.text, "its password", secret=True)
+    ca_cert: str | None = declared(None, checks.path, "PEM file of the CA that signed etcd's certificate")
+    client_cert: str | None = declared(None, checks.path, "PEM file of our certificate, with `etcdlock_client_key`")
+    client_key: str | None = declared(None, checks.path, "PEM file of its private key")
     prefix: str = declared(
-        None, check_prefix, "what our keys in etcd begin with, from `/` to `/`; `None`: `/celery-etcdlock/{app name}/`"
+        None, checks.prefix, "what our keys in etcd begin with, from `/` to `/`; `None`: `/celery-etcdlock/{app name}/`"
     )
-    ttl: int = declared(30, check_whole_seconds, "whole seconds until a dead holder's lock is free, at least 2")
+    ttl: int = declared(30, checks.whole_seconds, "whole seconds until a dead holder's lock is free, at least 2")
     timeout: float = declared(
         5,
-        number_of_seconds,
+        checks.seconds,
         "seconds that one call to etcd may take; less than `etcdlock_ttl`, and by default at most half of it",
     )
-    on_conflict: str = declared("skip", check_policy_name, "what a loser gets, for tasks that don't say")
+    on_conflict: str = declared("skip", checks.choice(*POLICIES), "what a loser gets, for tasks that don't say")
     on_unavailable: str = declared(
         "retry",
-        choice("retry", "raise", "run"),
+        checks.choice("retry", "raise", "run"),
         "what a task does when etcd is away: `retry` comes back later, `raise` fails, `run` runs without a lock",
     )
     hash_key: bytes | None = declared(
         None,
-        check_hash_key,
-        f"secret of at least {LEAST_HASH_KEY_BYTES} bytes that keys the digests in lock names; the same everywhere",
+        checks.hash_key,
+        f"secret of at least {checks.LEAST_HASH_KEY_BYTES} bytes that keys the digests in lock names; the same "
+        "everywhere",
         secret=True,
     )
     scope: str | Callable[[Mapping[str, Any]], object] | None = declared(
         None,
-        check_scope,
+        checks.scope,
         "function of a message's headers, or its import path: the str that it returns (a tenant) goes in front of all "
         "locks' names",
     )
     channel: Callable[[], Any] | None = declared(
         None,
-        check_channel,
+        checks.channel,
         "callable that returns a grpc channel or python-etcd3 client to use instead of our own connection",
     )
     listeners: tuple[str | Callable[..., Any], ...] | None = declared(
         None,
-        check_listeners,
+        checks.listeners,
         "who else receives lock events: `prometheus`, `opentelemetry`, functions or their import paths",
     )
     dedup: tuple[DedupRule, ...] | None = declared(
@@ -108,32 +85,36 @@ class Settings:
     )
     gate: bool = declared(
         True,
-        check_flag,
+        checks.flag,
         "whether messages that came back for a lock wait in the worker's MainProcess, without a slot of its pool",
     )
-    gate_limit: int = declared(1000, check_count, "how many messages may wait there at once")
+    gate_limit: int = declared(1000, checks.whole_number(0), "how many messages may wait there at once")
     done_ttl: float = declared(
-        600, number_of_seconds, "seconds for which it is known that a message has run, where it may be delivered again"
+        600,
+        checks.seconds,
+        "seconds for which it is known that a message has run, where it may be delivered again",
     )
     beat_scheduler: str | type = declared(
         "celery.beat:PersistentScheduler",
-        check_scheduler,
+        checks.scheduler,
         "which scheduler `celery_etcdlock.beat:EtcdScheduler` puts to work: a class or its import path",
     )
     beat_name: str | None = declared(
-        None, check_text, "which beats stand for one another: those of one name; `None`: the app's name"
+        None, checks.text, "which beats stand for one another: those of one name; `None`: the app's name"
     )
     beat_ttl: int | None = declared(
-        None, check_whole_seconds, "whole seconds until a dead beat's work is taken over; `None`: `etcdlock_ttl`"
+        None, checks.whole_seconds, "whole seconds until a dead beat's work is taken over; `None`: `etcdlock_ttl`"
     )
     beat_delivery: str = declared(
         "at_least_once",
-        choice("at_least_once", "at_most_once"),
+        checks.choice("at_least_once", "at_most_once"),
         "what becomes of a tick whose beat dies while it sends it: `at_least_once` sends it again under the same task "
         "id, `at_most_once` lets it go",
     )
     beat_catch_up: float | None = declared(
-        None, number_of_seconds, "how many seconds late a tick may be sent; `None`: as late as it comes, as Celery does"
+        None,
+        checks.seconds,
+        "how many seconds late a tick may be sent; `None`: as late as it comes, as Celery does",
     )
 
     @classmethod
@@ -145,7 +126,12 @@ class Settings:
         ``environ`` is where ``ETCDLOCK_ENDPOINTS`` is looked up, and ``app_name`` makes the default prefix.
         Raises `InvalidSetting`, which names the setting and never shows a credential.
         """
-        _refuse_unknown(mapping)
+        for name in mapping:
+            if isinstance(name, str) and name.startswith(PREFIX_OF_NAMES) and name not in SETTING_NAMES:
+                raise InvalidSetting(
+                    f"unknown setting {name!r}{checks.did_you_mean(name, SETTING_NAMES, prefix=PREFIX_OF_NAMES)}; "
+                    f"celery-etcdlock's settings are {', '.join(SETTING_NAMES)}"
+                )
         values: dict[str, Any] = {}
         for setting in SETTINGS:
             value, source = mapping.get(setting.name), setting.name
@@ -178,11 +164,11 @@ class Settings:
 
     @property
     def in_memory(self) -> bool:
-        return self.endpoints == (MEMORY_ENDPOINT,)
+        return self.endpoints == (checks.MEMORY_ENDPOINT,)
 
     @property
     def in_redis(self) -> bool:
-        return self.endpoints[0].lower().startswith(REDIS_SCHEMES)
+        return self.endpoints[0].lower().startswith(checks.REDIS_SCHEMES)
 
     @property
     def in_etcd(self) -> bool:
@@ -223,12 +209,3 @@ def _adapt_defaults(values: dict[str, Any], is_set: Callable[[str], bool]) -> No
         values["timeout"] = min(values["timeout"], values["ttl"] / 2, (values["beat_ttl"] or values["ttl"]) / 2)
     elif not is_set("ttl"):
         values["ttl"] = max(values["ttl"], math.ceil(2 * values["timeout"]))
-
-
-def _refuse_unknown(mapping: Mapping[str, Any]) -> None:
-    for name in mapping:
-        if isinstance(name, str) and name.startswith(PREFIX_OF_NAMES) and name not in SETTING_NAMES:
-            raise InvalidSetting(
-                f"unknown setting {name!r}{did_you_mean(name, SETTING_NAMES, prefix=PREFIX_OF_NAMES)}; "
-                f"celery-etcdlock's settings are {', '.join(SETTING_NAMES)}"
-            )

@@ -9,18 +9,10 @@ from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from celery_etcdlock.core import value_checks as checks
 from celery_etcdlock.core.declared import declared, declared_in
 from celery_etcdlock.core.lifetimes import LIFETIMES, Lifetime
 from celery_etcdlock.core.policies import Policies, check_on_conflict, having
-from celery_etcdlock.core.value_checks import (
-    check_limit,
-    check_whole_seconds,
-    choice,
-    did_you_mean,
-    least_seconds,
-    number_of_seconds,
-    shown,
-)
 from celery_etcdlock.errors import InvalidOption
 
 
@@ -29,17 +21,15 @@ def _check_unique_on(value: object) -> tuple[str, ...] | str:
     if isinstance(value, str):
         return "*" if value == "*" else (str.__str__(value),)
     if not isinstance(value, (list, tuple, set, frozenset)):
-        raise ValueError(f"must be a list of argument names, '*' for all, or None, not {shown(value)}")
+        raise ValueError(f"must be a list of argument names, '*' for all, or None, not {checks.shown(value)}")
     if not value:
         raise ValueError("is empty: name at least one argument, or use None to lock on the task's name alone")
-    names: list[str] = []
     for name in value:
         if not isinstance(name, str):
-            raise ValueError(f"must hold argument names as str, not {shown(name)}")
+            raise ValueError(f"must hold argument names as str, not {checks.shown(name)}")
         if name == "*":
             raise ValueError("has '*' among other names: write unique_on='*' for all arguments")
-        names.append(str.__str__(name))
-    return tuple(names)
+    return tuple(map(str.__str__, value))
 
 
 def _check_lock_key(value: Any) -> Any:
@@ -49,20 +39,17 @@ def _check_lock_key(value: Any) -> Any:
             raise ValueError("as a list must hold template strings, at least one")
         return tuple(value)
     if not isinstance(value, str) and not callable(value):
-        raise ValueError(f"must be a template string or a callable, not {shown(value)}")
+        raise ValueError(f"must be a template string or a callable, not {checks.shown(value)}")
     return value
 
 
 @dataclass(frozen=True)
 class TaskOptions:
-    """The options of one task, checked. ``None`` in ``lock_ttl`` and ``on_conflict`` means the setting.
-
-    ``lock_ttl`` and ``wait_timeout`` are in seconds.
-    """
+    """The options of one task, checked. ``None`` in ``lock_ttl`` and ``on_conflict`` means the setting."""
 
     lock: str = declared(
         "while_executing",
-        choice(*LIFETIMES),
+        checks.choice(*LIFETIMES),
         "when the lock is held: `while_executing`, around the body; `until_executing`, from the call until it starts; "
         "`until_executed`, from the call until it ends; `until_and_while_executing`, both apart, so that one runs and "
         "one is queued; `until_expired`, for `unique_for` seconds from the call",
@@ -78,7 +65,7 @@ class TaskOptions:
     )
     lock_ttl: int | None = declared(
         None,
-        check_whole_seconds,
+        checks.whole_seconds,
         "whole seconds until a dead holder's lock is free; `None`: the setting `etcdlock_ttl`",
     )
     on_conflict: str | Callable[..., object] | Policies | None = declared(
@@ -89,46 +76,38 @@ class TaskOptions:
     )
     wait_timeout: float = declared(
         300.0,
-        number_of_seconds,
+        checks.seconds,
         "seconds that `retry`, `wait` and `join` keep trying before the task fails with LockConflict",
     )
-    lock_limit: int = declared(1, check_limit, "how many may hold the lock at once")
+    lock_limit: int = declared(1, checks.whole_number(1, " of holders"), "how many may hold the lock at once")
     pending_ttl: float | None = declared(
         None,
-        number_of_seconds,
+        checks.seconds,
         "seconds, from when it is due, that a lock taken at enqueue stands for a message that hasn't started; `None`: "
         "until the message expires, else 3600",
     )
     unique_for: float | None = declared(
-        None, number_of_seconds, "`until_expired`: seconds that the key stays taken, counted from the call"
+        None, checks.seconds, "`until_expired`: seconds that the key stays taken, counted from the call"
     )
     lock_at_least_for: float = declared(
-        0.0, least_seconds, "least hold: seconds that the lock stays taken from when it was"
+        0.0, checks.seconds_or_none, "least hold: seconds that the lock stays taken from when it was"
     )
     on_lock_lost: str = declared(
         "raise",
-        choice("raise", "flag"),
+        checks.choice("raise", "flag"),
         "what happens in a running task whose lock is lost: `raise` LockLost in it where the pool can, or `flag`: "
         "`current_lock().lost` says so",
     )
 
     @classmethod
     def from_attributes(cls, task_name: str, attributes: Mapping[str, Any]) -> TaskOptions:
-        """From what is written on the task. Absent options have their default, names we don't know are passed over.
-
-        Raises `InvalidOption`, which names the task and the option.
-        """
+        """From what is written on the task; names that we don't know are passed over. Raises `InvalidOption`."""
         values: dict[str, Any] = {}
         for option in OPTIONS:
             try:
                 values[option.name] = option.checked(attributes.get(option.name, option.default))
             except ValueError as error:
                 raise InvalidOption(f"task {task_name!r}: {option.name} {error}") from None
-        if values["unique_on"] is not None and values["lock_key"] is not None:
-            raise InvalidOption(
-                f"task {task_name!r}: unique_on and lock_key are both given, and each makes the whole key: "
-                "leave one out"
-            )
         options = cls(**values)
         try:
             options._check_together()
@@ -149,6 +128,8 @@ class TaskOptions:
 
     def _check_together(self) -> None:
         lifetime = self.lifetime
+        if self.unique_on is not None and self.lock_key is not None:
+            raise ValueError("unique_on and lock_key are both given, and each makes the whole key: leave one out")
         if self.lock == "until_expired" and self.unique_for is None:
             raise ValueError("lock='until_expired' needs unique_for, the seconds that the key stays taken")
         if self.lock != "until_expired" and self.unique_for is not None:
@@ -173,15 +154,12 @@ OPTION_NAMES = tuple(option.name for option in OPTIONS)
 def check_option_names(
     names: Iterable[str], known_celery_names: Collection[str], *, task_name: str | None = None
 ) -> None:
-    """Refuse the keywords of a decorator that neither we nor Celery know, which Celery would take in silence.
-
-    Raises `InvalidOption` with the nearest name.
-    """
+    """Raise `InvalidOption` for a keyword that neither we nor Celery know: Celery would take it in silence."""
     known = {*OPTION_NAMES, *known_celery_names}
     for name in names:
         if name not in known:
             task = f"task {task_name!r}: " if task_name else ""
             raise InvalidOption(
-                f"{task}unknown option {name!r}{did_you_mean(name, known)}; "
+                f"{task}unknown option {name!r}{checks.did_you_mean(name, known)}; "
                 f"celery-etcdlock's options are {', '.join(OPTION_NAMES)}"
             )

@@ -24,28 +24,24 @@ class Timeline:
         self._going_on: dict[tuple[str, str], _Hold] = {}
         self._ended: deque[_Hold] = deque(maxlen=most)
 
-    def begin(self, entry: KeyEntry, now: float) -> None:
-        """A hold that goes on: since when the record says, unless its clock is ahead of ours."""
-        record = entry.key.record
-        began = now if record is None else min(record.since, now)
-        self._going_on[entry.name, entry.key.token] = _Hold(entry, began)
-
     def apply(self, happening: Transition, now: float) -> None:
+        entry = happening.entry
         if happening.kind is Kind.ACQUIRED:
             # One that waited is owner only from now on, whatever its record says of when it came.
-            self.begin(happening.entry, now)
-            self._going_on[happening.entry.name, happening.entry.key.token].began = now
+            self._going_on[entry.name, entry.key.token] = _Hold(entry, now)
         elif happening.kind is Kind.RELEASED:
-            self._end((happening.entry.name, happening.entry.key.token), now)
+            self._end((entry.name, entry.key.token), now)
 
     def restart(self, owners: list[KeyEntry], now: float) -> None:
         """Changes were missed: these own their locks now, and those that aren't among them ended at some time."""
-        there = {(entry.name, entry.key.token) for entry in owners}
+        there = {(entry.name, entry.key.token): entry for entry in owners}
         for key in [key for key in self._going_on if key not in there]:
             self._end(key, now)
-        for entry in owners:
-            if (entry.name, entry.key.token) not in self._going_on:
-                self.begin(entry, now)
+        for key, entry in there.items():
+            if key not in self._going_on:
+                # Since when the record says, unless its clock is ahead of ours.
+                record = entry.key.record
+                self._going_on[key] = _Hold(entry, now if record is None else min(record.since, now))
 
     def _end(self, key: tuple[str, str], now: float) -> None:
         hold = self._going_on.pop(key, None)
@@ -65,10 +61,8 @@ def _bar(hold: _Hold) -> dict[str, Any]:
     record = hold.entry.key.record
     return {
         "lock": hold.entry.name,
-        "task": None if record is None else record.task,
-        "about": None if record is None else record.about,
+        **{name: getattr(record, name, None) for name in ("task", "about", "host")},
         "task_id": None if record is None else record.delivery.task_id,
-        "host": None if record is None else record.host,
         "began": round(hold.began, 3),
         "ended": None if hold.ended is None else round(hold.ended, 3),
     }

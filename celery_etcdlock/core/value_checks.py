@@ -1,14 +1,16 @@
-"""Checks of a single value, shared by task options and settings.
+"""Checks of a single value, of a task's option or a setting.
 
 A check takes the value and returns it in the form that the rest of the package uses. It raises ``ValueError``
-with the end of a sentence ("must be ..."); whoever calls it puts the name of the option or setting in front.
+with the end of a sentence ("must be ..."); whoever calls it puts the name of the option or setting in front. Of what
+may be a credential it shows the type alone.
 """
 
 from __future__ import annotations
 
 import difflib
 import math
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 # etcd raises a lease's TTL to its own least, one and a half election timeouts, which is 2 s by default, and
@@ -16,15 +18,20 @@ from typing import Any
 LEAST_TTL_SECONDS = 2
 GREATEST_TTL_SECONDS = 9_000_000_000
 
+LEAST_HASH_KEY_BYTES = 16
+MAX_PREFIX_BYTES = 512
+MEMORY_ENDPOINT = "memory://"
+REDIS_SCHEMES = ("redis://", "rediss://")
+
 
 def shown(value: object) -> str:
     """The value for a message: plain values as they are (shortened), anything else by its type."""
     if value is None or type(value) in (bool, int, float, str):
         try:
-            text = repr(value)
+            written = repr(value)
         except ValueError:  # an int of more digits than Python is willing to print
             return "a very large int"
-        return text if len(text) <= 80 else text[:77] + "..."
+        return written if len(written) <= 80 else written[:77] + "..."
     return kind_of(value)
 
 
@@ -55,10 +62,10 @@ def choice(*allowed: str) -> Callable[[Any], str]:
 
     def check(value: Any) -> str:
         if isinstance(value, str):
-            text = str.__str__(value)  # a str Enum's value, not its repr
-            if text in allowed:
-                return text
-            hint = did_you_mean(text, allowed)
+            word = str.__str__(value)  # a str Enum's value, not its repr
+            if word in allowed:
+                return word
+            hint = did_you_mean(word, allowed)
         else:
             hint = ""
         raise ValueError(f"must be {_listed(allowed)}, not {shown(value)}{hint}")
@@ -66,7 +73,7 @@ def choice(*allowed: str) -> Callable[[Any], str]:
     return check
 
 
-def check_whole_seconds(value: Any) -> int:
+def whole_seconds(value: Any) -> int:
     """A TTL. etcd's leases are counted in whole seconds, so 2.5 is refused and 30.0 is 30."""
     if isinstance(value, bool) or not isinstance(value, (int, float)) or value != value // 1:
         raise ValueError(f"must be a whole number of seconds (etcd's leases are), not {shown(value)}")
@@ -77,43 +84,141 @@ def check_whole_seconds(value: Any) -> int:
     return int(value)
 
 
-def number_of_seconds(value: Any) -> float:
+def seconds(value: Any) -> float:
     """A time limit: a finite number of seconds above 0."""
     if isinstance(value, bool) or not isinstance(value, (int, float)):
         raise ValueError(f"must be a number of seconds, not {shown(value)}")
     try:
-        seconds = float(value)
+        number = float(value)
     except OverflowError:
-        seconds = math.inf
-    if not (math.isfinite(seconds) and seconds > 0):
+        number = math.inf
+    if not (math.isfinite(number) and number > 0):
         raise ValueError(f"must be a finite number of seconds above 0, not {shown(value)}")
-    return seconds
+    return number
 
 
-def check_flag(value: Any) -> bool:
+def flag(value: Any) -> bool:
     """A switch."""
     if not isinstance(value, bool):
         raise ValueError(f"must be True or False, not {shown(value)}")
     return value
 
 
-def check_count(value: Any) -> int:
-    """How many of something there may be, none included."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 0:
-        raise ValueError(f"must be a whole number, at least 0, not {shown(value)}")
+def whole_number(least: int, of: str = "") -> Callable[[Any], int]:
+    """A check for a number of things, of which there are ``least`` at least."""
+
+    def check(value: Any) -> int:
+        if isinstance(value, bool) or not isinstance(value, int) or value < least:
+            raise ValueError(f"must be a whole number{of}, at least {least}, not {shown(value)}")
+        return int(value)
+
+    return check
+
+
+def seconds_or_none(value: Any) -> float:
+    """A finite number of seconds, 0 for none."""
+    return 0.0 if value == 0 and not isinstance(value, bool) else seconds(value)
+
+
+def endpoints(value: Any) -> tuple[str, ...]:
+    # No entry is printed: it may hold a password.
+    entries = value.split(",") if isinstance(value, str) else value
+    if not isinstance(entries, (list, tuple)) or not all(isinstance(entry, str) for entry in entries):
+        raise ValueError(f"must be a list of endpoints or one comma-separated str, not {_kind_of_secret(value)}")
+    found = tuple(str.__str__(entry).strip() for entry in entries)
+    if not any(found):
+        raise ValueError("is empty: name at least one endpoint, like '127.0.0.1:2379', or leave it out")
+    for number, endpoint in enumerate(found, 1):
+        where = f"has an endpoint (number {number})"
+        if not endpoint:
+            raise ValueError(f"{where} that is empty: take out the extra comma or entry")
+        if "@" in endpoint:
+            raise ValueError(
+                f"{where} with credentials in it: use etcdlock_username and etcdlock_password, which Celery masks"
+            )
+        if any(character.isspace() or not character.isprintable() for character in endpoint):
+            raise ValueError(f"{where} with a space or control character in it: separate endpoints by commas")
+    if MEMORY_ENDPOINT in found and len(found) > 1:
+        raise ValueError(f"has {MEMORY_ENDPOINT} beside other endpoints: it is a store of its own, use it alone")
+    if len(found) > 1 and any(endpoint.lower().startswith(REDIS_SCHEMES) for endpoint in found):
+        raise ValueError("has a Redis beside other endpoints: locks are in one Redis, or in an etcd")
+    return found
+
+
+def text(value: Any) -> str:
+    if not isinstance(value, str) or not value:
+        raise ValueError(f"must be a non-empty str, not {_kind_of_secret(value)}")
+    return str.__str__(value)
+
+
+def path(value: Any) -> str:
+    given = os.fspath(value) if isinstance(value, os.PathLike) else value
+    if not isinstance(given, str) or not given:
+        raise ValueError(f"must be the path of a PEM file, not {_kind_of_secret(value)}")
+    return given
+
+
+def prefix(value: Any) -> str:
+    if not isinstance(value, str) or not (value.startswith("/") and value.endswith("/")):
+        raise ValueError(f"must be a str that begins and ends with '/', not {shown(value)}")
+    if not value.isprintable() or " " in value:
+        raise ValueError(f"must not hold spaces or control characters: {shown(value)}")
+    if len(value.encode()) > MAX_PREFIX_BYTES:
+        raise ValueError(f"must be at most {MAX_PREFIX_BYTES} bytes long")
+    return str.__str__(value)
+
+
+def scheduler(value: Any) -> str | type:
+    """A class, or where to import it from: what it is, is found out when it is imported."""
+    if isinstance(value, type):
+        return value
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError(f"must be a scheduler class or its import path ('package.module:Class'), not {shown(value)}")
+    return value.strip()
+
+
+def hash_key(value: Any) -> bytes:
+    if not isinstance(value, (str, bytes)):
+        raise ValueError(f"must be a str or bytes, not {_kind_of_secret(value)}")
+    try:
+        key = value.encode() if isinstance(value, str) else bytes(value)
+    except UnicodeEncodeError:
+        raise ValueError("must be a str that UTF-8 can encode") from None
+    if len(key) < LEAST_HASH_KEY_BYTES:
+        raise ValueError(f"must be at least {LEAST_HASH_KEY_BYTES} bytes long, it has {len(key)}")
+    return key
+
+
+def channel(value: object) -> Callable[[], Any]:
+    if not callable(value):
+        raise ValueError(
+            f"must be a callable that returns a grpc channel or an etcd3 client, not {_kind_of_secret(value)}: "
+            "each process needs a channel of its own"
+        )
     return value
 
 
-def check_limit(value: Any) -> int:
-    """A number of holders."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"must be a whole number of holders, at least 1, not {shown(value)}")
-    return int(value)
+def listeners(value: Any) -> tuple[str | Callable[..., Any], ...]:
+    entries = value.split(",") if isinstance(value, str) else value
+    if not isinstance(entries, (list, tuple)) or not all(
+        isinstance(entry, str) or callable(entry) for entry in entries
+    ):
+        raise ValueError(
+            "must be a list of 'prometheus', 'opentelemetry', functions that take an event, or their import paths, "
+            f"not {_kind_of_secret(value)}"
+        )
+    return tuple(entry.strip() if isinstance(entry, str) else entry for entry in entries)
 
 
-def least_seconds(value: Any) -> float:
-    """A finite number of seconds, 0 for none."""
-    return 0.0 if value == 0 and not isinstance(value, bool) else number_of_seconds(value)
+def scope(value: object) -> str | Callable[[Mapping[str, Any]], object]:
+    if callable(value) or (isinstance(value, str) and value):
+        return value
+    raise ValueError(f"must be a function of a message's headers, or its import path, not {kind_of(value)}")
+
+
+def _kind_of_secret(value: object) -> str:
+    """A value's type alone, where the value may be a credential."""
+    return "an empty str" if value == "" else kind_of(value)
 
 
 def _listed(words: Iterable[str]) -> str:

@@ -57,22 +57,23 @@ class WaitingCounts:
 
 def count(messages: Iterable[tuple[str, WaitingCount]]) -> WaitingCounts:
     """``messages``: the name of the lock that each waits for, and how. Those that most wait for are listed."""
-    by_name: dict[str, WaitingCount] = {}
-    for name, one in messages:
-        by_name[name] = by_name.get(name, NONE) + one
+    by_name = _summed(messages)
     order = sorted(by_name, key=lambda name: (-by_name[name].total, name))
     listed = {escape_name(name): by_name[name] for name in order[:MOST_NAMES]}
     return WaitingCounts(listed, sum((by_name[name] for name in order[MOST_NAMES:]), NONE))
 
 
 def add_up(each: Iterable[WaitingCounts]) -> WaitingCounts:
-    of: dict[str, WaitingCount] = {}
-    others = NONE
-    for counts in each:
-        others += counts.others
-        for segment, one in counts.of.items():
-            of[segment] = of.get(segment, NONE) + one
-    return WaitingCounts(of, others)
+    notes = list(each)
+    of = _summed(one for counts in notes for one in counts.of.items())
+    return WaitingCounts(of, sum((counts.others for counts in notes), NONE))
+
+
+def _summed(counts: Iterable[tuple[str, WaitingCount]]) -> dict[str, WaitingCount]:
+    found: dict[str, WaitingCount] = {}
+    for name, one in counts:
+        found[name] = found.get(name, NONE) + one
+    return found
 
 
 def write_note(counts: WaitingCounts) -> str:

@@ -101,7 +101,6 @@ class CeleryEvents:
 
 
 def _described(event: lock_events.LockEvent) -> tuple[str, dict[str, Any]]:
-    """The type of the Celery event and its fields."""
     fields: dict[str, Any] = {"uuid": event.record.delivery.task_id, "task": event.record.task, "lock": event.name}
     if event.record.about is not None:
         fields["about"] = event.record.about

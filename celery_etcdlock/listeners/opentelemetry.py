@@ -62,5 +62,4 @@ def _attributes(event: lock_events.LockEvent) -> dict[str, Any]:
 
 
 def listener() -> lock_events.Listener:
-    """A listener on the global tracer provider."""
     return OpenTelemetryListener()

@@ -20,7 +20,7 @@ from typing import NamedTuple
 from celery_etcdlock.core import protocol as machines
 from celery_etcdlock.core.events import LockAcquired, LockConflicted, LockEvent, LockWaiting
 from celery_etcdlock.core.operations import TryAcquire
-from celery_etcdlock.core.ownership import Standing, standing
+from celery_etcdlock.core.ownership import owns
 from celery_etcdlock.core.record import Record
 from celery_etcdlock.core.replies import Queued, StoreReply
 from celery_etcdlock.errors import LockUnavailable
@@ -165,7 +165,7 @@ class Acquirer:
 
     def _observe(self, session: Session, pending: PendingDelete, record: Record, reply: StoreReply) -> None:
         session.observe(reply)
-        if isinstance(reply, Queued) and standing(reply.keys, pending.token, record.limit) is Standing.WAITING:
+        if isinstance(reply, Queued) and not owns(reply.keys, pending.token, record.limit):
             self._tell(LockWaiting(pending.name, record, Conflict(pending.name, reply.keys).holder))
 
     def _machine(

@@ -9,8 +9,7 @@ from celery import Celery, Task, shared_task
 
 from celery_etcdlock.core.task_options import OPTION_NAMES, check_option_names
 from celery_etcdlock.errors import InvalidOption
-from celery_etcdlock.tasks.definition.checks import known_options, refuse_batches
-from celery_etcdlock.tasks.definition.foreign_options import why_not
+from celery_etcdlock.tasks.definition.checks import known_options, refuse_batches, why_not
 from celery_etcdlock.tasks.definition.lock_plan import plan_from_function
 from celery_etcdlock.tasks.singleton_task import SingletonTask
 from celery_etcdlock.tasks.task_classes import OfTheApp, in_front_of, known_class_of
@@ -57,7 +56,7 @@ def singleton_task(
     def decorate(function: Callable[..., Any]) -> Any:
         name = options.get("name") or f"{function.__module__}.{function.__qualname__}"
         own = base or known_class_of(app)
-        _check_names(name, own, options, is_known=own is not None)
+        _check_names(name, own, options)
         if own is not None:
             refuse_batches(own, name)
         inherited = {option: getattr(own, option) for option in OPTION_NAMES if hasattr(own, option)}
@@ -70,12 +69,12 @@ def singleton_task(
     return decorate if fun is None else decorate(fun)
 
 
-def _check_names(task_name: str, base: type[Any] | None, options: dict[str, Any], *, is_known: bool) -> None:
+def _check_names(task_name: str, base: type[Any] | None, options: dict[str, Any]) -> None:
     """Refuse what Celery would take in silence; what may be the app's own class's is left to when that is known."""
     known = known_options([Task, SingletonTask, *([] if base is None else [base])])
     for option in options:
         why = None if option in known else why_not(option)
         if why is not None:
             raise InvalidOption(f"task {task_name!r}: {why}")
-    if is_known:
+    if base is not None:
         check_option_names(options, known, task_name=task_name)

@@ -7,10 +7,11 @@ from typing import Any
 from celery import Task
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
+from celery_etcdlock.core.dedup_rules import rule_for
 from celery_etcdlock.tasks.definition.lock_plan import plan_of
 from celery_etcdlock.tasks.singleton_task import SingletonTask
 from celery_etcdlock.tasks.task_classes import in_front_of
-from celery_etcdlock.tasks.task_lock import TaskLock, rule_of
+from celery_etcdlock.tasks.task_lock import TaskLock, by_message
 
 
 def lock_for(task: Task[Any, Any], /, *args: Any, **kwargs: Any) -> TaskLock:
@@ -24,8 +25,16 @@ def lock_for(task: Task[Any, Any], /, *args: Any, **kwargs: Any) -> TaskLock:
         return task.lock_for(*args, **kwargs)
     if not isinstance(task, Task):
         raise TypeError(f"lock_for takes a task, not {task!r}")
-    # As a worker makes it (``worker.apply_dedup``), without changing the task.
-    plan = plan_of(in_front_of(type(task), **rule_of(task)))
     locks = EtcdLocks.from_app(task.app)
+    rule = rule_for(locks.settings.dedup or (), task.name)
+    if rule is None:
+        raise TypeError(
+            f"{task.name} takes no lock: it isn't a SingletonTask (@singleton_task or base=SingletonTask), and no "
+            "pattern in etcdlock_dedup matches its name"
+        )
+    if rule.options is None:
+        raise by_message(task.name)
+    # As a worker makes it (``worker.apply_dedup``), without changing the task.
+    plan = plan_of(in_front_of(type(task), **rule.options))
     names = plan.key.with_hash_key(locks.settings.hash_key).names_for(args, kwargs)
     return TaskLock(locks, names, plan.options)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from celery_etcdlock.tasks.entry.caller import is_entered_by_worker, request_here
+from celery_etcdlock.tasks.entry.caller import entering_request
 from celery_etcdlock.tasks.execution.context import MESSAGE_PREFIX
 from celery_etcdlock.tasks.execution.run_under_lock import run_under_lock
 from celery_etcdlock.tasks.singleton_task import SingletonTask
@@ -28,7 +28,7 @@ class OncePerMessage(SingletonTask[P, R]):
         raise by_message(str(self.name))
 
     def _etcdlock_run(self, names: Callable[[], tuple[str, ...]], body: Callable[[], Any]) -> Any:
-        if not is_entered_by_worker(self):
+        request = entering_request(self)
+        if request is None or request.is_eager:
             return body()
-        message = request_here(self).id
-        return run_under_lock(self, lambda: (f"{MESSAGE_PREFIX}{message}",), body, once=True)
+        return run_under_lock(self, lambda: (f"{MESSAGE_PREFIX}{request.id}",), body, once=True)

@@ -15,18 +15,17 @@ from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.core.task_options import OPTIONS
 from celery_etcdlock.errors import EtcdLockError
 from celery_etcdlock.interruptions import interrupts
-from celery_etcdlock.tasks.definition.checks import check_definition, expected_errors
-from celery_etcdlock.tasks.definition.foreign_options import refuse_foreign_options
+from celery_etcdlock.tasks.definition.checks import check_definition, expected_errors, refuse_foreign_options
 from celery_etcdlock.tasks.definition.lock_plan import LockPlan, is_built_in, plan_of
 from celery_etcdlock.tasks.definition.scope import scoped
-from celery_etcdlock.tasks.definition.shown_arguments import shown_by_celery
 from celery_etcdlock.tasks.entry.caller import request_here
 from celery_etcdlock.tasks.entry.seam import enter, guard, is_async_task, make_ready, ours
 from celery_etcdlock.tasks.execution.ended_before_lock import free_at_the_end
 from celery_etcdlock.tasks.execution.release_or_hand_over import REPLACEMENT
 from celery_etcdlock.tasks.execution.run_under_lock import run_under_lock
 from celery_etcdlock.tasks.execution.skip_or_reschedule import Skipped
-from celery_etcdlock.tasks.producer.publish import Enqueued, publish, with_call
+from celery_etcdlock.tasks.message.headers import arguments_shown_in
+from celery_etcdlock.tasks.producer.publish import Enqueued, with_call
 from celery_etcdlock.tasks.producer.publish_group import take_together
 from celery_etcdlock.tasks.success_check import checked_backend
 from celery_etcdlock.tasks.task_lock import TaskLock
@@ -56,8 +55,7 @@ else:
 WORKER_STEPS = (
     "celery_etcdlock.worker.check_settings:CheckSettings",
     "celery_etcdlock.worker.dead_children:LookAfterChildren",
-    "celery_etcdlock.worker.inspect_commands:KeepFigures",
-    "celery_etcdlock.worker.name_joined:KeepJoined",
+    "celery_etcdlock.worker.inspect_commands:PoolMemory",
     "celery_etcdlock.worker.free_never_started:FreeNeverStarted",
     "celery_etcdlock.worker.apply_dedup:ApplyDedup",
     "celery_etcdlock.worker.option_mismatch:CompareOptions",
@@ -92,17 +90,10 @@ class SingletonTask(_TypedTask[P, R]):
         guard(cls)
 
     @classmethod
-    def on_bound(cls, app: Celery) -> None:
-        """Check the options as soon as the task has an app. Raises ``InvalidOption``."""
-        super().on_bound(app)
-        cls._etcdlock_prepare(app)
-
-    @classmethod
     def bind(cls, app: Celery) -> Any:
-        """As Celery's. A class of the user's may have an ``on_bound`` that doesn't come to ours."""
+        """As Celery's, and check the options as soon as the task has an app. Raises ``InvalidOption``."""
         bound = super().bind(app)
-        if "_lock_plan" not in vars(cls):
-            cls._etcdlock_prepare(app)
+        cls._etcdlock_prepare(app)
         return bound
 
     @classmethod
@@ -130,17 +121,17 @@ class SingletonTask(_TypedTask[P, R]):
 
         ``shown``: what has the ``argsrepr`` and ``kwargsrepr`` of the call, by default the request here.
         """
-        settings = EtcdLocks.from_app(self.app).settings
+        scope = EtcdLocks.from_app(self.app).settings.scope
         dump = getattr(self, "_dump_pydantic_arguments", None)
         if dump is not None:
             args, kwargs = dump(args, kwargs)
         try:
-            names = self._lock_key(args, kwargs, shown_by_celery(request_here(self) if shown is None else shown))
-            if settings.scope is None:
+            names = self._lock_key(args, kwargs, arguments_shown_in(request_here(self) if shown is None else shown))
+            if scope is None:
                 return names
-            if headers is None:
-                headers = getattr(request_here(self), "headers", None) or {}
-            return scoped(settings.scope, names, headers)
+            return scoped(
+                scope, names, getattr(request_here(self), "headers", None) or {} if headers is None else headers
+            )
         except EtcdLockError as error:
             if error.__cause__ is not None and interrupts(error.__cause__):
                 raise error.__cause__ from None  # the user's function was interrupted, it didn't fail
@@ -152,7 +143,6 @@ class SingletonTask(_TypedTask[P, R]):
         return self._lock_plan.key.with_hash_key(settings.hash_key).names_for
 
     def _etcdlock_run(self, names: Callable[[], tuple[str, ...]], body: Callable[[], Any]) -> Any:
-        """Take the locks and run ``body``."""
         if is_built_in(type(self)):
             return body()
         return run_under_lock(self, names, body)
@@ -191,24 +181,23 @@ class SingletonTask(_TypedTask[P, R]):
     ) -> AsyncResult[R]:
         """As Celery's. Takes the lock first, where its lifetime begins with the call (``tasks.producer.publish``)."""
         call = super().apply_async
+
+        def send(task_id: str | None, headers: Any) -> AsyncResult[R]:
+            options["headers"] = headers
+            return call(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+
         make_ready(self)
         refuse_foreign_options(self, options)
         if self.app.conf.task_always_eager:
             return call(args, kwargs, task_id, producer, link, link_error, shadow, **options)
         if not self._lock_plan.options.lifetime.at_enqueue:
             task_id = task_id or uuid()
-            options["headers"] = with_call(options.get("headers"), task_id)
-            return call(args, kwargs, task_id, producer, link, link_error, shadow, **options)
+            return send(task_id, with_call(options.get("headers"), task_id))
         if self.typing:
             check: Any = self.__header__  # type: ignore[attr-defined]
             check(*(args or ()), **(kwargs or {}))  # Celery's own check, before there is a lock
-
-        def send(task_id: str, headers: dict[str, Any]) -> AsyncResult[R]:
-            with_headers = {**options, "headers": headers} if headers else options
-            return call(args, kwargs, task_id, producer, link, link_error, shadow, **with_headers)
-
         every_option = self._get_exec_options() | options | {"link": link, "link_error": link_error}  # type: ignore[attr-defined]
-        return publish(Enqueued(self, task_id, every_option), tuple(args or ()), kwargs or {}, send)
+        return Enqueued(self, task_id, every_option).publish(tuple(args or ()), kwargs or {}, send)
 
     def replace(self, sig: Any) -> Any:
         """As Celery's. A lock that is held until the task has been executed goes to the task that replaces it."""
@@ -223,6 +212,10 @@ class SingletonTask(_TypedTask[P, R]):
             revoked: Any = TaskRevokedError(str(why))
             return EagerResult(result.id, revoked, states.REVOKED, name=self.name)
         return result
+
+
+def locked_tasks(app: Celery) -> list[SingletonTask[Any, Any]]:
+    return [task for task in app.tasks.values() if isinstance(task, SingletonTask)]
 
 
 for _option in OPTIONS:

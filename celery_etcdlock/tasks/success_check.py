@@ -18,11 +18,9 @@ def checked_backend(task: Any, backend: Any) -> Any:
     """``task``'s result backend, which refuses the success of a delivery that didn't ask for its lock."""
     stack = task.request_stack
     request = None if stack is None else stack.top
-    if is_built_in(type(task)):
-        return backend
     if request is None or request.called_directly or request.id is None or request.is_eager or entered(request):
         return backend
-    return _NoSuccess(backend, task)
+    return backend if is_built_in(type(task)) else _NoSuccess(backend, task)
 
 
 class _NoSuccess:

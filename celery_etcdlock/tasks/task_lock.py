@@ -5,13 +5,9 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Sequence
-from typing import Any
-
-from celery import Task
 
 from celery_etcdlock.app.celery_settings import host_name
 from celery_etcdlock.app.etcd_locks import EtcdLocks
-from celery_etcdlock.core.dedup_rules import rule_for
 from celery_etcdlock.core.operations import AwaitChange
 from celery_etcdlock.core.ownership import Key, owners
 from celery_etcdlock.core.task_options import TaskOptions
@@ -88,19 +84,6 @@ class TaskLock:
 
     def __repr__(self) -> str:
         return f"<TaskLock {self.name!r}>"
-
-
-def rule_of(task: Task[Any, Any]) -> dict[str, Any]:
-    """The lock options that ``etcdlock_dedup`` gives to a task that has none of its own. Raises ``TypeError``."""
-    rule = rule_for(EtcdLocks.from_app(task.app).settings.dedup or (), task.name)
-    if rule is None:
-        raise TypeError(
-            f"{task.name} takes no lock: it isn't a SingletonTask (@singleton_task or base=SingletonTask), and no "
-            "pattern in etcdlock_dedup matches its name"
-        )
-    if rule.options is None:
-        raise by_message(task.name)
-    return dict(rule.options)
 
 
 def by_message(task_name: str) -> TypeError:

@@ -14,17 +14,15 @@ import logging
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
-from dataclasses import asdict
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from celery_etcdlock.core.beat_view import beat_as_json, beats_of
-from celery_etcdlock.core.expiry import seems_expired
 from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, LockTable, SnapshotOutdated, number_held
 from celery_etcdlock.core.timeline import Timeline
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.inspector import Inspector, waiting_counts
-from celery_etcdlock.web.view import About, View, lock_as_json, page_of, timeline_of
+from celery_etcdlock.web.view import View, lock_as_json, page_of, timeline_of
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -46,12 +44,15 @@ Figures = dict[str, dict[str, int]]
 
 
 class Follower:
-    """``figures`` returns each answering worker's lock figures (``inspect stats``); it may take a second."""
+    """``figures`` returns each answering worker's lock figures (``inspect stats``); it may take a second.
 
-    def __init__(self, inspector: Inspector, figures: Callable[[], Figures], about: About | None = None) -> None:
+    ``about`` says whose locks the page shows: app, prefix, endpoints, and the store.
+    """
+
+    def __init__(self, inspector: Inspector, figures: Callable[[], Figures], about: Mapping[str, Any]) -> None:
         self._inspector = inspector
         self._figures = figures
-        self._about = about or About()
+        self._about = about
         self._changed = threading.Condition()
         self._version = 0
         self._board = LockTable()
@@ -101,7 +102,7 @@ class Follower:
         waiting = sum((lock.others for lock in locks), others)
         return {
             "now": round(now, 3),
-            "about": asdict(self._about),
+            "about": self._about,
             "error": error,
             "seen_at": seen_at,
             "listed": len(locks) if known else None,
@@ -124,17 +125,16 @@ class Follower:
 
     def _all_locks(self, now: float) -> list[LockEntry]:
         """Call it with the mutex held. The list is never changed afterwards."""
-        if self._locks is None:
-            self._locks = self._board.locks()
         if now - self._forgot_at > FORGET_SECONDS:
             self._forgot_at = now
-            if any(seems_expired(entry.key, now) for lock in self._locks for entry in lock.owners + lock.waiters):
-                self._board.forget_those_over(now)
-                self._locks = self._board.locks()
+            if self._board.forget_those_over(now):
+                self._locks = None
+        if self._locks is None:
+            self._locks = self._board.locks()
         return self._locks
 
     def entry(self, name: str, token: str, fencing_token: object) -> KeyEntry | None:
-        """The owner's place that the page named: that holding, not a later one."""
+        """The owner's key that the page named: that holding, not a later one."""
         with self._changed:
             owners = [owner for lock in self._all_locks(time.time()) if lock.name == name for owner in lock.owners]
         wanted = (token, fencing_token)

@@ -11,7 +11,6 @@ from __future__ import annotations
 import hmac
 import ipaddress
 import json
-import secrets
 import socketserver
 import time
 from collections.abc import Callable, Iterator
@@ -158,7 +157,3 @@ def _events(follower: Follower, view: View) -> Iterator[bytes]:
 
 def _refused(status: int, why: str) -> bottle.HTTPResponse:
     return bottle.HTTPResponse(why, status, {"Content-Type": "text/plain; charset=utf-8", **_SAFETY})
-
-
-def new_token() -> str:
-    return secrets.token_urlsafe(24)

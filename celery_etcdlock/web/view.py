@@ -10,8 +10,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from celery_etcdlock.core.lock_order import contended_first, held_since
-from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, described
+from celery_etcdlock.core.lock_table import LockEntry, contended_first, described, held_since
 
 #: Locks on one page, at most and unless the browser says.
 MOST_ON_A_PAGE = 100
@@ -32,16 +31,6 @@ _SORTS: dict[str, Callable[[Iterable[LockEntry]], list[LockEntry]]] = {
     "oldest": lambda locks: sorted(locks, key=lambda lock: (held_since(lock), lock.name)),
     "name": lambda locks: sorted(locks, key=lambda lock: lock.name),
 }
-
-
-@dataclass(frozen=True)
-class About:
-    """What the page is about: which app's locks, under which prefix, where. ``store`` is etcd or Redis."""
-
-    app: str = ""
-    prefix: str = ""
-    endpoints: tuple[str, ...] = ()
-    store: str = "etcd"
 
 
 @dataclass(frozen=True)
@@ -79,14 +68,10 @@ def page_of(locks: Sequence[LockEntry], view: View) -> tuple[list[LockEntry], in
 
 
 def _matches(lock: LockEntry, text: str) -> bool:
-    return text in lock.name.casefold() or any(_place_matches(entry, text) for entry in lock.owners + lock.waiters)
-
-
-def _place_matches(entry: KeyEntry, text: str) -> bool:
-    record = entry.key.record
-    if record is None:
-        return False
-    texts = (record.task, record.delivery.task_id, record.host, record.about or "")
+    texts = [lock.name]
+    for entry in lock.owners + lock.waiters:
+        if record := entry.key.record:
+            texts += record.task, record.delivery.task_id, record.host, record.about or ""
     return any(text in each.casefold() for each in texts)
 
 

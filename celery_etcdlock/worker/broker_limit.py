@@ -15,7 +15,7 @@ from celery import Celery
 from celery_etcdlock.core.policies import having
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.tasks.singleton_task import SingletonTask
-from celery_etcdlock.worker.policy_checks import policy_names
+from celery_etcdlock.worker.check_settings import policy_names
 
 #: The part of the limit that one wait in the worker may take: the rest is for the queue, the pool and the body.
 SHARE = 0.4
@@ -57,12 +57,12 @@ def broker_limit(app: Celery) -> BrokerLimit:
     return BrokerLimit(ASSUMED_SECONDS, f"the default consumer_timeout; {QUEUE_ARGUMENT} of a queue tells of another")
 
 
-def waits_that_do_not_fit(tasks: Iterable[Any], settings: Settings, limit: BrokerLimit) -> str | None:
+def waits_that_do_not_fit(
+    tasks: Iterable[SingletonTask[Any, Any]], settings: Settings, limit: BrokerLimit
+) -> str | None:
     """A warning that names the tasks that may wait for longer than the broker lets the worker keep their message."""
     too_long: dict[str, float] = {}
     for task in tasks:
-        if not isinstance(task, SingletonTask):
-            continue
         options = task._lock_plan.options
         waits = having(policy_names(options, settings), lambda facts: facts.waits)
         if waits and options.wait_timeout > limit.longest_wait_seconds:

@@ -32,7 +32,7 @@ from celery_etcdlock.core.worker_notes import NoteKind
 from celery_etcdlock.errors import InvalidSetting, LockUnavailable
 from celery_etcdlock.locking.inspector import Inspector
 from celery_etcdlock.tasks.message import headers as message_headers
-from celery_etcdlock.tasks.singleton_task import SingletonTask
+from celery_etcdlock.tasks.singleton_task import locked_tasks
 from celery_etcdlock.wiring import check_inspectable, open_inspector
 from celery_etcdlock.worker.signal_receivers import SignalReceivers
 
@@ -52,8 +52,6 @@ LAST_SECONDS = 2.0
 
 
 class CountWaiting(bootsteps.StartStopStep):
-    """See the module."""
-
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
         self._consumer = consumer
@@ -66,7 +64,7 @@ class CountWaiting(bootsteps.StartStopStep):
             check_inspectable(settings)
         except InvalidSetting:
             return
-        if any(isinstance(task, SingletonTask) for task in consumer.app.tasks.values()):
+        if locked_tasks(consumer.app):
             self._receivers.connect(task_received, self._on_received)
 
     def _on_received(self, sender: Any = None, request: Any = None, **_: Any) -> None:
@@ -82,7 +80,6 @@ class CountWaiting(bootsteps.StartStopStep):
         self._waiting.clear()
 
     def shutdown(self, consumer: Any) -> None:
-        """The worker stops."""
         self._receivers.disconnect()
         self._waiting.close()
 
@@ -133,7 +130,6 @@ class WaitingMessages:
             self._messages.clear()
 
     def close(self) -> None:
-        """Delete the note, if there is one."""
         with self._mutex:
             self._closing.set()
             self._messages.clear()
@@ -159,7 +155,7 @@ class WaitingMessages:
             if text:
                 waited_at = now
             note.update(text)
-            if now - waited_at > IDLE_SECONDS and note.is_gone:
+            if now - waited_at > IDLE_SECONDS and not note.text:
                 with self._mutex:
                     if not self._messages:
                         self._runs = False
@@ -178,29 +174,25 @@ class _Note:
         self._open_inspector = open_store
         self._worker = worker
         self._inspector: Inspector | None = None
-        self._text = ""
+        self.text = ""
         self._written_at = 0.0
-
-    @property
-    def is_gone(self) -> bool:
-        return not self._text
 
     def update(self, text: str) -> None:
         """Empty: delete it."""
         now = time.monotonic()
-        if text == self._text and (not text or now - self._written_at < ANEW_SECONDS):
+        if text == self.text and (not text or now - self._written_at < ANEW_SECONDS):
             return
         try:
             if self._inspector is None:
                 self._inspector = self._open_inspector()
             if text:
                 # Whatever becomes of the call, there may be a note from now on.
-                self._text, self._written_at = text, 0.0
+                self.text, self._written_at = text, 0.0
                 self._inspector.write_note(NoteKind.WAITING, self._worker, text, STANDS_FOR_SECONDS)
                 self._written_at = now
             else:
                 self._inspector.delete_note(NoteKind.WAITING, self._worker)
-                self._text = ""
+                self.text = ""
         except LockUnavailable as error:
             logger.debug("how many messages wait here can't be told for now: %s", error)
         except Exception:

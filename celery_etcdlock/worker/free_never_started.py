@@ -51,8 +51,6 @@ class _Ended:
 
 
 class FreeNeverStarted(bootsteps.StartStopStep):
-    """See the module."""
-
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         self._worker = worker
@@ -104,7 +102,6 @@ class FreeNeverStarted(bootsteps.StartStopStep):
                 threading.Thread(target=self._run, name="celery-etcdlock-cleanup", daemon=True).start()
 
     def _on_revoked(self, sender: Any = None, request: Any = None, **_: Any) -> None:
-        """``sender`` is the task, ``request`` its context."""
         self.free(request, sender)
 
     def _on_message(self, message: Any = None, **_: Any) -> None:
@@ -118,8 +115,7 @@ class FreeNeverStarted(bootsteps.StartStopStep):
                     if self._messages.empty():
                         self._runs = False
                         return
-            now = time.monotonic()
-            timeout = None if not waiting else max(0.0, min(each.look_at for each in waiting) - now)
+            timeout = max(0.0, min(each.look_at for each in waiting) - time.monotonic()) if waiting else None
             with contextlib.suppress(queue.Empty):
                 ended = self._messages.get(timeout=timeout)
                 waiting += [] if ended is None else [ended]

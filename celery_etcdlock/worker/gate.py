@@ -32,7 +32,7 @@ from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.tasks.entry.caller import delivery_of, seconds_waited
 from celery_etcdlock.tasks.message import headers as message_headers
 from celery_etcdlock.tasks.message.broker_delay import has_quorum_queues
-from celery_etcdlock.tasks.singleton_task import SingletonTask
+from celery_etcdlock.tasks.singleton_task import locked_tasks
 from celery_etcdlock.wiring import open_inspector
 from celery_etcdlock.worker.broker_limit import broker_limit, waits_that_do_not_fit
 from celery_etcdlock.worker.lock_watcher import LockWatcher, Waiter
@@ -48,12 +48,11 @@ SLOT_SECONDS = 0.2
 PATIENCE_SECONDS = 1.0
 
 
-@dataclass(eq=False)
-class _Parked:
+@dataclass(eq=False, kw_only=True)
+class _Parked(Waiter):
     """A message that waits here. Times are on this host's monotonic clock."""
 
     request: Any
-    waiter: Waiter
     until: float
     #: Seconds that it had waited before it came here.
     waited_before: float | None
@@ -94,7 +93,7 @@ class Gate(bootsteps.StartStopStep):
             self._receivers.connect(revoked, self._discard_revoked)
             limit = broker_limit(consumer.app)
             self._longest_seconds = limit.longest_wait_seconds
-            warning = waits_that_do_not_fit(consumer.app.tasks.values(), settings, limit)
+            warning = waits_that_do_not_fit(locked_tasks(consumer.app), settings, limit)
             if warning is not None:
                 logger.warning("celery-etcdlock: %s", warning)
 
@@ -105,7 +104,7 @@ class Gate(bootsteps.StartStopStep):
         if has_quorum_queues(app):
             logger.info("celery-etcdlock: no gate on quorum queues; messages wait for a lock in their queue")
             return False
-        return any(isinstance(task, SingletonTask) for task in app.tasks.values())
+        return bool(locked_tasks(app))
 
     def stop(self, consumer: Any) -> None:
         """The connection is lost or the worker stops: what is parked goes back to the broker."""
@@ -117,7 +116,6 @@ class Gate(bootsteps.StartStopStep):
             cancel(consumer, each.request)
 
     def shutdown(self, consumer: Any) -> None:
-        """The worker stops."""
         self._receivers.disconnect()
 
     def info(self, consumer: Any) -> dict[str, Any]:  # type: ignore[override]  # typed as empty
@@ -185,15 +183,17 @@ class Gate(bootsteps.StartStopStep):
             # A newer call may take its place in the queue, which it finds out when it comes.
             return None
         joins = message_headers.duplicate_in(carrier, message_headers.JOIN_HEADER)
-        waiter = Waiter(
+        parked = self._parked[request.id] = _Parked(
             name,
             delivery_of(carrier),
             plan.options.lock_limit,
             message_headers.position_in(carrier),
             None if joins is None else joins.task_id,
+            request=request,
+            until=time.monotonic() + seconds,
+            waited_before=waited,
         )
-        parked = self._parked[request.id] = _Parked(request, waiter, time.monotonic() + seconds, waited)
-        self._watcher.add(waiter)
+        self._watcher.add(parked)
         if self._wake_timer is None and not HUB_IS_WOKEN:
             self._turn_hub()
         return parked
@@ -210,7 +210,7 @@ class Gate(bootsteps.StartStopStep):
         if parked.no_slot_since is not None:
             self._wait_for_slot()
         else:
-            self._watcher.look_at([parked.waiter.name])
+            self._watcher.look_at([parked.name])
 
     def _discard_revoked(self, **_: Any) -> None:
         """What was revoked leaves at once: Celery stores its result, and its queue position is free."""
@@ -224,23 +224,21 @@ class Gate(bootsteps.StartStopStep):
 
     # --- going ----------------------------------------------------------------------------------------------
 
-    def _on_turn(self, waiters: list[Waiter]) -> None:
+    def _on_turn(self, waiters: list[Any]) -> None:
         """In a thread of the lock watcher."""
         if self._consumer.hub is not None:
-            self._consumer.hub.call_soon(self._let_go, waiters)
+            self._consumer.hub.call_soon(self._pass_ready, waiters)
         else:
             # Where there is no hub, it is the timer that passes messages on whose time has come.
-            self._consumer.timer.call_after(0, self._let_go, (waiters,))
+            self._consumer.timer.call_after(0, self._pass_ready, (waiters,))
 
     def _turn_hub(self) -> None:
         """Make a hub that can't be woken turn often while messages are parked."""
         self._wake_timer = self._consumer.timer.call_after(SLOT_SECONDS, self._turn_hub) if self._parked else None
 
-    def _let_go(self, waiters: list[Waiter]) -> None:
-        by_waiter = {id(parked.waiter): parked for parked in self._parked.values()}
-        for waiter in waiters:
-            parked = by_waiter.get(id(waiter))
-            if parked is None:
+    def _pass_ready(self, ready: list[_Parked]) -> None:
+        for parked in ready:
+            if self._parked.get(parked.request.id) is not parked:
                 continue
             # Celery sends its signal just before it sets the timer that has to be cancelled.
             if self._free_slots() > 0 and timer_entry(self._consumer, parked.request) is not None:
@@ -265,7 +263,7 @@ class Gate(bootsteps.StartStopStep):
     def _forget(self, request: Any) -> None:
         parked = self._parked.pop(request.id, None)
         if parked is not None:
-            self._watcher.remove(parked.waiter)
+            self._watcher.remove(parked)
             _set_headers(request, parked)
 
     def _wait_for_slot(self) -> None:
@@ -281,12 +279,12 @@ class Gate(bootsteps.StartStopStep):
         for parked in waiting[:free]:
             parked.no_slot_since = None
         # Their turn may be over by now.
-        self._watcher.look_at({parked.waiter.name for parked in waiting[:free]})
+        self._watcher.look_at({parked.name for parked in waiting[:free]})
         if len(waiting) > free:
             self._wait_for_slot()
             before = time.monotonic() - PATIENCE_SECONDS
             late = [parked for parked in waiting[free:] if (parked.no_slot_since or 0.0) < before]
-            self._watcher.give_up_places(parked.waiter for parked in late)
+            self._watcher.give_up_positions(late)
 
     def _free_slots(self) -> int:
         semaphore = self._consumer.controller.semaphore
@@ -297,12 +295,12 @@ class Gate(bootsteps.StartStopStep):
 
 def _set_headers(request: Any, parked: _Parked) -> None:
     """What the pool process finds in the message's headers: its queue position, if it has one yet, and its waiting."""
-    place, waited = parked.waiter.place, parked.waited
+    position, waited = parked.position, parked.waited
     headers = request.request_dict
     for each in (headers, headers.get("headers")):
         if isinstance(each, dict):
             each.pop(message_headers.POSITION_HEADER, None)
-            if place is not None:
-                each[message_headers.POSITION_HEADER] = [place.name, place.token, place.revision]
+            if position is not None:
+                each[message_headers.POSITION_HEADER] = [position.name, position.token, position.revision]
             if waited is not None:
                 each[message_headers.WAITED_HEADER] = [round(waited, 3), 0.0]

@@ -14,8 +14,8 @@ if TYPE_CHECKING:
     from celery_etcdlock.listeners.figures import Figures
 
 
-class KeepFigures(bootsteps.StartStopStep):
-    """Makes the memory for the figures of all processes before the pool forks."""
+class PoolMemory(bootsteps.StartStopStep):
+    """Makes the memory into which all processes of the pool write, before it forks: figures, and joined runs."""
 
     #: It finds out how many processes there may be.
     requires = ("celery.worker.components:Pool",)
@@ -24,13 +24,16 @@ class KeepFigures(bootsteps.StartStopStep):
         # Only here: every ``celery`` command imports this module.
         from celery_etcdlock.app.etcd_locks import EtcdLocks
         from celery_etcdlock.listeners.figures import Figures
+        from celery_etcdlock.listeners.joined_runs import JoinedRuns
 
         super().__init__(worker, **options)
         prefork = getattr(worker.pool_cls, "__module__", "") == "celery.concurrency.prefork"
         processes = max(worker.concurrency or 1, worker.max_concurrency or 1) if prefork else 1
         self.figures = Figures(processes)
         worker.etcdlock_figures = self.figures
-        EtcdLocks.from_app(worker.app).add_listener(self.figures)
+        worker.etcdlock_joined = JoinedRuns()
+        for listener in (self.figures, worker.etcdlock_joined):
+            EtcdLocks.from_app(worker.app).add_listener(listener)
 
     def info(self, worker: Any) -> dict[str, Any]:  # type: ignore[override]  # typed as empty
         return {"etcdlock": self.figures.counts() | {"held": len(self.figures.held())}}

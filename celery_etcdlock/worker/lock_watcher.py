@@ -39,7 +39,7 @@ LOOK_SECONDS = 30.0
 #: The same where a key has expired by this host's clock: etcd's clock decides when it has (``core.expiry``).
 STANDS_SECONDS = 5.0
 #: The same where another run, or a copy, of the same message is in the way.
-KIN_SECONDS = 1.0
+SAME_MESSAGE_SECONDS = 1.0
 #: How long a queue position is kept at a time, by this host's clock. It is extended after half of that.
 KEEP_SECONDS = 120.0
 
@@ -48,20 +48,20 @@ KEEP_SECONDS = 120.0
 class Waiter:
     """A message that waits for the lock ``name``.
 
-    ``place`` is its queue position, which changes when it is extended. A redelivered message knows an old one, and gets
-    its position back by its ``delivery``.
+    ``position`` is its queue position, which changes when it is extended. A redelivered message knows an old one, and
+    gets its own back by its ``delivery``.
     """
 
     name: str
     delivery: Delivery
     limit: int
-    place: Claim | None
+    position: Claim | None
     joins: str | None
     keep_at: float = 0.0
 
     @property
     def waiting(self) -> Waiting:
-        return Waiting(self.limit, None if self.place is None else self.place.token, self.joins, self.delivery)
+        return Waiting(self.limit, None if self.position is None else self.position.token, self.joins, self.delivery)
 
 
 class LockWatcher:
@@ -81,8 +81,8 @@ class LockWatcher:
         #: The looking thread's work: look at a name, or give up a waiter's position.
         self._names: queue.SimpleQueue[str | Waiter] = queue.SimpleQueue()
         self._queued: set[str] = set()
-        #: When to look at a name because one of its keys expires. The looking thread's own.
-        self._ends: dict[str, float] = {}
+        #: When to look at a name once more, though nothing was seen to happen. The looking thread's own.
+        self._look_again_at: dict[str, float] = {}
         self._watching = False
         self._looking = False
 
@@ -110,18 +110,17 @@ class LockWatcher:
             self._waiters.clear()
 
     def look_at(self, names: Iterable[str]) -> None:
-        """Look at these names soon."""
         with self._mutex:
             new = [name for name in names if name not in self._queued]
             self._queued.update(new)
         for name in new:
             self._names.put(name)
 
-    def give_up_places(self, waiters: Iterable[Waiter]) -> None:
+    def give_up_positions(self, waiters: Iterable[Waiter]) -> None:
         """Let others go first: delete the waiters' queue positions."""
         for waiter in waiters:
-            place, waiter.place = waiter.place, None
-            if place is not None:
+            position, waiter.position = waiter.position, None
+            if position is not None:
                 self._names.put(waiter)
 
     # --- the watch ------------------------------------------------------------------------------------------
@@ -145,19 +144,13 @@ class LockWatcher:
             time.sleep(RETRY_SECONDS)
 
     def _follow(self, inspector: Inspector) -> None:
-        deletions = inspector.deletions(inspector.revision())
-        first = True
-        while True:
-            segments = next(deletions)
-            if first:
-                # What happened before the watch began is found by a look.
-                first = False
-                self.look_at(self._all_names())
-            if segments:
-                with self._mutex:
-                    concerned = [name for name in self._waiters if escape_name(name) in segments]
-                self.look_at(concerned)
-            elif not self._all_names():
+        is_first = True
+        for segments in inspector.deletions(inspector.revision()):
+            names = self._all_names()
+            # What happened before the watch began is found by a look.
+            self.look_at(name for name in names if is_first or escape_name(name) in segments)
+            is_first = False
+            if not segments and not names:
                 return
 
     def _all_names(self) -> list[str]:
@@ -167,18 +160,13 @@ class LockWatcher:
     # --- the looks ------------------------------------------------------------------------------------------
 
     def _look(self) -> None:
-        next_round = time.monotonic() + LOOK_SECONDS
         while True:
             try:
-                wake_at = min([next_round, *self._ends.values()])
-                name = self._names.get(timeout=max(0.0, wake_at - time.monotonic()))
+                wake_at = min(self._look_again_at.values(), default=math.inf)
+                timeout = None if wake_at == math.inf else max(0.0, wake_at - time.monotonic())
+                name = self._names.get(timeout=timeout)
             except queue.Empty:
-                now = time.monotonic()
-                self.look_at([name for name, ends_at in self._ends.items() if ends_at <= now])
-                self._ends = {name: ends_at for name, ends_at in self._ends.items() if ends_at > now}
-                if next_round <= now:
-                    next_round = now + LOOK_SECONDS
-                    self.look_at(self._all_names())
+                self.look_at([name for name, at in self._look_again_at.items() if at <= time.monotonic()])
                 continue
             if isinstance(name, Waiter):
                 self._manager().drop_ended(name.name, name.delivery, position_only=True)
@@ -187,7 +175,9 @@ class LockWatcher:
                 self._queued.discard(name)
                 waiters = list(self._waiters.get(name, ()))
             if not waiters:
+                self._look_again_at.pop(name, None)
                 continue
+            self._look_again_at[name] = time.monotonic() + LOOK_SECONDS
             try:
                 self._decide(name, waiters)
             except LockUnavailable as error:
@@ -200,47 +190,46 @@ class LockWatcher:
     def _decide(self, name: str, waiters: Sequence[Waiter]) -> None:
         keys = self._manager().claims.look(name)
         self._await_end(name, keys, waiters)
-        _find_places(waiters, keys)
+        _find_positions(waiters, keys)
         by_token = {key.token: key for key in keys}
-        turns = ready_waiters([waiter.waiting for waiter in waiters], keys)
-        # One whose position a newer call took goes on too: it finds that out, and ends.
-        turns = [turn or _is_superseded(waiter, by_token) for waiter, turn in zip(waiters, turns, strict=True)]
-        going = [waiter for waiter, turn in zip(waiters, turns, strict=True) if turn]
+        going: list[Waiter] = []
+        staying: list[Waiter] = []
+        for waiter, turn in zip(waiters, ready_waiters([each.waiting for each in waiters], keys), strict=True):
+            # One whose position a newer call took goes on too: it finds that out, and ends.
+            (going if turn or _is_superseded(waiter, by_token) else staying).append(waiter)
         if going:
             self._tell(going)
-        for waiter, turn in zip(waiters, turns, strict=True):
-            if not turn and waiter.place is not None:
-                self._keep(waiter, waiter.place, by_token.get(waiter.place.token))
+        for waiter in staying:
+            if waiter.position is not None:
+                self._keep(waiter, waiter.position, by_token.get(waiter.position.token))
 
     def _await_end(self, name: str, keys: Sequence[Key], waiters: Sequence[Waiter]) -> None:
         """Look at the name again for what no deletion shows: an expired key, or a lock left to the retry that waits."""
-        self._ends.pop(name, None)
         ends = [key.record.until for key in keys if key.record is not None and key.record.until is not None]
         seconds = min(ends) + SKEW_SECONDS - time.time() if ends else math.inf
         if seconds <= 0:
             seconds = STANDS_SECONDS
         if any(find(keys, waiter.delivery, Relation.KIN) is not None for waiter in waiters):
-            seconds = min(seconds, KIN_SECONDS)
-        if seconds < LOOK_SECONDS:
-            self._ends[name] = time.monotonic() + seconds
+            seconds = min(seconds, SAME_MESSAGE_SECONDS)
+        self._look_again_at[name] = time.monotonic() + min(seconds, LOOK_SECONDS)
 
-    def _keep(self, waiter: Waiter, place: Claim, mine: Key | None) -> None:
+    def _keep(self, waiter: Waiter, position: Claim, mine: Key | None) -> None:
         """Extend the position. When it expires was written by another host's clock."""
         now = time.monotonic()
         if mine is None or mine.record is None or not is_position(mine) or now < waiter.keep_at:
             return
-        kept = self._manager().claims.keep(place, mine.record, KEEP_SECONDS)
+        kept = self._manager().claims.keep(position, mine.record, KEEP_SECONDS)
         if isinstance(kept, Claim):
-            waiter.place = kept
+            waiter.position = kept
             waiter.keep_at = now + KEEP_SECONDS / 2
 
 
 def _is_superseded(waiter: Waiter, by_token: Mapping[str, Key]) -> bool:
-    key = None if waiter.place is None else by_token.get(waiter.place.token)
+    key = None if waiter.position is None else by_token.get(waiter.position.token)
     return key is not None and key.record is not None and key.record.delivery.task_id != waiter.delivery.task_id
 
 
-def _find_places(waiters: Iterable[Waiter], keys: Iterable[Key]) -> None:
+def _find_positions(waiters: Iterable[Waiter], keys: Iterable[Key]) -> None:
     positions: dict[str, Key] = {}
     for key in keys:
         if key.record is not None and is_position(key):
@@ -248,4 +237,4 @@ def _find_places(waiters: Iterable[Waiter], keys: Iterable[Key]) -> None:
     for waiter in waiters:
         mine = positions.get(waiter.delivery.task_id)
         if mine is not None and relation(mine.record, waiter.delivery) is Relation.OUR_POSITION:
-            waiter.place = Claim(waiter.name, mine.token, mine.mod_revision)
+            waiter.position = Claim(waiter.name, mine.token, mine.mod_revision)

@@ -12,21 +12,11 @@ from typing import Any
 
 from celery import bootsteps
 
-from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.listeners.joined_runs import JoinedRuns
-from celery_etcdlock.tasks.singleton_task import SingletonTask
+from celery_etcdlock.tasks.singleton_task import locked_tasks
 
 #: What tells a reader of each event how the run ended. A joined error may be one that the task is retried for.
 TELLING = {"task-succeeded": "result", "task-failed": "exception", "task-retried": "exception"}
-
-
-class KeepJoined(bootsteps.Step):
-    """Has joined runs told to the MainProcess, from before the pool forks."""
-
-    def __init__(self, worker: Any, **options: Any) -> None:
-        super().__init__(worker, **options)
-        worker.etcdlock_joined = JoinedRuns()
-        EtcdLocks.from_app(worker.app).add_listener(worker.etcdlock_joined)
 
 
 class NameJoined(bootsteps.StartStopStep):
@@ -36,7 +26,7 @@ class NameJoined(bootsteps.StartStopStep):
 
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
-        self._is_of_use = any(isinstance(task, SingletonTask) for task in consumer.app.tasks.values())
+        self._is_of_use = bool(locked_tasks(consumer.app))
 
     def start(self, consumer: Any) -> None:
         if self._is_of_use and consumer.event_dispatcher is not None:

@@ -20,7 +20,7 @@ from celery_etcdlock.core.worker_notes import NoteKind
 from celery_etcdlock.errors import InvalidSetting, LockUnavailable
 from celery_etcdlock.locking.inspector import Inspector
 from celery_etcdlock.tasks.once_per_message import OncePerMessage
-from celery_etcdlock.tasks.singleton_task import SingletonTask
+from celery_etcdlock.tasks.singleton_task import SingletonTask, locked_tasks
 from celery_etcdlock.wiring import check_inspectable, open_inspector
 
 logger = logging.getLogger("celery_etcdlock")
@@ -31,8 +31,6 @@ COMPARED = ("lock", "unique_on", "lock_key", "lock_limit", "unique_for")
 
 
 class CompareOptions(bootsteps.StartStopStep):
-    """See the module."""
-
     requires = ("celery_etcdlock.worker.apply_dedup:ApplyDedup",)
 
     def __init__(self, worker: Any, **options: Any) -> None:
@@ -46,11 +44,7 @@ class CompareOptions(bootsteps.StartStopStep):
             check_inspectable(self._settings)
         except InvalidSetting:
             return
-        own = {
-            name: options_of(task, self._settings)
-            for name, task in worker.app.tasks.items()
-            if isinstance(task, SingletonTask)
-        }
+        own = {task.name: options_of(task, self._settings) for task in locked_tasks(worker.app)}
         threading.Thread(target=self._compare, args=(own,), name="celery-etcdlock-compare", daemon=True).start()
 
     def _compare(self, own: dict[str, dict[str, str]]) -> None:

@@ -22,7 +22,6 @@ class SignalReceivers:
         self._connected.append((signal, method))
 
     def disconnect(self) -> None:
-        """No method is called any more."""
         for signal, method in self._connected:
             signal.disconnect(method, dispatch_uid=_name_of(method))
         self._connected.clear()

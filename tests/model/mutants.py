@@ -157,7 +157,7 @@ def without_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
 
     def any_work_is_ours(self: Any, reply: Any, now: float) -> Any:
         if isinstance(reply, Present):
-            mine = next((key for key in reply.keys if key.token == self._token), None)
+            mine = next((key for key in reply.keys if key.token == self.token), None)
             if mine is not None:
                 return Acquired(mine.mod_revision)
         return on(self, reply, now)
@@ -173,7 +173,7 @@ def without_resolve_of_a_take_over(monkeypatch: pytest.MonkeyPatch) -> None:
     on_failed = TakeOver._on_failed
 
     def gives_up_at_once(self: Any, error: Any, now: float) -> Any:
-        return Unavailable(error) if now >= self._give_up_at else on_failed(self, error, now)
+        return Unavailable(error) if now >= self.give_up_at else on_failed(self, error, now)
 
     monkeypatch.setattr(TakeOver, "_on_failed", gives_up_at_once)
 

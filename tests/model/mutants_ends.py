@@ -11,7 +11,6 @@ import pytest
 from celery_etcdlock.core import expiry
 from celery_etcdlock.core.expiry import Expiry
 from celery_etcdlock.core.operations import AwaitChange
-from celery_etcdlock.core.ownership import Standing
 from celery_etcdlock.core.protocol import Acquire, AcquireEach, Open
 from celery_etcdlock.core.replies import (
     LeaseAge,
@@ -84,14 +83,14 @@ def sleeps_on(monkeypatch: pytest.MonkeyPatch) -> None:
     def until_the_wait_is_over(self: Any, reply: Any, now: float) -> Any:
         step = on(self, reply, now)
         if isinstance(step, AwaitChange):
-            self.answer_by = self._wait_until
+            self.answer_by = self.wait_until
         return step
 
     monkeypatch.setattr(Acquire, "on", until_the_wait_is_over)
 
 
 def whoever_precedes(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(without_renewal, "standing", lambda keys, token, limit: Standing.FIRST)
+    monkeypatch.setattr(without_renewal, "owns", lambda keys, token, limit: True)
 
 
 EARLY = frozenset({"rule 11"})

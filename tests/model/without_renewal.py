@@ -16,8 +16,7 @@ from celery_etcdlock.core import protocol
 from celery_etcdlock.core.expiry import ending
 from celery_etcdlock.core.key_kinds import Relation, find
 from celery_etcdlock.core.operations import TryAcquire
-from celery_etcdlock.core.ownership import Standing as Place
-from celery_etcdlock.core.ownership import standing
+from celery_etcdlock.core.ownership import owns
 from celery_etcdlock.core.protocol import (
     Acquired,
     EachAcquired,
@@ -200,7 +199,7 @@ class WithoutRenewal:
         if mine is None:
             return self.begin(world.with_client(index, client._replace(position=None, token="")), index)
         limit = plan.limit or self.scenario.limit
-        if standing(outcome.keys, mine.token, limit) is Place.FIRST and self.main_session_stands(world, index):
+        if owns(outcome.keys, mine.token, limit) and self.main_session_stands(world, index):
             return self.take_over(world, index, mine.token, mine.mod_revision)
         return self._keep(world, index, mine.mod_revision)
 

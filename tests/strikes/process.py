@@ -19,6 +19,7 @@ from celery_etcdlock.locking.group_commit import GroupCommit
 from celery_etcdlock.locking.lease_page import LeasePage
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.manager import LockManager
+from celery_etcdlock.standalone.process_access import ProcessAccess
 from tests.model.model_etcd import ModelEtcd
 from tests.strikes.striker import unstruck
 
@@ -116,8 +117,8 @@ class Process:
         self.page: LeasePage | None = None
         # As if the renewal's thread ran: the test does what it does.
         self.keeper._running.acquire()
-        app.locks._managers.clear()
-        app.locks._managers[os.getpid()] = self.manager
+        app.locks._accesses.clear()
+        app.locks._accesses[os.getpid()] = ProcessAccess(self.manager, lambda: None)
 
     def write_leases_down(self) -> None:
         """As a prefork child does, for its parent."""

@@ -11,11 +11,11 @@ A machine never blocks, reads no clock and keeps no reference to a store. ``answ
 to the operation just emitted is worth waiting for; a driver that got none by then answers ``Failed``.
 
 * ``Acquire``: try-lock and ordered wait, in doubt as in calm (``acquire``).
-* ``TakeOver``: a key changes hands, from a message to its worker and on (``take_over``).
+* ``TakeOver``: a key changes hands, from a message to its worker and on; ``GiveBack``: it doesn't (``take_over``).
 * ``AcquireEach`` and ``AcquireAll``: many try-locks in one round trip, each for itself, or all or none
   (``acquire_several``).
 * ``LookAt``: who is there, less those whose time is over (``read_keys``).
-* ``TakePosition``: a place in line for a message that comes back for it (``take_position``).
+* ``TakePosition``: a queue position for a message that comes back for it (``take_position``).
 * ``Resolve``: make sure that an unanswered request never takes effect (``resolve_doubt``).
 * ``ReleaseKey``: the guarded delete (``release``).
 * ``DropEnded``: delete what stood for a message that has ended (``drop_ended``).
@@ -26,14 +26,13 @@ to the operation just emitted is worth waiting for; a driver that got none by th
 from celery_etcdlock.core.protocol.acquire import Acquire, Acquired, AcquireOutcome, Conflicted
 from celery_etcdlock.core.protocol.acquire_several import AcquireAll, AcquireEach, EachAcquired
 from celery_etcdlock.core.protocol.drop_ended import DropEnded, Ended
-from celery_etcdlock.core.protocol.give_back import GiveBack, GivenBack
 from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable
 from celery_etcdlock.core.protocol.open_and_renew import Open, Opened, Renew, Renewed
 from celery_etcdlock.core.protocol.read_keys import LookAt, Seen
-from celery_etcdlock.core.protocol.release import Released, ReleaseKey, ReleaseOutcome
+from celery_etcdlock.core.protocol.release import Released, ReleaseKey
 from celery_etcdlock.core.protocol.resolve_doubt import Resolve, Resolved
 from celery_etcdlock.core.protocol.save_states import GuardLost, Overtaken, Save, Saved
-from celery_etcdlock.core.protocol.take_over import Refused, TakeOver, TakeOverOutcome
+from celery_etcdlock.core.protocol.take_over import GiveBack, Refused, TakeOver
 from celery_etcdlock.core.protocol.take_position import PositionTaken, TakePosition
 
 __all__ = [
@@ -47,7 +46,6 @@ __all__ = [
     "EachAcquired",
     "Ended",
     "GiveBack",
-    "GivenBack",
     "GuardLost",
     "LookAt",
     "Machine",
@@ -57,7 +55,6 @@ __all__ = [
     "PositionTaken",
     "Refused",
     "ReleaseKey",
-    "ReleaseOutcome",
     "Released",
     "Renew",
     "Renewed",
@@ -68,7 +65,6 @@ __all__ = [
     "Seen",
     "SessionLost",
     "TakeOver",
-    "TakeOverOutcome",
     "TakePosition",
     "Unavailable",
 ]

@@ -3,10 +3,10 @@
 States::
 
     TRYING ------> owned | conflict                      one operation when nobody holds the lock
-    QUEUEING ----> owned | WAITING                       with a time to wait: take a place at once
+    QUEUEING ----> owned | WAITING                       with a time to wait: take a queue position at once
     WAITING -----> PROMOTING                             woken by a change, or by the clock
     PROMOTING ---> owned | WAITING | QUEUEING            looks at all that precede, never at its own key alone
-    WITHDRAWING -> conflict                              the time to wait is over: delete our place
+    WITHDRAWING -> conflict                              the time to wait is over: delete our key
     RESOLVING ---> conflict | unavailable                an unanswered request must not take effect any more
 
 Where keys are in the way that seem over, it asks about them first.
@@ -22,7 +22,7 @@ unanswered try is doubtful too: the late one may put our key again when we have 
 *Keys whose time is over.* A key that nobody renews says until when it stands. Whoever is kept out by one that seems
 over has the store say so (``core.expiry``), deletes it as it was read, and goes on; a waiter wakes up for it.
 
-*Limits above one.* A place is free for others, not for a second run of one message: a copy of it, or a retry whose
+*Limits above one.* What the limit leaves is for others, not for a second run of one message: a copy, or a retry whose
 predecessor hasn't released, is refused as if none were free. A try-lock first assumes that nobody is there; if fewer
 than ``limit`` keys are seen, it tries again on the condition that no key has been created since. A waiter looks first
 and promotes itself when fewer than ``limit`` keys precede: that stays true, so no further condition is needed (rules 2
@@ -38,10 +38,9 @@ from celery_etcdlock.core import operations as ops
 from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.expiry import Expiry
 from celery_etcdlock.core.key_kinds import is_kept_out
-from celery_etcdlock.core.ownership import Key, Standing, effective_limit, find_key, preceding, standing
-from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable, pause_before_try
+from celery_etcdlock.core.ownership import Key, effective_limit, find_key, owns, preceding
+from celery_etcdlock.core.protocol.machine import SESSION_GONE, KeyMachine, SessionLost, Unavailable, pause_before_try
 from celery_etcdlock.core.protocol.resolve_doubt import Resolve, Resolved
-from celery_etcdlock.core.record import Record
 from celery_etcdlock.errors import LockUnavailable
 
 
@@ -76,76 +75,56 @@ class State(Enum):
     WAITING = "waiting"
     PROMOTING = "promoting"
     WITHDRAWING = "withdrawing"
-    RESOLVING = "resolving"
 
 
-class Acquire(Machine[AcquireOutcome]):
+@dataclass(kw_only=True, eq=False)
+class Acquire(KeyMachine[AcquireOutcome]):
     """Acquire one lock for one token.
 
-    All times are on the driver's clock. Until ``give_up_at`` failed operations are repeated; ``deadline`` ends all of
-    it, but for waiting, which ends at ``wait_until`` (``None``: don't wait). While waiting, each operation gets
-    ``answer_seconds``, and an outage ends the wait only when the session or the time to wait is over. ``wall_offset``
-    is what the driver's clock lacks to the wall clock; ``None``: take no key to be over.
+    ``deadline`` ends all of it but waiting, which ends at ``wait_until`` (``None``: don't wait). While waiting, each
+    operation gets ``answer_seconds``, and an outage ends the wait only when the session or the time to wait is over.
+    ``wall_offset`` is what the driver's clock lacks to the wall clock; ``None``: take no key to be over.
     """
 
-    def __init__(
-        self,
-        *,
-        lease: int,
-        epoch: int,
-        name: str,
-        token: str,
-        record: Record,
-        give_up_at: float,
-        deadline: float,
-        wait_until: float | None = None,
-        answer_seconds: float = 5.0,
-        wall_offset: float | None = None,
-    ) -> None:
-        self._lease = lease
-        self._epoch = epoch
-        self._name = name
-        self._token = token
-        self._record = record
-        self._give_up_at = give_up_at
-        self._deadline = deadline
-        self._wait_until = wait_until
-        self._answer_seconds = answer_seconds
-        self._ends = Expiry(wall_offset)
+    wait_until: float | None = None
+    answer_seconds: float = 5.0
+    wall_offset: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._state = State.TRYING if self.wait_until is None else State.QUEUEING
+        self._ends = Expiry(self.wall_offset)
         #: The key whose end is in question, and the reply that is dealt with once it isn't.
         self._judged: Key | None = None
         self._asked_at = 0.0
         self._put_off: store_replies.Queued | store_replies.Present | None = None
-        self.answer_by = deadline
-        self._state = State.TRYING if wait_until is None else State.QUEUEING
-        self._tries = 1
-        self._doubtful = False
         self._seen_revision = 0
         self._mine: Key | None = None
         self._others: tuple[Key, ...] = ()
-        self._last_error = LockUnavailable("no answer from the lock store")
         self._resolve: Resolve | None = None
 
     # --- events -------------------------------------------------------------------------------------------
 
-    def start(self, now: float) -> ops.Operation:
-        return self._send(now)
-
     def on(self, reply: store_replies.Reply, now: float) -> ops.Operation | AcquireOutcome:
         if self._resolve is not None:
-            return self._on_resolving(self._resolve, reply, now)
+            step = self._resolve.on(reply, now)
+            if isinstance(step, Resolved) and self._others:
+                return Conflicted(self._others)
+            if isinstance(step, Resolved | Unavailable):
+                return Unavailable(self._last_error, doubtful=isinstance(step, Unavailable))
+            return step
         match reply:
             case store_replies.Owned(revision=revision, has_run=has_run):
                 return Acquired(revision, self._doubtful, has_run)
             case store_replies.SessionGone():
-                return SessionLost("its lease has ended or was revoked, or its key was deleted")
+                return SESSION_GONE
             case store_replies.EpochMoved(epoch=epoch):
                 # Requests with the old epoch can't take effect any more, and none has: our key isn't there.
-                self._epoch = epoch
+                self.epoch = epoch
                 self._doubtful = False
-                return self._send(now) if now < self._deadline or self._waits else self._fail(now)
+                return self._send(now) if now < self.deadline or self._waits else self._fail(now)
             case store_replies.Queued(keys=keys, revision=revision):
-                if standing(keys, self._token, self._record.limit) is Standing.FIRST:
+                if owns(keys, self.token, self.record.limit):
                     return Acquired(revision, self._doubtful)
                 return self._wait_behind(reply, now)
             case store_replies.Present():
@@ -154,19 +133,25 @@ class Acquire(Machine[AcquireOutcome]):
                 return self._on_age(reply, now)
             case store_replies.Failed(error=error):
                 return self._on_failed(error, now)
-            case store_replies.Released() | store_replies.NotHeld():
-                if self._judged is not None:
-                    self._judged = None
-                    return self._send(now)
-                return self._on_withdrawn(reply, now)
+            case store_replies.Released() | store_replies.NotHeld() if self._judged is not None:
+                self._judged = None
+                return self._send(now)
+            case store_replies.Released():
+                return Conflicted(self._others)
+            case store_replies.NotHeld():
+                # Not as we wrote it: deleted by somebody, or promoted by a request whose answer we never saw.
+                return self._resolve_doubt(now)
             case store_replies.Changed():
-                return self._on_woken(now)
+                if self._state is State.WAITING:
+                    self._state = State.PROMOTING
+                    self._tries = 1
+                return self._send(now)
             case _:
                 raise TypeError(f"no operation of Acquire is answered with {reply!r}")
 
     def stop_waiting(self, now: float) -> None:
-        if self._wait_until is not None:
-            self._wait_until = min(self._wait_until, now)
+        if self.wait_until is not None:
+            self.wait_until = min(self.wait_until, now)
 
     # --- what the replies mean ------------------------------------------------------------------------------
 
@@ -176,59 +161,59 @@ class Acquire(Machine[AcquireOutcome]):
 
     def _on_present(self, reply: store_replies.Present, now: float) -> ops.Operation | AcquireOutcome:
         keys = reply.keys
-        mine = find_key(keys, self._token)
-        self._others = tuple(key for key in keys if key.token != self._token)
+        mine = find_key(keys, self.token)
+        self._others = tuple(key for key in keys if key.token != self.token)
         if self._state is State.TRYING:
-            limit = effective_limit(self._record.limit, keys)
-            if len(keys) >= limit or is_kept_out(self._record.delivery, self._others):
+            limit = effective_limit(self.record.limit, keys)
+            if len(keys) >= limit or is_kept_out(self.record.delivery, self._others):
                 over = self._ends.first_over(keys, now)
-                if over is not None and now < self._deadline:
+                if over is not None and now < self.deadline:
                     return self._judge(over, reply, now)
                 # Refused with our key absent: but an earlier try without an answer may still arrive.
                 return Conflicted(self._others, reply.has_run) if not self._doubtful else self._resolve_doubt(now)
-            if now >= self._deadline:
+            if now >= self.deadline:
                 return self._fail(now)
             self._seen_revision = reply.revision
             return self._send(now)
         if mine is None:
-            return self._on_place_lost(now)
+            return self._on_position_lost(now)
         was = self._mine
         if was is not None and mine.create_revision == was.create_revision and mine.mod_revision != was.mod_revision:
             # Only our own promotion rewrites our key, and it is refused unless we are next: an answer that got lost.
-            # Created anew it is another place: deleted by somebody, and put again by our own late request.
+            # Created anew it is another position: deleted by somebody, and put again by our own late request.
             return Acquired(mine.mod_revision, self._doubtful)
         return self._wait_behind(reply, now, may_promote=True)
 
     def _wait_behind(
         self, reply: store_replies.Queued | store_replies.Present, now: float, *, may_promote: bool = False
     ) -> ops.Operation | AcquireOutcome:
-        mine = next(key for key in reply.keys if key.token == self._token)
+        mine = next(key for key in reply.keys if key.token == self.token)
         self._mine = mine
-        self._others = tuple(key for key in reply.keys if key.token != self._token)
+        self._others = tuple(key for key in reply.keys if key.token != self.token)
         before = preceding(reply.keys, mine.create_revision)
-        limit = effective_limit(self._record.limit, before)
+        limit = effective_limit(self.record.limit, before)
         if may_promote and len(before) < limit:
             self._state = State.PROMOTING
             return self._promote(alone=limit == 1, now=now)
-        if self._wait_until is not None and now >= self._wait_until:
+        if self.wait_until is not None and now >= self.wait_until:
             return self._withdraw(now)
         over = self._ends.first_over(before, now)
         if over is not None:
-            self._state = State.PROMOTING  # our place is there, so an outage doesn't end the wait
+            self._state = State.PROMOTING  # our key is there, so an outage doesn't end the wait
             return self._judge(over, reply, now)
         self._state = State.WAITING
-        self.answer_by = self._wait_until if self._wait_until is not None else now
-        self.answer_by = min([self.answer_by, *(self._ends.ask_at(key) for key in before)])
-        # Only the next in line needs to see every departure; the others need the one just before them.
-        next_in_line = len(before) == limit
-        return ops.AwaitChange(self._name, reply.revision, None if next_in_line else before[-1].token)
+        wait_until = now if self.wait_until is None else self.wait_until
+        self.answer_by = min([wait_until, *(self._ends.ask_at(key) for key in before)])
+        # Only the next waiter needs to see every departure; the others need the one just before them.
+        is_next = len(before) == limit
+        return ops.AwaitChange(self.name, reply.revision, None if is_next else before[-1].token)
 
     def _judge(self, key: Key, reply: store_replies.Queued | store_replies.Present, now: float) -> ops.Operation:
         """Ask about a key that seems over; ``reply`` is dealt with when it stands all the same."""
         if self._waits:
-            self.answer_by = now + self._answer_seconds
+            self.answer_by = now + self.answer_seconds
         self._judged, self._put_off, self._asked_at = key, reply, now
-        return self._ends.question(self._name, key)
+        return self._ends.question(self.name, key)
 
     def _on_age(
         self, age: store_replies.LeaseAge | store_replies.LeaseUnknown, now: float
@@ -238,22 +223,15 @@ class Acquire(Machine[AcquireOutcome]):
         assert put_off is not None
         ends = self._ends.judged(key, age, self._asked_at, now)
         if ends is None:
-            return ops.Release(self._name, key.token, key.mod_revision)
+            return ops.Release(self.name, key.token, key.mod_revision)
         self._ends = ends
         self._judged = self._put_off = None
         # A lease that isn't known may be gone by now, and the key with it.
         return self._send(now) if isinstance(age, store_replies.LeaseUnknown) else self.on(put_off, now)
 
-    def _on_woken(self, now: float) -> ops.Operation | AcquireOutcome:
-        if self._state is not State.WAITING:
-            return self._send(now)
-        self._state = State.PROMOTING
-        self._tries = 1
-        return self._send(now)
-
-    def _on_place_lost(self, now: float) -> ops.Operation | AcquireOutcome:
-        """Somebody deleted our key in the queue while the session lives: take a new place."""
-        if self._wait_until is not None and now >= self._wait_until and not self._doubtful:
+    def _on_position_lost(self, now: float) -> ops.Operation | AcquireOutcome:
+        """Somebody deleted our key in the queue while the session lives: take a new position."""
+        if self.wait_until is not None and now >= self.wait_until and not self._doubtful:
             return Conflicted(self._others)
         self._mine = None
         self._state = State.QUEUEING
@@ -269,67 +247,38 @@ class Acquire(Machine[AcquireOutcome]):
             self._doubtful = True
         self._tries += 1
         if self._waits:
-            if self._wait_until is not None and now >= self._wait_until:
+            if self.wait_until is not None and now >= self.wait_until:
                 return self._withdraw(now)
-        elif error.permanent or now >= self._give_up_at:
+        elif error.permanent or now >= self.give_up_at:
             return self._fail(now)
         pause = pause_before_try(self._tries)
         return pause if pause.seconds else self._send(now)
-
-    def _on_withdrawn(
-        self, reply: store_replies.Released | store_replies.NotHeld, now: float
-    ) -> ops.Operation | AcquireOutcome:
-        if isinstance(reply, store_replies.Released):
-            return Conflicted(self._others)
-        # Not as we wrote it: deleted by somebody, or promoted by a request whose answer we never saw.
-        return self._resolve_doubt(now)
-
-    def _on_resolving(self, resolve: Resolve, reply: store_replies.Reply, now: float) -> ops.Operation | AcquireOutcome:
-        step = resolve.on(reply, now)
-        if isinstance(step, Resolved):
-            if self._others:
-                return Conflicted(self._others)
-            return Unavailable(self._last_error)
-        if isinstance(step, Unavailable):
-            return Unavailable(self._last_error, doubtful=True)
-        return step
 
     # --- what to do next -------------------------------------------------------------------------------------
 
     def _send(self, now: float) -> ops.Operation:
         """The operation of the state we are in, for the first time or once more."""
         if self._waits:
-            self.answer_by = now + self._answer_seconds
+            self.answer_by = now + self.answer_seconds
         match self._state:
             case State.TRYING:
-                return ops.TryAcquire(
-                    self._lease, self._epoch, self._name, self._token, self._record, self._seen_revision
-                )
+                return ops.TryAcquire(self.lease, self.epoch, self.name, self.token, self.record, self._seen_revision)
             case State.QUEUEING:
-                return ops.Enqueue(self._lease, self._epoch, self._name, self._token, self._record)
+                return ops.Enqueue(self.lease, self.epoch, self.name, self.token, self.record)
             case State.WITHDRAWING if self._mine is not None:
-                return ops.Release(self._name, self._token, self._mine.mod_revision)
+                return ops.Release(self.name, self.token, self._mine.mod_revision)
             case _:
                 # With others before us that own together, count them first; alone, one operation decides.
-                if self._mine is None or effective_limit(self._record.limit, self._others) > 1:
-                    return ops.Look(self._name)
+                if self._mine is None or effective_limit(self.record.limit, self._others) > 1:
+                    return ops.Look(self.name)
                 return self._promote(alone=True, now=now)
 
     def _promote(self, *, alone: bool, now: float) -> ops.Operation:
         mine = self._mine
-        if mine is None:
-            return ops.Look(self._name)
-        self.answer_by = now + self._answer_seconds
-        return ops.Promote(
-            self._lease,
-            self._epoch,
-            self._name,
-            self._token,
-            self._record,
-            mine.create_revision,
-            mine.mod_revision,
-            alone,
-        )
+        assert mine is not None
+        self.answer_by = now + self.answer_seconds
+        key = self.lease, self.epoch, self.name, self.token, self.record
+        return ops.Promote(*key, mine.create_revision, mine.mod_revision, alone)
 
     def _withdraw(self, now: float) -> ops.Operation:
         self._allow_answers(now)
@@ -340,7 +289,7 @@ class Acquire(Machine[AcquireOutcome]):
         return self._send(now)
 
     def _allow_answers(self, now: float) -> None:
-        self._give_up_at = self._deadline = self.answer_by = now + self._answer_seconds
+        self.give_up_at = self.deadline = self.answer_by = now + self.answer_seconds
 
     def _fail(self, now: float) -> ops.Operation | AcquireOutcome:
         if self._doubtful or self._state is State.WITHDRAWING:
@@ -348,7 +297,6 @@ class Acquire(Machine[AcquireOutcome]):
         return Unavailable(self._last_error)
 
     def _resolve_doubt(self, now: float) -> ops.Operation:
-        self._state = State.RESOLVING
-        self.answer_by = max(self._deadline, now)
-        self._resolve = Resolve(lease=self._lease, name=self._name, token=self._token, deadline=self.answer_by)
+        self.answer_by = max(self.deadline, now)
+        self._resolve = Resolve(lease=self.lease, name=self.name, token=self.token, deadline=self.answer_by)
         return self._resolve.start(now)

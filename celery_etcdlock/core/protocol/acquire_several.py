@@ -21,7 +21,7 @@ tokens are doubtful, and the outcome says so.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from celery_etcdlock.core import operations as ops
 from celery_etcdlock.core import replies as store_replies
@@ -29,7 +29,7 @@ from celery_etcdlock.core.expiry import Expiry
 from celery_etcdlock.core.key_kinds import is_kept_out
 from celery_etcdlock.core.ownership import Key, effective_limit
 from celery_etcdlock.core.protocol.acquire import Acquired, Conflicted
-from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable
+from celery_etcdlock.core.protocol.machine import SESSION_GONE, Machine, SessionLost, Unavailable
 from celery_etcdlock.errors import LockUnavailable
 
 
@@ -40,25 +40,21 @@ class EachAcquired:
     outcomes: tuple[Acquired | Conflicted, ...]
 
 
+@dataclass(kw_only=True, eq=False)
 class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
     """Try each of ``tries``, which name one lease. Times as in ``Acquire``; their epochs are replaced by ``epoch``."""
 
-    def __init__(
-        self,
-        tries: tuple[ops.TryAcquire, ...],
-        *,
-        epoch: int,
-        give_up_at: float,
-        deadline: float,
-        wall_offset: float,
-    ) -> None:
-        self._open = tries
-        self._epoch = epoch
-        self._give_up_at = give_up_at
-        self._ends = Expiry(wall_offset)
-        self.answer_by = deadline
-        self._tokens = tuple((each.name, each.token) for each in tries)
+    tries: tuple[ops.TryAcquire, ...] = field(kw_only=False)
+    epoch: int
+    give_up_at: float
+    wall_offset: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._open = self.tries
+        #: The outcomes that are known, by name and token.
         self._decided: tuple[tuple[tuple[str, str], Acquired | Conflicted], ...] = ()
+        self._ends = Expiry(self.wall_offset)
         #: Keys in the way that seem over, by lock name; and whether the first of them is.
         self._suspects: tuple[tuple[str, Key], ...] = ()
         self._clearing = False
@@ -67,22 +63,22 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
         self._doubtful = False
         self._last_error = LockUnavailable("no answer from the lock store")
 
-    def start(self, now: float) -> ops.Operation:
+    def _send(self, now: float) -> ops.Operation:
         if self._fencing:
-            return ops.FenceSession(self._open[0].lease)
+            return ops.FenceSession(self.tries[0].lease)
         if self._suspects:
             name, key = self._suspects[0]
             if self._clearing:
                 return ops.Release(name, key.token, key.mod_revision)
             self._asked_at = now
             return self._ends.question(name, key)
-        return self._try(tuple(replace(each, epoch=self._epoch) for each in self._open))
+        return self._try(tuple(replace(each, epoch=self.epoch) for each in self._open))
 
     def on(self, reply: store_replies.Reply, now: float) -> ops.Operation | EachAcquired | SessionLost | Unavailable:
         match reply:
             case store_replies.SessionFenced(epoch=epoch) | store_replies.EpochMoved(epoch=epoch):
                 # A try that is refused for its epoch says nothing yet of earlier ones, but none can follow.
-                self._epoch = epoch
+                self.epoch = epoch
                 self._fencing = self._doubtful = False
             case store_replies.Released() | store_replies.NotHeld():
                 self._suspects, self._clearing = self._suspects[1:], False
@@ -93,27 +89,23 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
                 else:
                     self._ends, self._suspects = ends, self._suspects[1:]
             case store_replies.SessionGone():
-                return SessionLost("its lease has ended or was revoked, or its key was deleted")
+                return SESSION_GONE
             case store_replies.Failed(error=error):
                 self._last_error = error
                 # What asks about others' keys, or clears them, leaves no doubt about ours.
                 self._doubtful = self._doubtful or (error.maybe_applied and not self._suspects)
                 doubtful = self._doubtful or bool(self._decided)
-                step = self._try_again(error, now, doubtful=doubtful, give_up_at=self._give_up_at)
-                if step is not None:
-                    return step
+                return self._try_again(error, now, doubtful=doubtful, give_up_at=self.give_up_at)
             case store_replies.Owned() | store_replies.EachTried() if self._doubtful:
                 self._fencing = True
             case store_replies.Owned() | store_replies.EachTried():
                 self._decide(reply, now)
                 if not self._open:
                     decided = dict(self._decided)
-                    return EachAcquired(tuple(decided[key] for key in self._tokens))
+                    return EachAcquired(tuple(decided[each.name, each.token] for each in self.tries))
                 if now >= self.answer_by:
                     return Unavailable(self._last_error, doubtful=True)
-            case _:  # a Pause is over
-                pass
-        return self.start(now)
+        return self._send(now)  # also when a Pause is over
 
     def _try(self, tries: tuple[ops.TryAcquire, ...]) -> ops.Operation:
         return ops.TryEach(tries)
@@ -147,7 +139,7 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
 
 
 def _is_free(each: ops.TryAcquire, keys: Sequence[Key]) -> bool:
-    """Whether there is a place beside these keys."""
+    """Whether the limit leaves room beside these keys."""
     record = each.record
     return len(keys) < effective_limit(record.limit, keys) and not is_kept_out(record.delivery, keys)
 

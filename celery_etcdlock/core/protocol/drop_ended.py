@@ -30,54 +30,50 @@ class Ended:
     look_again: bool
 
 
+@dataclass(kw_only=True, eq=False)
 class DropEnded(Machine["Ended | Unavailable"]):
-    """Delete the keys under ``name`` that stand for this run of a message. Outcomes: ``Ended``, or ``Unavailable``.
+    """Delete the keys under ``name`` that stand for this run of a message, or only its position: the run goes on."""
 
-    With ``position_only``, no more than its queue position: the run goes on without it.
-    """
+    name: str
+    delivery: Delivery
+    position_only: bool = False
+    _dropped = 0
+    _look_again = False
 
-    def __init__(self, *, name: str, delivery: Delivery, deadline: float, position_only: bool = False) -> None:
-        self._position_only = position_only
-        self._name = name
-        self._delivery = delivery
-        self.answer_by = deadline
+    def __post_init__(self) -> None:
+        super().__post_init__()
         self._ended: tuple[Key, ...] = ()
-        self._dropped = 0
-        self._look_again = False
 
-    def start(self, now: float) -> Operation:
+    def _send(self, now: float) -> Operation:
         if self._ended:
             key = self._ended[0]
-            return Release(self._name, key.token, key.mod_revision)
-        return Look(self._name)
+            return Release(self.name, key.token, key.mod_revision)
+        return Look(self.name)
 
     def on(self, reply: Reply, now: float) -> Operation | Ended | Unavailable:
         match reply:
             case Present(keys=keys):
                 self._ended = tuple(key for key in keys if self._is_to_go(key))
-                self._look_again = not self._position_only and any(self._may_leave_one(key) for key in keys)
+                self._look_again = not self.position_only and any(self._may_leave_one(key) for key in keys)
             case Released():
                 self._ended = self._ended[1:]
                 self._dropped += 1
             case NotHeld():
                 self._ended = ()
-                return self.start(now)
+                return self._send(now)
             case Failed(error=error):
-                return self._try_again(error, now) or self.start(now)
+                return self._try_again(error, now)
             case _:  # a Pause is over
-                return self.start(now)
-        return self.start(now) if self._ended else Ended(self._dropped, self._look_again)
+                return self._send(now)
+        return self._send(now) if self._ended else Ended(self._dropped, self._look_again)
 
     def _is_to_go(self, key: Key) -> bool:
-        if self._position_only:
-            return relation(key.record, self._delivery) is Relation.OUR_POSITION
-        return ends_with(key.record, self._delivery)
+        if self.position_only:
+            return relation(key.record, self.delivery) is Relation.OUR_POSITION
+        return ends_with(key.record, self.delivery)
 
     def _may_leave_one(self, key: Key) -> bool:
-        record = key.record
-        return (
-            record is not None
-            and record.kind is KeyKind.HELD
-            and record.delivery.task_id == self._delivery.task_id
-            and self._delivery.follows(record.delivery.step)
-        )
+        if key.record is None or key.record.kind is not KeyKind.HELD:
+            return False
+        holder = key.record.delivery
+        return holder.task_id == self.delivery.task_id and self.delivery.follows(holder.step)

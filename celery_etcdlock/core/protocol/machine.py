@@ -7,38 +7,69 @@ from dataclasses import dataclass
 from typing import Generic, TypeVar
 
 from celery_etcdlock.core.operations import Operation, Pause
+from celery_etcdlock.core.record import Record
 from celery_etcdlock.core.replies import Reply
 from celery_etcdlock.errors import LockUnavailable
 
 Outcome = TypeVar("Outcome", covariant=True)
 
 
+@dataclass(kw_only=True, eq=False)
 class Machine(ABC, Generic[Outcome]):
-    """Emits operations, takes replies and the time, and ends with an outcome. See the package."""
+    """Emits operations, takes replies and the time, and ends with an outcome by ``deadline``. See the package."""
 
-    #: Until when the reply to the operation just emitted is worth waiting for.
-    answer_by: float
+    deadline: float
+
     #: The number of the try that is under way.
     _tries = 1
 
+    def __post_init__(self) -> None:
+        #: Until when the reply to the operation just emitted is worth waiting for.
+        self.answer_by = self.deadline
+
+    def start(self, now: float) -> Operation:
+        return self._send(now)
+
     @abstractmethod
-    def start(self, now: float) -> Operation: ...
+    def _send(self, now: float) -> Operation:
+        """The operation that is due, for the first time or once more."""
 
     @abstractmethod
     def on(self, reply: Reply, now: float) -> Operation | Outcome: ...
 
     def stop_waiting(self, now: float) -> None:
-        """Whoever it acquires for doesn't want to wait for others any more. May be told again and again."""
+        """Whoever it acquires for doesn't want to wait for others any more. May be called again and again."""
 
     def _try_again(
         self, error: LockUnavailable, now: float, *, doubtful: bool = False, give_up_at: float | None = None
-    ) -> Pause | Unavailable | None:
-        """What follows a failed try; ``None``: the same operation, at once. Tries until ``give_up_at``."""
+    ) -> Operation | Unavailable:
+        """What follows a failed try: once more, until ``give_up_at``."""
         self._tries += 1
         if error.permanent or now >= (self.answer_by if give_up_at is None else give_up_at):
             return Unavailable(error, doubtful=doubtful)
         pause = pause_before_try(self._tries)
-        return pause if pause.seconds else None
+        return pause if pause.seconds else self._send(now)
+
+
+@dataclass(kw_only=True, eq=False)
+class KeyMachine(Machine[Outcome]):
+    """Puts or rewrites one key of ours under the session's epoch. Failed operations are repeated until ``give_up_at``.
+
+    All times are on the driver's clock.
+    """
+
+    lease: int
+    epoch: int
+    name: str
+    token: str
+    record: Record
+    give_up_at: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        #: An unanswered try may still take effect.
+        self._doubtful = False
+        self._last_error = LockUnavailable("no answer from the lock store")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,12 +79,12 @@ class SessionLost:
     reason: str
 
 
+SESSION_GONE = SessionLost("its lease has ended or was revoked, or its key was deleted")
+
+
 @dataclass(frozen=True, slots=True)
 class Unavailable:
-    """The store gave no usable answer in time.
-
-    ``doubtful``: a request of ours may still take effect, so the token must be resolved before it is forgotten.
-    """
+    """No usable answer in time. ``doubtful``: a request of ours may still take effect: ``Resolve`` its token."""
 
     error: LockUnavailable
     doubtful: bool = False

@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from celery_etcdlock.core import operations as ops
 from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.ownership import trust_deadline
-from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable
+from celery_etcdlock.core.protocol.machine import SESSION_GONE, Machine, SessionLost, Unavailable
 from celery_etcdlock.errors import LockUnavailable
 
 #: How often a renewal starts again because the leader changed under it, before it counts as failed.
@@ -50,72 +50,70 @@ class Renewed:
     asked: tuple[store_replies.ReleaseAsked, ...] = ()
 
 
+@dataclass(kw_only=True, eq=False)
 class Open(Machine["Opened | SessionLost | Unavailable"]):
-    """Open a session by ``deadline``. Outcomes: ``Opened``, ``SessionLost`` (choose another lease), ``Unavailable``."""
+    """Open a session. ``SessionLost``: choose another lease."""
 
-    def __init__(self, *, lease: int, ttl_seconds: int, deadline: float) -> None:
-        self._lease = lease
-        self._ttl_seconds = ttl_seconds
-        self.answer_by = deadline
-        self._sent_at = 0.0
-        self._step: ops.Operation = ops.GrantLease(lease, ttl_seconds)
+    lease: int
+    ttl_seconds: int
 
     def start(self, now: float) -> ops.Operation:
         # Repeats keep this time: any of them may be the one that was applied.
         self._sent_at = now
+        self._step: ops.Operation = ops.GrantLease(self.lease, self.ttl_seconds)
+        return self._step
+
+    def _send(self, now: float) -> ops.Operation:
         return self._step
 
     def on(self, reply: store_replies.Reply, now: float) -> ops.Operation | Opened | SessionLost | Unavailable:
         match reply:
             case store_replies.LeaseGranted(ttl_seconds=ttl_seconds):
-                self._ttl_seconds = ttl_seconds
-                self._step = ops.FenceSession(self._lease)
+                self.ttl_seconds = ttl_seconds
+                self._step = ops.FenceSession(self.lease)
             case store_replies.SessionFenced(epoch=epoch, term=term):
-                deadline = trust_deadline(self._sent_at, self._ttl_seconds)
+                deadline = trust_deadline(self._sent_at, self.ttl_seconds)
                 if now >= deadline:
                     return SessionLost("opening it took longer than its lease lives")
-                return Opened(epoch, self._ttl_seconds, deadline, self._sent_at, term)
+                return Opened(epoch, self.ttl_seconds, deadline, self._sent_at, term)
             case store_replies.SessionGone():
                 return SessionLost("its lease ended before it was used")
             case store_replies.Failed(error=error):
-                return self._try_again(error, now) or self._step
-            case _:
-                pass
-        return self._step
+                return self._try_again(error, now)
+        return self._step  # also when a Pause is over
 
 
+@dataclass(kw_only=True, eq=False)
 class Renew(Machine["Renewed | SessionLost | Unavailable"]):
-    """Renew a session once, by ``deadline``. Outcomes: ``Renewed``, ``SessionLost``, ``Unavailable`` (try again)."""
+    """Renew a session once. ``Unavailable``: try again."""
 
-    def __init__(self, *, lease: int, keys: tuple[ops.HeldKey, ...], deadline: float) -> None:
-        self._lease = lease
-        self._keys = keys
-        self.answer_by = deadline
-        self._sent_at = 0.0
-        self._ttl_seconds = 0
-        self._term = 0
-        self._term_changes = 0
+    lease: int
+    keys: tuple[ops.HeldKey, ...]
+    _sent_at = 0.0
+    _ttl_seconds = 0
+    _term = 0
+    _term_changes = 0
 
-    def start(self, now: float) -> ops.Operation:
+    def _send(self, now: float) -> ops.Operation:
         self._sent_at = now
-        return ops.KeepAlive(self._lease)
+        return ops.KeepAlive(self.lease)
 
     def on(self, reply: store_replies.Reply, now: float) -> ops.Operation | Renewed | SessionLost | Unavailable:
         match reply:
             case store_replies.KeptAlive(ttl_seconds=ttl_seconds, term=term):
                 self._ttl_seconds = ttl_seconds
                 self._term = term
-                return ops.CheckKeys(self._lease, self._keys)
+                return ops.CheckKeys(self.lease, self.keys)
             case store_replies.KeysSeen(term=term, missing=missing, asked=asked):
                 if term == self._term:
                     return Renewed(trust_deadline(self._sent_at, self._ttl_seconds), missing, asked)
                 self._term_changes += 1
                 if self._term_changes >= MAX_TERM_CHANGES or now >= self.answer_by:
                     return Unavailable(LockUnavailable("the leader changed while the lease was renewed"))
-                return self.start(now)
+                return self._send(now)
             case store_replies.SessionGone():
-                return SessionLost("its lease has ended or was revoked, or its key was deleted")
+                return SESSION_GONE
             case store_replies.Failed(error=error):
                 return Unavailable(error)
             case _:
-                return self.start(now)
+                return self._send(now)

@@ -18,18 +18,21 @@ class Seen:
     keys: tuple[Key, ...]
 
 
+@dataclass(kw_only=True, eq=False)
 class LookAt(Machine["Seen | Unavailable"]):
-    """Look at one name by ``deadline``. ``wall_offset`` as in ``Acquire``."""
+    """Look at one name. ``wall_offset`` as in ``Acquire``."""
 
-    def __init__(self, *, name: str, deadline: float, wall_offset: float) -> None:
-        self._name = name
-        self.answer_by = deadline
-        self._ends = Expiry(wall_offset)
+    name: str
+    wall_offset: float
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._ends = Expiry(self.wall_offset)
         self._judged: Key | None = None
         self._asked_at = 0.0
-        self._step: Operation = Look(name)
+        self._step: Operation = Look(self.name)
 
-    def start(self, now: float) -> Operation:
+    def _send(self, now: float) -> Operation:
         return self._step
 
     def on(self, reply: store_replies.Reply, now: float) -> Operation | Seen | Unavailable:
@@ -38,18 +41,18 @@ class LookAt(Machine["Seen | Unavailable"]):
                 self._judged = self._ends.first_over(keys, now)
                 if self._judged is None:
                     return Seen(keys)
-                self._step = self._ends.question(self._name, self._judged)
+                self._step = self._ends.question(self.name, self._judged)
                 self._asked_at = now
             case store_replies.LeaseAge() | store_replies.LeaseUnknown():
                 assert self._judged is not None
                 ends = self._ends.judged(self._judged, reply, self._asked_at, now)
                 if ends is None:
-                    self._step = Release(self._name, self._judged.token, self._judged.mod_revision)
+                    self._step = Release(self.name, self._judged.token, self._judged.mod_revision)
                 else:
-                    self._ends, self._step = ends, Look(self._name)
+                    self._ends, self._step = ends, Look(self.name)
             case store_replies.Failed(error=error):
-                return self._try_again(error, now) or self._step
+                return self._try_again(error, now)
             case _:  # deleted, gone, or a Pause is over
                 if isinstance(self._step, Release):
-                    self._step = Look(self._name)
+                    self._step = Look(self.name)
         return self._step

@@ -10,7 +10,7 @@ deleted without it, and the outcome says so.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from celery_etcdlock.core import operations, replies
 from celery_etcdlock.core.operations import MarkDone, Operation
@@ -20,43 +20,35 @@ from celery_etcdlock.core.replies import Failed, NotHeld, Reply, SessionGone
 
 @dataclass(frozen=True, slots=True)
 class Released:
-    """The key isn't there any more. ``was_held`` is false when somebody or the lease's end had removed it before.
-
-    ``marked``: the mark was put with it.
-    """
+    """The key isn't there any more. ``was_held``: it was until then. ``marked``: the mark was put with it."""
 
     was_held: bool
     marked: bool = field(default=False, compare=False)
 
 
-ReleaseOutcome = Released | Unavailable
+@dataclass(kw_only=True, eq=False)
+class ReleaseKey(Machine["Released | Unavailable"]):
+    """Release one key. ``Unavailable``: it must be tried again later."""
 
+    name: str
+    token: str
+    mod_revision: int
+    done: MarkDone | None = None
+    _doubtful = False
 
-class ReleaseKey(Machine[ReleaseOutcome]):
-    """Release one key by ``deadline``. Outcomes: ``Released``, or ``Unavailable`` when it must be tried again later."""
+    def _send(self, now: float) -> Operation:
+        return operations.Release(self.name, self.token, self.mod_revision, self.done)
 
-    def __init__(
-        self, *, name: str, token: str, mod_revision: int, deadline: float, done: MarkDone | None = None
-    ) -> None:
-        self._operation = operations.Release(name, token, mod_revision, done)
-        self.answer_by = deadline
-        self._doubtful = False
-
-    def start(self, now: float) -> Operation:
-        return self._operation
-
-    def on(self, reply: Reply, now: float) -> Operation | ReleaseOutcome:
+    def on(self, reply: Reply, now: float) -> Operation | Released | Unavailable:
         match reply:
             case replies.Released():
-                return Released(was_held=True, marked=self._operation.done is not None)
+                return Released(was_held=True, marked=self.done is not None)
             case SessionGone():
-                self._operation = replace(self._operation, done=None)
+                self.done = None
             case NotHeld():
                 # After an unanswered try the key may be gone by our own hand.
                 return Released(was_held=self._doubtful)
             case Failed(error=error):
                 self._doubtful = self._doubtful or error.maybe_applied
-                return self._try_again(error, now) or self._operation
-            case _:
-                pass
-        return self._operation
+                return self._try_again(error, now)
+        return self._send(now)  # also when a Pause is over

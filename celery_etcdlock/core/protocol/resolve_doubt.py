@@ -29,40 +29,38 @@ class Resolved:
     """The token has no key and can't get one: forget it."""
 
 
+@dataclass(kw_only=True, eq=False)
 class Resolve(Machine["Resolved | Unavailable"]):
-    """Resolve one doubtful token by ``deadline``. Outcomes: ``Resolved``, or ``Unavailable`` and still doubtful."""
+    """Resolve one doubtful token. ``Unavailable``: it is still doubtful."""
 
-    def __init__(self, *, lease: int, name: str, token: str, deadline: float, attempt: str | None = None) -> None:
-        self._lease = lease
-        self._name = name
-        self._token = token
-        self._attempt = attempt
-        self.answer_by = deadline
-        self._step: Operation = FenceSession(lease)
+    lease: int
+    name: str
+    token: str
+    attempt: str | None = None
 
-    def start(self, now: float) -> Operation:
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._step: Operation = FenceSession(self.lease)
+
+    def _send(self, now: float) -> Operation:
         return self._step
 
     def on(self, reply: store_replies.Reply, now: float) -> Operation | Resolved | Unavailable:
         match reply:
             case store_replies.SessionFenced():
-                self._step = Look(self._name)
-            case store_replies.SessionGone():
+                self._step = Look(self.name)
+            case store_replies.SessionGone() | store_replies.Released():
                 return Resolved()
             case store_replies.Present(keys=keys):
-                mine = find_key(keys, self._token)
+                mine = find_key(keys, self.token)
                 if mine is None or self._is_anothers(mine):
                     return Resolved()
-                self._step = Release(self._name, self._token, mine.mod_revision)
-            case store_replies.Released():
-                return Resolved()
+                self._step = Release(self.name, self.token, mine.mod_revision)
             case store_replies.NotHeld():
-                self._step = Look(self._name)
+                self._step = Look(self.name)
             case store_replies.Failed(error=error):
-                return self._try_again(error, now, doubtful=True) or self._step
-            case _:  # a Pause is over: send the step that failed once more
-                pass
-        return self._step
+                return self._try_again(error, now, doubtful=True)
+        return self._step  # also when a Pause is over
 
     def _is_anothers(self, key: Key) -> bool:
-        return self._attempt is not None and (key.record is None or key.record.attempt != self._attempt)
+        return self.attempt is not None and (key.record is None or key.record.attempt != self.attempt)

@@ -40,21 +40,22 @@ class GuardLost:
     doubtful: bool
 
 
+@dataclass(kw_only=True, eq=False)
 class Save(Machine["Saved | Overtaken | GuardLost | Unavailable"]):
-    """Save ``writes`` by ``deadline``. Outcomes: ``Saved``, ``Overtaken``, ``GuardLost``, ``Unavailable``."""
+    """Save ``writes``, all or none."""
 
-    def __init__(self, *, guard: HeldKey, name: str, writes: tuple[StateWrite, ...], deadline: float) -> None:
-        self.answer_by = deadline
-        self._operation = SaveStates(guard, name, writes)
-        self._doubtful = False
+    guard: HeldKey
+    name: str
+    writes: tuple[StateWrite, ...]
+    _doubtful = False
 
-    def start(self, now: float) -> Operation:
-        return self._operation
+    def _send(self, now: float) -> Operation:
+        return SaveStates(self.guard, self.name, self.writes)
 
     def on(self, reply: Reply, now: float) -> Operation | Saved | Overtaken | GuardLost | Unavailable:
         match reply:
             case StatesSaved(revision=revision):
-                return Saved(tuple(0 if write.value is None else revision for write in self._operation.writes))
+                return Saved(tuple(0 if write.value is None else revision for write in self.writes))
             case StatesRefused(states=states):
                 mine = self._mine(states)
                 return Overtaken(states) if mine is None else Saved(mine)
@@ -62,19 +63,16 @@ class Save(Machine["Saved | Overtaken | GuardLost | Unavailable"]):
                 return GuardLost(self._doubtful)
             case Failed(error=error):
                 self._doubtful = self._doubtful or error.maybe_applied
-                return self._try_again(error, now, doubtful=self._doubtful) or self._operation
-            case Changed():
-                return self._operation
+                return self._try_again(error, now, doubtful=self._doubtful)
+            case Changed():  # a Pause is over
+                return self._send(now)
             case _:
                 return Unavailable(LockUnavailable(f"a save was answered with {reply!r}"), doubtful=True)
 
     def _mine(self, states: tuple[State, ...]) -> tuple[int, ...] | None:
         """The revisions of our values, if they are what is there."""
-        found = {state.key: state for state in states}
-        revisions = []
-        for write in self._operation.writes:
-            there = found.get(write.key)
-            if (None if there is None else there.value) != write.value:
-                return None
-            revisions.append(0 if there is None else there.revision)
-        return tuple(revisions)
+        there = {state.key: (state.value, state.revision) for state in states}
+        found = [there.get(write.key, (None, 0)) for write in self.writes]
+        if [value for value, _ in found] != [write.value for write in self.writes]:
+            return None
+        return tuple(revision for _, revision in found)

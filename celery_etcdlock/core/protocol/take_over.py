@@ -21,12 +21,11 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from celery_etcdlock.core import replies as store_replies
-from celery_etcdlock.core.operations import Operation, Promote
+from celery_etcdlock.core.operations import Operation, Promote, Unmark
 from celery_etcdlock.core.ownership import Key, find_key
 from celery_etcdlock.core.protocol.acquire import Acquired
-from celery_etcdlock.core.protocol.machine import Machine, SessionLost, Unavailable
+from celery_etcdlock.core.protocol.machine import SESSION_GONE, KeyMachine, Machine, SessionLost, Unavailable
 from celery_etcdlock.core.protocol.resolve_doubt import Resolve, Resolved
-from celery_etcdlock.core.record import Record
 from celery_etcdlock.errors import LockUnavailable
 
 
@@ -40,90 +39,79 @@ class Refused:
 TakeOverOutcome = Acquired | Refused | SessionLost | Unavailable
 
 
-class TakeOver(Machine[TakeOverOutcome]):
-    """Take over one key. Times as in ``Acquire``. ``record.attempt`` must be random."""
+@dataclass(kw_only=True, eq=False)
+class TakeOver(KeyMachine[TakeOverOutcome]):
+    """Take over one key. ``record.attempt`` must be random."""
 
-    def __init__(
-        self,
-        *,
-        lease: int,
-        epoch: int,
-        name: str,
-        token: str,
-        record: Record,
-        mod_revision: int,
-        give_up_at: float,
-        deadline: float,
-        replaces: str | None = None,
-    ) -> None:
-        assert record.attempt is not None
-        self._lease = lease
-        self._epoch = epoch
-        self._name = name
-        self._token = token
-        self._record = record
-        self._mod_revision = mod_revision
-        self._give_up_at = give_up_at
-        self._replaces = replaces
-        self.answer_by = deadline
-        self._doubtful = False
-        self._last_error = LockUnavailable("no answer from the lock store")
+    mod_revision: int
+    replaces: str | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        assert self.record.attempt is not None
         self._resolve: Resolve | None = None
 
-    def start(self, now: float) -> Operation:
-        return Promote(
-            self._lease,
-            self._epoch,
-            self._name,
-            self._token,
-            self._record,
-            create_revision=0,
-            mod_revision=self._mod_revision,
-            alone=False,
-            replaces=self._replaces,
-        )
+    def _send(self, now: float) -> Operation:
+        key = self.lease, self.epoch, self.name, self.token, self.record
+        return Promote(*key, create_revision=0, mod_revision=self.mod_revision, alone=False, replaces=self.replaces)
 
     def on(self, reply: store_replies.Reply, now: float) -> Operation | TakeOverOutcome:
         if self._resolve is not None:
-            return self._on_resolving(self._resolve, reply, now)
+            step = self._resolve.on(reply, now)
+            if isinstance(step, Resolved | Unavailable):
+                return Unavailable(self._last_error, doubtful=isinstance(step, Unavailable))
+            return step
         match reply:
             case store_replies.Owned(revision=revision, has_run=has_run):
                 # Not doubtful: an earlier try that is still under way finds its guard broken.
                 return Acquired(revision, has_run=has_run)
             case store_replies.Present(keys=keys):
-                mine = find_key(keys, self._token)
-                if mine is not None and mine.record is not None and mine.record.attempt == self._record.attempt:
+                mine = find_key(keys, self.token)
+                if mine is not None and mine.record is not None and mine.record.attempt == self.record.attempt:
                     return Acquired(mine.mod_revision)
                 return Refused(keys)
             case store_replies.EpochMoved(epoch=epoch):
-                self._epoch = epoch
+                self.epoch = epoch
                 self._doubtful = False
-                return self.start(now) if now < self.answer_by else Unavailable(self._last_error)
+                return self._send(now) if now < self.answer_by else Unavailable(self._last_error)
             case store_replies.SessionGone():
-                return SessionLost("its lease has ended or was revoked, or its key was deleted")
+                return SESSION_GONE
             case store_replies.Failed(error=error):
                 return self._on_failed(error, now)
             case _:  # a Pause is over
-                return self.start(now)
+                return self._send(now)
 
     def _on_failed(self, error: LockUnavailable, now: float) -> Operation | TakeOverOutcome:
         self._last_error = error
         self._doubtful = self._doubtful or error.maybe_applied
-        step = self._try_again(error, now, give_up_at=self._give_up_at)
+        step = self._try_again(error, now, give_up_at=self.give_up_at)
         if isinstance(step, Unavailable) and self._doubtful:
             self.answer_by = max(self.answer_by, now)
             self._resolve = Resolve(
-                lease=self._lease,
-                name=self._name,
-                token=self._token,
-                deadline=self.answer_by,
-                attempt=self._record.attempt,
+                lease=self.lease, name=self.name, token=self.token, deadline=self.answer_by, attempt=self.record.attempt
             )
             return self._resolve.start(now)
-        return step or self.start(now)
-
-    def _on_resolving(self, resolve: Resolve, reply: store_replies.Reply, now: float) -> Operation | TakeOverOutcome:
-        step = resolve.on(reply, now)
-        if isinstance(step, Resolved | Unavailable):
-            return Unavailable(self._last_error, doubtful=isinstance(step, Unavailable))
         return step
+
+
+@dataclass(kw_only=True, eq=False)
+class GiveBack(Machine["store_replies.Done | Unavailable"]):
+    """``task_id``, which was marked as replaced, may run after all: what was to take its place never will.
+
+    Deleting the mark again does no harm, so an unanswered try is simply repeated. It comes before the deletion of the
+    key that the newer call took: in between, the older one waits behind it; the other way round nobody might run.
+    """
+
+    task_id: str
+
+    def _send(self, now: float) -> Operation:
+        return Unmark(self.task_id)
+
+    def on(self, reply: store_replies.Reply, now: float) -> Operation | store_replies.Done | Unavailable:
+        match reply:
+            case store_replies.Done():
+                return reply
+            case store_replies.Failed(error=error):
+                return self._try_again(error, now)
+            case _:  # a Pause is over
+                return self._send(now)

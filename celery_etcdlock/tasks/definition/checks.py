@@ -1,10 +1,16 @@
-"""What is refused when a task is bound, for a definition error beats a double run."""
+"""What is refused when a task is bound or called, for a definition error beats a double run.
+
+*Options.* Celery silently takes any keyword of a task as an attribute, and any option of a call as the message's. So an
+option left from another package, or misspelt, would leave a lock on the task's name alone, which skips what it
+shouldn't.
+"""
 
 from __future__ import annotations
 
+import difflib
 import inspect
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -12,8 +18,8 @@ from celery import Celery, Task
 from celery.app.annotations import resolve_all
 
 from celery_etcdlock.core.task_options import OPTION_NAMES
+from celery_etcdlock.core.value_checks import did_you_mean
 from celery_etcdlock.errors import InvalidOption, LockConflict
-from celery_etcdlock.tasks.definition.foreign_options import why_not
 from celery_etcdlock.tasks.entry.coroutines import may_be_awaited
 from celery_etcdlock.tasks.entry.seam import has_own_call, is_async_task, written_run
 
@@ -32,8 +38,16 @@ CELERY_KEYWORDS = frozenset(
     }
 )
 
+#: What other packages call theirs, whose it is, and what is written here instead.
+FOREIGN = {
+    "once": ("celery-once", "unique_on for its keys, on_conflict='skip' for graceful, lock_ttl for timeout"),
+    "raise_on_duplicate": ("celery-singleton", "on_conflict='raise'"),
+    "lock_expiry": ("celery-singleton", "lock_ttl, or pending_ttl for a queued call"),
+    "heimdall": ("celery-heimdall", "lock='until_executed' and unique_on, or unique_for"),
+}
+
 #: Bases that were warned of leaving out the app's own task class.
-_told: WeakKeyDictionary[type, None] = WeakKeyDictionary()
+_warned_of: WeakKeyDictionary[type, None] = WeakKeyDictionary()
 
 
 class NotLockable(InvalidOption):
@@ -57,6 +71,31 @@ def refuse_batches(task: type[Any], name: str) -> None:
             "flush fails, so a flush without the lock would lose them. Let the flush pass what it "
             "collected to a locked task: flush(requests) -> locked.delay([request.args for request in requests])"
         )
+
+
+def why_not(name: str) -> str | None:
+    """What is wrong with the option ``name``, if it is one that somebody takes for a lock's."""
+    if name in FOREIGN:
+        package, instead = FOREIGN[name]
+        return f"{name!r} is an option of {package} and does nothing here: write {instead}"
+    near = difflib.get_close_matches(name, OPTION_NAMES, n=1, cutoff=0.8)
+    if near and near[0] != name:
+        return (
+            f"unknown option {name!r}{did_you_mean(name, OPTION_NAMES)}; "
+            f"celery-etcdlock's options are {', '.join(OPTION_NAMES)}"
+        )
+    return None
+
+
+def refuse_foreign_options(task: Any, options: Mapping[str, Any]) -> None:
+    """Of one call, ``apply_async(...)``. Raises ``InvalidOption``."""
+    for name in options:
+        if name not in FOREIGN and name not in OPTION_NAMES:
+            continue
+        if name in (options.get("stamped_headers") or ()):
+            continue
+        why = why_not(name) or f"{name!r} is an option of the task, not of a call: write it on the task"
+        raise InvalidOption(f"task {task.name!r}, apply_async: {why}")
 
 
 def known_options(bases: Iterable[type]) -> frozenset[str]:
@@ -117,9 +156,9 @@ def _tell_of_left_out_class(task: type[Any], app: Celery) -> None:
     classes = theirs.__mro__[1:] if "_app" in vars(theirs) else theirs.__mro__
     missing = [each for each in classes if each not in task.__mro__]
     base = task.__mro__[1]
-    if not missing or getattr(task, "_etcdlock_base_was_chosen", False) or base in _told:
+    if not missing or getattr(task, "_etcdlock_base_was_chosen", False) or base in _warned_of:
         return
-    _told[base] = None
+    _warned_of[base] = None
     name = missing[0].__name__
     logger.warning(
         "celery-etcdlock: task %r has the base %s, which leaves out the app's own task class %s: use @singleton_task, "

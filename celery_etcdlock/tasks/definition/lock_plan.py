@@ -20,18 +20,8 @@ from celery_etcdlock.tasks.entry.seam import written_run
 
 @dataclass(frozen=True)
 class LockPlan:
-    """A task's options and key."""
-
     options: TaskOptions
     key: LockNaming
-
-
-def plan_from_function(
-    task_name: str, function: Callable[..., Any], options: dict[str, Any], *, bind: bool
-) -> LockPlan:
-    """The plan of a task that is about to be made from ``function``. Raises ``InvalidOption``."""
-    _check_join(task_name, options.get("on_conflict"), ignore_result=bool(options.get("ignore_result")))
-    return _plan(task_name, function, options, leave_out_self=bind)
 
 
 def is_built_in(task: type[Any]) -> bool:
@@ -42,18 +32,23 @@ def is_built_in(task: type[Any]) -> bool:
 def plan_of(task: type[Task[Any, Any]]) -> LockPlan:
     """The plan of a task class. Raises ``InvalidOption``."""
     attributes = {} if is_built_in(task) else {option.name: _attribute(task, option.name) for option in OPTIONS}
-    _check_join(str(task.name), attributes.get("on_conflict"), ignore_result=bool(task.ignore_result))
     function, takes_task = written_run(task)
-    return _plan(str(task.name), function, attributes, leave_out_self=takes_task)
+    attributes["ignore_result"] = task.ignore_result
+    return plan_from_function(str(task.name), function, attributes, bind=takes_task)
 
 
-def _plan(
-    task_name: str, function: Callable[..., Any], attributes: dict[str, Any], *, leave_out_self: bool
+def plan_from_function(
+    task_name: str, function: Callable[..., Any], attributes: dict[str, Any], *, bind: bool
 ) -> LockPlan:
+    """The plan of a task with these attributes, made from ``function``. Raises ``InvalidOption``.
+
+    ``bind``: its first argument is the task.
+    """
+    _check_join(task_name, attributes.get("on_conflict"), ignore_result=bool(attributes.get("ignore_result")))
     options = TaskOptions.from_attributes(task_name, attributes)
-    signature = _signature(inspect.signature(function), leave_out_self=leave_out_self)
+    signature = _signature(inspect.signature(function), leave_out_self=bind)
     # Celery doesn't look through a decorator.
-    checked = _signature(inspect.signature(function, follow_wrapped=False), leave_out_self=leave_out_self)
+    checked = _signature(inspect.signature(function, follow_wrapped=False), leave_out_self=bind)
     if not hides(checked, signature):
         signature = checked
     key = LockNaming(task_name, signature, unique_on=options.unique_on, lock_key=options.lock_key, checked=checked)

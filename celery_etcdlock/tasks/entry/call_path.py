@@ -12,13 +12,15 @@ of the same task belongs to this call. *In the body*: it is a call of its own.
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from contextvars import ContextVar, Token
 from typing import Any
 
 
 class CallPath:
-    """One call of ``task``. ``names``: of its locks. ``request_id``: the delivery's, for a call that is one."""
+    """One call of ``task``, let through in a ``with`` block.
+
+    ``names``: of its locks. ``request_id``: the delivery's, for a call that is one.
+    """
 
     def __init__(self, task: Any, request_id: str | None, names: Callable[[], tuple[str, ...]]) -> None:
         self.task = task
@@ -32,20 +34,11 @@ class CallPath:
         self.is_over = False
         self._bodies = 0
         self._around: CallPath | None = None
+        self._token: Token[CallPath | None] | None = None
 
     @property
     def in_body(self) -> bool:
         return self._bodies > 0
-
-    def open(self) -> AbstractContextManager[None]:
-        """Let the call through, in this context."""
-        return _Open(self)
-
-    def body(self) -> AbstractContextManager[None]:
-        return _Body(self)
-
-    def is_on_the_way(self, task: Any) -> bool:
-        return self.task is task and not self.in_body
 
     def covers(self, task: Any, request_id: str) -> bool:
         """Whether this call, or one around it, is that delivery of ``task``."""
@@ -56,26 +49,21 @@ class CallPath:
             call_path = call_path._around
         return False
 
-
-# Classes: a generator that a signal kept from being closed ends when it is collected, in the midst of another call.
-
-
-class _Open:
-    def __init__(self, call_path: CallPath) -> None:
-        self._call_path = call_path
-        self._token: Token[CallPath | None] | None = None
+    # No generators: one that a signal kept from being closed ends when it is collected, in the midst of another call.
 
     def __enter__(self) -> None:
-        self._call_path.began = True
-        self._call_path._around = innermost()
-        self._token = _innermost.set(self._call_path)
+        self.began = True
+        self._around = innermost()
+        self._token = _innermost.set(self)
 
     def __exit__(self, *error: object) -> None:
         assert self._token is not None
         _innermost.reset(self._token)
 
 
-class _Body:
+class InBody:
+    """Around the body of a call."""
+
     def __init__(self, call_path: CallPath) -> None:
         self._call_path = call_path
 

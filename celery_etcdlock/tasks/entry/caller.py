@@ -38,13 +38,12 @@ class Call:
     place: Place
     delivery: Delivery
     request: Any = None
-    comebacks: int = 0
     #: When the message was first rescheduled, by that worker's wall clock; and how long it waited, as measured.
     waiting_since: float | None = None
     measured: float | None = None
     #: Locks that were taken for this message when it was published, and its queue position.
     claims: tuple[Claim, ...] = ()
-    line: Claim | None = None
+    position: Claim | None = None
     #: What was found out about it when it was published; whose result it waits for.
     duplicate: message_headers.Duplicate | None = None
     joins: message_headers.Duplicate | None = None
@@ -126,30 +125,26 @@ def is_taken_charge_of(request: Any) -> bool:
     return bool(getattr(request, _IN_CHARGE, False))
 
 
-def is_entered_by_worker(task: Task[Any, Any]) -> bool:
-    """Whether it is a worker that enters ``task`` now, for a message."""
-    request = entering_request(task)
-    return request is not None and not request.is_eager
-
-
 def current_call(task: Task[Any, Any]) -> Call:
     """The call that enters ``task`` now."""
     request = entering_request(task)
     if request is None:
         return Call(Place.DIRECT, Delivery(f"{DIRECT_PREFIX}{secrets.token_hex(8)}"))
     setattr(request, _MARK, True)
-    comebacks = message_headers.count_in(request, message_headers.RESCHEDULES_HEADER)
-    waiting_since = message_headers.number_in(request, message_headers.WAITING_SINCE_HEADER)
     waited = message_headers.waited_in(request)
-    measured = None if waited is None else sum(waited)
-    place = Place.EAGER if request.is_eager else Place.WORKER
-    call = Call(place, delivery_of(request, comebacks), request, comebacks, waiting_since, measured)
+    call = Call(
+        Place.EAGER if request.is_eager else Place.WORKER,
+        delivery_of(request, message_headers.count_in(request, message_headers.RESCHEDULES_HEADER)),
+        request,
+        waiting_since=message_headers.number_in(request, message_headers.WAITING_SINCE_HEADER),
+        measured=None if waited is None else sum(waited),
+    )
     if request.is_eager:
         return call
     return replace(
         call,
         claims=message_headers.claims_in(request),
-        line=message_headers.position_in(request),
+        position=message_headers.position_in(request),
         duplicate=message_headers.duplicate_in(request, message_headers.DUPLICATE_HEADER),
         joins=message_headers.duplicate_in(request, message_headers.JOIN_HEADER),
         keeps_own_end=_take_back_end(request),

@@ -35,7 +35,6 @@ def may_be_awaited() -> bool:
 
 
 def is_awaited_by(pool: Any) -> bool:
-    """Whether this class of pool does."""
     return any(each.__module__.split(".")[0] == AWAITING_POOL for each in getattr(pool, "__mro__", ()))
 
 

@@ -25,7 +25,7 @@ from typing import Any, TypeVar
 from celery import Task
 
 from celery_etcdlock.errors import LockConflict, LockUnavailable
-from celery_etcdlock.tasks.entry.call_path import CallPath, innermost
+from celery_etcdlock.tasks.entry.call_path import CallPath, InBody, innermost
 from celery_etcdlock.tasks.entry.caller import entering_request
 from celery_etcdlock.tasks.entry.coroutines import finished, locked_coroutine
 
@@ -42,18 +42,19 @@ def enter(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], go_on: Calla
     make_ready(task)
     call_path = innermost()
     request = entering_request(task)
-    if call_path is not None and request is None and call_path.is_on_the_way(task):
+    if call_path is not None and request is None and call_path.task is task and not call_path.in_body:
         return go_on()
     if request is None and task._etcdlock_is_async and not has_own_call(type(task)):
-        return locked_coroutine(functools.partial(_lock, task, args, kwargs), go_on)
-    return _lock(task, args, kwargs, functools.partial(finished, task, go_on))
+        return locked_coroutine(functools.partial(_lock, task, None, args, kwargs), go_on)
+    return _lock(task, request, args, kwargs, functools.partial(finished, task, go_on))
 
 
 def reach_body(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], body: Callable[[], Any], outer: bool) -> Any:
     """``task.run``: go on to the body, through the lock where nobody took it. ``outer``: not called by ``super()``."""
     way = _way_to_body(task, args, kwargs, outer)
     if way is None:
-        return _lock(task, args, kwargs, functools.partial(finished, task, _in_body(body)))
+        go_on = functools.partial(finished, task, functools.partial(_in_body, body))
+        return _lock(task, entering_request(task), args, kwargs, go_on)
     with way:
         return body()
 
@@ -64,7 +65,8 @@ async def reach_async_body(
     """The same for an ``async def``, where it is awaited."""
     way = _way_to_body(task, args, kwargs, outer)
     if way is None:
-        return await locked_coroutine(functools.partial(_lock, task, args, kwargs), _in_async_body(body))
+        lock = functools.partial(_lock, task, entering_request(task), args, kwargs)
+        return await locked_coroutine(lock, functools.partial(_in_async_body, body))
     with way:
         return await body()
 
@@ -80,7 +82,7 @@ def _way_to_body(
     if not call_path.in_body:
         if call_path.refusal is not None:
             raise call_path.refusal
-        return call_path.body()
+        return InBody(call_path)
     same_lock = not outer or call_path.names() == task._lock_names(args, kwargs)
     return contextlib.nullcontext() if same_lock else None
 
@@ -91,13 +93,12 @@ def make_ready(task: Any) -> None:
         type(task)._etcdlock_prepare(task.app)
 
 
-def _lock(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], go_on: Callable[[], Any]) -> Any:
+def _lock(task: Any, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any], go_on: Callable[[], Any]) -> Any:
     names = functools.cache(lambda: task._lock_names(args, kwargs))
-    request = entering_request(task)
     call_path = CallPath(task, getattr(request, "id", None), names)
 
     def through() -> Any:
-        with call_path.open():
+        with call_path:
             return go_on()
 
     try:
@@ -107,31 +108,25 @@ def _lock(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], go_on: Calla
             if call_path.began or "_orig_run" not in vars(task):
                 raise
             call_path.refusal = error
-            with call_path.open():
+            with call_path:
                 return task.run(*args, **kwargs)
     finally:
         # Again: a signal may have struck where it is closed, and no other call may pass through it.
         call_path.is_over = True
 
 
-def _in_body(body: Callable[[], Any]) -> Callable[[], Any]:
-    def go_on() -> Any:
-        call_path = innermost()
-        assert call_path is not None
-        with call_path.body():
-            return body()
-
-    return go_on
+def _in_body(body: Callable[[], Any]) -> Any:
+    call_path = innermost()
+    assert call_path is not None
+    with InBody(call_path):
+        return body()
 
 
-def _in_async_body(body: Callable[[], Any]) -> Callable[[], Any]:
-    async def go_on() -> Any:
-        call_path = innermost()
-        assert call_path is not None
-        with call_path.body():
-            return await body()
-
-    return go_on
+async def _in_async_body(body: Callable[[], Any]) -> Any:
+    call_path = innermost()
+    assert call_path is not None
+    with InBody(call_path):
+        return await body()
 
 
 class GuardedRun:
@@ -197,12 +192,10 @@ def is_async(function: Any) -> bool:
 
 
 def is_async_task(task: type) -> bool:
-    """Whether the body is an ``async def``."""
     return is_async(written_run(task)[0])
 
 
 def run_of(task: type) -> Any:
-    """What is in the namespace as ``run``."""
     return inspect.getattr_static(task, "run", None)
 
 
@@ -247,7 +240,6 @@ def has_own_call(task: type) -> bool:
 
 
 def guard(task: type) -> None:
-    """Guard ``run`` and ``__call__`` of this class."""
     run = run_of(task)
     if run is not None and not isinstance(run, GuardedRun) and run is not vars(Task)["run"]:
         task.run = GuardedRun(run)  # type: ignore[attr-defined]

@@ -25,13 +25,19 @@ MESSAGE_PREFIX = "task_id:"
 
 @dataclass(frozen=True)
 class ExecutionContext:
-    """``names``: of the locks, which take the arguments and so may raise."""
+    """``names``: of the locks, which take the arguments and so may raise. ``once``: each message runs once."""
 
     task: Task[Any, Any]
     options: TaskOptions
     call: Call
     locks: EtcdLocks
     names: Callable[[], tuple[str, ...]]
+    once: bool = False
+
+    @property
+    def label(self) -> str:
+        """The task's name and id, for the log; the context itself has arguments, which must not get there."""
+        return f"{self.task.name}[{self.call.delivery.task_id}]"
 
     @property
     def lifetime(self) -> Lifetime:
@@ -43,15 +49,11 @@ class ExecutionContext:
 
     @property
     def record(self) -> Record:
-        return self.locks.record(self.call.delivery, self.task.name, self.options.lock_limit, self._about)
-
-    @property
-    def _about(self) -> str | None:
-        """The arguments that make the key, for people."""
         try:
-            return getattr(self.names(), "about", None)
+            about = getattr(self.names(), "about", None)
         except EtcdLockError:
-            return None  # where it matters, the names are asked for
+            about = None  # where it matters, the names are asked for
+        return self.locks.record(self.call.delivery, self.task.name, self.options.lock_limit, about)
 
     @property
     def ttl_seconds(self) -> int:

@@ -79,7 +79,7 @@ class HeldLocks:
 
     def _hold(self, lock: Lock) -> None:
         if self._interruption is not None:
-            lock.on_check_failed = self._interruption.told
+            lock.on_check_failed = self._interruption.raised_elsewhere
         lock.copies_may_ask = True
         self._held.append(lock)
 

@@ -36,7 +36,6 @@ import os
 import signal
 import sys
 import threading
-from abc import ABC, abstractmethod
 from collections.abc import Callable
 from types import FrameType
 from typing import Any, TypeVar
@@ -74,7 +73,7 @@ class Interruption:
         self._lost: LockLost | None = None
         self._is_armed = False
         self._is_over = False
-        self._means: _Means | None = None
+        self._means: _Thread | _Greenlet | None = None
         self._ident = 0
 
     def interrupt(self, error: LockLost) -> None:
@@ -87,7 +86,11 @@ class Interruption:
     def run(self, body: Callable[[], Result]) -> Result:
         """Run ``body``. Raises ``LockLost`` in it, or instead of it."""
         try:
-            return self._run(body)
+            try:
+                self._arm()
+                return body()
+            finally:
+                self._disarm()
         except _LostInThread as error:
             # The same, but of the class that everybody knows.
             raise LockLost(error.name, error.reason) from None
@@ -95,14 +98,7 @@ class Interruption:
             # Once more: something may have struck in the first.
             self._disarm()
 
-    def _run(self, body: Callable[[], Result]) -> Result:
-        try:
-            self._arm()
-            return body()
-        finally:
-            self._disarm()
-
-    def told(self) -> None:
+    def raised_elsewhere(self) -> None:
         """``LockLost`` is raised in the body by other means: don't raise it again in what the body does about it."""
         if self._ident == threading.get_ident():
             self._disarm()
@@ -156,27 +152,6 @@ def _next_error(ident: int) -> LockLost | None:
     return None
 
 
-class _Means(ABC):
-    """How an exception gets into the thread or greenlet that made this. Both methods are called under the mutex."""
-
-    @abstractmethod
-    def send(self) -> None:
-        """Have the armed interruption raise, soon, there."""
-
-    @abstractmethod
-    def clear(self, others_wait: bool) -> None:
-        """Take back what hasn't arrived yet, unless bodies around this one wait for the same."""
-
-
-def _means_here() -> _Means:
-    monkey = sys.modules.get("gevent.monkey")
-    if monkey is not None and monkey.is_module_patched("threading"):
-        return _Greenlet()
-    if threading.current_thread() is threading.main_thread():
-        return _MainThread()
-    return _Thread()
-
-
 class _LostInThread(LockLost):
     """An asynchronous exception is a class, made an instance where it is raised: this one finds out what it says."""
 
@@ -189,7 +164,19 @@ class _LostInThread(LockLost):
         return LockLost, (self.name, self.reason)
 
 
-class _Thread(_Means):
+def _means_here() -> _Thread | _Greenlet:
+    """How an exception gets into this thread or greenlet.
+
+    Under the mutex, ``send`` has the armed interruption raise there, soon, and ``clear`` takes back what hasn't arrived
+    yet, unless bodies around this one wait for the same.
+    """
+    monkey = sys.modules.get("gevent.monkey")
+    if monkey is not None and monkey.is_module_patched("threading"):
+        return _Greenlet()
+    return _MainThread() if threading.current_thread() is threading.main_thread() else _Thread()
+
+
+class _Thread:
     """An asynchronous exception. There is one for each thread, which may stand for several losses."""
 
     def __init__(self) -> None:
@@ -243,7 +230,7 @@ class _MainThread(_Thread):
             _MainThread._before(number, frame)
 
 
-class _Greenlet(_Means):
+class _Greenlet:
     """The hub throws, in its own turn: then no other greenlet of the thread runs, so what is armed stays armed."""
 
     def __init__(self) -> None:

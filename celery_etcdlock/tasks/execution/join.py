@@ -49,10 +49,10 @@ def take_result(context: ExecutionContext, joins: Duplicate) -> str:
     if state not in states.READY_STATES:
         return state
     reason = f"joined, lock {joins.name!r} was held by {joins.holder}"
-    logger.info("Task %s[%s] %s: %s", task.name, call.delivery.task_id, reason, state)
+    logger.info("Task %s %s: %s", context.label, reason, state)
     if state == states.REVOKED:
         skip(context, joins.name, f"{reason}, which was revoked")
-    locks.tell(TaskDeduplicated(joins.name, locks.record(call.delivery, task.name), reason, joins.task_id))
+    context.manager.tell(TaskDeduplicated(joins.name, locks.record(call.delivery, task.name), reason, joins.task_id))
     result = meta["result"]
     if state == states.FAILURE:
         raise Joined(error=result if isinstance(result, BaseException) else joins.conflict)
@@ -67,8 +67,7 @@ def await_result(context: ExecutionContext, joins: Duplicate, seconds: float = R
         time.sleep(0.05)
         take_result(context, joins)
     logger.warning(
-        "Task %s[%s] joined %s, which released its lock without a result: it acquires the lock itself",
-        context.task.name,
-        context.call.delivery.task_id,
+        "Task %s joined %s, which released its lock without a result: it acquires the lock itself",
+        context.label,
         joins.task_id,
     )

@@ -33,7 +33,6 @@ LOOK_SECONDS = 0.1
 
 
 def keeps_result(context: ExecutionContext) -> bool:
-    """Whether another process can see the task's result."""
     kept_by_others = not isinstance(context.task.backend, DisabledBackend | RPCBackend)
     return kept_by_others and not ignores_result(context)
 
@@ -57,9 +56,9 @@ def await_or_replace(context: ExecutionContext) -> None:
         error = WorkerLostError(
             "it ran to its end, but its worker was lost before that was stored; it doesn't run again"
         )
-        logger.error("Task %s[%s] has no result: %s", task.name, call.delivery.task_id, error)
+        logger.error("Task %s has no result: %s", context.label, error)
         task.backend.mark_as_failure(call.delivery.task_id, error, request=call.request, call_errbacks=False)
     except Exception as failure:
         if interrupts(failure):
             raise
-        logger.exception("The result of task %s[%s] can't be looked for", task.name, call.delivery.task_id)
+        logger.exception("The result of task %s can't be looked for", context.label)

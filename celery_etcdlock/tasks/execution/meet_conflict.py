@@ -39,40 +39,42 @@ class ConflictHandling:
     """For one run. A rescheduled message takes along its claims and its queue position."""
 
     def __init__(
-        self, context: ExecutionContext, claims: MessageClaims, line: QueuePosition, redelivery: Redelivery
+        self, context: ExecutionContext, claims: MessageClaims, position: QueuePosition, redelivery: Redelivery
     ) -> None:
         self._context = context
         self._claims = claims
-        self._line = line
+        self._position = position
         self._redelivery = redelivery
 
-    def meet(self, conflict: Conflict, waited_for_predecessor: bool) -> WaitForPredecessor:
-        """Returns if the run tries again; else raises what ends it."""
+    def meet(self, conflict: Conflict, waited_for_predecessor: bool) -> None:
+        """Returns when the run is to try again; else raises what ends it."""
         context, call = self._context, self._context.call
-        context.locks.circuit_breaker.over()
         message_relation, related_key = context.related_key(conflict)
+        is_ours = conflict.name.startswith(MESSAGE_PREFIX) and conflict.name not in context.names()
+        if is_ours and related_key is None:
+            raise LockUnavailable(f"lock {conflict.name!r} is held by a key that this version can't read")
+        context.locks.circuit_breaker.over()
         # Whoever holds the lock: a copy of what has run has nothing to wait for, and mustn't touch the result.
         self._redelivery.check_has_run(conflict.has_run)
-        holder = related_key.record.delivery if related_key is not None and related_key.record is not None else None
         warn_of_another_broker(conflict, context.record)
         error = conflict_error(conflict)
         policy, is_own = policy_of(context.options, context.locks.settings, error, at_enqueue=False)
-        decision = on_conflict(
-            Situation(
-                place=call.place,
-                policy=policy,
-                policy_is_own=is_own,
-                message_relation=message_relation,
-                waited_for_predecessor=waited_for_predecessor,
-                in_chord_header=call.request is not None and bool(call.request.chord),
-                comebacks=call.comebacks,
-                waited=call.waited if message_relation is not MessageRelation.SUCCESSOR else 0.0,
-                wait_timeout=context.options.wait_timeout,
-            ),
-            jitter,
+        situation = Situation(
+            place=call.place,
+            policy=policy,
+            policy_is_own=is_own,
+            message_relation=message_relation,
+            waited_for_predecessor=waited_for_predecessor,
+            in_chord_header=call.request is not None and bool(call.request.chord),
+            comebacks=call.delivery.comebacks,
+            waited=call.waited if message_relation is not MessageRelation.SUCCESSOR else 0.0,
+            wait_timeout=context.options.wait_timeout,
         )
+        decision = on_conflict(situation, jitter)
         if isinstance(decision, WaitForPredecessor):
-            return decision
+            if related_key is not None:
+                context.manager.claims.await_change(related_key, conflict.name, decision.seconds)
+            return
         if isinstance(decision, Skip):
             skip(context, conflict.name, str(error))
         if isinstance(decision, Join):
@@ -81,18 +83,19 @@ class ConflictHandling:
             if joins is not None:
                 take_result(context, joins)
             # Who joins waits for a result, not for its turn: a position taken under another policy is given up.
-            self._line.leave()
-            self._reschedule(Reschedule(decision.seconds, decision.comebacks), error, joins)
+            self._position.leave()
+            self._reschedule(decision, error, joins)
         if isinstance(decision, Reschedule):
             if message_relation is MessageRelation.STRANGER:
-                if not call.comebacks:
-                    context.locks.tell(LockWaiting(conflict.name, context.record, conflict.holder))
-                self._line.take_position(conflict, decision)
-                if self._line.is_our_turn():
-                    return WaitForPredecessor(0.0)
-            is_copy = holder is not None and holder.run == call.delivery.run
+                if not call.delivery.comebacks:
+                    context.manager.tell(LockWaiting(conflict.name, context.record, conflict.holder))
+                self._position.take_position(conflict, decision)
+                if self._position.is_our_turn():
+                    return
+            related = None if related_key is None else related_key.record
+            is_copy = related is not None and related.delivery.run == call.delivery.run
             self._reschedule(decision, error, call.joins, is_copy=is_copy)
-        self._line.leave()
+        self._position.leave()
         raise error
 
     def end_duplicate(self, duplicate: Duplicate) -> None:
@@ -112,18 +115,16 @@ class ConflictHandling:
             # Its process may have died, its message never have been published, or been dropped by its broker.
             await_result(context, duplicate, GONE_SECONDS)
             return
-        decision = on_conflict(
-            Situation(
-                place=call.place,
-                policy="join",
-                comebacks=call.comebacks,
-                waited=call.waited,
-                wait_timeout=context.options.wait_timeout,
-            ),
-            jitter,
+        situation = Situation(
+            call.place,
+            "join",
+            comebacks=call.delivery.comebacks,
+            waited=call.waited,
+            wait_timeout=context.options.wait_timeout,
         )
+        decision = on_conflict(situation, jitter)
         if isinstance(decision, Join):
-            reschedule(context, Reschedule(decision.seconds, decision.comebacks), duplicate.conflict)
+            reschedule(context, decision, duplicate.conflict)
         raise duplicate.conflict
 
     def still_runs(self, joined: Duplicate) -> bool:
@@ -135,9 +136,8 @@ class ConflictHandling:
     def unavailable(self, error: LockUnavailable) -> None:
         """Nobody knows who holds the lock. Returns where the task is to run all the same; else raises."""
         context, call = self._context, self._context.call
-        settings = context.locks.settings
-        decision = on_unavailable(call.place, settings.on_unavailable, call.comebacks, jitter)
-        context.locks.circuit_breaker.tell(error, settings.timeout, settings.on_unavailable)
+        decision = on_unavailable(call.place, context.locks.settings.on_unavailable, call.delivery.comebacks, jitter)
+        context.locks.circuit_breaker.tell(error)
         if isinstance(decision, RunUnprotected):
             return
         # Of the public type: a result backend stores the class, and readers must be able to catch it.
@@ -147,8 +147,7 @@ class ConflictHandling:
         raise public from error
 
     def _reschedule(
-        self, decision: Reschedule, why: EtcdLockError, joins: Duplicate | None, **of_copies: bool
+        self, decision: Reschedule | Join, why: EtcdLockError, joins: Duplicate | None, **of_copies: bool
     ) -> NoReturn:
-        """With what the message holds."""
-        claims, line = self._claims.claims, self._line.place
-        reschedule(self._context, decision, why, claims=claims, line=line, joins=joins, **of_copies)
+        claims, position = self._claims.claims, self._position.claim
+        reschedule(self._context, decision, why, claims=claims, position=position, joins=joins, **of_copies)

@@ -9,7 +9,6 @@ Only then this one mustn't run.
 from __future__ import annotations
 
 from celery_etcdlock.core.key_kinds import Relation, find, relation
-from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.locking.outcomes import Claim
 from celery_etcdlock.tasks.execution.context import ExecutionContext
 from celery_etcdlock.tasks.execution.held_locks import HeldLocks
@@ -42,7 +41,8 @@ class MessageClaims:
         claimed = {claim.name for claim in self.claims}
         for name in dict.fromkeys((*names, *claimed)):
             for _ in range(MOST_LOOKS):
-                ours = [key for key in claims.look(name) if self._ends_here(key)]
+                related = ((key, relation(key.record, context.call.delivery)) for key in claims.look(name))
+                ours = [key for key, kind in related if kind in (Relation.OURS, Relation.LEFT_BEHIND)]
                 if not ours and name in claimed:
                     end_if_superseded(context, name)
                 if all(claims.drop(Claim(name, key.token, key.mod_revision)) for key in ours):
@@ -50,10 +50,6 @@ class MessageClaims:
         self.claims = ()
 
     def take_over(self) -> bool:
-        """Take over the locks that the headers name. Returns whether all of the task's locks are held now."""
-        return bool(self.claims) and self.adopt()
-
-    def adopt(self) -> bool:
         """Take over the keys of this run, and acquire the rest of the task's locks. All of them, or none."""
         context, names = self._context, self._context.names()
         claimed = {claim.name for claim in self.claims}
@@ -76,9 +72,6 @@ class MessageClaims:
                 return True
             self._held.release()
         return False
-
-    def _ends_here(self, key: Key) -> bool:
-        return relation(key.record, self._context.call.delivery) in (Relation.OURS, Relation.LEFT_BEHIND)
 
 
 def end_if_superseded(context: ExecutionContext, name: str) -> None:

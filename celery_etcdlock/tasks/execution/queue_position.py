@@ -26,74 +26,74 @@ from celery_etcdlock.tasks.execution.message_claims import end_if_superseded
 logger = logging.getLogger("celery_etcdlock")
 
 #: Seconds for which a queue position lasts after its message is due.
-PLACE_SECONDS = 60.0
+POSITION_SECONDS = 60.0
 
 
 class QueuePosition:
-    """``place`` is the message's position, or ``None``. Raises ``LockUnavailable``."""
+    """``claim`` is the message's position, or ``None``. Raises ``LockUnavailable``."""
 
     def __init__(self, context: ExecutionContext, held: HeldLocks) -> None:
         self._context = context
         self._held = held
         self._keys: tuple[Key, ...] = ()
-        self.place = context.call.line
+        self.claim = context.call.position
 
-    def try_turn(self, place: Claim) -> Conflict | None:
+    def try_turn(self, claim: Claim) -> Conflict | None:
         """Take the lock if it is our turn, or say who is before us."""
-        keys = self._context.manager.claims.look(place.name)
-        if not self.take_up(place.name, keys):
-            end_if_superseded(self._context, place.name)
+        keys = self._context.manager.claims.look(claim.name)
+        if not self.take_up(claim.name, keys):
+            end_if_superseded(self._context, claim.name)
             # It expired, or a copy of the message had its turn: take a new one.
-            self.place = None
-            return self._held.acquire([place.name])
+            self.claim = None
+            return self._held.acquire([claim.name])
         before = self._before(keys)
         related_key = find(keys, self._context.call.delivery, Relation.KIN)
         if related_key is not None and self._context.options.lock_limit > 1:
-            return Conflict(place.name, (related_key,))  # a free place isn't for a second run of one message
+            return Conflict(claim.name, (related_key,))  # a free place isn't for a second run of one message
         if not leave_room(before, self._context.options.lock_limit):
-            return Conflict(place.name, tuple(before))
-        conflict = self._held.take_over(self.place or place)
+            return Conflict(claim.name, tuple(before))
+        conflict = self._held.take_over(self.claim or claim)
         if conflict is None:
-            self.place = None
+            self.claim = None
         return conflict
 
     def take_up(self, name: str, keys: Sequence[Key]) -> bool:
         """Wait with the position that is among ``keys``, all under ``name``. Returns whether there is one of ours."""
         mine = find(keys, self._context.call.delivery, Relation.OUR_POSITION)
         if mine is not None:
-            self.place = Claim(name, mine.token, mine.mod_revision)
+            self.claim = Claim(name, mine.token, mine.mod_revision)
         return mine is not None
 
     def _before(self, keys: Sequence[Key]) -> list[Key]:
         """What precedes our position among ``keys``."""
-        mine = next(key for key in keys if self.place is not None and key.token == self.place.token)
+        mine = next(key for key in keys if self.claim is not None and key.token == self.claim.token)
         return preceding(keys, mine.create_revision)
 
     def take_position(self, conflict: Conflict, decision: Reschedule) -> None:
         """Take a position, extend ours, or give it up: as the policy says."""
-        context, place = self._context, self.place
+        context, claim = self._context, self.claim
         self._keys = ()
-        if decision.replaces and conflict.keys and (place is not None or not context.call.comebacks):
+        if decision.replaces and conflict.keys and (claim is not None or not context.call.delivery.comebacks):
             # Whoever has the lock came before us: one that came later would have taken our place.
             asked_by = f"task {context.call.delivery.task_id}, which replaces it,"
             context.manager.ask_to_release(conflict.name, conflict.keys[0], asked_by)
-        if not (decision.in_line and context.lifetime.while_running and len(context.names()) == 1):
+        if not (decision.with_position and context.lifetime.while_running and len(context.names()) == 1):
             self.leave()
             return
         claims = context.manager.claims
-        stands_for = decision.seconds + PLACE_SECONDS
-        if place is not None:
-            kept = claims.keep(place, replace(context.record, kind=KeyKind.POSITION), stands_for)
+        stands_for = decision.seconds + POSITION_SECONDS
+        if claim is not None:
+            kept = claims.keep(claim, replace(context.record, kind=KeyKind.POSITION), stands_for)
             if isinstance(kept, Claim):
-                self.place = kept
+                self.claim = kept
                 return
-            if self.take_up(place.name, kept.keys):
+            if self.take_up(claim.name, kept.keys):
                 return  # a copy of the message, or its worker, has kept it meanwhile
-            end_if_superseded(context, place.name)
-            self.place = None
+            end_if_superseded(context, claim.name)
+            self.claim = None
         if decision.replaces:
             self._replace_those_who_wait(conflict.name, claims.look(conflict.name), stands_for)
-            if self.place is not None:
+            if self.claim is not None:
                 self._keys = claims.look(conflict.name)
                 return
         _, self._keys = claims.take_position(conflict.name, context.record, stands_for, self._stand)
@@ -110,25 +110,25 @@ class QueuePosition:
                 continue
             if context.message_relation(key) is not MessageRelation.STRANGER:
                 continue
-            place = Claim(name, key.token, key.mod_revision)
+            claim = Claim(name, key.token, key.mod_revision)
             record = replace(context.record, kind=KeyKind.POSITION)
-            taken = context.manager.claims.keep(place, record, stands_for, replaces=older.delivery.task_id)
+            taken = context.manager.claims.keep(claim, record, stands_for, replaces=older.delivery.task_id)
             if isinstance(taken, Claim):
                 logger.info("%s takes the queue position of %s", context.call.delivery.task_id, older.delivery.task_id)
                 self.leave()  # ours is behind it
-                self.place = taken
+                self.claim = taken
 
     def is_our_turn(self) -> bool:
         """Whether the lock came free while we took our position."""
-        token = None if self.place is None else self.place.token
+        token = None if self.claim is None else self.claim.token
         is_ours = any(key.token == token for key in self._keys)
         return is_ours and leave_room(self._before(self._keys), self._context.options.lock_limit)
 
     def leave(self) -> None:
         """Give the position up. Raises no error of the store."""
-        if self.place is not None:
-            self._context.manager.drop_ended(self.place.name, self._context.call.delivery, position_only=True)
-            self.place = None
+        if self.claim is not None:
+            self._context.manager.drop_ended(self.claim.name, self._context.call.delivery, position_only=True)
+            self.claim = None
 
-    def _stand(self, place: Claim) -> None:
-        self.place = place
+    def _stand(self, claim: Claim) -> None:
+        self.claim = claim

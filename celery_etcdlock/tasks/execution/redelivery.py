@@ -46,17 +46,17 @@ def is_requeued(rejected: Reject) -> bool:
 
 
 class Redelivery:
-    """One delivery, as far as there may be copies of it. ``expected``: take it that there are."""
+    """One delivery, as far as there may be copies of it."""
 
-    def __init__(self, context: ExecutionContext, *, expected: bool = False) -> None:
+    def __init__(self, context: ExecutionContext) -> None:
         self._context = context
-        self._expected = expected
         self._run = context.call.delivery.run
         self._keeps_result = context.call.place is Place.WORKER and keeps_result(context)
         self._marks = context.manager.done
         #: Set before the body is entered.
         self.entered = False
-        self._owes_mark = False
+        #: The run to be marked as ended, if it is to be and isn't yet.
+        self.unwritten_mark: Delivery | None = None
         self._mark_is_put = False
 
     @property
@@ -65,7 +65,7 @@ class Redelivery:
         call = self._context.call
         if call.place is not Place.WORKER:
             return False
-        marks_all = call.delivery.call is not None or self._expected or self._context.task.acks_late
+        marks_all = call.delivery.call is not None or self._context.once or self._context.task.acks_late
         return marks_all or self.is_known_copy
 
     @property
@@ -82,37 +82,29 @@ class Redelivery:
         if not self._has_copies:
             return
         if has_run or self._run in self._marks.pending or (has_run is None and self._marks.seen(self._run)):
-            name, task_id = self._context.task.name, self._context.call.delivery.task_id
-            logger.info("Task %s[%s] has run already: this is a redelivered copy", name, task_id)
-            self._look_after_result()
+            logger.info("Task %s has run already: this is a redelivered copy", self._context.label)
+            with suppress(LockUnavailable):
+                if self._keeps_result and not self._marks.seen(without_result(self._run)):
+                    await_or_replace(self._context)
             raise HasRun("has run already")
-
-    def _look_after_result(self) -> None:
-        with suppress(LockUnavailable):
-            if self._keeps_result and not self._marks.seen(without_result(self._run)):
-                await_or_replace(self._context)
 
     def ended(self, error: BaseException | None) -> None:
         """Call it at the end, with what ended the run, while the lock is still held. Raises no error of the store."""
-        self._owes_mark = self._has_copies and self._is_end(error) and not self._mark_is_put
-        if self._owes_mark and self._keeps_result and isinstance(error, Retry | Ignore):
+        is_due = self._has_copies and self._is_end(error) and not self._mark_is_put
+        self.unwritten_mark = self._run if is_due else None
+        if is_due and self._keeps_result and isinstance(error, Retry | Ignore):
             self._marks.pending.add(self._run)  # from now on: the second may take its time
             self._marks.put_in_the_end(without_result(self._run))
-
-    @property
-    def unwritten_mark(self) -> Delivery | None:
-        """The run to be marked as ended, if it is to be and isn't yet."""
-        return self._run if self._owes_mark else None
 
     def mark_is_put(self) -> None:
         """It is put, or will be before another run gets the lock."""
         self._mark_is_put = True
-        self._owes_mark = False
+        self.unwritten_mark = None
 
     def put_mark(self) -> None:
         """Put a due mark: now, or when etcd answers again, before the release. Raises no error of the store."""
-        if self._owes_mark:
-            self._marks.put_in_the_end(self._run)
+        if self.unwritten_mark is not None:
+            self._marks.put_in_the_end(self.unwritten_mark)
             self.mark_is_put()
 
     def _is_end(self, error: BaseException | None) -> bool:

@@ -55,82 +55,83 @@ def run_under_lock(
     if once:
         call = replace(call, delivery=replace(call.delivery, call=None))  # each call of it is the same
     options = task._lock_plan.options
-    execution = _Execution(ExecutionContext(task, options, call, EtcdLocks.from_app(task.app), names), once=once)
+    execution = _Execution(ExecutionContext(task, options, call, EtcdLocks.from_app(task.app), names, once))
     try:
         take_charge(call)
         # Around everything, since a signal may strike before the inner one is left.
         with holding(None):
-            return _run(execution, body)
+            return execution.run(body)
     finally:
         # Once more: a signal may have struck in the first.
         execution.end()
 
 
-def _run(execution: _Execution, body: Callable[[], Result]) -> Result:
-    try:
-        try:
-            lock = execution.take()
-        except Joined as found:
-            joined = found
-        else:
-            with holding(lock):
-                execution.check_not_done()
-                execution.check_not_expired()
-                return execution.body(body)
-        if joined.error is not None:
-            raise joined.error
-        return cast("Result", joined.result)
-    except BaseException as error:
-        execution.ended_by = error
-        if isinstance(error, Retry):
-            execution.store_retry(error)
-        raise
-    finally:
-        execution.end()
-        execution.keep_result_of_retry()
-
-
 class _Execution:
     """From the first request to the store until the release."""
 
-    def __init__(self, context: ExecutionContext, *, once: bool) -> None:
+    def __init__(self, context: ExecutionContext) -> None:
         self._context = context
-        self._interruption = self._make_interruption()
+        self._in_worker = context.call.place is Place.WORKER
+        # Only a worker's task is interrupted: any other process may use signals for itself.
+        may_interrupt = context.options.on_lock_lost == "raise" and (self._in_worker or running_here())
+        self._interruption = Interruption() if may_interrupt else None
         self._held = HeldLocks(context, self._interruption)
-        self._line = QueuePosition(context, self._held)
+        self._position = QueuePosition(context, self._held)
         self._claims = MessageClaims(context, self._held)
-        self.redelivery = Redelivery(context, expected=once)
-        self._conflicts = ConflictHandling(context, self._claims, self._line, self.redelivery)
-        self.ended_by: BaseException | None = None
+        self._redelivery = Redelivery(context)
+        self._conflicts = ConflictHandling(context, self._claims, self._position, self._redelivery)
+        self._ended_by: BaseException | None = None
         self._had_lock = False
-        self._has_let_go = False
+        self._has_ended = False
 
-    def _make_interruption(self) -> Interruption | None:
-        """Only a worker's task is interrupted: any other process may use signals for itself."""
-        in_worker = self._context.call.place is Place.WORKER or running_here()
-        return Interruption() if in_worker and self._context.options.on_lock_lost == "raise" else None
+    def run(self, body: Callable[[], Result]) -> Result:
+        try:
+            try:
+                lock = self._take()
+            except Joined as found:
+                joined = found
+            else:
+                with holding(lock):
+                    self._check_not_done()
+                    if self._context.call.has_expired:
+                        # It came back without Celery's own end, since the first run of its message may live.
+                        skip(self._context, "", "it expired while it waited for an earlier run, which left no result")
+                    self._redelivery.entered = True
+                    return body() if self._interruption is None else self._interruption.run(body)
+            if joined.error is not None:
+                raise joined.error
+            return cast("Result", joined.result)
+        except BaseException as error:
+            self._ended_by = error
+            # Before the release, which may take long: the retry is in its queue already.
+            if isinstance(error, Retry) and self._in_worker and store_retry(self._context, error):
+                retry_is_stored(self._context)
+            raise
+        finally:
+            self.end()
+            # Celery is still to store RETRY, and would store it over how the retry ended.
+            if isinstance(self._ended_by, Retry) and self._in_worker and has_result(self._context):
+                raise StillRuns("its retry has ended already")
 
-    def body(self, body: Callable[[], Result]) -> Result:
-        self.redelivery.entered = True
-        return body() if self._interruption is None else self._interruption.run(body)
-
-    def take(self) -> CurrentLock | None:
+    def _take(self) -> CurrentLock | None:
         """The lock under which the body runs; ``None`` where its lifetime has ended by now."""
         call, lifetime = self._context.call, self._context.lifetime
         try:
             if call.duplicate is not None:
                 self._conflicts.end_duplicate(call.duplicate)
-            self._context.locks.circuit_breaker.check(self._context.locks.settings.timeout)
+            self._context.locks.circuit_breaker.check()
             if call.joins is not None:
                 take_result(self._context, call.joins)
-            if call.comebacks:
+            if call.delivery.comebacks:
                 self._claims.check()
             if lifetime.name == "until_expired":
                 if not self._claims.claims:
                     # First, for a copy of what has run must not open another window.
-                    self.redelivery.check_has_run(None)
+                    self._redelivery.check_has_run(None)
                     self._claim_window()
-            elif lifetime.while_running and not (lifetime.hand_over and self._claims.take_over()):
+            elif lifetime.while_running and not (
+                lifetime.hand_over and self._claims.claims and self._claims.take_over()
+            ):
                 if call.joins is None:
                     self._acquire(self._context.names())
                 else:
@@ -139,8 +140,9 @@ class _Execution:
             if not lifetime.hand_over and lifetime.name != "until_expired":
                 # Only now, so that what is queued stays one until it runs.
                 self._claims.release()
-            if not lifetime.while_running and call.place is Place.WORKER:
-                self._keep_copies_apart()
+            if not lifetime.while_running and self._in_worker:
+                # A lock that only a copy of the message asks for.
+                self._acquire((f"{MESSAGE_PREFIX}{call.delivery.task_id}",))
         except LockUnavailable as error:
             return self._run_unprotected(error)
         self._context.locks.circuit_breaker.over()
@@ -151,9 +153,8 @@ class _Execution:
         self._conflicts.unavailable(error)
         name = self._context.names()[0]
         logger.warning(
-            "Task %s[%s] runs WITHOUT its lock %r, because etcdlock_on_unavailable is 'run': %s",
-            self._context.task.name,
-            self._context.call.delivery.task_id,
+            "Task %s runs WITHOUT its lock %r, because etcdlock_on_unavailable is 'run': %s",
+            self._context.label,
             name,
             error,
         )
@@ -175,41 +176,28 @@ class _Execution:
                 return  # its own window: a retry, or a copy
             self._conflicts.meet(conflicts[0], waited_for_predecessor=True)
 
-    def _keep_copies_apart(self) -> None:
-        """Where the task's lock isn't held while it runs, hold one that only a copy of the message asks for."""
-        self._acquire((f"{MESSAGE_PREFIX}{self._context.call.delivery.task_id}",))
-
     def _acquire(self, names: tuple[str, ...]) -> None:
         waited_for_predecessor = False
         looks = 0
         while True:
-            place = self._line.place
-            if place is not None and names == (place.name,):
-                conflict = self._line.try_turn(place)
+            position = self._position.claim
+            if position is not None and names == (position.name,):
+                conflict = self._position.try_turn(position)
             else:
                 conflict = self._held.acquire(names)
             if conflict is None:
                 break
             if find(conflict.keys, self._context.call.delivery, Relation.OURS) is not None:
-                if self._claims.adopt():
+                if self._claims.take_over():
                     break
                 looks += 1
                 if looks < MOST_LOOKS:
                     continue  # deleted by its producer in this moment, or with a copy of the message now
             if self._acquires_again(conflict, names):
                 continue
-            _, related_key = self._context.related_key(conflict)
-            if (
-                related_key is None
-                and conflict.name.startswith(MESSAGE_PREFIX)
-                and conflict.name not in self._context.names()
-            ):
-                raise LockUnavailable(f"lock {conflict.name!r} is held by a key that this version can't read")
-            decision = self._conflicts.meet(conflict, waited_for_predecessor)
-            if related_key is not None:
-                self._context.manager.claims.await_change(related_key, conflict.name, decision.seconds)
+            self._conflicts.meet(conflict, waited_for_predecessor)
             waited_for_predecessor = True
-        self._line.leave()
+        self._position.leave()
 
     def _acquire_without_result(self, joins: Duplicate) -> None:
         """Acquire the lock only once there is neither a result of the joined run nor anything left of it.
@@ -231,72 +219,54 @@ class _Execution:
     def _acquires_again(self, conflict: Conflict, names: tuple[str, ...]) -> bool:
         """Whether to acquire again: with a queue position that was found, or without what was left behind."""
         context = self._context
-        if len(names) == 1 and self._line.place is None and self._line.take_up(conflict.name, conflict.keys):
+        if len(names) == 1 and self._position.claim is None and self._position.take_up(conflict.name, conflict.keys):
             return True
         left = find(conflict.keys, context.call.delivery, Relation.LEFT_BEHIND)
         return left is not None and context.manager.claims.drop(Claim(conflict.name, left.token, left.mod_revision))
 
-    def check_not_done(self) -> None:
+    def _check_not_done(self) -> None:
         """With the lock held, whether the body has run already."""
         try:
-            self.redelivery.check_has_run(self._held.has_run)
+            self._redelivery.check_has_run(self._held.has_run)
         except LockUnavailable as error:
             if self._context.locks.settings.on_unavailable != "run":
                 self._held.release()
             self._conflicts.unavailable(error)
             # The lock is held and stays so; what isn't known is whether a copy has run.
             logger.warning(
-                "Task %s[%s] runs although it may have run before, because etcdlock_on_unavailable is 'run' and the "
-                "store can't be asked: %s",
-                self._context.task.name,
-                self._context.call.delivery.task_id,
+                "Task %s runs although it may have run before, because etcdlock_on_unavailable is 'run' and the store "
+                "can't be asked: %s",
+                self._context.label,
                 error,
             )
 
-    def check_not_expired(self) -> None:
-        """With the lock held: what came back without Celery's own end, since the first run of its message may live."""
-        context = self._context
-        if context.call.has_expired:
-            skip(context, "", "it expired while it waited for an earlier run, which left no result")
-
-    def store_retry(self, retry: Retry) -> None:
-        """Before the release, which may take long: the retry is in its queue already."""
-        if self._context.call.place is Place.WORKER and store_retry(self._context, retry):
-            retry_is_stored(self._context)
-
-    def keep_result_of_retry(self) -> None:
-        """Where Celery is still to store RETRY, and would store it over how the retry ended."""
-        if self._context.call.place is Place.WORKER and isinstance(self.ended_by, Retry) and has_result(self._context):
-            raise StillRuns("its retry has ended already")
-
     def end(self) -> None:
         """Release all that the run holds. A second call goes on where the first was interrupted."""
-        if self._has_let_go:
+        if self._has_ended:
             return
         try:
-            self.release()
+            self._redelivery.ended(self._ended_by)
+            self._held.end_each(
+                lambda lock: release_or_hand_over(self._context, lock, self._ended_by, self._redelivery)
+            )
+            self._redelivery.put_mark()  # where nothing was held any more
         finally:
-            self.drop_leftovers()
-        self._has_let_go = True
+            self._drop_leftovers()
+        self._has_ended = True
 
-    def release(self) -> None:
-        self.redelivery.ended(self.ended_by)
-        self._held.end_each(lambda lock: release_or_hand_over(self._context, lock, self.ended_by, self.redelivery))
-        self.redelivery.put_mark()  # where nothing was held any more
-
-    def drop_leftovers(self) -> None:
+    def _drop_leftovers(self) -> None:
         """Drop what the message held before it started and nobody will take over."""
-        error = self.ended_by
+        error = self._ended_by
         if isinstance(error, HasRun):
             # Only what this copy waited with: the claim and what waits for a retry are the first's.
-            self._line.leave()
+            self._position.leave()
         comes_again = is_requeued(error) if isinstance(error, Reject) else isinstance(error, Retry | StillRuns | HasRun)
         if comes_again or (error is not None and not isinstance(error, Exception)):
             return  # the message comes again, with what it holds
-        context, place = self._context, self._line.place
+        context, position = self._context, self._position.claim
         leftovers = () if context.lifetime.name == "until_expired" else self._claims.claims
-        names = {claim.name for claim in (*leftovers, *([] if place is None else [place]))}
-        if context.lifetime.hand_over and not self._had_lock and context.call.place is Place.WORKER:
+        names = {claim.name for claim in (*leftovers, *([] if position is None else [position]))}
+        if context.lifetime.hand_over and not self._had_lock and self._in_worker:
             # It ended without its lock: nobody takes over what its predecessor leaves for it.
             with suppress(EtcdLockError):
                 names.update(context.names())

@@ -10,7 +10,7 @@ from typing import Any, NoReturn
 from celery import states
 from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
 
-from celery_etcdlock.core.conflict_decision import Place, Reschedule
+from celery_etcdlock.core.conflict_decision import Join, Place, Reschedule
 from celery_etcdlock.core.events import TaskDeduplicated
 from celery_etcdlock.errors import EtcdLockError, LockConflict
 from celery_etcdlock.interruptions import interrupts
@@ -43,7 +43,7 @@ def skip(context: ExecutionContext, name: str, reason: str) -> NoReturn:
     """
     task, call = context.task, context.call
     reason = f"not run: {reason}"
-    logger.info("Task %s[%s] %s", task.name, call.delivery.task_id, reason)
+    logger.info("Task %s %s", context.label, reason)
     stores_eager_result = call.place is Place.EAGER and bool(getattr(task, "store_eager_result", False))
     if call.place is Place.WORKER or stores_eager_result:
         # Like a revoke, this calls no link_error. Unlike a revoke, it ends the chain and the chord too.
@@ -56,26 +56,26 @@ def skip(context: ExecutionContext, name: str, reason: str) -> NoReturn:
             state=states.REVOKED,
         )
     if call.place is Place.WORKER:
-        context.locks.tell(TaskDeduplicated(name, context.locks.record(call.delivery, task.name), reason))
+        context.manager.tell(TaskDeduplicated(name, context.locks.record(call.delivery, task.name), reason))
     raise Skipped(reason)
 
 
 def reschedule(
     context: ExecutionContext,
-    decision: Reschedule,
+    decision: Reschedule | Join,
     why: EtcdLockError,
     *,
     is_copy: bool = False,
     may_be_copy: bool = False,
     claims: Sequence[Claim] = (),
-    line: Claim | None = None,
+    position: Claim | None = None,
     joins: message_headers.Duplicate | None = None,
 ) -> NoReturn:
     """Publish the message again, under its own id and with its own retries, with a delay; then end this run.
 
     The new message is published before the old one is acknowledged. If we die in between there are two copies, which
     the lock keeps apart, and never none. The message takes along what this delivery holds: ``claims``, and its queue
-    position ``line``. A redelivered copy leaves the result alone: it is the first's.
+    position ``position``. A redelivered copy leaves the result alone: it is the first's.
 
     A message that would expire before its delay is over ends here: its worker would discard it, and this run's result
     would overwrite its own. Not a copy, for the first may be dead and have no result: it comes back without Celery's
@@ -91,16 +91,20 @@ def reschedule(
     headers = {name: value for name, value in (request.headers or {}).items() if not name.startswith(DEATH_HEADERS)}
     if not message_headers.are_for(headers, call.delivery.task_id):
         headers = message_headers.without_ours(headers)  # of another's message, which must not stand beside its own
-    headers[message_headers.RESCHEDULES_HEADER] = decision.comebacks
-    headers[message_headers.RETRIES_HEADER] = call.delivery.retries
-    since = time.time() if call.waiting_since is None else call.waiting_since
-    headers[message_headers.WAITING_SINCE_HEADER] = since
-    headers[message_headers.WAITED_HEADER] = [round(call.waited, 3), round(seconds, 3)]
+    headers |= {
+        message_headers.RESCHEDULES_HEADER: decision.comebacks,
+        message_headers.RETRIES_HEADER: call.delivery.retries,
+        message_headers.WAITING_SINCE_HEADER: time.time() if call.waiting_since is None else call.waiting_since,
+        message_headers.WAITED_HEADER: [round(call.waited, 3), round(seconds, 3)],
+    }
     if is_copy:
         headers[message_headers.COPY_HEADER] = True
     for name, written in (
         (message_headers.CLAIMS_HEADER, message_headers.written_claims(claims)),
-        (message_headers.POSITION_HEADER, message_headers.written_claims([line])[0] if line is not None else None),
+        (
+            message_headers.POSITION_HEADER,
+            message_headers.written_claims([position])[0] if position is not None else None,
+        ),
         (message_headers.WAITS_FOR_HEADER, why.name if isinstance(why, LockConflict) else None),
         (message_headers.JOIN_HEADER, joins.written() if joins is not None else None),
         (message_headers.EXPIRES_HEADER, in_iso_format(request.expires, left or 0.0) if keeps_own_end else None),
@@ -124,7 +128,7 @@ def reschedule(
     try:
         signature.apply_async()
     except Exception as error:
-        logger.exception("Task %s[%s] can't be sent back to its queue", task.name, call.delivery.task_id)
+        logger.exception("Task %s can't be sent back to its queue", context.label)
         if task.acks_late:
             # It isn't acknowledged yet, so the broker can deliver it again.
             raise Reject(str(error), requeue=True) from error
@@ -132,7 +136,7 @@ def reschedule(
             raise
         raise why from error
     if is_copy:
-        logger.info("Task %s[%s] is a redelivered copy and waits: %s", task.name, call.delivery.task_id, why)
+        logger.info("Task %s is a redelivered copy and waits: %s", context.label, why)
         raise StillRuns(str(why))
     if stored:
         retry_is_stored(context)

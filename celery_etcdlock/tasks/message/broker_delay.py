@@ -69,7 +69,6 @@ def with_delay(app: Celery, delivery_info: dict[str, Any] | None, seconds: float
 
 
 def _came_from(app: Celery, delivery_info: dict[str, Any]) -> Queue | None:
-    """The quorum queue that the message was in."""
     key = str(delivery_info.get("routing_key") or "")
     digits = key.split(".")[:MAX_NUMBER_OF_BITS_TO_USE]
     if delivery_info.get("exchange") and len(digits) == MAX_NUMBER_OF_BITS_TO_USE and set(digits) <= {"0", "1"}:

@@ -15,6 +15,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from celery_etcdlock.core.about import IsShown
 from celery_etcdlock.errors import LockConflict
 from celery_etcdlock.locking.outcomes import Claim
 
@@ -43,33 +44,12 @@ COPY_HEADER = "etcdlock_copy"
 #: copy and have its result say so, whatever became of the first.
 EXPIRES_HEADER = "etcdlock_expires"
 
-OUR_HEADERS = (
-    CALL_HEADER,
-    CLAIMS_HEADER,
-    POSITION_HEADER,
-    WAITS_FOR_HEADER,
-    DUPLICATE_HEADER,
-    JOIN_HEADER,
-    RESCHEDULES_HEADER,
-    RETRIES_HEADER,
-    WAITING_SINCE_HEADER,
-    WAITED_HEADER,
-    COPY_HEADER,
-    EXPIRES_HEADER,
-)
-
 #: Those that are written when a message is rescheduled, and don't count for its retry.
-OF_ONE_RUN = frozenset(
-    {
-        POSITION_HEADER,
-        WAITS_FOR_HEADER,
-        JOIN_HEADER,
-        RESCHEDULES_HEADER,
-        WAITING_SINCE_HEADER,
-        WAITED_HEADER,
-        EXPIRES_HEADER,
-    }
+OF_ONE_RUN = (
+    *(POSITION_HEADER, WAITS_FOR_HEADER, JOIN_HEADER, RESCHEDULES_HEADER),
+    *(WAITING_SINCE_HEADER, WAITED_HEADER, EXPIRES_HEADER),
 )
+OUR_HEADERS = (CALL_HEADER, CLAIMS_HEADER, DUPLICATE_HEADER, RETRIES_HEADER, COPY_HEADER, *OF_ONE_RUN)
 
 #: What is longer isn't ours.
 LONGEST_TEXT = 20_000
@@ -165,13 +145,11 @@ def duplicate_in(carrier: Any, name: str) -> Duplicate | None:
 
 
 def text_in(carrier: Any, name: str) -> str | None:
-    """A text that isn't empty."""
     value = header(carrier, name)
     return value if isinstance(value, str) and value and _fits(value) else None
 
 
 def count_in(carrier: Any, name: str) -> int:
-    """A number of times; 0 where there is none."""
     return _count(header(carrier, name))
 
 
@@ -189,19 +167,28 @@ def waited_in(carrier: Any) -> tuple[float, float] | None:
     return None
 
 
+def arguments_shown_in(carrier: Any) -> IsShown | None:
+    """Whether a value may be seen, by the texts that Celery's log shows of the call's arguments.
+
+    A caller hides one by an ``argsrepr`` or ``kwargsrepr`` of its own. What these texts cut isn't shown either.
+    ``None``: nobody chose that.
+    """
+    texts = [text for name in ("argsrepr", "kwargsrepr") if isinstance(text := header(carrier, name), str)]
+    if not texts:
+        return None
+    seen = " ".join(texts)
+    return lambda text, value: text.strip("'\"") in seen or repr(value) in seen
+
+
 def written_claims(claims: Sequence[Claim]) -> list[list[Any]]:
     return [[claim.name, claim.token, claim.revision] for claim in claims]
 
 
 def _claim(written: object) -> Claim | None:
     match written:
-        case [str(name), str(token), int(revision)] if name and _fits(name, token) and _is_revision(revision):
-            return Claim(name, token, revision)
+        case [str(name), str(token), int(revision)] if name and _fits(name, token) and type(revision) is int:
+            return Claim(name, token, revision) if 0 <= revision <= GREATEST_REVISION else None
     return None
-
-
-def _is_revision(value: int) -> bool:
-    return not isinstance(value, bool) and 0 <= value <= GREATEST_REVISION
 
 
 def _count(value: object) -> int:

@@ -30,7 +30,7 @@ from celery_etcdlock.core.key_kinds import is_replaceable, written_by_a_process
 from celery_etcdlock.core.policies import POLICIES
 from celery_etcdlock.core.policy_choice import policy_of
 from celery_etcdlock.core.record import Delivery, KeyKind, Record
-from celery_etcdlock.errors import LockConflict, LockUnavailable
+from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.lock_holder import conflict_error
 from celery_etcdlock.locking.outcomes import Claim, Conflict
 from celery_etcdlock.tasks.definition.lock_plan import LockPlan
@@ -87,15 +87,41 @@ class Enqueued:
         self._about = getattr(names, "about", None)
         return tuple(self.lifetime.queued_name(name) for name in names)
 
-    def claim(self, names: tuple[str, ...]) -> Conflict | None:
-        """Take the locks, or say who has them."""
-        claims = self.locks.manager.claims
-        outcomes = claims.claim_all([(name, self.record) for name in names], self.seconds, self.hold)
-        conflicts = [outcome for outcome in outcomes if isinstance(outcome, Conflict)]
-        return max(conflicts, key=lambda conflict: len(conflict.keys)) if conflicts else None
+    def publish(self, args: tuple[Any, ...], kwargs: Mapping[str, Any], send: Send) -> AsyncResult[Any]:
+        """Take the lock and publish the call by ``send``, or do what the policy says.
+
+        Raises ``LockConflict`` if that is the policy, ``LockUnavailable`` if ``etcdlock_on_unavailable`` is ``raise``,
+        and what ``send`` raises.
+        """
+        try:
+            try:
+                instead = None if self.is_successor() else self._claim(self.names(args, kwargs))
+                return send(self.task_id, self.headers) if instead is None else instead
+            except BaseException:
+                self.drop_claims()
+                raise
+        except BaseException:
+            # Once more: a signal may have struck in the first.
+            self.drop_claims()
+            raise
+
+    def _claim(self, names: tuple[str, ...]) -> AsyncResult[Any] | None:
+        """Take the locks. What to return instead of publishing; ``None`` to publish, with or without them."""
+        circuit_breaker = self.locks.circuit_breaker
+        try:
+            circuit_breaker.check()
+            wanted = [(name, self.record) for name in names]
+            outcomes = self.locks.manager.claims.claim_all(wanted, self.seconds, self.hold)
+            circuit_breaker.over()
+            conflicts = [outcome for outcome in outcomes if isinstance(outcome, Conflict)]
+            return self._on_conflict(max(conflicts, key=lambda conflict: len(conflict.keys))) if conflicts else None
+        except LockUnavailable as error:
+            circuit_breaker.tell(error)
+            if self.locks.settings.on_unavailable == "raise":
+                raise
+            return None
 
     def hold(self, claim: Claim) -> None:
-        """Write the claim into the message's headers."""
         self._claims.append(claim)
         self.headers[message_headers.CLAIMS_HEADER] = message_headers.written_claims(self._claims)
 
@@ -108,21 +134,15 @@ class Enqueued:
             self.locks.manager.drop_in_the_end(self._claims[0])
             del self._claims[0]
 
-    def on_conflict(self, conflict: Conflict) -> AsyncResult[Any] | None:
-        """What to return instead of publishing; ``None`` to publish, with ``headers`` as they are now.
-
-        Raises ``LockConflict`` where the policy says so.
-        """
+    def _on_conflict(self, conflict: Conflict) -> AsyncResult[Any] | None:
         warn_of_another_broker(conflict, self.record)
         error = conflict_error(conflict)
         policy, is_own = policy_of(self.plan.options, self.locks.settings, error, at_enqueue=True)
         if self.in_chord_header and not is_own:
             policy = "retry"
         facts = POLICIES[policy]
-        if facts.replaces and self._replace(conflict):
-            return None
-        if facts.waits and not facts.needs_result:
-            return None  # it is published, and meets the conflict again when it runs
+        if (facts.replaces and self._replace(conflict)) or (facts.waits and not facts.needs_result):
+            return None  # it is published, in another's place or to meet the conflict again when it runs
         if policy == "raise" and not self.promised:
             raise error
         # Callbacks of its own go on from the holder's result: only a worker can see to that.
@@ -130,7 +150,12 @@ class Enqueued:
         if self.promised or joins_for_others or policy == "raise" or error.task_id is None:
             self.headers[message_headers.DUPLICATE_HEADER] = message_headers.Duplicate.of(policy, error).written()
             return None
-        return self._result_of_holder(error)
+        reason = f"not published: {error}"
+        logger.info("Task %s %s", self.task.name, reason)
+        self.locks.manager.tell(TaskDeduplicated(error.name, self.record, reason))
+        result = self.task.AsyncResult(error.task_id)
+        result.lock_conflict = error
+        return cast("AsyncResult[Any]", result)
 
     def _replace(self, conflict: Conflict) -> bool:
         """Take a queued call's place and return True, or ask a running one to release."""
@@ -150,51 +175,6 @@ class Enqueued:
             return False
         logger.info("Task %s[%s] takes the place of %s in the queue", self.task.name, self.task_id, older)
         return True
-
-    def _result_of_holder(self, error: LockConflict) -> AsyncResult[Any]:
-        reason = f"not published: {error}"
-        logger.info("Task %s %s", self.task.name, reason)
-        self.locks.tell(TaskDeduplicated(error.name, self.record, reason))
-        result = self.task.AsyncResult(error.task_id or "")
-        result.lock_conflict = error
-        return cast("AsyncResult[Any]", result)
-
-
-def publish(call: Enqueued, args: tuple[Any, ...], kwargs: Mapping[str, Any], send: Send) -> AsyncResult[Any]:
-    """Take the lock of this call and publish it by ``send``, or do what the policy says.
-
-    Raises ``LockConflict`` if that is the policy, ``LockUnavailable`` if ``etcdlock_on_unavailable`` is ``raise``, and
-    what ``send`` raises.
-    """
-    try:
-        return _publish(call, args, kwargs, send)
-    except BaseException:
-        # Once more: a signal may have struck in the first.
-        call.drop_claims()
-        raise
-
-
-def _publish(call: Enqueued, args: tuple[Any, ...], kwargs: Mapping[str, Any], send: Send) -> AsyncResult[Any]:
-    try:
-        if not call.is_successor():
-            names = call.names(args, kwargs)
-            settings = call.locks.settings
-            try:
-                call.locks.circuit_breaker.check(settings.timeout)
-                conflict = call.claim(names)
-                call.locks.circuit_breaker.over()
-                instead = call.on_conflict(conflict) if conflict is not None else None
-            except LockUnavailable as error:
-                call.locks.circuit_breaker.tell(error, settings.timeout, settings.on_unavailable)
-                if settings.on_unavailable == "raise":
-                    raise
-                instead = None
-            if instead is not None:
-                return instead
-        return send(call.task_id, call.headers)
-    except BaseException:
-        call.drop_claims()
-        raise
 
 
 def with_call(headers: Mapping[str, Any] | None, task_id: str) -> dict[str, Any]:

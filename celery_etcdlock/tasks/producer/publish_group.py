@@ -17,6 +17,7 @@ from typing import Any
 
 from celery import group
 
+from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.errors import EtcdLockError, LockUnavailable
 from celery_etcdlock.locking.outcomes import Claim
 from celery_etcdlock.tasks.message.headers import CLAIMS_HEADER
@@ -55,34 +56,33 @@ def _claim(calls: Any, members: list[Any], options: dict[str, Any], held: dict[s
         wanted = _wanted(calls.app, members, options)
     except (EtcdLockError, TypeError):
         return  # a member's arguments make no key: its own call raises that
-    for seconds, each in wanted.items():
-        locks = each[0][1].locks
-        settings = locks.settings
-        members_of = {name: (signature, call) for signature, call, name in each}
+    for seconds, by_name in wanted.items():
 
-        def hold(claim: Claim, members_of: dict[str, tuple[Any, Enqueued]] = members_of) -> None:
-            signature, call = members_of[claim.name]
+        def hold(claim: Claim, by_name: dict[str, tuple[Any, Enqueued]] = by_name) -> None:
+            signature, call = by_name[claim.name]
             held[call.task_id] = call
             call.hold(claim)
             signature.options["headers"] = call.headers
 
+        locks = EtcdLocks.from_app(calls.app)
         try:
-            locks.circuit_breaker.check(settings.timeout)
-            locks.manager.claims.claim_each([(name, call.record) for _, call, name in each], seconds, hold)
+            locks.circuit_breaker.check()
+            each = [(name, call.record) for name, (_, call) in by_name.items()]
+            locks.manager.claims.claim_each(each, seconds, hold)
             locks.circuit_breaker.over()
         except LockUnavailable as error:
-            locks.circuit_breaker.tell(error, settings.timeout, settings.on_unavailable)
-            if settings.on_unavailable == "raise":
+            locks.circuit_breaker.tell(error)
+            if locks.settings.on_unavailable == "raise":
                 raise
             # Without a time-out for each of them: they are published without, and their workers take the locks.
-            for signature, call, _ in each:
+            for signature, call in by_name.values():
                 if call.task_id not in held:
                     signature.options["headers"] = {**call.headers, CLAIMS_HEADER: []}
 
 
-def _wanted(app: Any, members: list[Any], options: dict[str, Any]) -> dict[float, list[tuple[Any, Enqueued, str]]]:
-    """The members that take one lock when they are called, by how long they keep it; each name once."""
-    wanted: dict[float, list[tuple[Any, Enqueued, str]]] = defaultdict(list)
+def _wanted(app: Any, members: list[Any], options: dict[str, Any]) -> dict[float, dict[str, tuple[Any, Enqueued]]]:
+    """The members that take one lock when they are called, by how long they keep it and its name; each name once."""
+    wanted: dict[float, dict[str, tuple[Any, Enqueued]]] = defaultdict(dict)
     names = set()
     for signature, *_ in members:
         task = app.tasks.get(signature.task)
@@ -95,5 +95,5 @@ def _wanted(app: Any, members: list[Any], options: dict[str, Any]) -> dict[float
         if len(found) == 1 and found[0] not in names and not call.is_successor():
             names.add(found[0])
             # Rounded to a second, so that members whose times hardly differ go together.
-            wanted[float(int(call.seconds) + 1)].append((signature, call, found[0]))
+            wanted[float(int(call.seconds) + 1)][found[0]] = (signature, call)
     return wanted if len(names) > 1 else {}

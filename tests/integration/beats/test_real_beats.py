@@ -94,7 +94,7 @@ def test_a_handover_and_what_is_seen_of_it(lane: Lane, app: Celery) -> None:
     assert len(set(dues)) == len(dues)
     assert all(dues)
 
-    follower = Follower(open_inspector(EtcdLocks.from_app(app).settings), dict)
+    follower = Follower(open_inspector(EtcdLocks.from_app(app).settings), dict, {})
     follower.start()
     [shown] = wait_for(lambda: follower.state()["beats"], "the page shows the beat")
     assert shown["at_work"]["pid"] == second.process.pid

@@ -33,7 +33,6 @@ bottle = pytest.importorskip("bottle")
 
 from celery_etcdlock.web.follower import Figures, Follower  # noqa: E402 - they need bottle
 from celery_etcdlock.web.server import is_loopback, make_app, serve  # noqa: E402
-from celery_etcdlock.web.view import About  # noqa: E402
 
 DASH = "\N{EN DASH}"
 
@@ -65,7 +64,7 @@ def start_page(app: Celery) -> Iterator[Callable[..., Page]]:
         settings = EtcdLocks.from_app(of).settings
         inspector = open_inspector(settings)
         figures: Figures = {"w1@host": {"conflicts": 0}}
-        about = About("proj", "/locks/", settings.endpoints)
+        about = {"app": "proj", "prefix": "/locks/", "endpoints": settings.endpoints, "store": "etcd"}
         follower = Follower(inspector, lambda: {worker: dict(counts) for worker, counts in figures.items()}, about)
         follower.start()
         bound: list[int] = []

@@ -107,7 +107,7 @@ class TestWhatOperatorsSee:
     def place(self, token: str) -> KeyEntry:
         return KeyEntry("beat:app", "beat:app", Key(token, 1, 1, self.RECORD), 5)
 
-    def book(self, *states: EntryState | WorkState) -> dict[str, dict[str, bytes]]:
+    def saved(self, *states: EntryState | WorkState) -> dict[str, dict[str, bytes]]:
         return {"beat:app": {str(number): encode_state(state) for number, state in enumerate(states)}}
 
     def lock(self, waiters: int) -> list[LockEntry]:
@@ -116,32 +116,32 @@ class TestWhatOperatorsSee:
             LockEntry("tasks.work", (self.place("b"),), ()),
         ]
 
-    def levels(self, books: dict[str, dict[str, bytes]], locks: list[LockEntry]) -> list[tuple[Level, str]]:
-        [view] = beats_of(books, locks)
+    def levels(self, saved: dict[str, dict[str, bytes]], locks: list[LockEntry]) -> list[tuple[Level, str]]:
+        [view] = beats_of(saved, locks)
         return [(finding.level, finding.text) for finding in beat_check_results(view, NOW)]
 
     def test_a_beat_at_work(self) -> None:
         gone = replace(STATE, name="gone", absent_since=NOW)
-        [view] = beats_of(self.book(STATE, gone, WorkState("here", 12, NOW - 5, 7, 2)), self.lock(2))
+        [view] = beats_of(self.saved(STATE, gone, WorkState("here", 12, NOW - 5, 7, 2)), self.lock(2))
         shown = beat_as_json(view)
         assert (shown["since"], shown["takeovers"], shown["at_work"]["pid"]) == (NOW - 5, 2, 12)
         assert len(shown["standing_by"]) == 2
         [entry] = shown["entries"]
         assert (entry["entry"], entry["last"], entry["next"], entry["count"]) == ("a", NOW - 10, NOW + 5, 3)
-        assert self.levels(self.book(STATE), self.lock(2)) == [
+        assert self.levels(self.saved(STATE), self.lock(2)) == [
             (Level.OK, "at work on here, pid 12, 2 standing by, 1 entries")
         ]
 
     def test_what_is_wrong(self) -> None:
-        nobody_stands_by = self.levels(self.book(STATE), self.lock(0))
+        nobody_stands_by = self.levels(self.saved(STATE), self.lock(0))
         assert [level for level, _ in nobody_stands_by] == [Level.WARNING]
-        none_at_work = self.levels(self.book(STATE), [])
+        none_at_work = self.levels(self.saved(STATE), [])
         assert none_at_work == [(Level.BROKEN, "none is at work: nothing is scheduled")]
-        overdue = self.levels(self.book(replace(STATE, next_at=NOW - 61)), self.lock(1))
+        overdue = self.levels(self.saved(replace(STATE, next_at=NOW - 61)), self.lock(1))
         assert (Level.WARNING, "1 entries are overdue by more than 60 s, such as 'a'") in overdue
-        ahead = self.levels(self.book(replace(STATE, last_run_at=NOW + 100)), self.lock(1))
+        ahead = self.levels(self.saved(replace(STATE, last_run_at=NOW + 100)), self.lock(1))
         assert any("in the future" in text for _, text in ahead)
-        stuck = self.levels(self.book(replace(STATE, phase=Phase.CLAIMED, last_run_at=NOW - 100)), self.lock(1))
+        stuck = self.levels(self.saved(replace(STATE, phase=Phase.CLAIMED, last_run_at=NOW - 100)), self.lock(1))
         assert any("claimed and not confirmed" in text for _, text in stuck)
         newer = self.levels({"beat:app": {"a": b'{"v":9}'}}, self.lock(1))
         assert newer[0][0] is Level.BROKEN

@@ -45,7 +45,7 @@ def refused_option(function: Callable[..., object] = sync, **options: Any) -> st
 
 def refused_key(spec: LockNaming, *args: Any, **kwargs: Any) -> str:
     with pytest.raises(InvalidKey) as caught:
-        spec.name_for(args, kwargs)
+        spec.names_for(args, kwargs)[0]
     return str(caught.value)
 
 
@@ -56,7 +56,7 @@ def refused_key(spec: LockNaming, *args: Any, **kwargs: Any) -> str:
 def test_vectors(function: Callable[..., object], options: Any, args: Any, kwargs: Any, text: str, name: str) -> None:
     spec = spec_of(function, options)
     assert spec.canonical_text(args, kwargs) == text
-    assert spec.name_for(args, kwargs) == name
+    assert spec.names_for(args, kwargs)[0] == name
 
 
 def run_vectors(interpreter: str | Path, seed: str) -> None:
@@ -92,19 +92,20 @@ def test_one_call_in_all_its_forms_has_one_name(unique_on: object) -> None:
         ((1,), {}), ((), {"account_id": 1}), ((1, False), {}), ((1,), {"full": False}),
         ((), {"full": False, "account_id": 1}), ([1], {}),
     ]  # fmt: skip
-    assert len({spec.name_for(args, kwargs) for args, kwargs in calls}) == 1
-    assert spec.name_for((1, True), {}) != spec.name_for((1,), {})
-    assert spec.name_for(("1",), {}) != spec.name_for((1,), {})
+    assert len({spec.names_for(args, kwargs)[0] for args, kwargs in calls}) == 1
+    assert spec.names_for((1, True), {})[0] != spec.names_for((1,), {})[0]
+    assert spec.names_for(("1",), {})[0] != spec.names_for((1,), {})[0]
 
 
 def test_unique_on_none_is_the_task_s_name_and_looks_at_nothing() -> None:
-    assert spec_for().name_for((object(),), {"nonsense": object()}) == "app.task"
+    assert spec_for().names_for((object(),), {"nonsense": object()})[0] == "app.task"
     assert spec_for().canonical_text((1,), {}) == "{}"
 
 
 def test_a_plain_string_is_one_name() -> None:
-    assert spec_for(unique_on="account_id").name_for((1, True), {}) == spec_for(unique_on=["account_id"]).name_for(
-        (1,), {}
+    assert (
+        spec_for(unique_on="account_id").names_for((1, True), {})[0]
+        == spec_for(unique_on=["account_id"]).names_for((1,), {})[0]
     )
 
 
@@ -239,17 +240,23 @@ def test_hash_key_changes_names_but_not_texts_or_the_plain_name() -> None:
     keyed = plain.with_hash_key(HASH_KEY)
     assert keyed.canonical_text((1,), {}) == plain.canonical_text((1,), {})
     assert (
-        len({plain.name_for((1,), {}), keyed.name_for((1,), {}), plain.with_hash_key(b"x" * 16).name_for((1,), {})})
+        len(
+            {
+                plain.names_for((1,), {})[0],
+                keyed.names_for((1,), {})[0],
+                plain.with_hash_key(b"x" * 16).names_for((1,), {})[0],
+            }
+        )
         == 3
     )
-    assert keyed.name_for((1,), {}) == spec_for(unique_on="*", hash_key=HASH_KEY).name_for((1,), {})
-    assert keyed.with_hash_key(None).name_for((1,), {}) == plain.name_for((1,), {})
-    assert spec_for(hash_key=HASH_KEY).name_for((1,), {}) == "app.task"
+    assert keyed.names_for((1,), {})[0] == spec_for(unique_on="*", hash_key=HASH_KEY).names_for((1,), {})[0]
+    assert keyed.with_hash_key(None).names_for((1,), {})[0] == plain.names_for((1,), {})[0]
+    assert spec_for(hash_key=HASH_KEY).names_for((1,), {})[0] == "app.task"
 
 
 def test_long_hash_keys_count_to_their_last_byte() -> None:
     names = {
-        spec_for(unique_on="*", hash_key=key).name_for((1,), {}) for key in (b"k" * 64, b"k" * 65, b"k" * 65 + b"l")
+        spec_for(unique_on="*", hash_key=key).names_for((1,), {})[0] for key in (b"k" * 64, b"k" * 65, b"k" * 65 + b"l")
     }
     assert len(names) == 3
 
@@ -300,14 +307,14 @@ MOMENT = datetime(2024, 2, 29, 12, 30, tzinfo=timezone(timedelta(hours=1)))
 )
 def test_templates(template: str, value: object, name: str) -> None:
     spec = spec_for(lock_key=template)
-    assert spec.name_for((value,), {}) == name
-    assert spec.name_for((), {"account_id": value}) == name
+    assert spec.names_for((value,), {})[0] == name
+    assert spec.names_for((), {"account_id": value})[0] == name
     assert len(escape_name(name)) <= 200
 
 
 def test_templates_over_variadic_arguments() -> None:
     spec = spec_for(variadic, lock_key="{rest[0]}:{tenant}:{extra[tenant]}:{flag}")
-    assert spec.name_for((1, "r"), {"tenant": "t"}) == "r:t:t:False"
+    assert spec.names_for((1, "r"), {"tenant": "t"})[0] == "r:t:t:False"
     assert refused_key(spec, 1, "r") == (
         "task 'app.task': lock_key's field {tenant} names an argument that this call doesn't have"
     )
@@ -381,13 +388,13 @@ def test_a_callable_is_called_with_the_bound_arguments() -> None:
         seen.append((args, kwargs))
         return "n" * 10_000
 
-    assert spec_for(lock_key=key).name_for((), {"account_id": 1}) == "n" * 10_000
-    spec_for(variadic, lock_key=key).name_for((1, 2), {"tenant": 3})
+    assert spec_for(lock_key=key).names_for((), {"account_id": 1})[0] == "n" * 10_000
+    spec_for(variadic, lock_key=key).names_for((1, 2), {"tenant": 3})[0]
     assert seen == [((1, False), {}), ((1, 2), {"flag": False, "tenant": 3})]
 
 
 def test_a_callable_s_str_enum_is_its_value() -> None:
-    name = spec_for(lock_key=lambda account_id, full: Loud.RED).name_for((1,), {})
+    name = spec_for(lock_key=lambda account_id, full: Loud.RED).names_for((1,), {})[0]
     assert (name, type(name)) == ("red", str)
 
 
@@ -406,7 +413,7 @@ class KeyObject:
 
 def test_message_for_a_callable_that_raises() -> None:
     with pytest.raises(InvalidKey) as caught:
-        spec_for(lock_key=key_that_raises).name_for((1,), {})
+        spec_for(lock_key=key_that_raises).names_for((1,), {})[0]
     assert str(caught.value) == (
         f"task 'app.task': its lock_key {__name__}.key_that_raises raised LookupError; "
         "it is called with the task's arguments and must return a str"

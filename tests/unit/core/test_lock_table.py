@@ -9,10 +9,8 @@ from hypothesis import strategies as st
 
 from celery_etcdlock.core.lock_table import Change, KeyEntry, Kind, LockTable, Transition, described
 from celery_etcdlock.core.name_escaping import escape_name, unescape_name
-from celery_etcdlock.core.ownership import Key, Standing, standing
+from celery_etcdlock.core.ownership import Key, owns
 from celery_etcdlock.core.record import Delivery, Record
-
-FIRST = Standing.FIRST
 
 
 def entry(
@@ -46,9 +44,9 @@ class TestGrouping:
         record = replace(A1.key.record, until=50.0) if A1.key.record is not None else None
         table = LockTable([replace(A1, key=replace(A1.key, record=record)), A2, B1])
         table.forget_those_over(40.0)
-        assert [owner.key.token for owner in table.find("a")[0].owners] == ["1"]
+        assert [owner.key.token for owner in table.named("a")[0].owners] == ["1"]
         table.forget_those_over(60.0)
-        assert [owner.key.token for owner in table.find("a")[0].owners] == ["2"]
+        assert [owner.key.token for owner in table.named("a")[0].owners] == ["2"]
         assert len(table.locks()) == 2
 
 
@@ -57,7 +55,7 @@ def test_the_view_shows_as_owners_those_whom_the_protocol_lets_own(limits: list[
     entries = [entry("a", str(n), n, limit=limit) for n, limit in enumerate(limits, 1)]
     keys = [each.key for each in entries]
     (lock,) = LockTable(entries).locks()
-    own = [key.token for key, limit in zip(keys, limits, strict=True) if standing(keys, key.token, limit) is FIRST]
+    own = [key.token for key, limit in zip(keys, limits, strict=True) if owns(keys, key.token, limit)]
     assert [owner.key.token for owner in lock.owners] == own
 
 
@@ -69,9 +67,9 @@ class TestFinding:
 
     def test_by_name_or_task_id(self) -> None:
         table = LockTable([A1, A2, B1])
-        assert [lock.name for lock in table.find("a")] == ["a"]
-        assert [lock.name for lock in table.find("id-2")] == ["a"]
-        assert table.find("id-9") == []
+        assert [lock.name for lock in table.named("a")] == ["a"]
+        assert [lock.name for lock in table.of_task("id-2")] == ["a"]
+        assert table.named("id-9") + table.of_task("id-9") == []
 
 
 class TestChanges:

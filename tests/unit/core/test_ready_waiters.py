@@ -18,7 +18,7 @@ def key(token: str, revision: int, limit: int = 1) -> Key:
 
 
 def test_places_in_line_go_in_order() -> None:
-    waiting = [Waiting(place_token="2"), Waiting(place_token="3")]
+    waiting = [Waiting(position_token="2"), Waiting(position_token="3")]
     assert ready_waiters(waiting, [key("1", 1), key("2", 2), key("3", 3)]) == [False, False]
     assert ready_waiters(waiting, [key("2", 2), key("3", 3)]) == [True, False]
 
@@ -36,8 +36,8 @@ def test_without_a_place_as_many_go_as_there_is_room_for() -> None:
 
 
 def test_a_place_that_is_gone_is_none() -> None:
-    assert ready_waiters([Waiting(place_token="gone")], [key("1", 1)]) == [False]
-    assert ready_waiters([Waiting(place_token="gone")], []) == [True]
+    assert ready_waiters([Waiting(position_token="gone")], [key("1", 1)]) == [False]
+    assert ready_waiters([Waiting(position_token="gone")], []) == [True]
 
 
 def test_joiners_go_when_whom_they_wait_for_has_let_go() -> None:

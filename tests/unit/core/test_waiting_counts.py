@@ -8,8 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_etcdlock.core.lock_order import contended_first
-from celery_etcdlock.core.lock_table import KeyEntry, LockTable, number_held
+from celery_etcdlock.core.lock_table import KeyEntry, LockTable, contended_first, number_held
 from celery_etcdlock.core.name_escaping import escape_name
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, Record

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Callable
 
 import pytest
 from celery import Celery
 
 from celery_etcdlock import LockUnavailable, singleton_task
 from celery_etcdlock.app.circuit_breaker import CircuitBreaker
+from celery_etcdlock.core.settings import Settings
 from tests.etcd_server import free_ports
 
 REFUSED = LockUnavailable("refused")
 UNANSWERED = LockUnavailable("no answer", maybe_applied=True)
+
+
+def settings_with(policy: str) -> Callable[[], Settings]:
+    settings = {"etcdlock_timeout": 5, "etcdlock_on_unavailable": policy}
+    return lambda: Settings.from_mapping(settings, {}, "")
 
 
 @pytest.fixture
@@ -23,12 +30,12 @@ def now() -> list[float]:
 
 @pytest.fixture
 def circuit_breaker(now: list[float]) -> CircuitBreaker:
-    return CircuitBreaker(lambda: now[0])
+    return CircuitBreaker(settings_with("retry"), lambda: now[0])
 
 
 def is_away(circuit_breaker: CircuitBreaker) -> bool:
     try:
-        circuit_breaker.check(5)
+        circuit_breaker.check()
     except LockUnavailable as error:
         return "cached failure" in str(error)
     return False
@@ -36,13 +43,13 @@ def is_away(circuit_breaker: CircuitBreaker) -> bool:
 
 def test_one_at_a_time_tries(circuit_breaker: CircuitBreaker, now: list[float]) -> None:
     assert not is_away(circuit_breaker)
-    circuit_breaker.tell(REFUSED, 5)
+    circuit_breaker.tell(REFUSED)
     assert is_away(circuit_breaker)
     now[0] += 5
     assert not is_away(circuit_breaker)  # this one tries
     assert is_away(circuit_breaker)
     now[0] += 4
-    circuit_breaker.tell(REFUSED, 5)
+    circuit_breaker.tell(REFUSED)
     assert is_away(circuit_breaker)
     now[0] += 6
     assert not is_away(circuit_breaker)
@@ -51,22 +58,22 @@ def test_one_at_a_time_tries(circuit_breaker: CircuitBreaker, now: list[float]) 
 
 
 def test_one_unanswered_request_is_no_outage(circuit_breaker: CircuitBreaker) -> None:
-    circuit_breaker.tell(UNANSWERED, 5)
+    circuit_breaker.tell(UNANSWERED)
     assert not is_away(circuit_breaker)
     circuit_breaker.over()
-    circuit_breaker.tell(UNANSWERED, 5)
+    circuit_breaker.tell(UNANSWERED)
     assert not is_away(circuit_breaker)
-    circuit_breaker.tell(UNANSWERED, 5)
+    circuit_breaker.tell(UNANSWERED)
     assert is_away(circuit_breaker)
 
 
 def test_it_is_said_once(circuit_breaker: CircuitBreaker, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level(logging.WARNING, "celery_etcdlock"):
         for _ in range(3):
-            circuit_breaker.tell(REFUSED, 5)
+            circuit_breaker.tell(REFUSED)
         circuit_breaker.over()
         circuit_breaker.over()
-        circuit_breaker.tell(REFUSED, 5)
+        circuit_breaker.tell(REFUSED)
     said = [record.getMessage() for record in caplog.records]
     assert ["can't acquire" in text for text in said] == [True, False, True]
 
@@ -75,7 +82,7 @@ def test_it_says_what_becomes_of_tasks(caplog: pytest.LogCaptureFixture) -> None
     for policy, does in (("retry", "are retried"), ("raise", "fail with"), ("run", "run without a lock")):
         caplog.clear()
         with caplog.at_level(logging.WARNING, "celery_etcdlock"):
-            CircuitBreaker().tell(REFUSED, 5, policy)
+            CircuitBreaker(settings_with(policy)).tell(REFUSED)
         assert f"Locked tasks {does}" in caplog.text.replace("aren't lost: they ", "")
 
 

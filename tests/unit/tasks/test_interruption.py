@@ -179,7 +179,7 @@ def test_a_body_that_was_told_already_is_let_alone(run: Run) -> None:
 
     def body() -> str:
         later(lambda: interruption.interrupt(LOST))
-        interruption.told()
+        interruption.raised_elsewhere()
         return loop(0.2)
 
     assert run(lambda: interruption.run(body)) == "came to its end"

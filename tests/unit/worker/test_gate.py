@@ -120,10 +120,10 @@ def message(gate: Any) -> Any:
 def test_a_turn_that_comes_before_celery_has_set_its_timer_waits_for_that(gate: Any) -> None:
     request = message(gate)
     gate._on_received(request=request)
-    gate._let_go(gate._watcher.waiters[:])
+    gate._pass_ready(gate._watcher.waiters[:])
     assert gate._consumer.passed == []
     request._eta_timer_entry = gate._consumer.timer.call_after(9, gate._consumer.apply_eta_task, (request,))
-    gate._let_go(gate._watcher.waiters[:])
+    gate._pass_ready(gate._watcher.waiters[:])
     assert gate._consumer.passed == [request]
     gate._consumer.timer.fire()
     assert gate._consumer.passed == [request], "Celery's own timer must not bring it a second time"
@@ -140,7 +140,7 @@ def test_a_message_leaves_the_gate_through_the_bucket_of_its_rate_limit(gate: An
     bucket = gate._consumer.task_buckets["task"] = []
     request = message(gate)
     gate.admit(request)
-    gate._let_go(gate._watcher.waiters[:])
+    gate._pass_ready(gate._watcher.waiters[:])
     assert gate._consumer.passed == []
     assert bucket == [request]
     gate.admit(request)

@@ -48,7 +48,7 @@ def told(waiter: Waiter, *keys: Key) -> list[Waiter]:
 def test_a_message_finds_the_place_that_it_was_given_before() -> None:
     waiter = Waiter("lock", Delivery("t"), 1, None, None)
     assert told(waiter, key(5, "other"), key(6, "t", kind=KeyKind.POSITION)) == []
-    assert waiter.place == Claim("lock", "token6", 6)
+    assert waiter.position == Claim("lock", "token6", 6)
     assert told(waiter, key(6, "t", kind=KeyKind.POSITION)) == [waiter]
 
 
@@ -56,7 +56,7 @@ def test_a_message_finds_the_place_that_it_was_given_before() -> None:
 def test_no_other_key_of_its_message_is_a_queue_position(kind: KeyKind) -> None:
     waiter = Waiter("lock", Delivery("t"), 1, None, None)
     goes = told(waiter, key(5, "t", kind=kind))
-    assert waiter.place is None
+    assert waiter.position is None
     assert goes == ([waiter] if kind is KeyKind.CLAIM else []), "what stands for it isn't in its way"
 
 

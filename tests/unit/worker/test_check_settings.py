@@ -10,7 +10,7 @@ from celery.exceptions import ImproperlyConfigured
 from kombu import Exchange, Queue
 
 from celery_etcdlock import EtcdLocks, SingletonTask
-from celery_etcdlock.worker.policy_checks import check_at_worker
+from celery_etcdlock.worker.check_settings import check_policies
 
 
 def check(backend: str | None = "cache+memory://", conf: dict[str, Any] | None = None, **options: Any) -> None:
@@ -22,7 +22,7 @@ def check(backend: str | None = "cache+memory://", conf: dict[str, Any] | None =
 
     app.finalize()
     task = app.tasks["report"]
-    check_at_worker(app, task, task._lock_plan.options, EtcdLocks.from_app(app).settings)
+    check_policies(app, task, EtcdLocks.from_app(app).settings)
 
 
 QUORUM_QUEUE = {"task_queues": [Queue("q", Exchange("topical", "topic"), queue_arguments={"x-queue-type": "quorum"})]}

@@ -1,4 +1,4 @@
-"""When an entry was due, and whether that was too long ago: what Celery's schedules know and don't say."""
+"""When an entry ran last, when it was due, and whether that was too long ago: what Celery knows and doesn't say."""
 
 from __future__ import annotations
 
@@ -29,7 +29,11 @@ def described(schedule: Any) -> str:
 def due_at(schedule: Any, last_run_at: datetime, now: datetime) -> float | None:
     """The Unix time at which an entry that ran last at ``last_run_at`` was or will be due; ``None``: it doesn't say."""
     try:
-        left = _at(schedule, now).remaining_estimate(aware(last_run_at))
+        # The same schedule with its clock stopped: times come out the same whenever they are asked for.
+        stopped: Any = object.__new__(type(schedule))
+        stopped.__dict__.update(schedule.__dict__)
+        stopped.nowfun = lambda: now
+        left = stopped.remaining_estimate(aware(last_run_at))
         return None if left is None else aware(now).timestamp() + float(left.total_seconds())
     except Exception as error:
         # A schedule of a user's own may have no estimate: then a tick is known by the run before it.
@@ -52,9 +56,20 @@ def is_too_old(schedule: Any, due: float | None, now: datetime, catch_up_seconds
     return following is not None and following > aware(now).timestamp()
 
 
-def _at(schedule: Any, now: datetime) -> Any:
-    """The same schedule, with its clock stopped, so that times come out the same whenever they are asked for."""
-    stopped = object.__new__(type(schedule))
-    stopped.__dict__.update(schedule.__dict__)
-    stopped.nowfun = lambda: now
-    return stopped
+def own_last_run(entry: Any) -> float | None:
+    """When the entry ran last as its scheduler knows; ``None`` where it has never run there."""
+    model = getattr(entry, "model", None)
+    moment = entry.last_run_at if model is None else getattr(model, "last_run_at", None)
+    if moment is None or (model is None and not entry.total_run_count):
+        return None
+    return aware(moment).timestamp()
+
+
+def set_run(entry: Any, last_run_at: float, count: int) -> None:
+    """On the entry, and on the database row behind it (django-celery-beat), from which the next one is made."""
+    entry.last_run_at = like(entry.last_run_at, last_run_at)
+    entry.total_run_count = count
+    model = getattr(entry, "model", None)
+    if model is not None and hasattr(model, "total_run_count"):
+        model.last_run_at = entry.last_run_at
+        model.total_run_count = count
