@@ -48,8 +48,8 @@ class CompareOptions(bootsteps.StartStopStep):
         threading.Thread(target=self._compare, args=(own,), name="celery-etcdlock-compare", daemon=True).start()
 
     def _compare(self, own: dict[str, dict[str, str]]) -> None:
+        inspector = open_inspector(self._settings)
         try:
-            inspector = open_inspector(self._settings)
             others = {host: text for host, text in inspector.notes(NoteKind.OPTIONS).items() if host != self._hostname}
             for line in differences(own, others):
                 logger.warning("celery-etcdlock: %s", line)
@@ -57,6 +57,8 @@ class CompareOptions(bootsteps.StartStopStep):
             self._written_by = inspector
         except LockUnavailable as error:
             logger.debug("the lock options of other workers can't be read: %s", error)
+        finally:
+            inspector.close()  # until the end: it connects anew then
 
     def stop(self, worker: Any) -> None:
         inspector, self._written_by = self._written_by, None
@@ -66,6 +68,8 @@ class CompareOptions(bootsteps.StartStopStep):
             inspector.delete_note(NoteKind.OPTIONS, self._hostname)
         except LockUnavailable as error:
             logger.debug("this worker's lock options stay in the store until they expire: %s", error)
+        finally:
+            inspector.close()
 
 
 def options_of(task: SingletonTask[Any, Any], settings: Settings) -> dict[str, str]:

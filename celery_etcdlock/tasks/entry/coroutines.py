@@ -16,10 +16,12 @@ import importlib.util
 import inspect
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from typing import Any
 
 from celery_etcdlock.errors import EtcdLockError
+from celery_etcdlock.tasks.entry.call_path import InBody, innermost
 
 #: Seconds after which a thread that waits for a coroutine looks whether it is interrupted itself.
 LOOK_SECONDS = 0.2
@@ -53,6 +55,23 @@ def finished(task: Any, go_on: Callable[[], Any]) -> Any:
         f"task {task.name!r}: its body is a coroutine, and nobody here awaits it while the lock is held, so it wasn't "
         "run: use celery-aio-pool, or call asyncio.run() in the body or in the __call__ of a base class"
     )
+
+
+def awaited_in_body(result: Any) -> Any:
+    """A coroutine that a plain function gives is the call's body as well, whoever awaits it."""
+    call_path = innermost()
+    if call_path is None or not inspect.iscoroutine(result):
+        return result
+
+    async def body() -> Any:
+        with InBody(call_path):
+            return await result
+
+    awaited: Any = body()
+    awaited.__name__, awaited.__qualname__ = result.__name__, result.__qualname__
+    # One that is closed before it has begun leaves nothing behind that warns of not having been awaited.
+    weakref.finalize(awaited, result.close).atexit = False
+    return awaited
 
 
 def locked_coroutine(lock: Callable[[Callable[[], Any]], Any], go_on: Callable[[], Any]) -> Any:

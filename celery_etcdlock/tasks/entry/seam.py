@@ -27,7 +27,7 @@ from celery import Task
 from celery_etcdlock.errors import LockConflict, LockUnavailable
 from celery_etcdlock.tasks.entry.call_path import CallPath, InBody, innermost
 from celery_etcdlock.tasks.entry.caller import entering_request
-from celery_etcdlock.tasks.entry.coroutines import finished, locked_coroutine
+from celery_etcdlock.tasks.entry.coroutines import awaited_in_body, finished, locked_coroutine
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -56,7 +56,8 @@ def reach_body(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], body: C
         go_on = functools.partial(finished, task, functools.partial(_in_body, body))
         return _lock(task, entering_request(task), args, kwargs, go_on)
     with way:
-        return body()
+        result = body()
+    return awaited_in_body(result)
 
 
 async def reach_async_body(
@@ -119,7 +120,8 @@ def _in_body(body: Callable[[], Any]) -> Any:
     call_path = innermost()
     assert call_path is not None
     with InBody(call_path):
-        return body()
+        result = body()
+    return awaited_in_body(result)
 
 
 async def _in_async_body(body: Callable[[], Any]) -> Any:

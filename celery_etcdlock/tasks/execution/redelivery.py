@@ -4,9 +4,9 @@ Brokers redeliver when a visibility timeout runs out, a connection or channel is
 always say so. The lock keeps the copies apart while the first runs (``core.conflict_decision``). When the lock is free,
 either the first has ended and left a mark (``locking.done_marks``), or it died and left none: then the copy runs.
 
-*The end* of a delivery is what Celery acknowledges it for: a result, a failure (unless ``acks_on_failure_or_timeout``
-is off), a retry or replacement that was published. Not a process that dies, a time limit that kills it, a ``Reject``,
-or a body that was interrupted because its lock was lost.
+*The end* of a delivery is what Celery acknowledges it for: a result, a failure (unless the task says otherwise:
+``ACKS_ON_FAILURE``), a retry or replacement that was published. Not a process that dies, a time limit that kills it, a
+``Reject``, or a body that was interrupted because its lock was lost.
 
 Copies may have been rescheduled a different number of times, so a mark leaves that out: whichever runs first, the
 others don't run.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import logging
 from contextlib import suppress
 
+from celery import Task
 from celery.exceptions import Ignore, Reject, Retry
 
 from celery_etcdlock.core.conflict_decision import Place
@@ -30,6 +31,9 @@ from celery_etcdlock.tasks.execution.lost_result import await_or_replace, keeps_
 from celery_etcdlock.tasks.message.headers import COPY_HEADER, header
 
 logger = logging.getLogger("celery_etcdlock")
+
+#: The task's attribute by which this Celery decides whether a failure is acknowledged: from 5.7 on, one of its own.
+ACKS_ON_FAILURE = "acks_on_failure" if hasattr(Task, "acks_on_failure") else "acks_on_failure_or_timeout"
 
 
 class HasRun(Ignore):
@@ -112,4 +116,4 @@ class Redelivery:
             return False
         if error is None or isinstance(error, Ignore | Retry):
             return True
-        return isinstance(error, Exception) and bool(self._context.task.acks_on_failure_or_timeout)
+        return isinstance(error, Exception) and bool(getattr(self._context.task, ACKS_ON_FAILURE))

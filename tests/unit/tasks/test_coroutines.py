@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import gc
 import sys
 import threading
 import types
+import warnings
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
 from celery import Task
 
-from celery_etcdlock import LockConflict, LockLost, SingletonTask, current_lock, singleton_task
+from celery_etcdlock import EtcdLockError, LockConflict, LockLost, SingletonTask, current_lock, singleton_task
 from celery_etcdlock.tasks.execution import interruption
 from tests.unit.tasks.lab import Lab, run_message
 
@@ -124,6 +126,65 @@ def test_a_base_class_that_runs_an_event_loop(lab: Lab, base: Any, monkeypatch: 
     assert task(8) == 8
     with lab.locks.lock("name"), pytest.raises(LockConflict):
         task(9)
+
+
+@pytest.mark.parametrize("written", ["async def", "def"])
+def test_what_a_coroutine_calls_is_a_call_of_its_own(lab: Lab, monkeypatch: pytest.MonkeyPatch, written: str) -> None:
+    """Also where a plain ``run`` made the coroutine: nobody would await the other with its lock, so it isn't run."""
+    monkeypatch.setattr("celery_etcdlock.tasks.definition.checks.may_be_awaited", lambda: False)
+    held: list[tuple[str, int]] = []
+
+    class Loop(SingletonTask):  # type: ignore[misc]
+        abstract = True
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return asyncio.run(self.run(*args, **kwargs))
+
+    async def body(self: Any, key: str) -> str:
+        held.append((key, len(lab.locks.holders(key))))
+        return key if key == "other" else str(await self.run("other"))
+
+    def run(self: Any, key: str) -> Any:
+        return body(self, key)
+
+    function = body if written == "async def" else run
+    options = {"base": Loop, "lock_key": "{key}", "bind": True, "name": "calls", "shared": False}
+    task = singleton_task(app=lab.app, **options)(function)
+    result, message = lab.publish(task, "one")
+    run_message(lab.app, message)
+    if written == "async def":
+        assert result.get(timeout=5) == "other"
+        assert held == [("one", 1), ("other", 1)]
+    else:
+        with pytest.raises(EtcdLockError, match="its body is a coroutine"):
+            result.get(timeout=5)
+        assert held == [("one", 1)]
+
+
+def test_a_coroutine_that_nobody_awaits_is_closed(lab: Lab) -> None:
+    """Nothing is said of it but the error."""
+    begun: list[int] = []
+
+    async def body() -> None:
+        begun.append(1)
+
+    class Passes(SingletonTask):  # type: ignore[misc]
+        abstract = True
+
+        def __call__(self, *args: Any, **kwargs: Any) -> Any:
+            return self.run(*args, **kwargs)
+
+    def run() -> Any:
+        return body()
+
+    task = singleton_task(app=lab.app, base=Passes, lock_key="name", name="closed", shared=False)(run)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        with pytest.raises(EtcdLockError, match="its body is a coroutine"):
+            task()
+        gc.collect()
+    assert [str(each.message) for each in said] == []
+    assert begun == []
 
 
 def test_awaited_directly(lab: Lab) -> None:

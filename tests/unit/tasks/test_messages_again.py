@@ -13,7 +13,7 @@ from typing import Any
 from uuid import uuid4
 
 import pytest
-from celery import current_task
+from celery import Task, current_task
 from celery.exceptions import SoftTimeLimitExceeded
 
 from celery_etcdlock.core.key_kinds import Relation, find
@@ -52,6 +52,7 @@ from celery_etcdlock.tasks.message.headers import (
 from tests.unit.tasks.worker_in_memory import Worker
 from tests.waiting import wait_for
 
+HAS_ACKS_ON_FAILURE = hasattr(Task, "acks_on_failure")  # Celery 5.7
 LIFETIMES = ["while_executing", "until_executing", "until_executed", "until_and_while_executing"]
 
 
@@ -72,6 +73,34 @@ def test_a_copy_doesnt_run_again_whichever_of_the_two_comes_first(
     worker.run(message)
     assert len(worker.ran) == 1
     assert result.state == "SUCCESS"
+
+
+@pytest.mark.parametrize(
+    ("options", "runs"),
+    [
+        ({}, 1),
+        ({"acks_on_failure_or_timeout": False}, 2),
+        ({"acks_on_failure": False}, 2 if HAS_ACKS_ON_FAILURE else 1),
+        ({"acks_on_failure_or_timeout": False, "acks_on_failure": True}, 1 if HAS_ACKS_ON_FAILURE else 2),
+    ],
+)
+def test_a_failure_that_celery_does_not_acknowledge_is_no_end(
+    worker: Worker, options: dict[str, bool], runs: int
+) -> None:
+    """Celery rejects it, for instance to a queue of dead letters, from which it may come again."""
+
+    def fails() -> None:
+        began.append(1)
+        raise ValueError
+
+    began: list[int] = []
+    task = worker.task(fails, lock_key="name", acks_late=True, **options)
+    result = task.delay()
+    [message] = worker.messages()
+    worker.run(copy.deepcopy(message))
+    worker.run(message)
+    assert len(began) == runs
+    assert result.state == "FAILURE"
 
 
 @pytest.mark.parametrize("lifetime", [*LIFETIMES, "until_expired"])
