@@ -181,7 +181,7 @@ class EtcdLocks:
 
     def holders(self, name: str) -> tuple[Key, ...]:
         """Who holds the lock ``name`` now, then who waits, in order. Raises ``LockUnavailable``."""
-        return self.manager.pending.look(name)
+        return self.manager.claims.look(name)
 
     def send_celery_events(self, hostname: str) -> None:
         """From now on, publish lock events as Celery events of the worker ``hostname``. Call it before a fork."""

@@ -201,7 +201,7 @@ class EtcdScheduler(Scheduler):
         settings = self._settings
         term = Term(
             lock,
-            self._manager.book(self._name, lock),
+            self._manager.saved_states(self._name, lock),
             self._manager.done,
             at_least_once=settings.beat_delivery == "at_least_once",
             catch_up_seconds=settings.beat_catch_up,

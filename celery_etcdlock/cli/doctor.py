@@ -74,14 +74,7 @@ def _redis(settings: Settings) -> Iterator[CheckResult]:
 
     store = open_redis_store(settings)
     try:
-        yield from diagnose_redis(
-            open_redis_client(settings),
-            store,
-            where=settings.endpoints[0],
-            prefix=settings.prefix,
-            has_login=settings.password is not None,
-            timeout_seconds=settings.timeout,
-        )
+        yield from diagnose_redis(open_redis_client(settings), store, settings)
     except InvalidSetting as error:
         yield CheckResult(Level.BROKEN, "redis-py", str(error))
     finally:
@@ -92,7 +85,7 @@ def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[Ch
     inspector = open_inspector(settings)
     try:
         entries, _ = inspector.snapshot()
-        books = inspector.books()
+        saved_states = inspector.saved_states()
         counts = waiting_counts(inspector)
         traces = Traces(used=True) if entries else inspector.traces()
     except LockUnavailable:
@@ -100,7 +93,7 @@ def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[Ch
     finally:
         inspector.close()
     locks = LockTable(entries, counts).locks()
-    for beat in beats_of(books, locks):
+    for beat in beats_of(saved_states, locks):
         yield from beat_check_results(beat, time.time())
     if locks or traces.used:
         yield CheckResult(Level.OK, "locks", f"{number_held(locks)} held, {waits_in_words(locks, counts.others)}")

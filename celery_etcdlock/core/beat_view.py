@@ -28,10 +28,10 @@ class BeatView:
     standbys: tuple[KeyEntry, ...] = ()
 
 
-def beats_of(books: Mapping[str, Mapping[str, bytes]], locks: Iterable[LockEntry]) -> list[BeatView]:
-    """``books`` are the states of each beat by the name of its lock."""
+def beats_of(saved_states: Mapping[str, Mapping[str, bytes]], locks: Iterable[LockEntry]) -> list[BeatView]:
+    """``saved_states`` are those of each beat by the name of its lock."""
     views: dict[str, BeatView] = {}
-    for name, states in books.items():
+    for name, states in saved_states.items():
         view = views[name] = BeatView(name)
         for value in states.values():
             state = decode_state(value)

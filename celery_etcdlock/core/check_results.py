@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import Enum
+from functools import partial
 
 # Per minor version: the first release that has what locks need, and what is wrong before it.
 _FIRST_GOOD: dict[tuple[int, int], tuple[int, str]] = {
@@ -32,20 +33,25 @@ class CheckResult:
     remedy: str = ""
 
 
+ok = partial(CheckResult, Level.OK)
+warning = partial(CheckResult, Level.WARNING)
+broken = partial(CheckResult, Level.BROKEN)
+
+
 def version_check_result(endpoint: str, version: str) -> CheckResult:
     """What is known of an etcd version."""
     subject = f"version of {endpoint}"
     try:
         major, minor, patch = (int(part) for part in version.split("-")[0].split(".")[:3])
     except ValueError:
-        return CheckResult(Level.WARNING, subject, f"{version!r} is no version that is known here")
+        return warning(subject, f"{version!r} is no version that is known here")
     advice = "upgrade to 3.5.33, 3.6.14, 3.7.1 or later"
     if (major, minor) < (3, 4):
-        return CheckResult(Level.BROKEN, subject, f"{version}: celery-etcdlock needs 3.4 or later", advice)
+        return broken(subject, f"{version}: celery-etcdlock needs 3.4 or later", advice)
     if _INCONSISTENT[0] <= (major, minor, patch) <= _INCONSISTENT[1]:
         text = f"{version}: members can come to disagree on data after a crash (mended in 3.5.6)"
-        return CheckResult(Level.WARNING, subject, text, f"{advice}; never run this version in production")
+        return warning(subject, text, f"{advice}; never run this version in production")
     first_good, why = _FIRST_GOOD.get((major, minor), (0, ""))
     if patch < first_good:
-        return CheckResult(Level.WARNING, subject, f"{version}: {why}", advice)
-    return CheckResult(Level.OK, subject, version)
+        return warning(subject, f"{version}: {why}", advice)
+    return ok(subject, version)

@@ -233,23 +233,23 @@ class StateWrite:
 
 @dataclass(frozen=True, slots=True)
 class SaveStates:
-    """Write all of these states of a book, or none: if ``guard`` is held as we wrote it and each is as it was seen.
+    """Write all of these saved states, or none: if ``guard`` is held as we wrote it and each is as it was seen.
 
-    A book is what the holder of a lock leaves for the next one; its keys have no lease.
+    They are what the holder of the lock ``name`` leaves for the next one; their keys have no lease.
 
     -> StatesSaved | StatesRefused with what is there now of these keys | NotHeld
     """
 
     guard: HeldKey
-    book: str
+    name: str
     writes: tuple[StateWrite, ...]
 
 
 @dataclass(frozen=True, slots=True)
 class LoadStates:
-    """Read a whole book, linearizably. -> StatesSeen"""
+    """Read all states saved under ``name``, linearizably. -> StatesSeen"""
 
-    book: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)

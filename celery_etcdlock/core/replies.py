@@ -178,7 +178,7 @@ class Done(StoreReply):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """One state of a book (``SaveStates``), as of ``revision``."""
+    """One saved state (``SaveStates``), as of ``revision``."""
 
     key: str
     value: bytes

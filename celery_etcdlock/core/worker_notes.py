@@ -15,3 +15,7 @@ class NoteKind(Enum):
     OPTIONS = "worker"
     #: How many messages it has that wait for each lock (``core.waiting_counts``).
     WAITING = "waiting"
+
+
+#: Longer ones aren't read: nobody of ours wrote them.
+MOST_NOTE_BYTES = 256 * 1024

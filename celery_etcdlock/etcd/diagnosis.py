@@ -7,10 +7,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterator
-from functools import partial
 from typing import Any
 
-from celery_etcdlock.core.check_results import CheckResult, Level, version_check_result
+from celery_etcdlock.core.check_results import CheckResult, broken, ok, version_check_result, warning
 from celery_etcdlock.core.roles import role_commands
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import LockUnavailable
@@ -24,10 +23,6 @@ DEFAULT_QUOTA_BYTES = 2 * 1024**3
 #: Revisions after which an etcd that compacts would have done so.
 MANY_REVISIONS = 100_000
 PROBE_TTL_SECONDS = 10
-
-ok = partial(CheckResult, Level.OK)
-warning = partial(CheckResult, Level.WARNING)
-broken = partial(CheckResult, Level.BROKEN)
 
 OpenClient = Callable[[tuple[str, ...]], EtcdClient]
 

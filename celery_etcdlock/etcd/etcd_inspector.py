@@ -13,14 +13,13 @@ from celery_etcdlock.core.operations import RevokeLease
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import decode_record
 from celery_etcdlock.core.replies import Asked
-from celery_etcdlock.core.worker_notes import NoteKind
+from celery_etcdlock.core.worker_notes import MOST_NOTE_BYTES, NoteKind
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient
 from celery_etcdlock.etcd.errors import Compacted, EtcdError, LeaseNotFound, PermissionDenied
 from celery_etcdlock.etcd.etcd_store import EtcdStore
 from celery_etcdlock.etcd.key_layout import Layout, delete, end_of, is_at, pages, token_in, unchanged, watch_request
 
-MOST_NOTE_BYTES = 256 * 1024
 #: Where apps have their prefix unless ``etcdlock_prefix`` says otherwise, and how many of them are named at most.
 DEFAULT_PLACE = b"/celery-etcdlock/"
 MOST_OTHERS = 5
@@ -177,13 +176,13 @@ class EtcdInspector:
         if lease:
             self._store.perform(RevokeLease(lease), self._timeout_seconds)
 
-    def books(self) -> dict[str, dict[str, bytes]]:
-        books: dict[str, dict[str, bytes]] = {}
-        for page in pages(self._read, self._layout.books):
+    def saved_states(self) -> dict[str, dict[str, bytes]]:
+        found: dict[str, dict[str, bytes]] = {}
+        for page in pages(self._read, self._layout.saved_states):
             for kv in page.kvs:
-                segment, _, key = token_in(kv, self._layout.books).partition("/")
-                books.setdefault(unescape_name(segment), {})[key] = kv.value
-        return books
+                segment, _, key = token_in(kv, self._layout.saved_states).partition("/")
+                found.setdefault(unescape_name(segment), {})[key] = kv.value
+        return found
 
     def close(self) -> None:
         self._client.close()

@@ -8,7 +8,7 @@
     {prefix}replaced/{task id}    a mark that this queued task was replaced by a newer one; on the newer one's lease
     {prefix}done/{delivery}       a mark that this run of this call has come to its end; on a shared lease, for a while
     {prefix}used                  a worker was started with this prefix once; on no lease
-    {prefix}beat/{book}/{entry}   what the holder of the beat's lock leaves for the next one; on no lease
+    {prefix}beat/{name}/{entry}   what the holder of the beat's lock leaves for the next one; on no lease
 
 Names are escaped (``core.name_escaping``), so that no name's range holds another's keys.
 """
@@ -43,7 +43,7 @@ class Layout:
         self.release_asks = f"{prefix}let-go/".encode()
         self.marks = f"{prefix}replaced/".encode()
         self.done = f"{prefix}done/".encode()
-        self.books = f"{prefix}beat/".encode()
+        self.saved_states = f"{prefix}beat/".encode()
         self.used = f"{prefix}used".encode()
 
     def notes(self, kind: NoteKind) -> bytes:
@@ -67,9 +67,9 @@ class Layout:
     def key(self, name: str, token: str) -> bytes:
         return self.name_start(name) + token.encode()
 
-    def book_start(self, book: str) -> bytes:
-        """What all keys of a book begin with. Keys in it are segments already (``core.name_escaping``)."""
-        return self.books + escape_name(book).encode() + b"/"
+    def states_start(self, name: str) -> bytes:
+        """What the keys of all states saved under ``name`` begin with; the rest is escaped (``core.name_escaping``)."""
+        return self.saved_states + escape_name(name).encode() + b"/"
 
     def mark(self, task_id: str) -> bytes:
         return self.marks + escape_name(task_id).encode()

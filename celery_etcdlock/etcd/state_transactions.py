@@ -1,4 +1,4 @@
-"""A book of states, as transactions: what the holder of a lock leaves for the next one."""
+"""Saved states, as transactions: what the holder of a lock leaves for the next one."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from celery_etcdlock.etcd.key_layout import Fields, Layout, delete, is_at, pages
 
 
 class States:
-    """Encodes and decodes the operations on books; sends nothing itself."""
+    """Encodes and decodes the operations on saved states; sends nothing itself."""
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
@@ -19,7 +19,7 @@ class States:
     def request(self, operation: SaveStates) -> Fields:
         """The operation as the fields of a ``TxnRequest``."""
         guard = self._layout.key(operation.guard.name, operation.guard.token)
-        start = self._layout.book_start(operation.book)
+        start = self._layout.states_start(operation.name)
         keys = [start + write.key.encode() for write in operation.writes]
         return {
             "compare": [
@@ -39,12 +39,12 @@ class States:
         guard, *states = [one.response_range.kvs for one in response.responses]
         if not is_at(guard, operation.guard.mod_revision):
             return NotHeld()
-        start = self._layout.book_start(operation.book)
+        start = self._layout.states_start(operation.name)
         return StatesRefused(_states((kv for kvs in states for kv in kvs), start))
 
     def load(self, operation: LoadStates, read_page: Callable[..., Any]) -> StatesSeen:
         """All states. ``read_page`` as in ``key_layout.pages``."""
-        start = self._layout.book_start(operation.book)
+        start = self._layout.states_start(operation.name)
         return StatesSeen(_states((kv for page in pages(read_page, start) for kv in page.kvs), start))
 
 

@@ -21,21 +21,18 @@ import os
 import threading
 from enum import Enum
 
-from celery_etcdlock.core.operations import RevokeLease
 from celery_etcdlock.core.protocol import Renew, Renewed
-from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock, boot_time
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lease_page import Entry, LeasePage
 from celery_etcdlock.locking.lock_store import LockStore
-from celery_etcdlock.native import Alarm, allocate_mutex, start_thread
+from celery_etcdlock.locking.open_sessions import revoke
+from celery_etcdlock.native import Alarm, allocate_mutex, process_lives, start_thread
 
 logger = logging.getLogger("celery_etcdlock")
 
 #: Seconds between two looks at the children. A look costs a system call for each of them.
 LOOK_SECONDS = 0.2
-
-REVOKE_SECONDS = 1.0
 
 #: A child is late when less of its TTL is left than this: by then it has missed its own renewal and a repeat or two.
 LATE = 0.5
@@ -103,13 +100,10 @@ class Guardian:
             self._renew(entry, deadline)
 
     def _revoke(self, entry: Entry) -> bool:
-        try:
-            self._store.perform(RevokeLease(entry.lease), REVOKE_SECONDS)
-        except LockUnavailable as error:
-            logger.debug("lease %x of process %s isn't revoked yet: %s", entry.lease, entry.pid, error)
-            return False
-        logger.info("celery-etcdlock: revoked lease %x of process %s, which is gone", entry.lease, entry.pid)
-        return True
+        is_revoked = revoke(entry.lease, self._store)
+        if is_revoked:
+            logger.info("celery-etcdlock: revoked lease %x of process %s, which is gone", entry.lease, entry.pid)
+        return is_revoked
 
     def _renew(self, entry: Entry, deadline: float) -> None:
         answer_by = min(deadline, self._clock() + max(LOOK_SECONDS, entry.ttl_seconds / 8))
@@ -132,10 +126,4 @@ def _state(pid: int) -> _State:
             if event is None:
                 return _State.RUNS
             return _State.STOPPED if event.si_code in (os.CLD_STOPPED, os.CLD_TRAPPED) else _State.GONE
-    try:
-        os.kill(pid, 0)
-    except ProcessLookupError:
-        return _State.GONE
-    except OSError:
-        return _State.UNKNOWN
-    return _State.UNKNOWN
+    return _State.UNKNOWN if process_lives(pid) else _State.GONE

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 
-from celery_etcdlock.core.check_results import CheckResult, Level
+from celery_etcdlock.core.check_results import CheckResult, broken, ok, warning
 from celery_etcdlock.core.ownership import DRIFT
 
 SAMPLE_SECONDS = 0.5
@@ -17,14 +17,11 @@ SAMPLE_SECONDS = 0.5
 
 def check_clock() -> list[CheckResult]:
     """Takes half a second."""
-    check_results = []
     if hasattr(time, "CLOCK_BOOTTIME"):
-        check_results.append(
-            CheckResult(Level.OK, "clock", "CLOCK_BOOTTIME is there, so a suspend of this machine is counted")
-        )
+        check_results = [ok("clock", "CLOCK_BOOTTIME is there, so a suspend of this machine is counted")]
     else:
         text = "there is no CLOCK_BOOTTIME: after a suspend of this machine a lock may be believed for too long"
-        check_results.append(CheckResult(Level.WARNING, "clock", text, "don't suspend machines that run workers"))
+        check_results = [warning("clock", text, "don't suspend machines that run workers")]
     raw = getattr(time, "CLOCK_MONOTONIC_RAW", None)
     if raw is None:
         return check_results
@@ -34,7 +31,7 @@ def check_clock() -> list[CheckResult]:
     rate = abs(elapsed / elapsed_raw - 1)
     text = f"runs within {rate * 1e6:,.0f} ppm of its hardware; {DRIFT * 1e6:,.0f} ppm are allowed for"
     if rate > DRIFT / 2:
-        check_results.append(CheckResult(Level.BROKEN, "clock", text, "mend this machine's clock (chronyc tracking)"))
+        check_results.append(broken("clock", text, "mend this machine's clock (chronyc tracking)"))
     else:
-        check_results.append(CheckResult(Level.OK, "clock", text))
+        check_results.append(ok("clock", text))
     return check_results

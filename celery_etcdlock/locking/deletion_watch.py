@@ -1,12 +1,12 @@
-"""One watch for all who wait in event loops: tells each that a place under its lock's name was deleted.
+"""One watch for all who wait in event loops: tells each that a key under its lock's name was deleted.
 
 The watch sees every deletion under the app's prefix, so its cost is the app's releases, not the number of those who
-wait. It runs in a thread, begins with the first who waits, and ends a while after the last. Nobody has to be told for
-sure: whoever waits looks again now and then, and whenever something may have been missed.
+wait. It runs in a thread, begins with the first who waits, and ends a while after the last. Nobody relies on it:
+whoever waits looks again now and then, and whenever something may have been missed.
 
 *What may have been missed.* Each waits for what comes after a revision that it has seen. The watch began after some
-revision, too, and remembers the latest deletions; who comes with an older revision than it can speak for is told at
-once, and looks. When the watch breaks, all are told, and it begins anew.
+revision, too, and remembers the latest deletions; who comes with an older revision than it can speak for is woken at
+once, and looks. When the watch breaks, all are woken, and it begins anew.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ import logging
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Collection, Iterator
+from contextlib import AbstractContextManager
 from typing import Protocol
 
 from celery_etcdlock.core.name_escaping import escape_name
 from celery_etcdlock.errors import LockUnavailable
-from celery_etcdlock.native import allocate_mutex, start_thread
+from celery_etcdlock.native import Alarm, allocate_mutex, start_thread
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -38,7 +38,7 @@ Ring = Callable[[], None]
 
 
 class Deletions(Protocol):
-    """Deletions of places, as they come: ``open`` yields the revision that they begin after, then the rest."""
+    """Deletions of keys, as they come: ``open`` yields the revision that they begin after, then the rest."""
 
     def open(self) -> AbstractContextManager[tuple[int, Iterator[tuple[int, set[str]]]]]:
         """The revision after which the deletions begin, and them: a revision and escaped names, at least every second.
@@ -65,7 +65,7 @@ class DeletionWatch:
         self._pid = os.getpid()
 
     def add(self, ring: Ring, name: str, after_revision: int) -> None:
-        """Have ``ring`` called when a place under ``name`` is deleted after the revision, until it is removed."""
+        """Have ``ring`` called when a key under ``name`` is deleted after the revision, until it is removed."""
         segment = escape_name(name)
         with self._mutex:
             self._waiting.setdefault(segment, {})[ring] = after_revision
@@ -90,9 +90,9 @@ class DeletionWatch:
                 self._idle_since = self._monotonic()
 
     def close(self) -> None:
-        """End the watch within a second; all who wait are told."""
+        """End the watch within a second; all who wait are woken."""
         self._closed = True
-        self._tell_all()
+        self._wake()
 
     # --- the watch's thread ---------------------------------------------------------------------------------------
 
@@ -100,9 +100,13 @@ class DeletionWatch:
         while os.getpid() == self._pid:
             try:
                 with self._deletions.open() as (revision, deletions):
-                    self._begin(revision)
+                    with self._mutex:
+                        self._latest.clear()
+                        self._since = revision
+                    self._wake(before=revision)
                     for revision, names in deletions:
-                        self._tell(revision, names)
+                        self._note(revision, names)
+                        self._wake(names, before=revision)
                         if self._is_over():
                             return
             except LockUnavailable as error:
@@ -110,34 +114,25 @@ class DeletionWatch:
             except Exception:
                 logger.exception("celery-etcdlock: the watch for waiting locks failed unexpectedly and begins anew")
             self._since = None
-            self._tell_all()
+            self._wake()
             if self._is_over():
                 return
-            _sleep(RETRY_SECONDS)
+            Alarm().wait(RETRY_SECONDS)  # as a real thread sleeps, also under gevent
 
-    def _begin(self, revision: int) -> None:
+    def _note(self, revision: int, names: set[str]) -> None:
         with self._mutex:
-            self._latest.clear()
-            self._since = revision
-            missed = [ring for rings in self._waiting.values() for ring, after in rings.items() if after < revision]
-        for ring in missed:
-            ring()
-
-    def _tell(self, revision: int, names: set[str]) -> None:
-        with self._mutex:
-            told = [ring for name in names for ring, after in self._waiting.get(name, {}).items() if after < revision]
             for name in names:
                 self._latest[name] = revision
                 self._latest.move_to_end(name)
             while len(self._latest) > MOST_REMEMBERED:
                 _, self._since = self._latest.popitem(last=False)
-        for ring in told:
-            ring()
 
-    def _tell_all(self) -> None:
+    def _wake(self, names: Collection[str] | None = None, before: float = float("inf")) -> None:
+        """Those who wait for one of ``names`` (``None``: for any), if they have seen less than ``before``."""
         with self._mutex:
-            told = [ring for rings in self._waiting.values() for ring in rings]
-        for ring in told:
+            waiting = self._waiting.values() if names is None else [self._waiting.get(name, {}) for name in names]
+            rings = [ring for each in waiting for ring, after in each.items() if after < before]
+        for ring in rings:
             ring()
 
     def _is_over(self) -> bool:
@@ -147,11 +142,3 @@ class DeletionWatch:
                 self._since = None
                 self._runs = False
             return not self._runs
-
-
-def _sleep(seconds: float) -> None:
-    # A real thread's, also under gevent.
-    pause = allocate_mutex()
-    pause.acquire()
-    with suppress(OverflowError):
-        pause.acquire(timeout=seconds)

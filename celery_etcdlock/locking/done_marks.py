@@ -60,7 +60,7 @@ class PendingMarks:
 
 
 class DoneMarks:
-    """See the module. Both methods raise ``LockUnavailable`` where the store can't be asked."""
+    """See the module. ``put`` and ``seen`` raise ``LockUnavailable`` where the store can't be asked."""
 
     def __init__(
         self,
@@ -68,7 +68,6 @@ class DoneMarks:
         clock: Clock,
         timeout_seconds: float,
         done_seconds: float = DONE_SECONDS,
-        *,
         schedule_mark: Callable[[Delivery], None] | None = None,
         pending: PendingMarks | None = None,
     ) -> None:

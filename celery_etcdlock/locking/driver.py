@@ -5,9 +5,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from typing import Any, TypeVar, cast, get_args
+from typing import Any, TypeVar, get_args
 
-from celery_etcdlock.core.operations import AwaitChange, Operation, Pause, StoreOperation
+from celery_etcdlock.core.operations import AwaitChange, Operation, Pause
 from celery_etcdlock.core.protocol import Machine
 from celery_etcdlock.core.replies import Changed, Failed, Reply, StoreReply
 from celery_etcdlock.errors import LockUnavailable
@@ -50,15 +50,16 @@ async def steer(
 ) -> Outcome:
     """Run ``machine`` to its outcome. ``observe`` sees each of the store's replies before the machine does.
 
-    Once ``stop`` is set, the machine is told that it has waited long enough.
+    Once ``stop`` is set, the machine waits no longer.
     """
     now = clock()
     step = machine.start(now)
     trouble: LockUnavailable | None = None
     while True:
-        seconds_left = machine.answer_by - now
+        patience = seconds_left = machine.answer_by - now
         reply: Reply
-        if isinstance(step, AwaitChange) and stop is not None:
+        if isinstance(step, AwaitChange):
+            patience = min(patience, LONGEST_WATCH_SECONDS)
             step = replace(step, stop=stop)
         if isinstance(step, Pause):
             await asking.pause(max(0.0, min(step.seconds, seconds_left)))
@@ -68,7 +69,7 @@ async def steer(
             reply = Failed(trouble or LockUnavailable("the lock store gave no answer in time"))
         else:
             try:
-                reply = await asking.perform(step, _patience(step, seconds_left))
+                reply = await asking.perform(step, patience)
             except LockUnavailable as error:
                 trouble = error
                 reply = Failed(error)
@@ -80,9 +81,6 @@ async def steer(
             machine.stop_waiting(now)
         following: Any = machine.on(reply, now)
         if type(following) not in OPERATIONS:
-            return cast("Outcome", following)
+            outcome: Outcome = following
+            return outcome
         step = following
-
-
-def _patience(operation: StoreOperation, seconds_left: float) -> float:
-    return min(seconds_left, LONGEST_WATCH_SECONDS) if isinstance(operation, AwaitChange) else seconds_left

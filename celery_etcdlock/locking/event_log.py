@@ -9,14 +9,15 @@ happens with every task, is for debugging.
 from __future__ import annotations
 
 import logging
-from typing import Any
 
 from celery_etcdlock.core import events as lock_events
 from celery_etcdlock.core.description import in_words
 from celery_etcdlock.core.printable import printable
-from celery_etcdlock.core.record import Record
 
 logger = logging.getLogger("celery_etcdlock")
+
+#: Facts that are fields as they are.
+FIGURES = ("fencing_token", "waited_seconds", "held_seconds", "late_seconds")
 
 
 def log_event(event: lock_events.LockEvent) -> None:
@@ -31,11 +32,9 @@ def log_event(event: lock_events.LockEvent) -> None:
         case _ if not logger.isEnabledFor(logging.DEBUG):
             return
         case lock_events.LockAcquired():
-            message, waited = "lock %s acquired (fencing token %s)", event.waited_seconds
-            _log(logging.DEBUG, "acquired", event, message, event.fencing_token, waited_seconds=waited)
+            _log(logging.DEBUG, "acquired", event, "lock %s acquired (fencing token %s)", event.fencing_token)
         case lock_events.LockReleased():
-            message, held = "lock %s released (fencing token %s)", event.held_seconds
-            _log(logging.DEBUG, "released", event, message, event.fencing_token, held_seconds=held)
+            _log(logging.DEBUG, "released", event, "lock %s released (fencing token %s)", event.fencing_token)
         case lock_events.LockConflicted():
             _log(logging.DEBUG, "conflict", event, "lock %s is held by %s", in_words(event.holder))
         case lock_events.LockWaiting():
@@ -43,30 +42,20 @@ def log_event(event: lock_events.LockEvent) -> None:
         case lock_events.TaskDeduplicated():
             _log(logging.DEBUG, "deduplicated", event, "lock %s: a task ended without having run: %s", event.reason)
         case lock_events.TickSent():
-            message, late = "lock %s: the tick of %r was sent, %.3f s late", event.late_seconds
-            _log(logging.DEBUG, "tick", event, message, event.entry, late, late_seconds=late)
+            message = "lock %s: the tick of %r was sent, %.3f s late"
+            _log(logging.DEBUG, "tick", event, message, event.entry, event.late_seconds)
 
 
-def _log(level: int, kind: str, event: lock_events.LockEvent, message: str, *arguments: object, **more: Any) -> None:
-    fields = {
-        "lock_event": kind,
-        "lock_name": event.name,
-        "task_id": event.record.delivery.task_id,
-        "task_name": event.record.task,
-        **more,
-    }
+def _log(level: int, kind: str, event: lock_events.LockEvent, message: str, *arguments: object) -> None:
+    record = event.record
+    fields = {"lock_event": kind, "lock_name": event.name, "task_id": record.delivery.task_id, "task_name": record.task}
     named = repr(event.name)
-    if event.record.about is not None:
-        fields["lock_about"] = event.record.about
-        named += f" ({printable(event.record.about)})"
-    if isinstance(
-        event, lock_events.LockAcquired | lock_events.LockReleased | lock_events.LockWasLost | lock_events.BeatTookOver
-    ):
-        fields["fencing_token"] = event.fencing_token
-    if isinstance(event, lock_events.LockConflicted | lock_events.LockWaiting):
-        fields["lock_holder"] = _task_id(event.holder)
+    if record.about is not None:
+        fields["lock_about"] = record.about
+        named += f" ({printable(record.about)})"
+    for fact, value in lock_events.facts_of(event).items():
+        if fact in FIGURES:
+            fields[fact] = value
+        elif fact == "holder":
+            fields["lock_holder"] = "an unknown holder" if value is None else value.delivery.task_id
     logger.log(level, message, named, *arguments, extra=fields)
-
-
-def _task_id(holder: Record | None) -> str:
-    return "an unknown holder" if holder is None else holder.delivery.task_id

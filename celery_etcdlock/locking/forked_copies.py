@@ -1,7 +1,7 @@
 """What a forked copy of a holder may know of the lock: what its holder writes down for it.
 
-A body may fork (``os.fork``, ``multiprocessing``): its copy has the lock's object, but no thread that renews, and isn't
-told of anything. So just before a fork each lock whose copies may ask (``Lock.copies_may_ask``) gets a few bytes of
+A body may fork (``os.fork``, ``multiprocessing``): its copy has the lock's object, but no thread that renews, and hears
+of nothing. So just before a fork each lock whose copies may ask (``Lock.copies_may_ask``) gets a few bytes of
 memory that both processes see. The holder writes there until when the lock may be trusted, with each renewal, and that
 it isn't held any more, as soon as it knows. The copy reads it, and asks whether the holder still runs: the lease of one
 that is dead is revoked at once (``child_lease_guardian``).

@@ -22,9 +22,9 @@ there was no answer, and asks again. One whose time is over while it is queued n
 whose time is up without a word counts as dead, and whoever is queued takes over.
 
 *Struck.* A signal's exception may end any caller between any two bytecodes. All that it owes to others is on its entry
-(whom it took along, what they are to be told, who leads next), and ``_finish`` gives it to them on every way out: it
-goes by what is left to do, so it is said twice, one ``finally`` around the other, for one of them may be struck itself.
-A wake-up too many does no harm, and a mutex that a strike left locked is unlocked there, too.
+(whom it took along, the answers that they wait for, who leads next), and ``_finish`` gives it to them on every way out:
+it goes by what is left to do, so it is said twice, one ``finally`` around the other, for one of them may be struck
+itself. A wake-up too many does no harm, and a mutex that a strike left locked is unlocked there, too.
 """
 
 from __future__ import annotations
@@ -32,8 +32,10 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from enum import Enum
 from itertools import islice
+from typing import Any
 
 from celery_etcdlock.core import operations as ops
 from celery_etcdlock.core.replies import StoreReply
@@ -55,39 +57,24 @@ class State(Enum):
     REFUSED = "refused"
 
 
+@dataclass(slots=True, eq=False)
 class Entry:
-    """One caller's operation. ``wake`` is a lock of the flavour that the process uses: greenlets wait on it, too."""
+    """One caller's operation."""
 
-    __slots__ = (
-        "answers",
-        "deadline",
-        "finished",
-        "operation",
-        "outcome",
-        "refused",
-        "sent",
-        "state",
-        "successor",
-        "taken",
-        "taken_by",
-        "wake",
-    )
-
-    def __init__(self, operation: ops.PlaceOperation, deadline: float) -> None:
-        self.operation = operation
-        self.deadline = deadline
-        self.state = State.QUEUED
-        self.outcome: StoreReply | LockUnavailable | None = None
-        self.taken_by: Entry | None = None
-        self.wake = threading.Lock()
-        self.wake.acquire()
-        # A leader's:
-        self.taken: list[Entry] = []
-        self.sent = False
-        self.answers: list[StoreReply] | None = None
-        self.refused: LockUnavailable | None = None
-        self.successor: Entry | None = None
-        self.finished = False
+    operation: ops.PlaceOperation
+    deadline: float
+    state: State = State.QUEUED
+    outcome: StoreReply | LockUnavailable | None = None
+    taken_by: Entry | None = None
+    #: Locked until something happened. Of the flavour that the process uses: greenlets wait on it, too.
+    wake: Any = field(default_factory=lambda: _locked(threading.Lock()))
+    # A leader's:
+    taken: list[Entry] = field(default_factory=list)
+    sent: bool = False
+    answers: list[StoreReply] | None = None
+    refused: LockUnavailable | None = None
+    successor: Entry | None = None
+    finished: bool = False
 
 
 class GroupCommit:
@@ -105,22 +92,20 @@ class GroupCommit:
             return self._store.perform(operation, timeout_seconds)
         entry = Entry(operation, self._monotonic() + timeout_seconds)
         try:
-            return self._perform(entry)
+            try:
+                self._line_up(entry)
+                while True:
+                    if entry.state is State.LEADING:
+                        return self._lead(entry)
+                    if entry.state is State.REFUSED:
+                        return self._alone(entry)
+                    if entry.state is State.ANSWERED:
+                        return _reply(entry)
+                    self._wait(entry)
+            finally:
+                self._finish(entry)
         finally:
-            self._finish(entry)
-
-    def _perform(self, entry: Entry) -> StoreReply:
-        try:
-            self._line_up(entry)
-            while True:
-                if entry.state is State.LEADING:
-                    return self._lead(entry)
-                if entry.state is State.REFUSED:
-                    return self._alone(entry)
-                if entry.state is State.ANSWERED:
-                    return _reply(entry)
-                self._wait(entry)
-        finally:
+            # Once more: a signal may have struck in the first.
             self._finish(entry)
 
     def _line_up(self, entry: Entry) -> None:
@@ -170,7 +155,7 @@ class GroupCommit:
     def _finish(self, entry: Entry) -> None:
         """No longer lead or queue, and give others what they wait for. Goes on where an earlier one was cut off."""
         if entry.finished or (entry.state is State.ANSWERED and not entry.taken):
-            return  # it is in no queue, leads nobody, and has told nobody
+            return  # it is in no queue, leads nobody, and owes nobody an answer
         with self._mutex:
             if self._queue.get(entry.operation.name) is entry:
                 del self._queue[entry.operation.name]
@@ -186,7 +171,7 @@ class GroupCommit:
                 following.state = State.LEADING
         unlock(self._mutex)
         if following is not None:
-            _wake(following)  # the next call sets out while this one's answers are told
+            _wake(following)  # the next call sets out while this one's answers are given out
         for number, one in enumerate(entry.taken):
             if one.taken_by is entry:
                 if one.state is not State.ANSWERED and one.state is not State.REFUSED:
@@ -218,13 +203,16 @@ class GroupCommit:
             if entry.state is State.TAKEN and now >= entry.deadline:
                 raise LockUnavailable("no answer from the lock store in time", maybe_applied=True)
 
-    # --- either ------------------------------------------------------------------------------------------------
-
     def _alone(self, entry: Entry) -> StoreReply:
         return self._store.perform(entry.operation, self._seconds_left(entry))
 
     def _seconds_left(self, entry: Entry) -> float:
         return max(0.001, entry.deadline - self._monotonic())
+
+
+def _locked(lock: Any) -> Any:
+    lock.acquire()
+    return lock
 
 
 def _wake(entry: Entry) -> None:

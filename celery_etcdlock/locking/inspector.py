@@ -14,7 +14,7 @@ class Inspector(Protocol):
     """Sees every lock under one prefix. Each method raises ``LockUnavailable`` when the store can't be asked."""
 
     def snapshot(self) -> tuple[list[KeyEntry], int]:
-        """Every place as of one revision, and that revision."""
+        """Every key as of one revision, and that revision."""
 
     def ttls(self, leases: Iterable[int]) -> dict[int, float]:
         """Seconds that each lease lives if nobody renews it any more. A lease that ended is missing."""
@@ -29,16 +29,16 @@ class Inspector(Protocol):
         """The store's latest revision."""
 
     def deletions(self, after_revision: int) -> Iterator[set[str]]:
-        """Like ``changes``, but only the segments of names under which a place was deleted; empty when none was."""
+        """Like ``changes``, but only the segments of names under which a key was deleted; empty when none was."""
 
     def ask_to_release(self, entry: KeyEntry, by: str) -> bool:
-        """Ask the holder to release it. False when the place is gone."""
+        """Ask the holder to release it. False when the key is gone."""
 
     def is_there(self, entry: KeyEntry) -> bool:
-        """Whether the place is still as it was seen."""
+        """Whether the key is still as it was seen."""
 
     def delete(self, entry: KeyEntry) -> bool:
-        """Delete the place, if it is as it was seen: its lock is free at once, whatever its holder does."""
+        """Delete the key, if it is as it was seen: its lock is free at once, whatever its holder does."""
 
     def notes(self, kind: NoteKind) -> dict[str, str]:
         """What workers wrote, by the names that they wrote it under."""
@@ -48,8 +48,8 @@ class Inspector(Protocol):
 
     def delete_note(self, kind: NoteKind, worker: str) -> None: ...
 
-    def books(self) -> dict[str, dict[str, bytes]]:
-        """What the holders of locks keep for the next ones (``operations.SaveStates``), by book and key."""
+    def saved_states(self) -> dict[str, dict[str, bytes]]:
+        """What the holders of locks keep for the next ones (``operations.SaveStates``), by lock and key."""
 
     def traces(self) -> Traces:
         """Whether anybody ever used this prefix; to be asked where no lock is held."""

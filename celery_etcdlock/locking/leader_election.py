@@ -1,11 +1,11 @@
-"""Stands for a lock for as long as a process lives: waits in line for it, holds it, loses it, waits again.
+"""Stands for a lock for as long as a process lives: queues for it, holds it, loses it, waits again.
 
 States::
 
     WAITING ---> HOLDING ---> LEFT ---> WAITING ...
                                 `-----> (stopped)
 
-The waiting is done by a thread of its own: an ordinary wait in line, woken by a watch. When the lock is ours the thread
+The waiting is done by a thread of its own: an ordinary waiter, woken by a watch. When the lock is ours the thread
 hands it over, rings the alarm and sleeps until whoever uses it *leaves*: because it was lost, or because it can't be
 used. While etcd is away the thread tries again, without an end.
 """
@@ -15,6 +15,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections.abc import Callable
+from dataclasses import dataclass, field
 
 from celery_etcdlock.core.record import Record
 from celery_etcdlock.errors import LockUnavailable
@@ -25,41 +26,33 @@ from celery_etcdlock.native import Alarm
 
 logger = logging.getLogger("celery_etcdlock")
 
-#: Seconds of one wait in line. Nobody gives up a beat.
+#: Seconds of one wait. Nobody gives up a beat.
 FOREVER = 1e9
 #: Seconds between two tries to reach a store that is away.
 RETRY_SECONDS = 1.0
 
 
+@dataclass(eq=False)
 class LeaderElection:
     """``alarm`` rings whenever ``lock`` changes. ``on_lost`` is called in another thread when the lock is lost.
 
     ``on_away`` is called in the thread that waits, with the error of each try that failed.
     """
 
-    def __init__(
-        self,
-        manager: LockManager,
-        name: str,
-        record: Callable[[], Record],
-        ttl_seconds: int,
-        *,
-        alarm: Alarm,
-        on_lost: Callable[[Lock], None],
-        on_away: Callable[[LockUnavailable], None],
-    ) -> None:
-        self._manager = manager
-        self._name = name
-        self._record = record
-        self._ttl_seconds = ttl_seconds
-        self._alarm = alarm
-        self._on_lost = on_lost
-        self._on_away = on_away
+    manager: LockManager
+    name: str
+    record: Callable[[], Record]
+    ttl_seconds: int
+    alarm: Alarm
+    on_lost: Callable[[Lock], None]
+    on_away: Callable[[LockUnavailable], None]
+    #: The lock while it is held and hasn't been left.
+    lock: Lock | None = field(init=False, default=None)
+
+    def __post_init__(self) -> None:
         self._left = Alarm()
         self._pause_seconds = 0.0
         self._stopped = False
-        #: The lock while it is held and hasn't been left.
-        self.lock: Lock | None = None
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="celery-etcdlock-candidacy", daemon=True).start()
@@ -68,17 +61,17 @@ class LeaderElection:
         """Release the lock, or what is left of it, and stand for it again after a pause. Never raises."""
         lock, self.lock = self.lock, None
         if lock is not None:
-            self._manager.release(lock)
+            self.manager.release(lock)
             self._pause_seconds = pause_seconds
             self._left.ring()
 
     def stop(self) -> None:
-        """Release the lock or the place in line at once. The manager is of no use any more."""
+        """Release the lock or the queue position at once. The manager is of no use any more."""
         self._stopped = True
         lock, self.lock = self.lock, None
         if lock is not None:
-            self._manager.release(lock)
-        self._manager.give_up()
+            self.manager.release(lock)
+        self.manager.give_up()
         self._left.ring()
 
     def _run(self) -> None:
@@ -87,20 +80,20 @@ class LeaderElection:
                 self._stand()
             except LockUnavailable as error:
                 if not self._stopped:
-                    self._on_away(error)
+                    self.on_away(error)
                     self._left.wait(RETRY_SECONDS)
             except Exception:
-                logger.exception("celery-etcdlock: waiting for lock %r failed unexpectedly and goes on", self._name)
+                logger.exception("celery-etcdlock: waiting for lock %r failed unexpectedly and goes on", self.name)
                 self._left.wait(RETRY_SECONDS)
 
     def _stand(self) -> None:
-        lock = self._manager.acquire(
-            self._name, self._record(), ttl_seconds=self._ttl_seconds, wait_seconds=FOREVER, on_lost=self._lost
+        lock = self.manager.acquire(
+            self.name, self.record(), ttl_seconds=self.ttl_seconds, wait_seconds=FOREVER, on_lost=self._lost
         )
         if isinstance(lock, Conflict):
             return
         self.lock = lock
-        self._alarm.ring()
+        self.alarm.ring()
         if self._stopped:
             return
         self._left.wait(None)
@@ -109,5 +102,5 @@ class LeaderElection:
             self._left.wait(pause)
 
     def _lost(self, lock: Lock) -> None:
-        self._on_lost(lock)
-        self._alarm.ring()
+        self.on_lost(lock)
+        self.alarm.ring()

@@ -60,8 +60,6 @@ class LeasePage:
         """Whether this process made the page, rather than inherited it."""
         return os.getpid() == self._owner
 
-    # --- for the children -----------------------------------------------------------------------------------
-
     def enter(self, lease: int, ttl_seconds: int, deadline: float) -> None:
         """Write down a lease that is about to be granted to this process."""
         if self.is_own:
@@ -93,10 +91,13 @@ class LeasePage:
         """This process's lease is gone, or is left to run out."""
         self.remove(os.getpid(), lease)
 
-    # --- for the parent -------------------------------------------------------------------------------------
-
     def entries(self) -> list[Entry]:
-        return [self._read(at) for at in range(0, len(self._whole) - NUMBERS, NUMBERS) if self._whole[at + PID]]
+        whole, real = self._whole, self._real
+        return [
+            Entry(*whole[at : at + OWN_DEADLINE], *real[at + OWN_DEADLINE : at + NUMBERS])
+            for at in range(0, len(whole) - NUMBERS, NUMBERS)
+            if whole[at + PID]
+        ]
 
     def vouch(self, entry: Entry, deadline: float) -> None:
         """The parent renewed the lease of ``entry``."""
@@ -112,18 +113,6 @@ class LeasePage:
 
         self._exclusively(free)
 
-    # --- the page -------------------------------------------------------------------------------------------
-
-    def _read(self, at: int) -> Entry:
-        whole, real = self._whole, self._real
-        return Entry(
-            whole[at + PID],
-            whole[at + LEASE],
-            whole[at + TTL],
-            real[at + OWN_DEADLINE],
-            real[at + GUARDIAN_DEADLINE],
-        )
-
     def _find(self, pid: int, lease: int | None = None) -> int | None:
         for at in range(0, len(self._whole) - NUMBERS, NUMBERS):
             if self._whole[at + PID] == pid and (lease is None or self._whole[at + LEASE] == lease):
@@ -136,16 +125,13 @@ class LeasePage:
         if self._mutex[0] != pid:  # the parent's, which may have been held when it forked
             self._mutex = (pid, allocate_owned_mutex())
         try:
-            self._try(change)
+            try:
+                if self._mutex[1].acquire(timeout=LOCK_SECONDS) and self._lock_file():
+                    change()
+            finally:
+                self._unlock()
         finally:
             # Once more: a signal may have struck in the first.
-            self._unlock()
-
-    def _try(self, change: Callable[[], None]) -> None:
-        try:
-            if self._mutex[1].acquire(timeout=LOCK_SECONDS) and self._lock_file():
-                change()
-        finally:
             self._unlock()
 
     def _unlock(self) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Any
 
 from celery_etcdlock.core.operations import HeldKey
+from celery_etcdlock.core.protocol import Acquired
 from celery_etcdlock.core.record import Record
 from celery_etcdlock.errors import LockLost
 from celery_etcdlock.locking.forked_copies import NOT_HELD, SharedDeadline
@@ -26,19 +27,11 @@ class Lock:
     """
 
     def __init__(
-        self,
-        name: str,
-        fencing_token: int,
-        *,
-        token: str,
-        record: Record,
-        session: Session,
-        doubtful: bool = False,
-        has_run: bool | None = None,
+        self, key: PendingDelete, acquired: Acquired, record: Record, session: Session, *, token_is_ours: bool
     ) -> None:
-        self.name = name
-        self.fencing_token = fencing_token
-        self.token = token
+        self.name = key.name
+        self.token = key.token
+        self.fencing_token = acquired.fencing_token
         #: What was stored: whose it is.
         self.record = record
         #: When it was acquired, on the session's clock.
@@ -46,15 +39,15 @@ class Lock:
         self.session = session
         self.pid = os.getpid()
         #: An unanswered request may still arrive: release by resolving (``core.protocol.acquire``).
-        self.doubtful = doubtful
+        self.doubtful = acquired.doubtful
         #: Whether the run that holds it has come to its end before; ``None`` where that isn't known (``done_marks``).
-        self.has_run = has_run
+        self.has_run = acquired.has_run
+        #: Nobody but this process ever knew the token: after a release it may serve again (``key_tokens``).
+        self.token_is_ours = token_is_ours
         #: Called in another thread when the lock is lost.
         self.on_lost: Callable[[Lock], None] | None = None
-        #: Nobody but this process ever knew the token: after a release it may serve again (``key_tokens``).
-        self.token_is_ours = False
         #: Called when ``check`` is about to raise.
-        self.on_told: Callable[[], None] | None = None
+        self.on_check_failed: Callable[[], None] | None = None
         #: Whether a forked copy of this process may ask it (``forked_copies``).
         self.copies_may_ask = False
         self._shared: SharedDeadline | None = None
@@ -117,8 +110,8 @@ class Lock:
         """Raise ``LockLost`` once the lock can't be trusted any more. Costs no network."""
         reason = self.lost_reason
         if reason is not None:
-            if self.on_told is not None and os.getpid() == self.pid:
-                self.on_told()
+            if self.on_check_failed is not None and os.getpid() == self.pid:
+                self.on_check_failed()
             raise LockLost(self.name, reason)
 
     def lose(self, reason: str) -> None:

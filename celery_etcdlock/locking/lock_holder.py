@@ -65,6 +65,5 @@ def describe_holder(keys: tuple[Key, ...]) -> str:
     if not keys:
         return "somebody who released it meanwhile"
     record = keys[0].record
-    if record is None:
-        return in_words(record)
-    return f"{in_words(record)}, since {time.strftime('%Y-%m-%d %H:%M:%S UTC', time.gmtime(record.since))}"
+    since = "" if record is None else time.strftime(", since %Y-%m-%d %H:%M:%S UTC", time.gmtime(record.since))
+    return in_words(record) + since

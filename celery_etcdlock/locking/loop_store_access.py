@@ -17,6 +17,8 @@ from __future__ import annotations
 import asyncio
 import concurrent.futures
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
 from celery_etcdlock.core.operations import AwaitChange, StoreOperation
@@ -36,23 +38,16 @@ THREADS = 8
 LOOK_SECONDS = (0.02, 1.0)
 
 
+@dataclass(eq=False)
 class LoopStoreAccess:
     """See the module. One for each call. ``changes`` is ``None`` where the store has no watch for all to offer."""
 
-    def __init__(
-        self,
-        loop: asyncio.AbstractEventLoop,
-        threads: concurrent.futures.Executor,
-        store: LockStore,
-        changes: DeletionWatch | None,
-        clock: Clock = boot_time,
-    ) -> None:
-        self._loop = loop
-        self._threads = threads
-        self._store = store
-        self._changes = changes
-        self._clock = clock
-        self._pause, self._longest_pause = LOOK_SECONDS
+    _loop: asyncio.AbstractEventLoop
+    _threads: concurrent.futures.Executor
+    _store: LockStore
+    _changes: DeletionWatch | None
+    _clock: Clock = boot_time
+    _pause: float = field(init=False, default=LOOK_SECONDS[0])
 
     async def perform(self, operation: StoreOperation, timeout_seconds: float) -> StoreReply:
         if isinstance(operation, AwaitChange):
@@ -73,7 +68,7 @@ class LoopStoreAccess:
         await asyncio.sleep(seconds)
 
     async def call(
-        self, function: Callable[..., Result], *arguments: Any, undo: Callable[[Result], object] | None = None
+        self, function: Callable[..., Result], *arguments: Any, undo: Callable[[], object] | None = None
     ) -> Result:
         """A call that has begun goes on to its end when its caller is cancelled."""
         future = self._threads.submit(function, *arguments)
@@ -81,7 +76,7 @@ class LoopStoreAccess:
             return await asyncio.wrap_future(future)
         except asyncio.CancelledError:
             if undo is not None:
-                future.add_done_callback(lambda done: _undo(done, undo))
+                future.add_done_callback(lambda _: undo())
             raise
 
     async def finish(self, function: Callable[..., Result], *arguments: Any) -> Result:
@@ -96,24 +91,16 @@ class LoopStoreAccess:
         stop = operation.stop
         if self._changes is None:
             timeout_seconds = min(timeout_seconds, self._pause)
-            self._pause = min(self._pause * 1.5, self._longest_pause)
+            self._pause = min(self._pause * 1.5, LOOK_SECONDS[1])
         try:
             if self._changes is not None:
                 self._changes.add(bell.ring, operation.name, operation.after_revision)
-            if stop is None:
+            with nullcontext() if stop is None else stop.waking(bell.ring):
                 await bell.wait(timeout_seconds)
-            else:
-                with stop.waking(bell.ring):
-                    await bell.wait(timeout_seconds)
         finally:
             if self._changes is not None:
                 self._changes.remove(bell.ring, operation.name)
         return Changed()
-
-
-def _undo(future: concurrent.futures.Future[Result], undo: Callable[[Result], object]) -> None:
-    if not future.cancelled() and future.exception() is None:
-        undo(future.result())
 
 
 class LoopBell:

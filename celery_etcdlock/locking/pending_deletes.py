@@ -1,7 +1,14 @@
-"""Deletes that are still due: releases that got no answer, tokens in doubt, keys of messages that ended."""
+"""Deletes that are still due: releases that got no answer, tokens in doubt, keys of messages that ended.
+
+Those of a session that is renewed are done after its renewal. ``PendingCleanup`` has all others: on leases that aren't
+renewed (claims and queue positions), and of keys that a message brought along. They are tried once a second until the
+store answers, and for a moment at the end of the process. Marks that a run has ended come before all of them
+(``done_marks``), for whoever gets a lock that is released must find them.
+"""
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -10,10 +17,14 @@ from typing import Any, Protocol
 from celery_etcdlock.core.protocol import DropEnded, Ended, GiveBack, Machine, ReleaseKey, Resolve, Unavailable
 from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.core.replies import StoreReply
+from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
+from celery_etcdlock.locking.done_marks import DoneMarks
 from celery_etcdlock.locking.driver import drive
 from celery_etcdlock.locking.lock_store import LockStore
-from celery_etcdlock.locking.session import PendingDelete
+from celery_etcdlock.locking.session import PendingDelete, Session
+
+logger = logging.getLogger("celery_etcdlock")
 
 #: How many are done at a time, so that nothing else waits long.
 DELETES_AT_A_TIME = 20
@@ -64,6 +75,57 @@ class Releases:
         """Nothing to learn without a session."""
 
 
+class PendingCleanup:
+    """See the module. ``marks`` puts the marks."""
+
+    def __init__(self, clock: Clock, marks: DoneMarks) -> None:
+        self._clock = clock
+        self._marks = marks
+        self.releases = Releases()
+        self._unrenewed: dict[int, Session] = {}
+
+    def adopt(self, session: Session) -> None:
+        """Do the pending deletes of a session whose lease isn't renewed."""
+        self._unrenewed[session.lease] = session
+
+    def put_marks(self, timeout_seconds: float) -> bool:
+        """Put the marks that are pending. Returns whether none is left."""
+        for delivery in self._marks.pending:
+            try:
+                self._marks.put(delivery, timeout_seconds)
+            except LockUnavailable as error:
+                if not error.permanent:
+                    return False
+                logger.warning(
+                    "celery-etcdlock: task %s can't be marked as ended, so a copy of its message would run again: %s",
+                    delivery.task_id,
+                    error,
+                )
+            self._marks.pending.discard(delivery)
+        return True
+
+    def due(self) -> list[HasPendingDeletes]:
+        """What has pending deletes now."""
+        for lease, session in self._unrenewed.copy().items():
+            if session.next_delete_due() is None:
+                self._unrenewed.pop(lease, None)
+                if session.next_delete_due() is not None:  # since a moment
+                    self._unrenewed[lease] = session
+        sources: list[HasPendingDeletes] = [*self._unrenewed.copy().values(), self.releases]
+        return [source for source in sources if source.pending_deletes()]
+
+    def flush_at_the_end(self, store: LockStore, seconds: float) -> None:
+        """Do what can be done in so many seconds. The rest stands until its time is over."""
+        deadline = self._clock() + seconds
+        while self._clock() < deadline:
+            due = self.due()
+            if not due or not all(flush(source, store, self._clock, deadline) for source in due):
+                break
+        keys_left = sum(len(source.pending_deletes()) for source in self.due())
+        if keys_left:
+            logger.warning("celery-etcdlock: %d keys of this process stay in etcd until their time is over", keys_left)
+
+
 def flush(
     source: HasPendingDeletes,
     store: LockStore,
@@ -84,16 +146,13 @@ def flush(
 
 def _machines(pending: PendingDelete | EndedRun, lease: int, answer_by: float) -> Iterator[Machine[object]]:
     """What does it, one after the other."""
-    if isinstance(pending, PendingDelete) and pending.replaces is not None:
-        yield GiveBack(task_id=pending.replaces, deadline=answer_by)
-    yield _machine(pending, lease, answer_by)
-
-
-def _machine(pending: PendingDelete | EndedRun, lease: int, answer_by: float) -> Machine[object]:
+    name = pending.name
     if isinstance(pending, EndedRun):
-        return DropEnded(
-            name=pending.name, delivery=pending.delivery, deadline=answer_by, position_only=pending.position_only
-        )
+        yield DropEnded(name=name, delivery=pending.delivery, deadline=answer_by, position_only=pending.position_only)
+        return
+    if pending.replaces is not None:
+        yield GiveBack(task_id=pending.replaces, deadline=answer_by)
     if pending.mod_revision is not None:
-        return ReleaseKey(name=pending.name, token=pending.token, mod_revision=pending.mod_revision, deadline=answer_by)
-    return Resolve(lease=lease, name=pending.name, token=pending.token, deadline=answer_by, attempt=pending.attempt)
+        yield ReleaseKey(name=name, token=pending.token, mod_revision=pending.mod_revision, deadline=answer_by)
+    else:
+        yield Resolve(lease=lease, name=name, token=pending.token, deadline=answer_by, attempt=pending.attempt)

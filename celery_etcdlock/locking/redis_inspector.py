@@ -20,12 +20,11 @@ from celery_etcdlock.core.operations import AskToRelease, Release
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import decode_record
 from celery_etcdlock.core.replies import Asked, Released
-from celery_etcdlock.core.worker_notes import NoteKind
-from celery_etcdlock.locking.redis_store import RedisStore, _unavailable
+from celery_etcdlock.core.worker_notes import MOST_NOTE_BYTES, NoteKind
+from celery_etcdlock.locking.redis_store import RedisStore, unavailable
 
 POLL_SECONDS = 1.0
 KEYS_PER_SCAN = 1000
-MOST_NOTE_BYTES = 256 * 1024
 
 _glob_special = re.compile(r"([*?\[\]\\^-])")
 
@@ -50,11 +49,7 @@ class RedisInspector:
 
     def ttls(self, leases: Iterable[int]) -> dict[int, float]:
         wanted = sorted({lease for lease in leases if lease})
-        with self._asking() as client:
-            pipeline = client.pipeline(transaction=False)
-            for lease in wanted:
-                pipeline.pttl(f"{self._prefix}lease/{lease}")
-            left = pipeline.execute() if wanted else []
+        left = self._each("pttl", [f"lease/{lease}" for lease in wanted])
         return {lease: ms / 1000 for lease, ms in zip(wanted, left, strict=True) if ms > 0}
 
     def changes(self, after_revision: int) -> Iterator[list[Change] | None]:
@@ -89,13 +84,13 @@ class RedisInspector:
         return isinstance(self._store.perform(release, self._timeout_seconds), Released)
 
     def notes(self, kind: NoteKind) -> dict[str, str]:
-        found = {}
-        for worker in self._names(f"{kind.value}/"):
-            with self._asking() as client:
-                text = client.get(f"{self._prefix}{kind.value}/{worker}")
-            if text is not None and len(text) <= MOST_NOTE_BYTES:
-                found[worker] = text.decode("utf-8", "replace")
-        return found
+        workers = self._names(f"{kind.value}/")
+        texts = self._each("get", [f"{kind.value}/{worker}" for worker in workers])
+        return {
+            worker: text.decode("utf-8", "replace")
+            for worker, text in zip(workers, texts, strict=True)
+            if text is not None and len(text) <= MOST_NOTE_BYTES
+        }
 
     def write_note(self, kind: NoteKind, worker: str, text: str, seconds: int) -> None:
         with self._asking() as client:
@@ -106,13 +101,12 @@ class RedisInspector:
         with self._asking() as client:
             client.delete(f"{self._prefix}{kind.value}/{worker}")
 
-    def books(self) -> dict[str, dict[str, bytes]]:
-        books: dict[str, dict[str, bytes]] = {}
-        for name in self._names("beat/"):
-            with self._asking() as client:
-                states = client.hgetall(f"{self._prefix}beat/{name}")
-            books[name] = {key.decode("utf-8", "replace"): value.partition(b":")[2] for key, value in states.items()}
-        return books
+    def saved_states(self) -> dict[str, dict[str, bytes]]:
+        names = self._names("beat/")
+        return {
+            name: {key.decode("utf-8", "replace"): value.partition(b":")[2] for key, value in states.items()}
+            for name, states in zip(names, self._each("hgetall", [f"beat/{name}" for name in names]), strict=True)
+        }
 
     def traces(self) -> Traces:
         with self._asking() as client:
@@ -134,7 +128,7 @@ class RedisInspector:
                 self._client = self._connect()
             yield self._client
         except (exceptions.RedisError, OSError) as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
 
     def _names(self, kind: str) -> list[str]:
         """What the keys of one kind are called, without prefix and kind."""
@@ -144,24 +138,28 @@ class RedisInspector:
             keys = {bytes(key) for key in client.scan_iter(match=pattern, count=KEYS_PER_SCAN)}
         return sorted(key.decode("utf-8", "surrogateescape")[len(start) :] for key in keys)
 
-    def _entries(self, names: Sequence[str]) -> list[KeyEntry]:
-        """Those whose lease hasn't run out; the store itself deletes the others when it comes across them."""
+    def _each(self, command: str, keys: Sequence[str]) -> list[Any]:
+        """What ``command`` tells of each key."""
         with self._asking() as client:
             pipeline = client.pipeline(transaction=False)
-            for name in names:
-                pipeline.hgetall(f"{self._prefix}v1/{name}".encode("utf-8", "surrogateescape"))
-            stored = pipeline.execute() if names else []
+            for key in keys:
+                getattr(pipeline, command)((self._prefix + key).encode("utf-8", "surrogateescape"))
+            return list(pipeline.execute()) if keys else []
+
+    def _entries(self, names: Sequence[str]) -> list[KeyEntry]:
+        """Those whose lease hasn't run out; the store itself deletes the others when it comes across them."""
+        stored = self._each("hgetall", [f"v1/{name}" for name in names])
         entries = [
             entry
             for name, tokens in zip(names, stored, strict=True)
             for token, value in tokens.items()
-            if (entry := _place(name, token, value)) is not None
+            if (entry := _key_entry(name, token, value)) is not None
         ]
         alive = self.ttls(entry.lease for entry in entries)
         return [entry for entry in entries if entry.lease in alive]
 
 
-def _place(name: str, token: bytes, value: bytes) -> KeyEntry | None:
+def _key_entry(name: str, token: bytes, value: bytes) -> KeyEntry | None:
     match value.split(b":", 3):
         case [create, mod, lease, record] if create.isdigit() and mod.isdigit() and lease.isdigit() and name:
             key = Key(token.decode("utf-8", "replace"), int(create), int(mod), decode_record(record), int(lease))

@@ -7,7 +7,7 @@
 --   deleted/{name}       the revision of the last deletion under the name
 --   replaced/{task id}, done/{delivery}   marks, that run out with the lease they were put on
 --   let-go/{lease}       hash: token -> "{revision}:{who asks}"
---   beat/{book}          hash: key -> "{revision}:{value}"; runs out never
+--   beat/{name}          hash: key -> "{revision}:{value}"; runs out never
 -- A place whose lease has run out is deleted by the first who comes across it.
 local P, operation = ARGV[1], ARGV[2]
 local call = redis.call
@@ -100,20 +100,20 @@ local function try(name, token, lease, record, seen)
   return {'owned', put(name, token, lease, record)}
 end
 
-local function state_of(book, key)
-  local flat = call('HGET', P .. 'beat/' .. book, key)
+local function state_of(name, key)
+  local flat = call('HGET', P .. 'beat/' .. name, key)
   if not flat then return 0, nil end
   local revision, value = string.match(flat, '^(%d+):(.*)$')
   return tonumber(revision), value
 end
 
 if operation == 'save' then
-  local book = ARGV[3]
+  local name = ARGV[3]
   local guard = find(places(ARGV[4]), ARGV[5])
   if not guard or guard[3] ~= tonumber(ARGV[6]) then return {'not held'} end
   local there, as_seen = {}, true
   for i = 7, #ARGV, 4 do
-    local revision, value = state_of(book, ARGV[i])
+    local revision, value = state_of(name, ARGV[i])
     if revision ~= tonumber(ARGV[i + 1]) then as_seen = false end
     if value then there[#there + 1] = {ARGV[i], revision, value} end
   end
@@ -121,9 +121,9 @@ if operation == 'save' then
   local revision = next_revision()
   for i = 7, #ARGV, 4 do
     if ARGV[i + 2] == '1' then
-      call('HSET', P .. 'beat/' .. book, ARGV[i], revision .. ':' .. ARGV[i + 3])
+      call('HSET', P .. 'beat/' .. name, ARGV[i], revision .. ':' .. ARGV[i + 3])
     else
-      call('HDEL', P .. 'beat/' .. book, ARGV[i])
+      call('HDEL', P .. 'beat/' .. name, ARGV[i])
     end
   end
   return {'saved', revision}

@@ -8,7 +8,7 @@ without ``appendfsync always``, a lock that was granted may be gone, and somebod
 believes in it; the counter may go back, and fencing tokens with it. So use it where two at once are a nuisance, not a
 disaster.
 
-A change is told by publish/subscribe. The end of a lease isn't, so a waiter also looks when the first lease would end.
+A change is published. The end of a lease isn't, so a waiter also looks when the first lease would end.
 """
 
 from __future__ import annotations
@@ -16,12 +16,14 @@ from __future__ import annotations
 import inspect
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import astuple, fields
 from functools import cache
 from importlib.resources import files
+from itertools import chain
 from typing import Any
 
 from celery_etcdlock.core import operations as ops
-from celery_etcdlock.core import replies as store_replies
+from celery_etcdlock.core import replies
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, decode_record, encode_record
 from celery_etcdlock.errors import LockUnavailable
@@ -42,7 +44,7 @@ class RedisStore:
         self._script = (files("celery_etcdlock.locking") / "redis_store.lua").read_text()
         self._digest: str | None = None
 
-    def perform(self, operation: ops.StoreOperation, timeout_seconds: float) -> store_replies.StoreReply:
+    def perform(self, operation: ops.StoreOperation, timeout_seconds: float) -> replies.StoreReply:
         if isinstance(operation, ops.AwaitChange):
             return self._await_change(operation, timeout_seconds)
         return _reply(operation, self._run(_arguments(operation), timeout_seconds))
@@ -52,9 +54,7 @@ class RedisStore:
         if pool is not None:
             pool.disconnect()
 
-    # --- waiting ----------------------------------------------------------------------------------------------
-
-    def _await_change(self, operation: ops.AwaitChange, timeout_seconds: float) -> store_replies.Changed:
+    def _await_change(self, operation: ops.AwaitChange, timeout_seconds: float) -> replies.Changed:
         from redis import Redis, exceptions
 
         ends_at = time.monotonic() + timeout_seconds
@@ -67,19 +67,17 @@ class RedisStore:
             while True:
                 left = ends_at - time.monotonic()
                 if left <= 0 or (operation.stop is not None and operation.stop.stopped):
-                    return store_replies.Changed()
+                    return replies.Changed()
                 question = ["changed", operation.name, operation.after_revision, operation.token or ""]
                 changed, lease_ms = self._run(question, left)
                 if changed:
-                    return store_replies.Changed()
+                    return replies.Changed()
                 subscription.get_message(timeout=max(0.001, min(left, lease_ms / 1000 + 0.001, look_seconds)))
         except exceptions.RedisError as error:
-            raise _unavailable(error) from error
+            raise unavailable(error) from error
         finally:
             if subscription is not None:
                 subscription.close()
-
-    # --- calls ------------------------------------------------------------------------------------------------
 
     def _connections(self) -> Any:
         if self._pool is None:
@@ -111,7 +109,7 @@ class RedisStore:
         except (exceptions.RedisError, OSError) as error:
             if connection is not None:
                 connection.disconnect()  # a late answer must not be taken for the next call's
-            raise _unavailable(error, maybe_applied=sent) from error
+            raise unavailable(error, maybe_applied=sent) from error
         except BaseException:
             if connection is not None:
                 connection.disconnect()
@@ -128,7 +126,7 @@ class RedisStore:
         return connection.read_response()
 
 
-def _unavailable(error: Exception, *, maybe_applied: bool = False) -> LockUnavailable:
+def unavailable(error: Exception, *, maybe_applied: bool = False) -> LockUnavailable:
     from redis import exceptions
 
     permanent = isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError)
@@ -137,31 +135,21 @@ def _unavailable(error: Exception, *, maybe_applied: bool = False) -> LockUnavai
 
 
 def _arguments(operation: ops.StoreOperation) -> list[Any]:
+    command = _COMMANDS.get(type(operation))
+    if command is not None:
+        return [command, *(getattr(operation, field.name) for field in fields(operation))]
     match operation:
         case ops.GrantLease(lease=lease, ttl_seconds=ttl_seconds):
             return ["grant", lease, int(ttl_seconds * 1000)]
-        case ops.RevokeLease(lease=lease):
-            return ["revoke", lease]
-        case ops.FenceSession(lease=lease):
-            return ["fence", lease]
-        case ops.KeepAlive(lease=lease):
-            return ["keep alive", lease]
         case ops.CheckKeys(lease=lease, keys=keys):
-            return ["check", lease, *(part for key in keys for part in (key.name, key.token, key.mod_revision))]
-        case ops.AskAge(lease=lease):
-            return ["age", lease]
-        case ops.Look(name=name):
-            return ["look", name]
+            return ["check", lease, *(part for key in keys for part in astuple(key))]
         case ops.Release(name=name, token=token, mod_revision=mod_revision, done=done):
             mark = [] if done is None else [_done(done.delivery), done.lease]
             return ["release", name, token, mod_revision, *mark]
-        case ops.AskToRelease(name=name, token=token, mod_revision=mod_revision, by=by):
-            return ["ask", name, token, mod_revision, by]
-        case ops.SaveStates(guard=guard, book=book, writes=writes):
-            parts = (part for one in writes for part in (one.key, one.seen_revision, *_value(one.value)))
-            return ["save", book, guard.name, guard.token, guard.mod_revision, *parts]
-        case ops.LoadStates(book=book):
-            return ["load", book]
+        case ops.SaveStates(guard=guard, name=name, writes=writes):
+            # Of each its key, as of which revision, whether to write, and what.
+            parts = [(one.key, one.seen_revision, int(one.value is not None), one.value or b"") for one in writes]
+            return ["save", name, *astuple(guard), *chain(*parts)]
         case ops.LookForMark(task_id=task_id):
             return ["seen", f"replaced/{task_id}"]
         case ops.Unmark(task_id=task_id):
@@ -172,18 +160,30 @@ def _arguments(operation: ops.StoreOperation) -> list[Any]:
             return ["mark", lease, _done(delivery)]
         case ops.TryAcquire() as each:
             return ["try", each.lease, each.epoch, *_try(each), _asked(each)]
-        case ops.Enqueue() as place:
-            return ["enqueue", place.lease, place.epoch, place.name, place.token, encode_record(place.record)]
-        case ops.Promote() as place:
-            arguments = [place.lease, place.epoch, place.name, place.token, encode_record(place.record)]
-            asked = _asked(place)
-            return ["promote", *arguments, place.mod_revision, int(place.alone), place.replaces or "", asked]
+        case ops.Enqueue() as put:
+            return ["enqueue", *_put(put)]
+        case ops.Promote() as put:
+            return ["promote", *_put(put), put.mod_revision, int(put.alone), put.replaces or "", _asked(put)]
         case ops.TryEach(tries=tries) | ops.TryAll(tries=tries):
             name = "try each" if isinstance(operation, ops.TryEach) else "try all"
-            parts = (part for each in tries for part in _try(each))
-            return [name, tries[0].lease, tries[0].epoch, *parts, _asked(tries[0])]
-        case ops.AwaitChange():
-            raise TypeError("a wait isn't one script")
+            return [name, tries[0].lease, tries[0].epoch, *chain(*map(_try, tries)), _asked(tries[0])]
+    raise TypeError(f"{operation!r} isn't one script")
+
+
+#: Those whose arguments are their fields.
+_COMMANDS: dict[type[Any], str] = {
+    ops.RevokeLease: "revoke",
+    ops.FenceSession: "fence",
+    ops.KeepAlive: "keep alive",
+    ops.AskAge: "age",
+    ops.Look: "look",
+    ops.AskToRelease: "ask",
+    ops.LoadStates: "load",
+}
+
+
+def _put(operation: ops.Enqueue | ops.Promote) -> tuple[Any, ...]:
+    return operation.lease, operation.epoch, operation.name, operation.token, encode_record(operation.record)
 
 
 def _try(operation: ops.TryAcquire) -> tuple[Any, ...]:
@@ -195,13 +195,8 @@ def _asked(operation: ops.TryAcquire | ops.Promote) -> str:
     return _done(operation.record.delivery.run) if operation.record.asks_if_done else ""
 
 
-def _value(value: bytes | None) -> tuple[int, bytes]:
-    """Whether to write, and what."""
-    return (0, b"") if value is None else (1, value)
-
-
-def _states(parts: list[Any]) -> tuple[store_replies.State, ...]:
-    return tuple(store_replies.State(key.decode(), value, revision) for key, revision, value in parts)
+def _states(parts: list[Any]) -> tuple[replies.State, ...]:
+    return tuple(replies.State(key.decode(), value, revision) for key, revision, value in parts)
 
 
 def _done(delivery: Delivery) -> str:
@@ -209,52 +204,42 @@ def _done(delivery: Delivery) -> str:
     return f"done/{delivery.task_id}/{counts}" + ("" if delivery.call is None else f"/{delivery.call}")
 
 
-def _reply(operation: ops.StoreOperation, reply: list[Any]) -> store_replies.StoreReply:
-    if isinstance(operation, ops.LookForMark):
-        return store_replies.MarkSeen(bool(reply[0]))
-    if isinstance(operation, ops.LookForDone):
-        return store_replies.DoneSeen(bool(reply[0]))
-    match reply[0]:
-        case b"granted" if isinstance(operation, ops.GrantLease):
-            return store_replies.LeaseGranted(operation.ttl_seconds)
-        case b"fenced":
-            return store_replies.SessionFenced(reply[1], term=1)
-        case b"age":
-            return store_replies.LeaseAge(reply[1] / 1000, term=1)
-        case b"kept":
-            return store_replies.KeptAlive(reply[1], term=1)
-        case b"seen":
-            assert isinstance(operation, ops.CheckKeys)
-            asked = zip(reply[2][::2], reply[2][1::2], strict=True)
-            return store_replies.KeysSeen(
+def _reply(operation: ops.StoreOperation, reply: list[Any]) -> replies.StoreReply:
+    kind, *parts = reply
+    match operation:
+        case ops.LookForMark():
+            return replies.MarkSeen(bool(kind))
+        case ops.LookForDone():
+            return replies.DoneSeen(bool(kind))
+        case ops.GrantLease() if kind == b"granted":
+            return replies.LeaseGranted(operation.ttl_seconds)
+        case ops.CheckKeys() if kind == b"seen":
+            missing, asked = parts
+            asks = zip(asked[::2], asked[1::2], strict=True)
+            return replies.KeysSeen(
                 1,
-                frozenset(operation.keys[place] for place in reply[1]),
-                tuple(store_replies.ReleaseAsked(token.decode(), *_ask(text)) for token, text in asked),
+                frozenset(operation.keys[number] for number in missing),
+                tuple(replies.ReleaseAsked(token.decode(), *_ask(text)) for token, text in asks),
             )
-        case b"queued":
-            return store_replies.Queued(_keys(reply[1]), reply[2])
-        case b"saved":
-            return store_replies.StatesSaved(reply[1])
-        case b"refused":
-            return store_replies.StatesRefused(_states(reply[1]))
-        case b"states":
-            return store_replies.StatesSeen(_states(reply[1]))
-        case b"each":
-            return store_replies.EachTried(tuple(_outcome(each, reply[2]) for each in reply[1]))
-        case b"owned" | b"present":
-            return _outcome(reply)
-        case b"moved":
-            return store_replies.EpochMoved(reply[1])
-    return _SIMPLE[reply[0]]
+    return _outcome(reply) if kind in (b"owned", b"present") else _REPLIES[kind](*parts)
 
 
-_SIMPLE: dict[bytes, store_replies.StoreReply] = {
-    b"gone": store_replies.SessionGone(),
-    b"done": store_replies.Done(),
-    b"released": store_replies.Released(),
-    b"not held": store_replies.NotHeld(),
-    b"asked": store_replies.Asked(),
-    b"unknown": store_replies.LeaseUnknown(),
+_REPLIES: dict[bytes, Callable[..., replies.StoreReply]] = {
+    b"fenced": lambda revision: replies.SessionFenced(revision, term=1),
+    b"age": lambda ms: replies.LeaseAge(ms / 1000, term=1),
+    b"kept": lambda ttl_seconds: replies.KeptAlive(ttl_seconds, term=1),
+    b"queued": lambda keys, revision: replies.Queued(_keys(keys), revision),
+    b"each": lambda each, has_run: replies.EachTried(tuple(_outcome(one, has_run) for one in each)),
+    b"saved": replies.StatesSaved,
+    b"refused": lambda states: replies.StatesRefused(_states(states)),
+    b"states": lambda states: replies.StatesSeen(_states(states)),
+    b"moved": replies.EpochMoved,
+    b"gone": replies.SessionGone,
+    b"done": replies.Done,
+    b"released": replies.Released,
+    b"not held": replies.NotHeld,
+    b"asked": replies.Asked,
+    b"unknown": replies.LeaseUnknown,
 }
 
 
@@ -263,23 +248,23 @@ def _ask(text: bytes) -> tuple[str, int]:
     return by, int(revision)
 
 
-def _outcome(reply: list[Any], has_run: int = -1) -> store_replies.Owned | store_replies.Present:
+def _outcome(reply: list[Any], has_run: int = -1) -> replies.Owned | replies.Present:
     """``has_run``, or the last part of ``reply``, is -1 where it wasn't asked."""
     if reply[0] == b"owned":
         revision, *asked = reply[1:]
-        return store_replies.Owned(revision, _known(*asked or [has_run]))
+        return replies.Owned(revision, _known(*asked or [has_run]))
     keys, revision, *asked = reply[1:]
-    return store_replies.Present(_keys(keys), revision, _known(*asked or [has_run]))
+    return replies.Present(_keys(keys), revision, _known(*asked or [has_run]))
 
 
 def _known(has_run: int) -> bool | None:
     return None if has_run < 0 else bool(has_run)
 
 
-def _keys(places: list[list[Any]]) -> tuple[Key, ...]:
+def _keys(stored: list[list[Any]]) -> tuple[Key, ...]:
     return tuple(
         Key(token.decode(), create, mod, decode_record(record), int(lease))
-        for token, create, mod, record, lease in places
+        for token, create, mod, record, lease in stored
     )
 
 
@@ -290,6 +275,6 @@ def _connection_of(pool: Any) -> Any:
 
 @cache
 def _wants_command_name(pool_class: Any) -> bool:
-    """redis-py below 5.3 has to be told a command's name, which it doesn't use; later ones warn of it."""
+    """redis-py below 5.3 wants a command's name, which it doesn't use; later ones warn of it."""
     parameter = inspect.signature(pool_class.get_connection).parameters["command_name"]
     return parameter.default is inspect.Parameter.empty

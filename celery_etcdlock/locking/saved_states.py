@@ -1,12 +1,13 @@
 """The states that the holder of a lock keeps for the next one, as the holder sees them: read once, then written.
 
-While the lock is held nobody else writes them (``core.protocol.save_states``), so the book remembers what it read and
-wrote. A save without an answer stays on the book's mind: the next save repeats it as it was, before anything else.
+While the lock is held nobody else writes them (``core.protocol.save_states``), so what was read and written is
+remembered. A save without an answer isn't forgotten: the next save repeats it as it was, before anything else.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 from celery_etcdlock.core.operations import HeldKey, LoadStates, StateWrite
 from celery_etcdlock.core.protocol import GuardLost, Overtaken, Save, Saved
@@ -20,17 +21,17 @@ from celery_etcdlock.locking.lock_store import LockStore
 MOST_WRITES = 60
 
 
+@dataclass(eq=False)
 class SavedStates:
     """For use by one thread. ``guard`` is the lock's key; ``timeout_seconds`` bounds each call."""
 
-    def __init__(self, store: LockStore, clock: Clock, timeout_seconds: float, name: str, guard: HeldKey) -> None:
-        self._store = store
-        self._clock = clock
-        self._timeout_seconds = timeout_seconds
-        self._name = name
-        self._guard = guard
-        self._known: dict[str, tuple[bytes, int]] = {}
-        self._doubtful: Mapping[str, bytes | None] = {}
+    _store: LockStore
+    _clock: Clock
+    _timeout_seconds: float
+    _name: str
+    _guard: HeldKey
+    _known: dict[str, tuple[bytes, int]] = field(init=False, default_factory=dict)
+    _doubtful: Mapping[str, bytes | None] = field(init=False, default_factory=dict)
 
     def load(self) -> dict[str, bytes]:
         """Read all states anew. Raises ``LockUnavailable``."""
@@ -60,7 +61,7 @@ class SavedStates:
         writes = tuple(StateWrite(key, value, self._known.get(key, (b"", 0))[1]) for key, value in values.items())
         deadline = self._clock() + self._timeout_seconds
         self._doubtful = values  # also when a signal interrupts it half-way
-        machine = Save(guard=self._guard, book=self._name, writes=writes, deadline=deadline)
+        machine = Save(guard=self._guard, name=self._name, writes=writes, deadline=deadline)
         outcome = drive(machine, self._store, self._clock)
         if isinstance(outcome, Saved):
             self._doubtful = {}

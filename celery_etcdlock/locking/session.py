@@ -17,6 +17,8 @@ needs the next one to be right.
 
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from itertools import count
 from typing import Any, NamedTuple, Protocol
 
@@ -29,6 +31,9 @@ from celery_etcdlock.locking.lease_page import LeasePage
 
 #: Replies that tell the epoch.
 MOVES_EPOCH = (SessionFenced, EpochMoved)
+
+#: Fraction of the TTL after which a session is renewed.
+RENEW_AFTER = 1 / 3
 
 #: When a pending delete is due that nobody has in hand.
 AT_ONCE = 0.0
@@ -75,18 +80,30 @@ class Use:
 
 
 class Session:
-    """See the module. Times are on ``clock``. On ``page``, if any, the parent process may vouch for the lease."""
+    """See the module. Times are on ``clock``. On ``page``, if any, the parent process may vouch for the lease.
 
-    def __init__(self, lease: int, opened: Opened, clock: Clock, page: LeasePage | None = None) -> None:
+    ``on_abandoned`` is called whenever there is something to be deleted at once.
+    """
+
+    def __init__(
+        self,
+        lease: int,
+        opened: Opened,
+        clock: Clock,
+        page: LeasePage | None = None,
+        on_abandoned: Callable[[Session], object] | None = None,
+    ) -> None:
         self.lease = lease
+        self._on_abandoned = on_abandoned
         self._page = page
         self.ttl_seconds = opened.ttl_seconds
         self.opened_at = opened.opened_at
         self.term = opened.term
         self.closed = False
         self.renew_at = 0.0
-        self._clock = clock
-        self._epoch = opened.epoch
+        #: The time on the session's clock.
+        self.now = clock
+        self.epoch = opened.epoch
         self._deadline = opened.deadline
         self._lost_reason: str | None = None
         #: By a number that rises with each lock.
@@ -102,13 +119,9 @@ class Session:
     # --- trust ----------------------------------------------------------------------------------------------
 
     @property
-    def epoch(self) -> int:
-        return self._epoch
-
-    @property
     def deadline(self) -> float:
         """Until when the session may be trusted, by our own renewals or our parent's (``child_lease_guardian``)."""
-        if self._page is not None and self._clock() >= self._deadline:
+        if self._page is not None and self.now() >= self._deadline:
             return max(self._deadline, self._page.guardian_deadline(self.lease))
         return self._deadline
 
@@ -116,13 +129,9 @@ class Session:
         """Until when the parent of process ``pid``, whose session this is, vouches for it; 0 if it doesn't."""
         return 0.0 if self._page is None else self._page.guardian_deadline(self.lease, pid)
 
-    def now(self) -> float:
-        """The time on the session's clock."""
-        return self._clock()
-
     def remaining(self) -> float:
         """Seconds left to trust the session; 0 once it is lost."""
-        seconds = self.deadline - self._clock()
+        seconds = self.deadline - self.now()
         if seconds <= 0:
             self.lost_reason()  # loses it
         return 0.0 if self._lost_reason is not None else max(0.0, seconds)
@@ -130,7 +139,7 @@ class Session:
     def lost_reason(self) -> str | None:
         """Why the session is lost, or ``None``. Loses it when its deadline has passed."""
         # Our own deadline first, since this is asked many times for each lock.
-        if self._lost_reason is None and self._clock() >= self._deadline and self._clock() >= self.deadline:
+        if self._lost_reason is None and self.now() >= self._deadline and self.now() >= self.deadline:
             self.lose("it couldn't be renewed before its deadline")
         return self._lost_reason
 
@@ -158,7 +167,12 @@ class Session:
     def observe(self, reply: StoreReply) -> None:
         """Learn the epoch from a store's reply. One that is too low costs a request, and no more."""
         if isinstance(reply, MOVES_EPOCH):
-            self._epoch = max(self._epoch, reply.epoch)
+            self.epoch = max(self.epoch, reply.epoch)
+
+    def schedule_renewal(self, seconds: float | None = None) -> None:
+        """In a third of the TTL, or in so many seconds; a bit earlier, so that workers don't renew in step."""
+        seconds = self.ttl_seconds * RENEW_AFTER if seconds is None else seconds
+        self.renew_at = self.now() + seconds * random.uniform(0.85, 1.0)
 
     # --- who uses it ----------------------------------------------------------------------------------------
 
@@ -175,12 +189,12 @@ class Session:
 
     def leave(self, use: Use) -> None:
         if use in self._uses:
-            self._idle_since = self._clock()
+            self._idle_since = self.now()
             self._uses.pop(use, None)
 
     def close_if_idle(self, idle_seconds: float) -> bool:
         """Close the session if nothing hung on it for so long. Its lease may be revoked then."""
-        if self._clock() - self._idle_since < idle_seconds:
+        if self.now() - self._idle_since < idle_seconds:
             return False
         # First, then look: whoever enters says so first, then looks whether it is closed.
         self.closed = True
@@ -191,6 +205,7 @@ class Session:
     def close_if_only_pending_deletes(self) -> bool:
         """Close the session if only pending deletes hang on it, none of them in hand: its keys go with its lease."""
         self.closed = True
+        # In this order: a release has its delete pending before it isn't held any more.
         if (
             self._uses
             or self._held
@@ -205,7 +220,7 @@ class Session:
 
     def end_hold(self, lock: LockOnLease) -> bool:
         """No longer renewed as held; false if it wasn't, or not any more."""
-        self._idle_since = self._clock()
+        self._idle_since = self.now()
         lock.tell_copies(NOT_HELD)
         return self._held.pop(lock, None) is not None
 
@@ -234,6 +249,8 @@ class Session:
         self._pending_deletes[pending] = AT_ONCE
         if lock is not None:
             self.end_hold(lock)
+        if self._on_abandoned is not None:
+            self._on_abandoned(self)
 
     def begin_release(self, lock: LockOnLease, pending: PendingDelete, due: float) -> bool:
         """Have its delete pending instead of holding the lock. False if neither is so any more."""
@@ -254,12 +271,12 @@ class Session:
     def settle(self, pending: PendingDelete) -> bool:
         """It is pending no longer. False if it wasn't, or is due: then somebody may be deleting the key."""
         due = self._pending_deletes.pop(pending, None)
-        now = self._idle_since = self._clock()
+        now = self._idle_since = self.now()
         return due is not None and now < due
 
     def pending_deletes(self) -> list[PendingDelete]:
         """Those that are due."""
-        now = self._clock()
+        now = self.now()
         return [pending for pending, due in self._pending_deletes.copy().items() if due <= now]
 
     def next_delete_due(self) -> float | None:

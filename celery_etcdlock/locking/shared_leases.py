@@ -13,14 +13,14 @@ from __future__ import annotations
 
 import math
 import threading
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
-from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.clock import Clock
 from celery_etcdlock.locking.lock_store import LockStore
-from celery_etcdlock.locking.open_session import open_session
+from celery_etcdlock.locking.open_sessions import alone, open_session
 from celery_etcdlock.locking.session import Session
-from celery_etcdlock.native import unlock
 
 KEYS_PER_LEASE = 2000
 SMALLEST_LEASE_SECONDS = 64
@@ -29,10 +29,17 @@ SMALLEST_LEASE_SECONDS = 64
 class SharedLeases:
     """See the module. Raises ``LockUnavailable`` where none can be opened before ``deadline``, on ``clock``."""
 
-    def __init__(self, store: LockStore, clock: Clock, spread: float = 1.0) -> None:
+    def __init__(
+        self,
+        store: LockStore,
+        clock: Clock,
+        spread: float = 1.0,
+        on_abandoned: Callable[[Session], object] | None = None,
+    ) -> None:
         self._spread = spread
         self._store = store
         self._clock = clock
+        self._on_abandoned = on_abandoned
         # Held across I/O, so a greenlet's under gevent.
         self._opening: Any = threading.RLock()
         self._leases: dict[int, _Lease] = {}
@@ -42,37 +49,26 @@ class SharedLeases:
         size = SMALLEST_LEASE_SECONDS if self._spread >= 1 else math.ceil(seconds)
         while size < seconds:
             size *= 2
-        try:
-            return self._take(size, keys, deadline)
-        finally:
-            # Once more: a signal may have struck in the first.
-            unlock(self._opening)
+        return alone(self._opening, lambda: self._take(size, keys, deadline), deadline - self._clock(), "a lease")
 
     def _take(self, size: int, keys: int, deadline: float) -> Session:
-        try:
-            if not self._opening.acquire(timeout=max(0.0, deadline - self._clock())):
-                raise LockUnavailable("the lock store gave no answer in time while a lease was opened")
-            lease = self._leases.get(size)
-            if lease is None or not lease.takes(keys, self._clock()):
-                lease = self._leases[size] = self._open(size, deadline)
-            lease.keys += keys
-            return lease.session
-        finally:
-            unlock(self._opening)
-
-    def _open(self, size: int, deadline: float) -> _Lease:
-        opened_at = self._clock()
-        takes_for = math.ceil(size * self._spread)
-        return _Lease(open_session(size + takes_for, deadline, self._store, self._clock), opened_at + takes_for)
+        lease = self._leases.get(size)
+        if lease is None or not lease.takes(keys, self._clock()):
+            opened_at = self._clock()
+            takes_for = math.ceil(size * self._spread)
+            session = open_session(size + takes_for, deadline, self._store, self._clock, self._on_abandoned)
+            lease = self._leases[size] = _Lease(session, opened_at + takes_for)
+        lease.keys += keys
+        return lease.session
 
 
+@dataclass(eq=False)
 class _Lease:
     """One shared lease: takes keys until ``closes_at``, on the driver's clock, or until it is full."""
 
-    def __init__(self, session: Session, closes_at: float) -> None:
-        self.session = session
-        self.keys = 0
-        self._closes_at = closes_at
+    session: Session
+    closes_at: float
+    keys: int = 0
 
     def takes(self, keys: int, now: float) -> bool:
-        return now < self._closes_at and self.keys + keys <= KEYS_PER_LEASE and self.session.lost_reason() is None
+        return now < self.closes_at and self.keys + keys <= KEYS_PER_LEASE and self.session.lost_reason() is None

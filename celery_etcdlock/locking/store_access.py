@@ -41,9 +41,9 @@ class StoreAccess(Protocol):
     async def pause(self, seconds: float) -> None: ...
 
     async def call(
-        self, function: Callable[..., Result], *arguments: Any, undo: Callable[[Result], object] | None = None
+        self, function: Callable[..., Result], *arguments: Any, undo: Callable[[], object] | None = None
     ) -> Result:
-        """Call what may ask the store. If nobody waits for the result any more, it is given to ``undo``."""
+        """Call what may ask the store. ``undo`` is called after it if nobody waits for the result any more."""
 
     def bell(self) -> Bell: ...
 
@@ -62,7 +62,7 @@ class BlockingStoreAccess:
         self._sleep(seconds)
 
     async def call(
-        self, function: Callable[..., Result], *arguments: Any, undo: Callable[[Result], object] | None = None
+        self, function: Callable[..., Result], *arguments: Any, undo: Callable[[], object] | None = None
     ) -> Result:
         return function(*arguments)
 

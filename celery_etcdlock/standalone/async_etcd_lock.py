@@ -110,9 +110,9 @@ class AsyncEtcdLock(NamedLock):
         """Opening it may import much, which the loop must not wait for."""
         return self._home.access() if self._home.is_open else await asyncio.to_thread(self._home.access)
 
-    def _tell_lost(self, held: HeldLock) -> None:
+    def _tell_lost(self, holding: Holding, held: HeldLock) -> None:
         """In the loop of the task that holds it."""
-        caller = held._holding.caller()
+        caller = holding.caller()
         if caller is not None and not caller.get_loop().is_closed():
             caller.get_loop().call_soon_threadsafe(self._on_lost, held)
 
@@ -138,7 +138,7 @@ class AsyncEtcdLock(NamedLock):
 
     async def _keys(self, name: str) -> tuple[Key, ...]:
         access = await self._access()
-        return await access.in_loop().call(access.manager.pending.look, name)
+        return await access.in_loop().call(access.manager.claims.look, name)
 
 
 def _task_ended(its: weakref.ref[Holdings], task: asyncio.Task[Any]) -> None:

@@ -121,4 +121,4 @@ class EtcdLock(NamedLock):
         return next((holder_of(keys) for name in self._names if (keys := self._keys(name))), None)
 
     def _keys(self, name: str) -> tuple[Key, ...]:
-        return self._home.access().manager.pending.look(name)
+        return self._home.access().manager.claims.look(name)

@@ -5,48 +5,59 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from celery_etcdlock.standalone.holdings import Holding
+from celery_etcdlock.errors import LockLost
+from celery_etcdlock.locking.lock import Lock
 
 
-class HeldLock:
+class TakenLocks:
+    """What one acquire got: one lock, or several that were taken together."""
+
+    def __init__(self, name: str, locks: list[Lock]) -> None:
+        self._name = name
+        self.locks = locks
+
+    @property
+    def name(self) -> str:
+        """The lock's name; of several, all of them."""
+        return self._name
+
+    @property
+    def fencing_token(self) -> int:
+        """Rises strictly with every new ownership of the name; let the resource refuse lower ones."""
+        return max(lock.fencing_token for lock in self.locks)
+
+    @property
+    def remaining(self) -> float:
+        """Seconds for which the lock may be trusted if it weren't renewed any more; 0 once it can't be."""
+        return min(lock.remaining for lock in self.locks)
+
+    @property
+    def lost(self) -> bool:
+        """Whether the lock can't be trusted any more: lost, or released, or this process is a fork of its holder."""
+        return self.lost_reason is not None
+
+    @property
+    def lost_reason(self) -> str | None:
+        """Why it can't be trusted; ``None`` while it can."""
+        return next((reason for lock in self.locks if (reason := lock.lost_reason) is not None), None)
+
+    def check(self) -> None:
+        """Raise ``LockLost`` once the lock can't be trusted any more. Costs no network."""
+        reason = self.lost_reason
+        if reason is not None:
+            raise LockLost(self.name, reason)
+
+
+class HeldLock(TakenLocks):
     """One holding of a lock: from when it was acquired until it is released or lost, whichever comes first.
 
     Each caller of the lock object sees its own holding; this is the same one in the whole process. Pass it to a helper
     thread, which calls ``check()`` before it writes. In a forked child it can't be trusted.
     """
 
-    def __init__(self, holding: Holding, etcd_key: Callable[[Holding], bytes]) -> None:
-        self._holding = holding
+    def __init__(self, taken: TakenLocks, etcd_key: Callable[[TakenLocks], bytes]) -> None:
+        super().__init__(taken.name, taken.locks)
         self._etcd_key = etcd_key  # the lock object's own, which therefore isn't dropped while somebody has this
-
-    @property
-    def name(self) -> str:
-        """The lock's name; of several, all of them."""
-        return self._holding.name
-
-    @property
-    def fencing_token(self) -> int:
-        """Rises strictly with every new ownership of the name; let the resource refuse lower ones."""
-        return self._holding.fencing_token
-
-    @property
-    def remaining(self) -> float:
-        """Seconds for which the lock may be trusted if it weren't renewed any more; 0 once it can't be."""
-        return self._holding.remaining
-
-    @property
-    def lost(self) -> bool:
-        """Whether the lock can't be trusted any more: lost, or released, or this process is a fork of its holder."""
-        return self._holding.lost_reason is not None
-
-    @property
-    def lost_reason(self) -> str | None:
-        """Why it can't be trusted; ``None`` while it can."""
-        return self._holding.lost_reason
-
-    def check(self) -> None:
-        """Raise ``LockLost`` once the lock can't be trusted any more. Costs no network."""
-        self._holding.check()
 
     @property
     def key(self) -> bytes:
@@ -55,7 +66,7 @@ class HeldLock:
         So a transaction of your own can be guarded by the lock. Raises ``EtcdLockError`` for several names, and where
         the locks aren't in an etcd.
         """
-        return self._etcd_key(self._holding)
+        return self._etcd_key(self)
 
     def __reduce__(self) -> Any:
         raise TypeError(

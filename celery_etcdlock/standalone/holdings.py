@@ -22,56 +22,33 @@ import weakref
 from types import FrameType
 from typing import Any
 
-from celery_etcdlock.errors import EtcdLockError, LockLost
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.manager import LockManager
+from celery_etcdlock.standalone.held_lock import TakenLocks
 
 #: A file and a line.
 Place = tuple[str, int]
 
 
-class Holding:
-    """What one acquire got: one lock, or several that were taken together."""
+class Holding(TakenLocks):
+    """What one acquire got, and whose it is."""
 
     def __init__(self, name: str, caller: Any, block: FrameType | None, place: Place, manager: LockManager) -> None:
-        self.name = name
+        super().__init__(name, [])
         self.caller: weakref.ref[Any] = weakref.ref(caller)
         #: The function whose ``with`` block it is; ``None`` for one that was acquired by a call.
         self.block = block
-        self._place = place
+        #: Where it was acquired.
+        self.place = place
         self.manager = manager
-        self.locks: list[Lock] = []
         #: Its holder released it.
         self.ended = False
         self.pid = os.getpid()
 
     @property
-    def where(self) -> str:
-        """Where it was acquired, for people."""
-        return ":".join(map(str, self._place))
-
-    @property
-    def fencing_token(self) -> int:
-        return max(lock.fencing_token for lock in self.locks)
-
-    @property
     def is_inherited(self) -> bool:
         """Held by the process that this one was forked from."""
         return self.pid != os.getpid()
-
-    @property
-    def lost_reason(self) -> str | None:
-        """Why it can't be trusted; ``None`` while it can."""
-        return next((reason for lock in self.locks if (reason := lock.lost_reason) is not None), None)
-
-    @property
-    def remaining(self) -> float:
-        return min(lock.remaining for lock in self.locks)
-
-    def check(self) -> None:
-        reason = self.lost_reason
-        if reason is not None:
-            raise LockLost(self.name, reason)
 
     def release(self) -> str | None:
         """Release all locks, even if interrupted. Returns why it wasn't ours any more, or ``None``."""
@@ -101,8 +78,8 @@ class Holding:
             return None
         self.ended = True
         why = (
-            f"{what} and never released it (acquired at {self.where}). Release it where it was acquired, or hold it by "
-            "a with block"
+            f"{what} and never released it (acquired at {self.place[0]}:{self.place[1]}). Release it where it was "
+            "acquired, or hold it by a with block"
         )
         for lock in self.locks:
             self.manager.drop(lock, why)
@@ -142,28 +119,9 @@ class Holdings:
     def all(self) -> list[Holding]:
         return list(self._all)
 
-    def check_free(self, caller: Any, name: str, what: str, instead: str) -> None:
-        """Raise ``EtcdLockError`` if this caller holds it already: it would wait for itself.
-
-        One that was lost doesn't count, but may still be there: an operator asked for it.
-        """
-        mine = self.mine(caller)
-        if mine is not None and mine.lost_reason is not None and mine.block is None:
-            self.remove(mine)
-            mine.abandon()
-        elif mine is not None and mine.lost_reason is None:
-            raise EtcdLockError(
-                f"lock {name!r}: this {what} holds it already (acquired at {mine.where}). It isn't reentrant: release "
-                f"it first{instead}. If that is another piece of work, give it a lock object of its own"
-            )
-
     def to_leave(self, caller: Any, block: FrameType) -> Holding | None:
         """The holding whose block is left now by ``caller`` in the function ``block``; ``None`` if nobody can tell."""
         blocks = [holding for holding in list(self._all) if holding.block is not None]
-        for holding in reversed(blocks):
-            if holding.block is block:
-                return holding
-        for holding in reversed(blocks):
-            if holding.caller() is caller:
-                return holding
-        return blocks[0] if len(blocks) == 1 else None
+        of_function = [holding for holding in blocks if holding.block is block]
+        found = of_function or [holding for holding in blocks if holding.caller() is caller]
+        return found[-1] if found else blocks[0] if len(blocks) == 1 else None

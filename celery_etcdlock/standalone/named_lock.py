@@ -18,13 +18,13 @@ from typing import Any
 
 from celery_etcdlock.core.record import STANDALONE_PREFIX, Delivery
 from celery_etcdlock.errors import EtcdLockError, LockLost, NotLocked
-from celery_etcdlock.locking.acquire_request import AcquireRequest
+from celery_etcdlock.locking.acquisition import AcquireRequest
 from celery_etcdlock.locking.cancel_wait import WaitCancellation
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.outcomes import Conflict
 from celery_etcdlock.locking.store_access import StoreAccess
 from celery_etcdlock.standalone import argument_checks
-from celery_etcdlock.standalone.held_lock import HeldLock
+from celery_etcdlock.standalone.held_lock import HeldLock, TakenLocks
 from celery_etcdlock.standalone.holdings import Holding, Holdings, Place
 from celery_etcdlock.standalone.process_access import LocksOfApp, ProcessAccess
 
@@ -134,10 +134,10 @@ class NamedLock(ABC):
             why = f"isn't held by this {self.caller_kind}: it was never acquired, or is released already"
         return NotLocked(f"lock {self.name!r} {why}")
 
-    def _etcd_key(self, holding: Holding) -> bytes:
-        if len(holding.locks) != 1:
+    def _etcd_key(self, taken: TakenLocks) -> bytes:
+        if len(taken.locks) != 1:
             raise EtcdLockError(f"lock {self.name!r} has several keys: make a lock for each name to guard by one")
-        (lock,) = holding.locks
+        (lock,) = taken.locks
         return self._home.etcd_key(lock.name, lock.token)
 
     async def _acquire(
@@ -184,9 +184,21 @@ class NamedLock(ABC):
         holding.abandon()
 
     def _check_free(self, caller: Any) -> None:
-        """Raise ``EtcdLockError`` where the caller would wait for itself."""
-        instead = "" if self._limit > 1 else ", or give a semaphore a limit=N"
-        self._holdings.check_free(caller, self._name, self.caller_kind, instead)
+        """Raise ``EtcdLockError`` where the caller would wait for itself.
+
+        What it lost doesn't count, but may still be there: an operator asked for it.
+        """
+        mine = self._holdings.mine(caller)
+        if mine is not None and mine.lost_reason is None:
+            file, line = mine.place
+            raise EtcdLockError(
+                f"lock {self.name!r}: this {self.caller_kind} holds it already (acquired at {file}:{line}). It isn't "
+                f"reentrant: release it first{'' if self._limit > 1 else ', or give a semaphore a limit=N'}. If that "
+                "is another piece of work, give it a lock object of its own"
+            )
+        if mine is not None and mine.block is None:
+            self._holdings.remove(mine)
+            mine.abandon()
         if self._waiting and any(waiting is caller for waiting, _ in list(self._waiting)):
             raise EtcdLockError(
                 f"lock {self.name!r}: this {self.caller_kind} waits for it already. Await that acquire first"
@@ -199,11 +211,11 @@ class NamedLock(ABC):
         def lost(_: Lock) -> None:
             lock, holding = me(), its()
             if lock is not None and holding is not None and lock._on_lost is not None and not holding.ended:
-                lock._tell_lost(HeldLock(holding, lock._etcd_key))
+                lock._tell_lost(holding, HeldLock(holding, lock._etcd_key))
 
         return lost
 
-    def _tell_lost(self, held: HeldLock) -> None:
+    def _tell_lost(self, holding: Holding, held: HeldLock) -> None:
         """In the renewal's thread, which must go on."""
         assert self._on_lost is not None
         self._on_lost(held)

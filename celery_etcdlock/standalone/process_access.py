@@ -75,4 +75,4 @@ class LocksOfApp(Protocol):
     def record(self, delivery: Delivery, task: str, limit: int = 1) -> Record: ...
 
     def etcd_key(self, name: str, token: str) -> bytes:
-        """Where a place lies in etcd. Raises ``EtcdLockError`` where the locks aren't in an etcd."""
+        """Where a key lies in etcd. Raises ``EtcdLockError`` where the locks aren't in an etcd."""

@@ -63,11 +63,11 @@ class TaskLock:
         """
         ends_at = time.monotonic() + argument_checks.wait_seconds(timeout, "timeout")
         manager = self._locks.manager
-        held = [(name, key) for name in self.names for key in owners(manager.pending.look(name))]
+        held = [(name, key) for name in self.names for key in owners(manager.claims.look(name))]
         by = f"pid {os.getpid()} on {host_name()}"
         for name, key in held:
             if force:
-                manager.pending.drop(Claim(name, key.token, key.mod_revision))
+                manager.claims.drop(Claim(name, key.token, key.mod_revision))
             else:
                 manager.ask_to_release(name, key, by)
         return all(self._is_gone(name, key, ends_at) for name, key in held)

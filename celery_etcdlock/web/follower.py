@@ -185,9 +185,9 @@ class Follower:
                 with self._changed:
                     self._board.counts, self._locks = counts, None
             if now - beats_at > TTL_SECONDS:
-                books = self._inspector.books()
+                saved_states = self._inspector.saved_states()
                 with self._changed:
-                    beats = beats_of(books, self._all_locks(time.time()))
+                    beats = beats_of(saved_states, self._all_locks(time.time()))
                 self._used = bool(self._locks) or self._inspector.traces().used
                 self._beats = [{"name": beat.name} | beat_as_json(beat, MOST_ENTRIES) for beat in beats]
                 beats_at = time.monotonic()

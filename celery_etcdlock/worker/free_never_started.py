@@ -139,7 +139,7 @@ class FreeNeverStarted(bootsteps.StartStopStep):
         again = False
         for name in sorted(ended.names):
             try:
-                outcome = self._locks.manager.pending.drop_ended(name, ended.delivery)
+                outcome = self._locks.manager.claims.drop_ended(name, ended.delivery)
             except LockUnavailable as error:
                 if not ended.looks:
                     logger.warning("lock %r of a message that never starts can't be freed yet: %s", name, error)

@@ -169,7 +169,7 @@ class LockWatcher:
                 self.look_at([name for name, at in self._look_again_at.items() if at <= time.monotonic()])
                 continue
             if isinstance(name, Waiter):
-                self._manager().drop_position(name.name, name.delivery)
+                self._manager().drop_ended(name.name, name.delivery, position_only=True)
                 continue
             with self._mutex:
                 self._queued.discard(name)
@@ -188,7 +188,7 @@ class LockWatcher:
                 logger.exception("celery-etcdlock: reading lock %r failed", name)
 
     def _decide(self, name: str, waiters: Sequence[Waiter]) -> None:
-        keys = self._manager().pending.look(name)
+        keys = self._manager().claims.look(name)
         self._await_end(name, keys, waiters)
         _find_positions(waiters, keys)
         by_token = {key.token: key for key in keys}
@@ -218,7 +218,7 @@ class LockWatcher:
         now = time.monotonic()
         if mine is None or mine.record is None or not is_position(mine) or now < waiter.keep_at:
             return
-        kept = self._manager().pending.keep(position, mine.record, KEEP_SECONDS)
+        kept = self._manager().claims.keep(position, mine.record, KEEP_SECONDS)
         if isinstance(kept, Claim):
             waiter.position = kept
             waiter.keep_at = now + KEEP_SECONDS / 2

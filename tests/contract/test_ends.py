@@ -34,6 +34,7 @@ from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.locking.outcomes import Claim, Conflict
+from tests.contract.test_pending import take_over
 from tests.waiting import wait_for
 
 SECONDS = 5.0
@@ -62,18 +63,18 @@ def host(new_store: NewStore, request: pytest.FixtureRequest) -> NewManager:
 
 
 def claim(manager: LockManager, seconds: float = STANDS) -> Claim:
-    [outcome] = manager.pending.claim_each([("a", record("first"))], seconds)
+    [outcome] = manager.claims.claim_each([("a", record("first"))], seconds)
     assert isinstance(outcome, Claim)
     return outcome
 
 
 def by_call(manager: LockManager) -> bool:
-    [outcome] = manager.pending.claim_each([("a", record("second"))], 60.0)
+    [outcome] = manager.claims.claim_each([("a", record("second"))], 60.0)
     return isinstance(outcome, Claim)
 
 
 def by_calls(manager: LockManager) -> bool:
-    outcomes = manager.pending.claim_all([("a", record("second")), ("b", record("second"))], 60.0)
+    outcomes = manager.claims.claim_all([("a", record("second")), ("b", record("second"))], 60.0)
     return isinstance(outcomes[0], Claim)
 
 
@@ -82,7 +83,7 @@ def by_worker(manager: LockManager) -> bool:
 
 
 def by_look(manager: LockManager) -> bool:
-    return not manager.pending.look("a")
+    return not manager.claims.look("a")
 
 
 WAYS = pytest.mark.parametrize("gets_it", [by_call, by_calls, by_worker, by_look])
@@ -99,19 +100,19 @@ class TestClocksThatDiffer:
         assert not gets_it(ahead)
         wait_for(lambda: gets_it(ahead), "the key's time is over")
         assert boot_time() - before >= STANDS
-        assert not host().pending.drop(first)
+        assert not host().claims.drop(first)
 
     def test_one_that_is_an_hour_ahead_frees_nothing_either(self, host: NewManager) -> None:
         first = claim(host(), 60.0)
         assert not by_call(host(60 * MINUTES))
-        assert host().pending.drop(first)
+        assert host().claims.drop(first)
 
     def test_a_writer_that_is_behind_gets_its_time(self, host: NewManager) -> None:
         before = boot_time()
         first = claim(host(-10 * MINUTES), 1.0)
         wait_for(lambda: by_look(host()), "its time is over")
         assert boot_time() - before >= 1.0
-        assert not host().pending.drop(first)
+        assert not host().claims.drop(first)
 
     def test_one_that_is_behind_finds_it_standing_until_another_has_cleared_it(self, host: NewManager) -> None:
         behind = host(-10 * MINUTES)
@@ -133,15 +134,15 @@ class TestClocksThatDiffer:
     def test_a_place_in_line_and_a_least_hold(self, host: NewManager) -> None:
         lock = host().acquire("a", record("first"), ttl_seconds=30)
         assert isinstance(lock, Lock)
-        place, _ = host().pending.take_position("a", record("next"), 60.0)
+        place, _ = host().claims.take_position("a", record("next"), 60.0)
         manager = host()
         held = manager.acquire("b", record("first"), ttl_seconds=30)
         assert isinstance(held, Lock)
         left = manager.keep(held, held.record, 60.0)
         ahead = host(10 * MINUTES)
-        assert [key.token for key in ahead.pending.look("a")] == [lock.token, place.token]
+        assert [key.token for key in ahead.claims.look("a")] == [lock.token, place.token]
         assert left is not None
-        assert [key.token for key in ahead.pending.look("b")] == [left.token]
+        assert [key.token for key in ahead.claims.look("b")] == [left.token]
         assert isinstance(ahead.acquire("b", record("x"), ttl_seconds=30), Conflict)
 
     def test_a_record_of_an_older_version_is_over_a_quarter_of_an_hour_later(
@@ -165,11 +166,11 @@ class TestMeanwhile:
         first = claim(message, 0.05)
         taken: list[object] = []
 
-        def take_over() -> None:
+        def meet() -> None:
             if not taken:
-                taken.append(worker.take_over(first, record("first"), ttl_seconds=30))
+                taken.append(take_over(worker, first, record("first"), ttl_seconds=30))
 
-        rival = host(store=_Meeting(new_store(), Release, take_over))
+        rival = host(store=_Meeting(new_store(), Release, meet))
         assert wait_for(lambda: not gets_it(rival) and taken, "the rival clears the key")
         [lock] = taken
         assert isinstance(lock, Lock)
@@ -192,7 +193,7 @@ class TestMeanwhile:
         assert not by_worker(host(10 * MINUTES, _Ignorant(new_store())))
         assert not by_call(host(10 * MINUTES, _Ignorant(new_store())))
         assert not by_look(host(10 * MINUTES, _Ignorant(new_store())))
-        assert host().pending.drop(first)
+        assert host().claims.drop(first)
 
 
 class TestAge:

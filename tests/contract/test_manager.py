@@ -34,6 +34,7 @@ from celery_etcdlock.errors import LockLost, LockUnavailable
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.listeners import Listeners
 from celery_etcdlock.locking import renewal
+from celery_etcdlock.locking.acquisition import AcquireRequest
 from celery_etcdlock.locking.clock import boot_time
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.lock_store import LockStore
@@ -143,7 +144,7 @@ def test_waiters_take_their_turns_in_order(new_manager: NewManager) -> None:
         tokens.append(mine.fencing_token)
         managers[number].release(mine)
 
-    probe = managers[0]._store
+    probe = managers[0].store
     threads = []
     for number in range(1, 4):
         threads.append(threading.Thread(target=wait, args=(number,)))
@@ -163,7 +164,7 @@ def test_a_waiter_that_gives_up_leaves_no_place_behind(new_manager: NewManager) 
     started = time.monotonic()
     assert isinstance(other.acquire("a", record("second"), ttl_seconds=30, wait_seconds=0.5), Conflict)
     assert time.monotonic() - started >= 0.45
-    assert keys_under(one._store, "a") == ["first"]
+    assert keys_under(one.store, "a") == ["first"]
 
 
 def test_at_most_limit_hold(new_manager: NewManager) -> None:
@@ -482,11 +483,11 @@ def test_several_locks_that_are_lost_at_once_are_taken_anew(new_store: NewStore,
         return reply
 
     store.perform = lose  # type: ignore[method-assign]
-    locks = manager.acquire_all(["a", "b"], record(), ttl_seconds=30, on_lost=interrupted.append)
+    locks = manager.acquire_all(AcquireRequest(("a", "b"), record(), 30, on_lost=interrupted.append))
     assert isinstance(locks, list), locks
     assert [lock.session is session for lock in locks] == [False, False]
     assert len(_keys(raw, "a")) == len(_keys(raw, "b")) == 1
-    wait_for(lambda: session not in manager._keeper._sessions.values(), "the lost session is dealt with")
+    wait_for(lambda: session not in manager._keeper._sessions.all(), "the lost session is dealt with")
     assert interrupted == []
     for lock in locks:
         manager.release(lock)
@@ -569,7 +570,7 @@ def test_a_forked_child_does_not_release_its_parents_lock(new_store: NewStore, n
 @pytest.mark.parametrize("new_store", ["etcd"], indirect=True)  # only a real store can hold what we didn't write
 def test_an_unknown_record_is_held_by_somebody(new_manager: NewManager) -> None:
     manager = new_manager()
-    store = manager._store
+    store = manager.store
     transport, locks = store._transport, store._layout.locks  # type: ignore[attr-defined]
     for number, value in enumerate([b"", b"\xff\x00", b'{"v":2}', b"[" * 100_000, b'{"v":1,"since":1e999}']):
         put = messages.PutRequest(key=locks + b"a/foreign", value=value).SerializeToString()

@@ -29,6 +29,7 @@ from celery_etcdlock.core.replies import (
     StoreReply,
 )
 from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.acquisition import AcquireRequest
 from celery_etcdlock.locking.claims import Claims
 from celery_etcdlock.locking.clock import boot_time
 from celery_etcdlock.locking.driver import drive
@@ -38,13 +39,17 @@ from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.locking.outcomes import Claim, Conflict
 from celery_etcdlock.locking.pending_deletes import Releases, flush
 from celery_etcdlock.locking.session import PendingDelete
-from celery_etcdlock.locking.session import Session as LockSession
 from celery_etcdlock.locking.shared_leases import KEYS_PER_LEASE
 from tests.contract.test_store import SECONDS, Session
 
 
 def record(task_id: str = "t", limit: int = 1) -> Record:
     return Record(Delivery(task_id), "proj.task", "host", 1, 0.0, limit)
+
+
+def take_over(manager: LockManager, claim: Claim, by: Record, *, ttl_seconds: int) -> Lock | Conflict:
+    outcome = manager.acquire_all(AcquireRequest((claim.name,), by, ttl_seconds, claim=claim))
+    return outcome if isinstance(outcome, Conflict) else outcome[0]
 
 
 class Wall:
@@ -64,7 +69,7 @@ def wall() -> Wall:
 
 @pytest.fixture
 def pending(store: LockStore, wall: Wall) -> Claims:
-    return Claims(store, boot_time, SECONDS, wall, schedule_delete=LockSession.abandon)
+    return Claims(store, boot_time, SECONDS, wall)
 
 
 @pytest.fixture
@@ -140,14 +145,14 @@ class TestClaims:
 
     def test_hundreds_take_few_round_trips(self, store: LockStore, wall: Wall) -> None:
         counted = _Counting(store)
-        pending = Claims(counted, boot_time, SECONDS, wall, schedule_delete=LockSession.abandon)
+        pending = Claims(counted, boot_time, SECONDS, wall)
         outcomes = pending.claim_each([(f"n{number}", record()) for number in range(250)], 60)
         assert all(isinstance(outcome, Claim) for outcome in outcomes)
         assert counted.operations <= 2 + 3
 
     def test_leases_are_shared_and_bounded(self, store: LockStore, wall: Wall) -> None:
         """Rule 11."""
-        pending = Claims(store, boot_time, SECONDS, wall, schedule_delete=LockSession.abandon)
+        pending = Claims(store, boot_time, SECONDS, wall)
         leases, deadline = pending._leases, boot_time() + SECONDS
         first = leases.take(60, 1, deadline)
         assert leases.take(60, KEYS_PER_LEASE - 1, deadline) is first
@@ -167,7 +172,7 @@ class TestClaims:
         retry = replace(record(limit=3), delivery=Delivery("t", retries=1))
         for again in (record(limit=3), retry):
             assert isinstance(manager.acquire("a", again, ttl_seconds=30), Conflict)
-            assert isinstance(manager.acquire_all(["a", "b"], again, ttl_seconds=30), Conflict)
+            assert isinstance(manager.acquire_all(AcquireRequest(("a", "b"), again, 30)), Conflict)
             assert isinstance(pending.claim_each([("a", again)], 60)[0], Conflict)
         other = manager.acquire("a", record("other", limit=3), ttl_seconds=30)
         assert isinstance(other, Lock)
@@ -194,7 +199,7 @@ class TestClaims:
 class TestChangingHands:
     def test_to_the_worker_and_away(self, pending: Claims, manager: LockManager, store: LockStore) -> None:
         mine = claim(pending)
-        lock = manager.take_over(mine, record(), ttl_seconds=30)
+        lock = take_over(manager, mine, record(), ttl_seconds=30)
         assert isinstance(lock, Lock)
         assert lock.fencing_token > mine.revision
         assert not pending.drop(mine), "what the message knows is worth nothing once a worker has it"
@@ -208,7 +213,7 @@ class TestChangingHands:
 
         place, _ = pending.take_position("a", record(), 60)
         assert kinds() == [KeyKind.POSITION]
-        lock = manager.take_over(place, record(), ttl_seconds=30)
+        lock = take_over(manager, place, record(), ttl_seconds=30)
         assert isinstance(lock, Lock)
         assert kinds() == [KeyKind.HELD]
         manager.keep(lock, replace(lock.record, kind=KeyKind.LEAST_HOLD), 60)
@@ -216,16 +221,16 @@ class TestChangingHands:
 
     def test_only_one_of_two_copies_takes_over(self, pending: Claims, manager: LockManager) -> None:
         mine = claim(pending)
-        lock = manager.take_over(mine, record(), ttl_seconds=30)
+        lock = take_over(manager, mine, record(), ttl_seconds=30)
         assert isinstance(lock, Lock)
-        copy = manager.take_over(mine, record(), ttl_seconds=30)
+        copy = take_over(manager, mine, record(), ttl_seconds=30)
         assert isinstance(copy, Conflict)
         assert [key.mod_revision for key in copy.keys] == [lock.fencing_token]
         lock.check()
         manager.release(lock)
 
     def test_a_lock_taken_over_is_renewed_and_not_lost(self, pending: Claims, manager: LockManager) -> None:
-        lock = manager.take_over(claim(pending), record(), ttl_seconds=2)
+        lock = take_over(manager, claim(pending), record(), ttl_seconds=2)
         assert isinstance(lock, Lock)
         manager._keeper.renew(lock.session)
         lock.check()
@@ -239,7 +244,7 @@ class TestChangingHands:
         assert keys(store) == (lock.token,)
         manager.release(lock)
         assert keys(store) == (lock.token,), "it isn't the holder's any more"
-        assert isinstance(manager.take_over(left, record(), ttl_seconds=30), Lock)
+        assert isinstance(take_over(manager, left, record(), ttl_seconds=30), Lock)
 
     def test_the_newer_replaces_the_queued(self, pending: Claims, manager: LockManager, store: LockStore) -> None:
         """Rule 17."""
@@ -248,9 +253,9 @@ class TestChangingHands:
         newer = pending.keep(older, record("newer"), 60, replaces="older")
         assert isinstance(newer, Claim)
         assert store.perform(LookForMark("older"), SECONDS) == MarkSeen(True)
-        assert isinstance(manager.take_over(older, record("older"), ttl_seconds=30), Conflict)
+        assert isinstance(take_over(manager, older, record("older"), ttl_seconds=30), Conflict)
         assert not pending.drop(older)
-        lock = manager.take_over(newer, record("newer"), ttl_seconds=30)
+        lock = take_over(manager, newer, record("newer"), ttl_seconds=30)
         assert isinstance(lock, Lock)
         assert isinstance(pending.keep(newer, record("late"), 60, replaces="newer"), Conflict), "it runs already"
         assert store.perform(LookForMark("newer"), SECONDS) == MarkSeen(False)
@@ -271,7 +276,7 @@ class TestDoubt:
     @pytest.mark.parametrize("applied", [True, False])
     def test_a_claim_without_an_answer_is_found_or_made(self, store: LockStore, wall: Wall, applied: bool) -> None:
         losing = _Losing(store, applied=applied)
-        pending = Claims(losing, boot_time, SECONDS, wall, schedule_delete=LockSession.abandon)
+        pending = Claims(losing, boot_time, SECONDS, wall)
         mine = claim(pending)
         assert keys(store) == (mine.token,)
         assert pending.drop(mine)
@@ -323,7 +328,7 @@ class TestDoubt:
         mine = claim(pending)
         losing = _Losing(new_store(), applied=applied)
         manager = LockManager(losing, new_store(), timeout_seconds=SECONDS)
-        lock = manager.take_over(mine, record(), ttl_seconds=30)
+        lock = take_over(manager, mine, record(), ttl_seconds=30)
         assert isinstance(lock, Lock)
         manager.release(lock)
         for late in losing.lost:

@@ -53,8 +53,8 @@ def own(store: LockStore, token: str) -> HeldKey:
     return HeldKey(NAME, token, owned.revision)
 
 
-def save(store: LockStore, guard: HeldKey, *writes: tuple[str, bytes | None, int], book: str = "book") -> StoreReply:
-    return store.perform(SaveStates(guard, book, tuple(StateWrite(*write) for write in writes)), SECONDS)
+def save(store: LockStore, guard: HeldKey, *writes: tuple[str, bytes | None, int], name: str = "lock") -> StoreReply:
+    return store.perform(SaveStates(guard, name, tuple(StateWrite(*write) for write in writes)), SECONDS)
 
 
 def saved(store: LockStore, guard: HeldKey, *writes: tuple[str, bytes | None, int]) -> int:
@@ -64,11 +64,11 @@ def saved(store: LockStore, guard: HeldKey, *writes: tuple[str, bytes | None, in
 
 
 def test_states_are_written_once_as_they_were_seen(store: LockStore, guard: HeldKey) -> None:
-    assert store.perform(LoadStates("book"), SECONDS) == StatesSeen(())
+    assert store.perform(LoadStates("lock"), SECONDS) == StatesSeen(())
     first = saved(store, guard, ("a", b"1", 0), ("b%2F", b'{"x":"\xc3\xa4"}\x00:', 0))
     assert first > guard.mod_revision
     both = (State("a", b"1", first), State("b%2F", b'{"x":"\xc3\xa4"}\x00:', first))
-    assert store.perform(LoadStates("book"), SECONDS) == StatesSeen(both)
+    assert store.perform(LoadStates("lock"), SECONDS) == StatesSeen(both)
     assert save(store, guard, ("a", b"2", 0)) == StatesRefused(both[:1])
     second = saved(store, guard, ("a", b"2", first))
     # All or none: one of the two isn't as it was seen.
@@ -76,13 +76,13 @@ def test_states_are_written_once_as_they_were_seen(store: LockStore, guard: Held
         (State("a", b"2", second), both[1])
     )
     saved(store, guard, ("a", None, second))
-    assert store.perform(LoadStates("book"), SECONDS) == StatesSeen(both[1:])
+    assert store.perform(LoadStates("lock"), SECONDS) == StatesSeen(both[1:])
 
 
-def test_books_do_not_mix(store: LockStore, guard: HeldKey) -> None:
-    save(store, guard, ("a", b"1", 0), book="a")
-    save(store, guard, ("a", b"2", 0), book="a/b")
-    seen = [store.perform(LoadStates(book), SECONDS) for book in ("a", "a/b", "a/")]
+def test_states_of_different_locks_do_not_mix(store: LockStore, guard: HeldKey) -> None:
+    save(store, guard, ("a", b"1", 0), name="a")
+    save(store, guard, ("a", b"2", 0), name="a/b")
+    seen = [store.perform(LoadStates(name), SECONDS) for name in ("a", "a/b", "a/")]
     assert [[state.value for state in one.states] for one in seen if isinstance(one, StatesSeen)] == [
         [b"1"],
         [b"2"],
@@ -112,7 +112,7 @@ def test_states_outlive_the_lease_and_the_lock(store: LockStore, guard: HeldKey)
     revision = saved(store, guard, ("a", b"1", 0))
     store.perform(RevokeLease(LEASE), SECONDS)
     assert save(store, guard, ("a", b"2", revision)) == NotHeld()
-    assert store.perform(LoadStates("book"), SECONDS) == StatesSeen((State("a", b"1", revision),))
+    assert store.perform(LoadStates("lock"), SECONDS) == StatesSeen((State("a", b"1", revision),))
 
 
 def test_many_states_are_loaded_whole(store: LockStore, guard: HeldKey) -> None:
@@ -121,7 +121,7 @@ def test_many_states_are_loaded_whole(store: LockStore, guard: HeldKey) -> None:
         keys = [f"entry-{number:05}" for number in range(start, start + 50)]
         saved(store, guard, *((key, b"x" * 100, 0) for key in keys))
         expected |= set(keys)
-    seen = store.perform(LoadStates("book"), 30.0)
+    seen = store.perform(LoadStates("lock"), 30.0)
     assert isinstance(seen, StatesSeen)
     assert len(seen.states) == 2500
     assert {state.key for state in seen.states} == expected
@@ -150,7 +150,7 @@ class Lossy:
 
 def run(store: object, guard: HeldKey, *writes: tuple[str, bytes | None, int], seconds: float = 5.0) -> object:
     deadline = boot_time() + seconds
-    machine = Save(guard=guard, book="book", writes=tuple(StateWrite(*write) for write in writes), deadline=deadline)
+    machine = Save(guard=guard, name="lock", writes=tuple(StateWrite(*write) for write in writes), deadline=deadline)
     return drive(machine, store, boot_time)  # type: ignore[arg-type]
 
 
@@ -158,7 +158,7 @@ def run(store: object, guard: HeldKey, *writes: tuple[str, bytes | None, int], s
 def test_a_save_whose_answer_is_lost_takes_effect_once(store: LockStore, guard: HeldKey, losses: tuple[str]) -> None:
     outcome = run(Lossy(store, *losses), guard, ("a", b"mine", 0), ("b", b"mine", 0))
     assert isinstance(outcome, Saved)
-    states = store.perform(LoadStates("book"), SECONDS)
+    states = store.perform(LoadStates("lock"), SECONDS)
     assert isinstance(states, StatesSeen)
     assert tuple(state.revision for state in states.states) == outcome.revisions
     assert [state.value for state in states.states] == [b"mine", b"mine"]

@@ -22,11 +22,13 @@ from celery_etcdlock.core.replies import (
     StoreReply,
 )
 from celery_etcdlock.errors import LockUnavailable
+from celery_etcdlock.locking.acquisition import AcquireRequest
 from celery_etcdlock.locking.key_tokens import KeyTokenPool
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.locking.outcomes import Claim, Conflict
+from tests.contract.test_pending import take_over
 
 RECORD = Record(Delivery("task-id"), "proj.task", "host", os.getpid(), 0.0)
 
@@ -75,7 +77,7 @@ def test_a_name_that_is_locked_again_and_again_has_one_key(manager: LockManager,
         fencing.append(lock.fencing_token)
         assert isinstance(manager.acquire("a", RECORD, ttl_seconds=30), Conflict)
         manager.release(lock)
-        (several,) = manager.acquire_all(["a"], RECORD, ttl_seconds=30)  # type: ignore[misc]
+        (several,) = manager.acquire_all(AcquireRequest(("a",), RECORD, 30))  # type: ignore[misc]
         tokens.append(several.token)
         manager.release(several)
     assert set(tokens[1:]) <= set(tokens[:2])  # one was in use when the other was refused
@@ -117,7 +119,7 @@ def test_one_that_others_know_of_never_serves_again(manager: LockManager) -> Non
     lock = own(manager)
     claim = manager.keep(lock, replace(RECORD, kind=KeyKind.HANDOVER), 30)
     assert isinstance(claim, Claim)
-    taken = manager.take_over(claim, RECORD, ttl_seconds=30)
+    taken = take_over(manager, claim, RECORD, ttl_seconds=30)
     assert isinstance(taken, Lock)
     assert taken.token == lock.token
     manager.release(taken)

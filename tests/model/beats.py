@@ -301,7 +301,7 @@ class Exploration:
         one = world.schedulers[index]
         assert one.guard is not None
         write = StateWrite(ENTRY, value, one.known[1])
-        machine = self.rules.save_class(guard=one.guard, book=BOOK, writes=(write,), deadline=DEADLINE)
+        machine = self.rules.save_class(guard=one.guard, name=BOOK, writes=(write,), deadline=DEADLINE)
         world = world.having(index, doing="saving", value=value)
         return self.ask(world, index, machine, machine.start(0.0))
 

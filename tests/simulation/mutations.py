@@ -20,7 +20,6 @@ from celery_etcdlock.core.key_kinds import Relation
 from celery_etcdlock.core.protocol import drop_ended
 from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.locking import claims
-from celery_etcdlock.locking.renewal import SessionKeeper
 from celery_etcdlock.locking.session import PendingDelete, Session
 from celery_etcdlock.tasks.execution import message_claims, redelivery, run_under_lock
 from celery_etcdlock.tasks.execution.held_locks import HeldLocks
@@ -67,18 +66,17 @@ def position_is_taken_for_a_claim(monkeypatch: pytest.MonkeyPatch) -> None:
 def debt_names_no_attempt(monkeypatch: pytest.MonkeyPatch) -> None:
     """A producer that settles its doubt deletes the key as it is now: the running holder's."""
 
-    def forgetful(name: str, token: str, mod_revision: int | None = None, attempt: str | None = None) -> PendingDelete:
-        return PendingDelete(name, token, mod_revision)
+    def abandon(self: claims.Claims, session: Session, pending_deletes: list[PendingDelete]) -> None:
+        for pending in pending_deletes:
+            session.settle(pending)
+            session.abandon(pending._replace(attempt=None))
 
-    monkeypatch.setattr(claims, "PendingDelete", forgetful)
+    monkeypatch.setattr(claims.Claims, "_abandon", abandon)
 
 
 def doubt_is_never_paid(monkeypatch: pytest.MonkeyPatch) -> None:
     """A producer's claim without an answer stays until its time is over, unless the process claims again."""
-    monkeypatch.setattr(claims.Claims, "_schedule_all", lambda self, session, pending_deletes: None)
-    for name in ("owe", "abandon"):
-        if hasattr(claims.Claims, name):
-            monkeypatch.setattr(claims.Claims, name, lambda *_: None)
+    monkeypatch.setattr(claims.Claims, "_abandon", lambda self, session, pending_deletes: None)
 
 
 def handover_outlives_its_message(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -110,7 +108,7 @@ def release_is_interrupted_for_good(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(HeldLocks, "end_each", end_each)
     monkeypatch.setattr(Session, "begin_release", lambda self, lock, debt, due: self.end_hold(lock))
-    monkeypatch.setattr(SessionKeeper, "hurry", lambda *_: None)
+    monkeypatch.setattr(Session, "hurry", lambda *_: None)
 
 
 def retry_is_stored_after_the_release(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -112,7 +112,7 @@ class Process:
         self.etcd = OneAtATime()
         self.group = GroupCommit(EtcdStore(self.etcd, "/p/"))
         self.manager = LockManager(self.group, EtcdStore(self.etcd, "/p/"), clock=lambda: self.now)
-        self.manager.pending._wall_clock = lambda: 1e9 + self.now
+        self.manager.claims._wall_clock = lambda: 1e9 + self.now
         self.keeper = self.manager._keeper
         self.page: LeasePage | None = None
         # As if the renewal's thread ran: the test does what it does.
@@ -124,7 +124,7 @@ class Process:
         """As a prefork child does, for its parent."""
         self.page = LeasePage()
         self.page._acquirer = 0
-        self.keeper._page = self.page
+        self.keeper._sessions._page = self.page
 
     def acquire(self, name: str) -> Lock:
         record = Record(Delivery(f"task of {name}"), "task", "host", 1, 0.0, 1)
@@ -151,19 +151,21 @@ class Process:
         """Nothing of the process is in the way of the next lock."""
         assert self.group._leader is None
         assert not self.group._queue
-        for mutex in (self.group._mutex, self.keeper._opening, self.manager.pending._leases._opening):
+        for mutex in (self.group._mutex, self.keeper._sessions._opening, self.manager.claims._leases._opening):
             assert not mutex._is_owned()
-        for session in self.keeper._sessions.values():
+        for session in self.keeper._sessions.all():
             assert not session._uses
         if self.page is not None:
             assert not self.page._mutex[1]._is_owned()
             # The parent renews for the leases that are written down.
-            assert {entry.lease for entry in self.page.entries()} <= set(self.keeper._sessions)
+            assert {entry.lease for entry in self.page.entries()} <= {
+                session.lease for session in self.keeper._sessions.all()
+            }
         self.acquire_and_release("another")
 
     def check_owes_nothing(self, but: tuple[Lock, ...] = ()) -> None:
         """Nothing is renewed that nobody holds."""
-        leases = [lease.session for lease in self.manager.pending._leases._leases.values()]
-        for session in [*self.keeper._sessions.values(), *leases]:
+        leases = [lease.session for lease in self.manager.claims._leases._leases.values()]
+        for session in [*self.keeper._sessions.all(), *leases]:
             assert not session._pending_deletes
             assert [lock for lock in session.held() if lock not in but] == []

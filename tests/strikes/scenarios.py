@@ -304,7 +304,7 @@ def check(app: App, process: Process) -> None:
     process.renew()
     process.advance(10)  # more than the least hold
     for name in ("name", "other"):
-        process.manager.pending.look(name)
+        process.manager.claims.look(name)
     standing = process.lock_keys()
     assert standing == []
     process.check_owes_nothing()

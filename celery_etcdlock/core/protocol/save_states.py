@@ -45,12 +45,12 @@ class Save(Machine["Saved | Overtaken | GuardLost | Unavailable"]):
     """Save ``writes``, all or none."""
 
     guard: HeldKey
-    book: str
+    name: str
     writes: tuple[StateWrite, ...]
     _doubtful = False
 
     def _send(self, now: float) -> Operation:
-        return SaveStates(self.guard, self.book, self.writes)
+        return SaveStates(self.guard, self.name, self.writes)
 
     def on(self, reply: Reply, now: float) -> Operation | Saved | Overtaken | GuardLost | Unavailable:
         match reply:

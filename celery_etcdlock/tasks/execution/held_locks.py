@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from celery_etcdlock.errors import LockLost
+from celery_etcdlock.locking.acquisition import AcquireRequest
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.outcomes import Claim, Conflict
 from celery_etcdlock.tasks.execution.context import ExecutionContext
@@ -45,21 +46,18 @@ class HeldLocks:
         known = [lock.has_run for lock in self._held if lock.has_run is not None]
         return any(known) if known else None
 
-    def acquire(self, names: Sequence[str]) -> Conflict | None:
+    def acquire(self, names: Sequence[str], claim: Claim | None = None) -> Conflict | None:
         """Take all of these locks, or none and say who has one."""
         context = self._context
-        outcome = context.manager.acquire_all(
-            names, context.record, ttl_seconds=context.ttl_seconds, on_held=self._hold, on_lost=self._lost
+        request = AcquireRequest(
+            tuple(names), context.record, context.ttl_seconds, on_held=self._hold, on_lost=self._lost, claim=claim
         )
+        outcome = context.manager.acquire_all(request)
         return outcome if isinstance(outcome, Conflict) else None
 
     def take_over(self, claim: Claim) -> Conflict | None:
         """Take over a lock that this message holds, or say who has it."""
-        context = self._context
-        outcome = context.manager.take_over(
-            claim, context.record, ttl_seconds=context.ttl_seconds, on_held=self._hold, on_lost=self._lost
-        )
-        return outcome if isinstance(outcome, Conflict) else None
+        return self.acquire([claim.name], claim)
 
     def release(self) -> None:
         self.end_each(self._context.manager.release)
@@ -81,7 +79,7 @@ class HeldLocks:
 
     def _hold(self, lock: Lock) -> None:
         if self._interruption is not None:
-            lock.on_told = self._interruption.raised_elsewhere
+            lock.on_check_failed = self._interruption.raised_elsewhere
         lock.copies_may_ask = True
         self._held.append(lock)
 

@@ -73,7 +73,7 @@ class ConflictHandling:
         decision = on_conflict(situation, jitter)
         if isinstance(decision, WaitForPredecessor):
             if related_key is not None:
-                context.manager.pending.await_change(related_key, conflict.name, decision.seconds)
+                context.manager.claims.await_change(related_key, conflict.name, decision.seconds)
             return
         if isinstance(decision, Skip):
             skip(context, conflict.name, str(error))

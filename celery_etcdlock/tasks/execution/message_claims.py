@@ -29,23 +29,23 @@ class MessageClaims:
     def check(self) -> None:
         """End the message if a newer call took its place while it was in its queue."""
         for claim in self.claims:
-            keys = self._context.manager.pending.look(claim.name)
+            keys = self._context.manager.claims.look(claim.name)
             if find(keys, self._context.call.delivery, Relation.OURS) is None:
                 end_if_superseded(self._context, claim.name)
 
     def release(self) -> None:
         """Release what ends with the start of this run, whether the headers name it or not."""
-        context, pending = self._context, self._context.manager.pending
+        context, claims = self._context, self._context.manager.claims
         # Where the lifetime doesn't begin at the call, only the headers of an earlier version can name any.
         names = [context.lifetime.queued_name(name) for name in context.names()] if context.lifetime.at_enqueue else []
         claimed = {claim.name for claim in self.claims}
         for name in dict.fromkeys((*names, *claimed)):
             for _ in range(MOST_LOOKS):
-                related = ((key, relation(key.record, context.call.delivery)) for key in pending.look(name))
+                related = ((key, relation(key.record, context.call.delivery)) for key in claims.look(name))
                 ours = [key for key, kind in related if kind in (Relation.OURS, Relation.LEFT_BEHIND)]
                 if not ours and name in claimed:
                     end_if_superseded(context, name)
-                if all(pending.drop(Claim(name, key.token, key.mod_revision)) for key in ours):
+                if all(claims.drop(Claim(name, key.token, key.mod_revision)) for key in ours):
                     break
         self.claims = ()
 
@@ -54,13 +54,13 @@ class MessageClaims:
         context, names = self._context, self._context.names()
         claimed = {claim.name for claim in self.claims}
         for name in dict.fromkeys((*names, *claimed)):
-            keys = context.manager.pending.look(name)
+            keys = context.manager.claims.look(name)
             key = find(keys, context.call.delivery, Relation.OURS)
             if key is not None and name in names:
                 self._held.take_over(Claim(name, key.token, key.mod_revision))
             elif key is not None:
                 # Of other arguments than the message has now.
-                context.manager.pending.drop(Claim(name, key.token, key.mod_revision))
+                context.manager.claims.drop(Claim(name, key.token, key.mod_revision))
             elif name in claimed:
                 end_if_superseded(context, name)
         self.claims = ()
@@ -80,5 +80,5 @@ def end_if_superseded(context: ExecutionContext, name: str) -> None:
     Call it where no key under ``name`` is this message's. What counts is the mark that the newer call left: the
     message's headers may be wrong.
     """
-    if context.manager.pending.is_superseded(context.call.delivery.task_id):
+    if context.manager.claims.is_superseded(context.call.delivery.task_id):
         skip(context, name, f"a newer call took its place in the queue, lock {name!r}")

@@ -40,7 +40,7 @@ class QueuePosition:
 
     def try_turn(self, claim: Claim) -> Conflict | None:
         """Take the lock if it is our turn, or say who is before us."""
-        keys = self._context.manager.pending.look(claim.name)
+        keys = self._context.manager.claims.look(claim.name)
         if not self.take_up(claim.name, keys):
             end_if_superseded(self._context, claim.name)
             # It expired, or a copy of the message had its turn: take a new one.
@@ -80,10 +80,10 @@ class QueuePosition:
         if not (decision.with_position and context.lifetime.while_running and len(context.names()) == 1):
             self.leave()
             return
-        pending = context.manager.pending
+        claims = context.manager.claims
         stands_for = decision.seconds + POSITION_SECONDS
         if claim is not None:
-            kept = pending.keep(claim, replace(context.record, kind=KeyKind.POSITION), stands_for)
+            kept = claims.keep(claim, replace(context.record, kind=KeyKind.POSITION), stands_for)
             if isinstance(kept, Claim):
                 self.claim = kept
                 return
@@ -92,11 +92,11 @@ class QueuePosition:
             end_if_superseded(context, claim.name)
             self.claim = None
         if decision.replaces:
-            self._replace_those_who_wait(conflict.name, pending.look(conflict.name), stands_for)
+            self._replace_those_who_wait(conflict.name, claims.look(conflict.name), stands_for)
             if self.claim is not None:
-                self._keys = pending.look(conflict.name)
+                self._keys = claims.look(conflict.name)
                 return
-        _, self._keys = pending.take_position(conflict.name, context.record, stands_for, self._stand)
+        _, self._keys = claims.take_position(conflict.name, context.record, stands_for, self._stand)
         if decision.replaces:
             # One that took its place while we took ours.
             self._replace_those_who_wait(conflict.name, self._before(self._keys), stands_for)
@@ -112,7 +112,7 @@ class QueuePosition:
                 continue
             claim = Claim(name, key.token, key.mod_revision)
             record = replace(context.record, kind=KeyKind.POSITION)
-            taken = context.manager.pending.keep(claim, record, stands_for, replaces=older.delivery.task_id)
+            taken = context.manager.claims.keep(claim, record, stands_for, replaces=older.delivery.task_id)
             if isinstance(taken, Claim):
                 logger.info("%s takes the queue position of %s", context.call.delivery.task_id, older.delivery.task_id)
                 self.leave()  # ours is behind it
@@ -127,7 +127,7 @@ class QueuePosition:
     def leave(self) -> None:
         """Give the position up. Raises no error of the store."""
         if self.claim is not None:
-            self._context.manager.drop_position(self.claim.name, self._context.call.delivery)
+            self._context.manager.drop_ended(self.claim.name, self._context.call.delivery, position_only=True)
             self.claim = None
 
     def _stand(self, claim: Claim) -> None:

@@ -167,7 +167,7 @@ class _Execution:
         record = replace(context.record, kind=KeyKind.WINDOW)
         assert context.options.unique_for is not None
         while True:
-            outcomes = context.manager.pending.claim_all([(name, record) for name in names], context.options.unique_for)
+            outcomes = context.manager.claims.claim_all([(name, record) for name in names], context.options.unique_for)
             conflicts = [outcome for outcome in outcomes if isinstance(outcome, Conflict) and outcome.keys]
             if not conflicts:
                 return
@@ -222,7 +222,7 @@ class _Execution:
         if len(names) == 1 and self._position.claim is None and self._position.take_up(conflict.name, conflict.keys):
             return True
         left = find(conflict.keys, context.call.delivery, Relation.LEFT_BEHIND)
-        return left is not None and context.manager.pending.drop(Claim(conflict.name, left.token, left.mod_revision))
+        return left is not None and context.manager.claims.drop(Claim(conflict.name, left.token, left.mod_revision))
 
     def _check_not_done(self) -> None:
         """With the lock held, whether the body has run already."""

@@ -111,7 +111,7 @@ class Enqueued:
         try:
             circuit_breaker.check()
             wanted = [(name, self.record) for name in names]
-            outcomes = self.locks.manager.pending.claim_all(wanted, self.seconds, self.hold)
+            outcomes = self.locks.manager.claims.claim_all(wanted, self.seconds, self.hold)
             circuit_breaker.over()
             conflicts = [outcome for outcome in outcomes if isinstance(outcome, Conflict)]
             return self._on_conflict(max(conflicts, key=lambda conflict: len(conflict.keys))) if conflicts else None
@@ -170,7 +170,7 @@ class Enqueued:
             return False
         older = holder.delivery.task_id
         claim = Claim(conflict.name, key.token, key.mod_revision)
-        kept = manager.pending.keep(claim, self.record, self.seconds, replaces=older, on_claimed=self.hold)
+        kept = manager.claims.keep(claim, self.record, self.seconds, replaces=older, on_claimed=self.hold)
         if isinstance(kept, Conflict):
             return False
         logger.info("Task %s[%s] takes the place of %s in the queue", self.task.name, self.task_id, older)

@@ -68,7 +68,7 @@ def _claim(calls: Any, members: list[Any], options: dict[str, Any], held: dict[s
         try:
             locks.circuit_breaker.check()
             each = [(name, call.record) for name, (_, call) in by_name.items()]
-            locks.manager.pending.claim_each(each, seconds, hold)
+            locks.manager.claims.claim_each(each, seconds, hold)
             locks.circuit_breaker.over()
         except LockUnavailable as error:
             locks.circuit_breaker.tell(error)

@@ -48,10 +48,10 @@ def others(locks: EtcdLocks, new_locks: Callable[[], EtcdLocks]) -> EtcdLocks:
     return new_locks()
 
 
-def lose(held: HeldLock) -> None:
+def lose(locks: EtcdLocks, held: HeldLock) -> None:
     """Somebody deletes the lock's key, and the holder's process finds out."""
-    manager = held._holding.manager
-    for lock in held._holding.locks:
+    manager = locks.manager
+    for lock in held.locks:
         manager.store.perform(Release(lock.name, lock.token, lock.fencing_token), 5.0)
         manager._keeper.renew(lock.session)
     assert held.lost

@@ -107,7 +107,7 @@ class LockMachine(RuleBasedStateMachine):
         """Somebody deletes the key, and the process finds out."""
         actor = self.holds.pop(number % len(self.holds))
         held = actor.do(lambda: actor.lock.held)
-        (lock,) = held._holding.locks
+        (lock,) = held.locks
         actor.client.manager.store.perform(Release(lock.name, lock.token, lock.fencing_token), 5.0)
         actor.client.manager._keeper.renew(lock.session)
         with pytest.raises(LockLost):
@@ -172,7 +172,7 @@ class LockMachine(RuleBasedStateMachine):
             if actor in self.holds:
                 held = actor.do(lambda: actor.lock.held)  # noqa: B023
                 held.check()
-                helds.append(held._holding.locks[0].token)
+                helds.append(held.locks[0].token)
         keys = self.clients[0].holders(self.name)
         assert {key.token for key in keys[: len(helds)]} == set(helds), "the owners are those who believe"
 

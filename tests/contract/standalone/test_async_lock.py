@@ -85,7 +85,7 @@ def test_a_lost_block_ends_with_the_loss_and_tells_in_the_loop(locks: EtcdLocks)
         lock = locks.alock("a", on_lost=lambda held: told.append(threading.current_thread().name))
         with pytest.raises(LockLost):  # noqa: PT012 - it is the block's end
             async with lock as held:
-                await asyncio.to_thread(lose, held)
+                await asyncio.to_thread(lose, locks, held)
                 await soon(lambda: told, "on_lost is called")
                 assert not lock.owned()
         assert told == [threading.current_thread().name]

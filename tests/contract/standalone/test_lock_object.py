@@ -165,7 +165,7 @@ class TestTrust:
     def test_a_lost_block_ends_with_the_loss(self, locks: EtcdLocks, others: EtcdLocks) -> None:
         lock = locks.lock("a")
         with pytest.raises(LockLost, match="its key was deleted"), lock as held:  # noqa: PT012 - it is the block's end
-            lose(held)
+            lose(locks, held)
             assert (lock.owned(), lock.lost, lock.remaining) == (False, True, 0.0)
             with others.lock("a") as theirs:
                 with pytest.raises(LockLost):
@@ -178,13 +178,13 @@ class TestTrust:
         lock = locks.lock("a")
         with pytest.raises(LockLost, match="its key was gone when it was released"), lock as held:  # noqa: PT012
             for key in locks.holders("a"):
-                locks.manager.pending.drop(claim_of(held, key.mod_revision))
+                locks.manager.claims.drop(claim_of(held, key.mod_revision))
 
     def test_an_exception_in_a_lost_block_keeps_its_place(
         self, locks: EtcdLocks, caplog: pytest.LogCaptureFixture
     ) -> None:
         with pytest.raises(ZeroDivisionError) as caught, locks.lock("a") as held:  # noqa: PT012
-            lose(held)
+            lose(locks, held)
             _ = 1 / 0
         if sys.version_info >= (3, 11):
             assert "lock 'a' is lost" in caught.value.__notes__[0]
@@ -193,7 +193,7 @@ class TestTrust:
     def test_release_tells_of_a_loss(self, locks: EtcdLocks) -> None:
         lock = locks.lock("a")
         assert lock.acquire()
-        lose(lock.held)
+        lose(locks, lock.held)
         with pytest.raises(LockLost):
             lock.release()
         with pytest.raises(NotLocked):
@@ -203,7 +203,7 @@ class TestTrust:
         lock = locks.lock("a")
         with lock as held:
             others.manager.ask_to_release("a", others.holders("a")[0], "an operator")
-            locks.manager._keeper.renew(held._holding.locks[0].session)
+            locks.manager._keeper.renew(held.locks[0].session)
             with pytest.raises(LockLost, match="an operator asked its holder"):
                 lock.check()
             assert not others.lock("a").acquire()
@@ -213,7 +213,7 @@ class TestTrust:
         told: list[tuple[HeldLock, str]] = []
         lock = locks.lock("a", on_lost=lambda held: told.append((held, threading.current_thread().name)))
         with pytest.raises(LockLost), lock as held:  # noqa: PT012
-            lose(held)
+            lose(locks, held)
             wait_for(lambda: told, "on_lost is called")
         assert (told[0][0].fencing_token, told[0][1]) == (held.fencing_token, "celery-etcdlock-renewal")
         with lock:
@@ -223,7 +223,7 @@ class TestTrust:
     def test_it_can_not_be_copied(self, locks: EtcdLocks) -> None:
         lock = locks.lock("a")
         with lock as held:
-            for copied in (lock, held, held._holding.locks[0]):
+            for copied in (lock, held, held.locks[0]):
                 for way in (pickle.dumps, copy.copy, copy.deepcopy):
                     with pytest.raises(TypeError, match="can't be pickled or copied"):
                         way(copied)
@@ -261,7 +261,7 @@ class TestTrust:
 def claim_of(held: HeldLock, revision: int) -> Any:
     from celery_etcdlock.locking.outcomes import Claim
 
-    (lock,) = held._holding.locks
+    (lock,) = held.locks
     return Claim(lock.name, lock.token, revision)
 
 
@@ -303,7 +303,7 @@ class TestSharing:
             interrupted = in_thread(lambda: interrupted_wait(lock))
             assert isinstance(interrupted, Stopped)
             held.check()
-            assert [key.token for key in others.holders("a")] == [held._holding.locks[0].token]
+            assert [key.token for key in others.holders("a")] == [held.locks[0].token]
             assert not others.lock("a").acquire()
         assert not locks.holders("a")
 

@@ -231,7 +231,7 @@ def test_the_page_shows_the_beat(app: Celery, start_page: Callable[..., Page], n
     state = EntryState("<b>nightly</b>", "proj.report", "every 60 s", time.time() - 50, 7, Phase.PUBLISHED)
     nightly = replace(state, next_at=time.time() + 3600)
     work = WorkState("beathost", 12, time.time() - 130, lock.fencing_token, 2)
-    locks.manager.book("beat:app", lock).save({"nightly": encode_state(nightly), "~work": encode_state(work)})
+    locks.manager.saved_states("beat:app", lock).save({"nightly": encode_state(nightly), "~work": encode_state(work)})
     tab = new_tab(start_page().url)
     tab.wait_for_selector("td.entry")
     assert tab.locator("td.entry").inner_text() == "<b>nightly</b>"

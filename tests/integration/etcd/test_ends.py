@@ -41,7 +41,7 @@ def host(server: Any, request: pytest.FixtureRequest) -> Callable[..., LockManag
 
 
 def claimed(manager: LockManager, name: str, seconds: float) -> bool:
-    [outcome] = manager.pending.claim_each([(name, RECORD)], seconds)
+    [outcome] = manager.claims.claim_each([(name, RECORD)], seconds)
     return isinstance(outcome, Claim)
 
 

@@ -148,8 +148,8 @@ def test_time_to_wait_expiry_and_revocation_are_respected(new_project: NewProjec
         assert isinstance(outcome(impatient), LockConflict)
         assert isinstance(outcome(expires), TaskRevokedError)
         wait_parked(project, 0)
-        pending = EtcdLocks.from_app(project.app).manager.pending
-        wait_for(lambda: len(pending.look(lock.name)) == 1, "no place in line is left")
+        claims = EtcdLocks.from_app(project.app).manager.claims
+        wait_for(lambda: len(claims.look(lock.name)) == 1, "no place in line is left")
     assert entered(project) == []
 
 

@@ -86,7 +86,7 @@ class TestAtEnqueue:
 def _count(project: Project) -> Callable[[], int]:
     """How many operations the store of this process is asked for from now on."""
     manager = EtcdLocks.from_app(project.app).manager
-    store = manager.pending._store
+    store = manager.claims._store
     asked = []
 
     class Counting:
@@ -94,7 +94,7 @@ def _count(project: Project) -> Callable[[], int]:
             asked.append(operation)
             return store.perform(operation, timeout_seconds)
 
-    manager.pending._store = Counting()  # type: ignore[assignment]
+    manager.claims._store = Counting()  # type: ignore[assignment]
     return lambda: len(asked)
 
 
@@ -204,7 +204,7 @@ class TestNeverStarted:
         task.apply_async(("k",), expires=1000)  # so that only the worker can free it
         [key] = EtcdLocks.from_app(project.app).holders(key_of(task))
         project.app.control.purge()
-        EtcdLocks.from_app(project.app).manager.pending.drop(_claim(task, key))
+        EtcdLocks.from_app(project.app).manager.claims.drop(_claim(task, key))
         late = task.apply_async(("k",), expires=0.5)
         time.sleep(0.6)
         project.start_worker("-c", "1")

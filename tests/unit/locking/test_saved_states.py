@@ -1,4 +1,4 @@
-"""A save without an answer stays on the book's mind, whatever is saved next."""
+"""A save without an answer isn't forgotten, whatever is saved next."""
 
 from __future__ import annotations
 
@@ -45,31 +45,31 @@ def store() -> Forgetful:
 
 
 @pytest.fixture
-def book(store: Forgetful) -> SavedStates:
-    return SavedStates(store, boot_time, 0.1, "book", own(store))
+def states(store: Forgetful) -> SavedStates:
+    return SavedStates(store, boot_time, 0.1, "lock", own(store))
 
 
-def test_another_save_of_the_same_key_comes_after_the_doubtful_one(store: Forgetful, book: SavedStates) -> None:
-    book.save({"a": b"1"})
+def test_another_save_of_the_same_key_comes_after_the_doubtful_one(store: Forgetful, states: SavedStates) -> None:
+    states.save({"a": b"1"})
     store.silent = True
     with pytest.raises(LockUnavailable):
-        book.save({"a": b"2", "b": b"1"})
+        states.save({"a": b"2", "b": b"1"})
     store.silent = False
-    book.save({"a": b"3", "c": b"1"})
-    assert book.load() == {"a": b"3", "b": b"1", "c": b"1"}
+    states.save({"a": b"3", "c": b"1"})
+    assert states.load() == {"a": b"3", "b": b"1", "c": b"1"}
 
 
-def test_more_than_fits_into_one_transaction(store: Forgetful, book: SavedStates) -> None:
+def test_more_than_fits_into_one_transaction(store: Forgetful, states: SavedStates) -> None:
     values = {f"key{number}": b"x" for number in range(2 * MOST_WRITES + 1)}
-    book.save(values)
-    book.save({**values, "key0": None})
-    assert len(book.load()) == len(values) - 1
+    states.save(values)
+    states.save({**values, "key0": None})
+    assert len(states.load()) == len(values) - 1
 
 
-def test_who_is_not_the_only_writer_gives_up(store: Forgetful, book: SavedStates) -> None:
-    book.save({"a": b"1"})
-    other = SavedStates(store, boot_time, 0.1, "book", HeldKey("name", "token", 3))
+def test_who_is_not_the_only_writer_gives_up(store: Forgetful, states: SavedStates) -> None:
+    states.save({"a": b"1"})
+    other = SavedStates(store, boot_time, 0.1, "lock", HeldKey("name", "token", 3))
     other.load()
     other.save({"a": b"2"})
     with pytest.raises(LockLost, match="somebody else wrote"):
-        book.save({"a": b"3"})
+        states.save({"a": b"3"})

@@ -49,7 +49,7 @@ def check(what: str) -> str:
     """In the copy: what the lock says, now or ``later``, when its deadline is over."""
     lock: Any = current_lock()
     if what == "later":
-        lock.session._clock = lambda: boot_time() + 1000
+        lock.session.now = lambda: boot_time() + 1000
     try:
         lock.check()
     except LockLost as error:
@@ -97,7 +97,7 @@ def test_a_copy_is_told_of_a_loss_and_tells_nobody(app: Celery) -> None:
         copy = Copy(check)
         lock: Any = current_lock()
         told: list[str] = []
-        lock.on_told = lambda: told.append("told")
+        lock.on_check_failed = lambda: told.append("told")
         lock.lose("asked to let go")
         assert "doesn't hold it any more" in copy.ask("now")
         assert told == []

@@ -121,7 +121,7 @@ def test_a_copy_of_what_has_run_is_no_run_for_which_a_lock_stands(worker: Worker
     [message] = worker.messages()
     worker.run(message)
     [key] = worker.locks.manager.keys("name")
-    worker.locks.manager.pending.drop(Claim("name", key.token, key.mod_revision))
+    worker.locks.manager.claims.drop(Claim("name", key.token, key.mod_revision))
     worker.run(message)
     assert worker.ran == [None]
     assert worker.holders("name") == 0

@@ -64,7 +64,7 @@ def test_an_outage_at_the_start_leaves_no_key_behind(
         raise LockUnavailable("away")
 
     with monkeypatch.context() as context:
-        context.setattr(worker.locks.manager, "take_over", away)
+        context.setattr(worker.locks.manager, "acquire_all", away)
         worker.run(message)
     assert len(worker.ran) == (setting == "run")
     wait_for(lambda: worker.holders("name") == 0, "the key is gone")
@@ -115,7 +115,7 @@ def test_a_message_that_lost_one_of_its_locks_doesnt_stand_in_its_own_way(worker
     task.delay()
     [message] = worker.messages()
     first = Claim(*message.headers["etcdlock_claims"][0])
-    assert worker.locks.manager.pending.drop(first)
+    assert worker.locks.manager.claims.drop(first)
     worker.run(message)
     assert len(worker.ran) == 1
     assert worker.holders("one") == worker.holders("other") == 0
@@ -131,7 +131,7 @@ def test_a_retry_takes_over_all_its_locks(worker: Worker) -> None:
     task = worker.task(retry_once, lock="until_executed", lock_key=names, max_retries=1)
     task.delay()
     worker.run(*worker.messages())
-    worker.locks.manager.pending.drop(Claim("third", *_known(worker.locks.holders("third")[0])))
+    worker.locks.manager.claims.drop(Claim("third", *_known(worker.locks.holders("third")[0])))
     worker.run(*worker.messages())
     [(name, until)] = worker.ran
     assert set(name.split(", ")) == set(names)

@@ -242,7 +242,7 @@ def test_a_claim_that_its_producer_doubts_is_its_messages_and_nobody_else_delete
     task = worker.task(_held_names(worker), lock=lifetime, lock_key="name")
     _open_leases(worker, task)
     with monkeypatch.context() as context:
-        context.setattr(worker.locks.manager._store, "perform", _losing(worker.locks.manager._store, applied=True))
+        context.setattr(worker.locks.manager.store, "perform", _losing(worker.locks.manager.store, applied=True))
         task.delay()
         [message] = worker.messages()
         assert not message.headers.get(CLAIMS_HEADER)
@@ -267,7 +267,7 @@ def test_a_claim_that_is_deleted_in_the_moment_of_its_take_over_leaves_the_lock_
 
     def delete() -> None:
         [key] = worker.locks.holders("name")
-        assert worker.locks.manager.pending.drop(Claim("name", key.token, key.mod_revision))
+        assert worker.locks.manager.claims.drop(Claim("name", key.token, key.mod_revision))
 
     worker.on_operation(monkeypatch, Promote, delete)
     worker.run(message)
@@ -329,7 +329,7 @@ def test_a_copy_that_meets_an_outage_leaves_the_result_alone(
     again = copy.copy(message)
     worker.run(message)
     with monkeypatch.context() as context:
-        context.setattr(worker.locks.manager._store, "perform", _away)
+        context.setattr(worker.locks.manager.store, "perform", _away)
         worker.run(again)
         assert result.state == ended
         [comeback] = worker.messages()
@@ -345,7 +345,7 @@ def test_what_a_call_left_in_doubt_is_gone_without_another_call(
     worker.app.conf.etcdlock_on_unavailable = setting
     task = worker.task(lock="until_executing", lock_key="name")
     _open_leases(worker, task)
-    store = worker.locks.manager._store
+    store = worker.locks.manager.store
     with monkeypatch.context() as context:
         context.setattr(store, "perform", _losing(store, applied=True))
         if setting == "raise":
@@ -366,12 +366,12 @@ def test_what_a_call_left_in_doubt_is_gone_at_the_end_of_its_process(
     manager = worker.locks.manager
     monkeypatch.setattr("celery_etcdlock.locking.renewal.start_thread", lambda *_: None)
     with monkeypatch.context() as context:
-        context.setattr(manager._store, "perform", _losing(manager._store, applied=True))
+        context.setattr(manager.store, "perform", _losing(manager.store, applied=True))
         with pytest.raises(LockUnavailable):
             task.delay()
-    assert len(manager._store._names) == 1  # type: ignore[attr-defined]
+    assert len(manager.store._names) == 1  # type: ignore[attr-defined]
     manager.close()
-    assert not manager._store._names  # type: ignore[attr-defined]
+    assert not manager.store._names  # type: ignore[attr-defined]
 
 
 def test_a_retry_doesnt_inherit_what_the_run_before_came_back_for(worker: Worker) -> None:
@@ -511,7 +511,7 @@ def test_a_copy_knows_of_a_run_in_its_own_process_that_etcd_doesnt_know_of_yet(
     task.delay()
     [message] = worker.messages()
     keeper = worker.locks.manager._keeper
-    monkeypatch.setattr(keeper, "_put_marks", lambda timeout_seconds: False)
+    monkeypatch.setattr(keeper._cleanup, "put_marks", lambda timeout_seconds: False)
     keeper.schedule_mark(delivery_of(message.headers).run)
     worker.run(message)
     assert worker.ran == []
@@ -624,7 +624,7 @@ class TestMarks:
         task.delay()
         [message] = worker.messages()
         again = copy.deepcopy(message)
-        store = worker.locks.manager._store
+        store = worker.locks.manager.store
         perform = store.perform
         marked: list[bool] = []
         away = lost == "the release"
@@ -654,7 +654,7 @@ class TestMarks:
         task = worker.task(lock_key="name")
         task.delay()
         [message] = worker.messages()
-        store = worker.locks.manager._store
+        store = worker.locks.manager.store
         perform, lost, marked = store.perform, [], []
 
         def answers(operation: Any, timeout_seconds: float) -> Any:
@@ -757,7 +757,7 @@ def test_a_copy_of_what_has_run_leaves_no_queue_position_behind(worker: Worker) 
     with worker.locks.lock("name"):
         assert place.record is not None
         taken: list[Claim] = []
-        worker.locks.manager.pending.take_position("name", place.record, 60, taken.append)
+        worker.locks.manager.claims.take_position("name", place.record, 60, taken.append)
         message.headers[POSITION_HEADER] = written_claims(taken[-1:])[0]
         worker.run(message)
         assert worker.ran == [None]
@@ -806,7 +806,7 @@ def test_a_retry_that_ends_before_it_has_its_lock_frees_what_was_left_for_it(wor
     worker.run(*worker.messages())
     [retry] = worker.messages()
     del retry.headers[CLAIMS_HEADER]
-    store = worker.locks.manager._store
+    store = worker.locks.manager.store
     perform, struck = store.perform, []
 
     def strike(operation: Any, timeout_seconds: float) -> Any:
@@ -865,8 +865,7 @@ def test_a_retry_that_ran_unprotected_and_failed_frees_what_was_left_for_it(work
         raise LockUnavailable("on purpose")
 
     with pytest.MonkeyPatch.context() as context:
-        context.setattr(worker.locks.manager, "acquire", unavailable)
-        context.setattr(worker.locks.manager, "take_over", unavailable)
+        context.setattr(worker.locks.manager, "acquire_all", unavailable)
         worker.run(retry)
     assert worker.ran == ["unprotected"]
     wait_for(lambda: worker.holders("name") == 0, "what was left for it is gone")
@@ -884,7 +883,7 @@ def test_a_position_that_is_given_up_takes_nothing_else_along(worker: Worker, po
     worker.run(liar)
     assert worker.holders(theirs[0]) == 1
     manager = worker.locks.manager
-    manager.drop_position(theirs[0], delivery_of(other.headers))
+    manager.drop_ended(theirs[0], delivery_of(other.headers), position_only=True)
     assert worker.holders(theirs[0]) == 1
     manager.drop_ended(theirs[0], delivery_of(other.headers))
     assert worker.holders(theirs[0]) == 0

@@ -35,7 +35,7 @@ def test_no_more_than_it_takes(
     task.delay()
     worker.run(*worker.messages())  # with its leases
     asked: list[type] = []
-    store = worker.locks.manager._store
+    store = worker.locks.manager.store
     perform = store.perform
 
     def note(operation: StoreOperation, timeout_seconds: float) -> StoreReply:

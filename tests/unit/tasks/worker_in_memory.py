@@ -63,7 +63,7 @@ class Worker:
 
     def on_operation(self, monkeypatch: pytest.MonkeyPatch, kind: type, answer: Callable[[], None]) -> None:
         """Call ``answer`` before each operation of this kind; what it raises is what the caller gets."""
-        store = self.locks.manager._store
+        store = self.locks.manager.store
         perform = store.perform
 
         def first_answer(operation: StoreOperation, timeout_seconds: float) -> StoreReply:

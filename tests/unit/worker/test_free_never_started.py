@@ -151,8 +151,8 @@ def test_a_retry_that_is_revoked_while_its_predecessor_still_releases(worker: Wo
     assert isinstance(lock, Lock)
     message.headers["retries"] = 1
     looked: list[object] = []
-    perform = manager._store.perform
-    manager._store.perform = lambda operation, seconds: (looked.append(operation), perform(operation, seconds))[1]  # type: ignore[method-assign]
+    perform = manager.store.perform
+    manager.store.perform = lambda operation, seconds: (looked.append(operation), perform(operation, seconds))[1]  # type: ignore[method-assign]
     announce_revoked(task, message)
     wait_for(lambda: looked, "it was looked at")
     assert manager.keep(lock, replace(lock.record, kind=KeyKind.HANDOVER, successor=(1, 0)), 60)
@@ -174,7 +174,7 @@ def test_nothing_ends_the_thread(worker: Worker, monkeypatch: pytest.MonkeyPatch
 
     task, retry = retried(worker)
     with monkeypatch.context() as context:
-        context.setattr(worker.locks.manager.pending, "drop_ended", wrong)
+        context.setattr(worker.locks.manager.claims, "drop_ended", wrong)
         announce_revoked(task, retry)
         announce_revoked(task, retry)
     announce_revoked(task, retry)
@@ -184,7 +184,7 @@ def test_nothing_ends_the_thread(worker: Worker, monkeypatch: pytest.MonkeyPatch
 def _await_thread(worker: Worker) -> None:
     """It does one message after the other."""
     record = replace(worker.locks.record(Delivery("marker"), "t"), kind=KeyKind.CLAIM)
-    worker.locks.manager.pending.claim_all([("marker", record)], 60)
+    worker.locks.manager.claims.claim_all([("marker", record)], 60)
     message = SimpleNamespace(headers={"id": "marker", CLAIMS_HEADER: [["marker", "t", 1]]})
     task_rejected.send(sender=None, message=message, exc=None)
     wait_for(lambda: worker.holders("marker") == 0, "the thread is done")

@@ -39,8 +39,8 @@ class Keys:
 def told(waiter: Waiter, *keys: Key) -> list[Waiter]:
     """Whom one look at these keys tells that it is their turn."""
     going: list[Waiter] = []
-    pending: Any = Keys(*keys)
-    manager: Any = SimpleNamespace(pending=pending)
+    claims: Any = Keys(*keys)
+    manager: Any = SimpleNamespace(claims=claims)
     LockWatcher(pytest.fail, lambda: manager, going.extend)._decide(waiter.name, [waiter])
     return going
 
@@ -79,7 +79,7 @@ def test_a_key_that_ends_by_its_time_wakes_those_who_wait_for_it() -> None:
     """Nobody deletes it but who looks, and that is no event."""
     manager = LockManager(MemoryStore())
     record = Record(Delivery("other"), "proj.task", "host", 1, 0.0, kind=KeyKind.WINDOW)
-    manager.pending.claim_all([("lock", record)], 1.0)
+    manager.claims.claim_all([("lock", record)], 1.0)
     going: queue.SimpleQueue[list[Waiter]] = queue.SimpleQueue()
     inspector: Any = QuietInspector()
     watcher = LockWatcher(lambda: inspector, lambda: manager, going.put)
