@@ -6,9 +6,11 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from celery_etcdlock.core.value_checks import shown
+from celery_etcdlock.core.value_checks import shown, whole_number, whole_seconds
 
 FOREVER = float("inf")
+
+at_least_one = whole_number(1)
 
 
 def names_in(name: str | Sequence[str]) -> tuple[str, ...]:
@@ -47,15 +49,19 @@ def seconds_to_wait(blocking: bool, timeout: float | None, default: float) -> fl
 
 
 def check_ttl(lock_ttl: object) -> int | None:
-    if lock_ttl is not None and (not isinstance(lock_ttl, int) or isinstance(lock_ttl, bool) or lock_ttl < 2):
-        raise ValueError(f"lock_ttl must be a whole number of seconds, at least 2, not {shown(lock_ttl)}")
-    return lock_ttl
+    return None if lock_ttl is None else _checked("lock_ttl", whole_seconds, lock_ttl)
 
 
 def check_limit(limit: object) -> int:
-    if not isinstance(limit, int) or isinstance(limit, bool) or limit < 1:
-        raise ValueError(f"limit must be a whole number, at least 1, not {shown(limit)}")
-    return limit
+    return _checked("limit", at_least_one, limit)
+
+
+def _checked(argument: str, check: Callable[[Any], int], value: object) -> int:
+    """As for a task's options. ``check`` says what is wrong, without the name."""
+    try:
+        return check(value)
+    except ValueError as error:
+        raise ValueError(f"{argument} {error}") from None
 
 
 def check_note(note: object) -> str | None:

@@ -500,6 +500,9 @@ class TestWrongArguments:
             ({"limit": 0}, "limit must be a whole number"),
             ({"note": ""}, "note must be"),
             ({"lock_ttl": 1}, "lock_ttl must be"),
+            ({"lock_ttl": 10**10}, "lock_ttl must be at most 9000000000 seconds"),
+            ({"lock_ttl": True}, "lock_ttl must be a whole number of seconds"),
+            ({"limit": True}, "limit must be a whole number"),
             ({"on_lost": 3}, "on_lost must be"),
         ]:
             with pytest.raises(ValueError, match=message):
