@@ -14,8 +14,10 @@ from typing import Any
 import pytest
 
 from celery_etcdlock import EtcdLockError, EtcdLocks, LockConflict, LockLost, NotLocked
+from celery_etcdlock.core.operations import GrantLease
 from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.loop_store_access import THREADS
+from celery_etcdlock.locking.session import Session
 from tests.contract.standalone.conftest import lose
 from tests.waiting import wait_for
 
@@ -252,6 +254,33 @@ class TestCancellation:
             async with locks.alock("a"):
                 leaving.set()
                 await asyncio.sleep(0)
+
+        run(work())
+
+    def test_while_a_session_is_opened(self, locks: EtcdLocks, monkeypatch: pytest.MonkeyPatch) -> None:
+        """The thread goes on to open it; nobody uses it then, so it isn't renewed for ever."""
+        begun, go_on = threading.Event(), threading.Event()
+        store: LockStore = locks.manager.store
+        real = store.perform
+
+        def slow(operation: Any, timeout_seconds: float) -> Any:
+            if isinstance(operation, GrantLease):
+                begun.set()
+                assert go_on.wait(20)
+            return real(operation, timeout_seconds)
+
+        async def work() -> None:
+            monkeypatch.setattr(store, "perform", slow)
+            task = asyncio.create_task(locks.alock("a", lock_ttl=7).acquire())
+            await soon(begun.is_set, "a session is opened")
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            go_on.set()
+            await soon(lambda: [session for session in opened() if session.close_if_idle(0)], "it is used by nobody")
+
+        def opened() -> list[Session]:
+            return locks.manager._keeper._sessions.all()
 
         run(work())
 
