@@ -48,11 +48,13 @@ def test_ls_show_and_release(app: Celery) -> None:
         def wait() -> None:
             other = locks.lock(name, wait_timeout=20)
             other.__enter__()
+            owns.set()
             while not other.lost:
                 time.sleep(0.01)
             with pytest.raises(LockLost):
                 other.__exit__(None, None, None)
 
+        owns = threading.Event()
         waiter = threading.Thread(target=wait)
         waiter.start()
         wait_for(lambda: run_on(app, "ls", "--json").json[0]["waiters"], "somebody waits")
@@ -64,9 +66,10 @@ def test_ls_show_and_release(app: Celery) -> None:
         assert "waiting 1" in shown.out
         stays = run_on(app, "release", name, "--yes", "--timeout", "0.1")
         assert (stays.code, "still held" in stays.err) == (1, True)
-    wait_for(lambda: not run_on(app, "ls", "--json").json[0]["waiters"], "the waiter owns it")
+    assert owns.wait(20)
     assert run_on(app, "release", name, "--force", "--yes").code == 0
     waiter.join(20)
+    assert not waiter.is_alive()
     assert run_on(app, "ls", "--json").json == []
     assert "No worker" not in run_on(app, "ls").err
 
