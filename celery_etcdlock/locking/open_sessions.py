@@ -28,14 +28,23 @@ REVOKE_SECONDS = 1.0
 
 
 class OpenSessions:
-    """The sessions of a process that are renewed. They are written on ``page``, if there is one, for its parent."""
+    """The sessions of a process that are renewed. They are written on ``page``, if there is one, for its parent.
+
+    ``on_opened`` is called when there is one more to renew.
+    """
 
     def __init__(
-        self, store: LockStore, clock: Clock, page: LeasePage | None, on_abandoned: Callable[[Session], object]
+        self,
+        store: LockStore,
+        clock: Clock,
+        page: LeasePage | None,
+        on_opened: Callable[[], object],
+        on_abandoned: Callable[[Session], object],
     ) -> None:
         self._store = store
         self._clock = clock
         self._page = page
+        self._on_opened = on_opened
         self._on_abandoned = on_abandoned
         # Held across I/O, so a greenlet's under gevent; the renewal's thread never takes it.
         self._opening: Any = threading.RLock()
@@ -74,6 +83,7 @@ class OpenSessions:
             session.enter(use)
             session.schedule_renewal()
             self._all[session.lease] = session
+            self._on_opened()  # before anybody else gets it, for nobody gets one that isn't renewed
             # The one before is lost or closed; the renewal's thread says so and revokes its lease.
             self._newest[ttl_seconds] = session
         except BaseException:

@@ -51,6 +51,9 @@ IDLE_SECONDS = 60.0
 #: Seconds between two tries of what is pending, or to renew after a failure (a tenth of the TTL if that is less).
 RETRY_SECONDS = 1.0
 
+#: What is scheduled wakes the thread. A signal may strike in between, so the thread looks now and then by itself.
+LONGEST_SLEEP_SECONDS = 60.0
+
 #: How long the end of a process may take to put marks, and then to delete what is pending, in seconds.
 LAST_SECONDS = 2.0
 
@@ -73,7 +76,7 @@ class SessionKeeper:
         self._clock = clock
         self._on_lost = on_lost
         self._alarm = Alarm()
-        self._sessions = OpenSessions(store, clock, page, on_abandoned=lambda _: self._alarm.ring())
+        self._sessions = OpenSessions(store, clock, page, self._wake, on_abandoned=lambda _: self._alarm.ring())
         self._cleanup = PendingCleanup(clock, marks)
         self._pending_marks = marks.pending
         #: Locks that were lost alone, while their session lives: their holders are to be interrupted.
@@ -163,7 +166,7 @@ class SessionKeeper:
                 logger.exception("celery-etcdlock: the renewal failed unexpectedly and goes on")
                 self._alarm.wait(RETRY_SECONDS)
 
-    def _round(self) -> float | None:
+    def _round(self) -> float:
         """Do what is due. Returns the seconds until something is due again."""
         while self._dropped:
             lock, why = self._dropped.popleft()
@@ -197,7 +200,7 @@ class SessionKeeper:
         self._flush_others()
         return self._seconds_to_next()
 
-    def _seconds_to_next(self) -> float | None:
+    def _seconds_to_next(self) -> float:
         sessions = self._sessions.all()
         if self._lost_alone or any(session.lost_reason() is not None for session in sessions):
             return 0.0
@@ -207,7 +210,7 @@ class SessionKeeper:
         due += [max(now + RETRY_SECONDS, delete_due) for delete_due in deletes_due if delete_due is not None]
         if self._pending_marks or self._cleanup.due():
             due.append(now + RETRY_SECONDS)
-        return max(0.0, min(due) - now) if due else None
+        return min([LONGEST_SLEEP_SECONDS, *(max(0.0, each - now) for each in due)])
 
     def _next_renewal(self) -> float:
         return min((session.renew_at for session in self._sessions.all()), default=float("inf"))
