@@ -9,7 +9,7 @@ import os
 import time
 from typing import Any
 
-from celery import Celery
+from celery import Celery, Task
 
 from celery_etcdlock import LockConflict, LockLost, SingletonTask, current_lock, singleton_task
 
@@ -107,7 +107,7 @@ def retried_when_lost(seconds: float = 0.0) -> int:
     base=SingletonTask,
     bind=True,
     lock="until_executed",
-    retry_on_worker_lost=True,
+    **({"retry_on_worker_lost": True} if hasattr(Task, "retry_on_worker_lost") else {}),
     default_retry_delay=0,
     max_retries=2,
 )
