@@ -329,11 +329,10 @@ class EtcdStore:
     def _ask(self, request: Any, timeout_seconds: float, *, repeatable: bool = True) -> Any:
         identity = self._identity
         newest_before = 0 if identity is None else identity.revision
-        path, reply_class = messages.call_for(request.__class__)
-        sent = request.SerializeToString()
-        reply = messages.decoded(reply_class, self._transport.call(path, sent, timeout_seconds, repeatable=repeatable))
+        reply = messages.ask(self._transport, request, timeout_seconds, repeatable=repeatable)
         if identity is not None:
             # Answers about leases come from one member's own view.
+            path, _ = messages.call_for(request.__class__)
             identity.check(reply.header, newest_before, linearizable=not path.startswith(LEASES))
         return reply
 

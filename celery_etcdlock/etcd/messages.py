@@ -64,11 +64,11 @@ def call_for(request_class: Any) -> tuple[str, Any]:
     return f"/{method.containing_service.full_name}/{method.name}", globals().get(reply) or __getattr__(reply)
 
 
-def ask(transport: Any, request: Any, timeout_seconds: float) -> Any:
-    """The reply to a request that does no harm when it is applied twice. Raises EtcdError."""
+def ask(transport: Any, request: Any, timeout_seconds: float, *, repeatable: bool = True) -> Any:
+    """The reply to a request, which by default does no harm when it is applied twice. Raises EtcdError."""
     path, reply_class = call_for(request.__class__)
     sent = request.SerializeToString()
-    return decoded(reply_class, transport.call(path, sent, timeout_seconds, repeatable=True))
+    return decoded(reply_class, transport.call(path, sent, timeout_seconds, repeatable=repeatable))
 
 
 def decoded(message_class: Any, reply: bytes) -> Any:

@@ -59,8 +59,10 @@ def finished(task: Any, go_on: Callable[[], Any]) -> Any:
 
 def awaited_in_body(result: Any) -> Any:
     """A coroutine that a plain function gives is the call's body as well, whoever awaits it."""
+    if not inspect.iscoroutine(result):
+        return result
     call_path = innermost()
-    if call_path is None or not inspect.iscoroutine(result):
+    if call_path is None:
         return result
 
     async def body() -> Any:

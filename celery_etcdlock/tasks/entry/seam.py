@@ -55,9 +55,7 @@ def reach_body(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], body: C
     if way is None:
         go_on = functools.partial(finished, task, functools.partial(_in_body, body))
         return _lock(task, entering_request(task), args, kwargs, go_on)
-    with way:
-        result = body()
-    return awaited_in_body(result)
+    return _run(way, body)
 
 
 async def reach_async_body(
@@ -119,7 +117,11 @@ def _lock(task: Any, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 def _in_body(body: Callable[[], Any]) -> Any:
     call_path = innermost()
     assert call_path is not None
-    with InBody(call_path):
+    return _run(InBody(call_path), body)
+
+
+def _run(way: contextlib.AbstractContextManager[None], body: Callable[[], Any]) -> Any:
+    with way:
         result = body()
     return awaited_in_body(result)
 
