@@ -25,6 +25,9 @@ SECONDS = 900
 
 ROOT = Path(__file__).parents[2]
 
+#: Whose call is taken along does little but wait.
+FEWEST_EVENTS = {"be_taken_along": 50}
+
 pytestmark = pytest.mark.timeout(SECONDS + 60)
 
 
@@ -57,7 +60,7 @@ def test_a_strike_leaves_nothing_behind(reports: dict[str, dict[str, Any]], name
     troubles = report["troubles"]
     if troubles:
         pytest.fail("\n\n".join([f"{len(troubles)} of {report['strikes']} strikes", *troubles[:3]]), pytrace=False)
-    assert report["events"] > 50, "it strikes nowhere"
+    assert report["events"] > FEWEST_EVENTS.get(name, 70), "it strikes nowhere"
 
 
 def test_there_are_thousands_of_places(reports: dict[str, dict[str, Any]]) -> None:
