@@ -1,8 +1,7 @@
 """Header blocks (RFC 7541): ours are constants, and the server's repeat.
 
-Ours use no dynamic table. A connection says so once, by a size of zero at the start of its first block (4.2), and from
-then on a request's block is the same bytes on any connection, whatever table the server offers. We offer none either.
-Servers may use one all the same until they have read our settings, or for good. So a block of theirs is remembered,
+Ours use no dynamic table: each says so, by a size of zero at its start (4.2), and so a request's block is the same
+bytes on any connection, whatever table the server offers. We offer none either. Servers may use one all the same until they have read our settings, or for good. So a block of theirs is remembered,
 with what it means, only if it left the table as it was, and only until the table changes: an entry added moves the
 index of every other (2.3.3).
 """
@@ -13,17 +12,13 @@ import logging
 from collections.abc import Iterable
 from typing import NamedTuple
 
-from hpack import Decoder, HPACKError
+from hpack import Decoder, Encoder, HPACKError
 
 from celery_etcdlock.etcd.frames import Http2Error
 
-NO_TABLE = b"\x20"
 LARGEST_LIST_BYTES = 65_536
 #: A server may send what never repeats, an error's text for one.
 MOST_BLOCKS_REMEMBERED = 32
-#: Of the static table (appendix A): whole fields, and names.
-_STATIC_FIELDS = {(b":method", b"POST"): 3, (b":scheme", b"http"): 6, (b":scheme", b"https"): 7}
-_STATIC_NAMES = {b":authority": 1, b":path": 4, b"content-type": 31, b"user-agent": 58}
 
 # hpack writes every header to its debug log.
 if logging.getLogger("hpack").level == logging.NOTSET:
@@ -31,31 +26,10 @@ if logging.getLogger("hpack").level == logging.NOTSET:
 
 
 def header_block(fields: Iterable[tuple[bytes, bytes]], secret: bytes = b"") -> bytes:
-    """The fields as literals without indexing (6.2.2); ``secret`` names the one that no proxy may index (6.2.3)."""
-    block = bytearray()
-    for name, value in fields:
-        if whole := _STATIC_FIELDS.get((name, value)):
-            block.append(0x80 | whole)
-            continue
-        block += _integer(_STATIC_NAMES.get(name, 0), 4, 0x10 if name == secret else 0)
-        if name not in _STATIC_NAMES:
-            block += _integer(len(name), 7) + name
-        block += _integer(len(value), 7) + value
-    return bytes(block)
-
-
-def _integer(value: int, prefix_bits: int, above: int = 0) -> bytes:
-    """5.1, behind the bits ``above`` the prefix."""
-    most = (1 << prefix_bits) - 1
-    if value < most:
-        return bytes([above | value])
-    encoded = bytearray([above | most])
-    value -= most
-    while value >= 128:
-        encoded.append(value & 127 | 128)
-        value >>= 7
-    encoded.append(value)
-    return bytes(encoded)
+    """``secret`` names the field that no proxy may index (6.2.3)."""
+    encoder = Encoder()
+    encoder.header_table_size = 0
+    return encoder.encode([(name, value, name == secret) for name, value in fields], huffman=False)
 
 
 class Fields(NamedTuple):

@@ -23,7 +23,7 @@ from __future__ import annotations
 from celery_etcdlock.etcd import frames
 from celery_etcdlock.etcd.flow_control import DEFAULT_WINDOW, OUR_WINDOW, Incoming, Outgoing
 from celery_etcdlock.etcd.grpc_reply import PREFIX_BYTES, Reply, framed
-from celery_etcdlock.etcd.header_blocks import LARGEST_LIST_BYTES, NO_TABLE, RememberingDecoder
+from celery_etcdlock.etcd.header_blocks import LARGEST_LIST_BYTES, RememberingDecoder
 
 LARGEST_BLOCK = LARGEST_LIST_BYTES
 MOST_TALK = 1000
@@ -61,7 +61,6 @@ class Http2Protocol:
         self._partial = b""
         self._owed: list[bytes] = []
         self.pongs: list[bytes] = []
-        self._table_size = NO_TABLE
         self._decoder = RememberingDecoder()
         self._incoming = Incoming()
         self._outgoing = Outgoing()
@@ -93,8 +92,6 @@ class Http2Protocol:
         outgoing = self._outgoing
         outgoing.open_stream()
         self._talk = 0
-        if self._table_size:
-            block, self._table_size = self._table_size + block, b""
         head = frames.header_frames(stream_id, block)
         length = len(message) + PREFIX_BYTES
         self._ends = end
