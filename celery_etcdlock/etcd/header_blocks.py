@@ -1,9 +1,9 @@
 """Header blocks (RFC 7541): ours are constants, and the server's repeat.
 
 Ours use no dynamic table: each says so, by a size of zero at its start (4.2), and so a request's block is the same
-bytes on any connection, whatever table the server offers. We offer none either. Servers may use one all the same until they have read our settings, or for good. So a block of theirs is remembered,
-with what it means, only if it left the table as it was, and only until the table changes: an entry added moves the
-index of every other (2.3.3).
+bytes on any connection, whatever table the server offers. We offer none either. Servers may use one all the same until
+they have read our settings, or for good. So a block of theirs is remembered, with what it means, only if it left the
+table as it was, and only until the table changes: an entry added moves the index of every other (2.3.3).
 """
 
 from __future__ import annotations

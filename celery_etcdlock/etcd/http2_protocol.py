@@ -62,7 +62,7 @@ class Http2Protocol:
         self._owed: list[bytes] = []
         self.pongs: list[bytes] = []
         self._decoder = RememberingDecoder()
-        self._incoming = Incoming()
+        self._connection_window = self._stream_window = Incoming()
         self._outgoing = Outgoing()
         self._most_streams: int | None = None
         self._cancelled_up_to = 0
@@ -88,7 +88,7 @@ class Http2Protocol:
         """Open the next stream: the bytes to send now. ``end``: the message is the last on our side."""
         stream_id = self.stream_id = self.stream_id + 2
         self.reply = Reply(self._endpoint)
-        self._incoming.open_stream()
+        self._stream_window = Incoming(stream_id)
         outgoing = self._outgoing
         outgoing.open_stream()
         self._talk = 0
@@ -163,28 +163,24 @@ class Http2Protocol:
             length = high << 8 | low
             if length > frames.LEAST_FRAME_SIZE:
                 raise frames.Http2Error("FRAME_SIZE_ERROR", f"a frame of {length} bytes")
-            start = position + frames.HEADER_BYTES
-            position = start + length
-            if position > size:
-                position = start - frames.HEADER_BYTES
+            start, end = position + frames.HEADER_BYTES, position + frames.HEADER_BYTES + length
+            if end > size:
                 break
+            position = end
             if self._block is not None and kind != frames.CONTINUATION:
                 raise frames.Http2Error("PROTOCOL_ERROR", "a header block that isn't continued")  # 6.10
-            if kind < len(_HANDLERS):  # frames of other types are ignored (4.1), but counted
-                _HANDLERS[kind](self, flags, stream_id & frames.LOW_31_BITS, data[start:position])
-            else:
+            stream_id &= frames.LOW_31_BITS
+            if kind not in _CARRY_THE_REPLY:
+                frames.check_shape(kind, stream_id, length)
                 self._just_talk(kind)
+            if handler := _HANDLERS.get(kind):  # frames of other types are ignored (4.1), but counted
+                handler(self, flags, stream_id, data[start:end])
         self._partial = data[position:]
 
     def _just_talk(self, kind: int) -> None:
         self._talk += 1
         if self._talk > MOST_TALK:
             raise frames.Http2Error("ENHANCE_YOUR_CALM", f"a flood of frames, the last of type {kind}")
-
-    def _control(self, kind: int, stream_id: int, payload: bytes) -> None:
-        """Every frame that carries no reply begins with this."""
-        frames.check_shape(kind, stream_id, len(payload))
-        self._just_talk(kind)
 
     def _check_opened(self, stream_id: int, what: str) -> None:
         if stream_id > self.stream_id or not stream_id & 1:
@@ -201,7 +197,7 @@ class Http2Protocol:
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.1
         length = len(payload)
-        if update := self._incoming.on_connection(length):
+        if update := self._connection_window.received(length):
             self._owe(update)
         if not self._is_current(stream_id, "DATA"):
             return self._just_talk(frames.DATA)
@@ -212,7 +208,7 @@ class Http2Protocol:
             payload = frames.unpadded(payload)
         if flags & frames.END_STREAM:
             reply.ended = True
-        elif update := self._incoming.on_stream(stream_id, length):
+        elif update := self._stream_window.received(length):
             self._owe(update)
         if payload:
             self._talk = 0
@@ -263,17 +259,12 @@ class Http2Protocol:
         reply.add_headers(fields, last)
         return None
 
-    def _on_priority(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.3
-        self._control(frames.PRIORITY, stream_id, payload)
-
     def _on_reset(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.4
-        self._control(frames.RST_STREAM, stream_id, payload)
         self._check_opened(stream_id, "RST_STREAM")
         if stream_id == self.stream_id and not self.reply.ended:
             self.reply.reset_code = int.from_bytes(payload, "big")
 
     def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.5
-        self._control(frames.SETTINGS, stream_id, payload)
         if flags & frames.ACK:
             if payload:
                 raise frames.Http2Error("FRAME_SIZE_ERROR", "SETTINGS that acknowledge and set")
@@ -296,19 +287,16 @@ class Http2Protocol:
         raise frames.Http2Error("PROTOCOL_ERROR", "a push, which we have forbidden")
 
     def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.7
-        self._control(frames.PING, stream_id, payload)
         if not flags & frames.ACK:
             self.pongs.append(_PONG + payload)
 
     def _on_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.8
-        self._control(frames.GOAWAY, stream_id, payload)
         last, code = (int.from_bytes(payload[start : start + 4], "big") for start in (0, 4))
         last &= frames.LOW_31_BITS
         self.last_processed = last if self.last_processed is None else min(last, self.last_processed)
         self.goaway_reason = payload[8:].decode("utf-8", "replace")[:200] or frames.error_name(code)
 
     def _on_window_update(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.9
-        self._control(frames.WINDOW_UPDATE, stream_id, payload)
         increment = int.from_bytes(payload, "big") & frames.LOW_31_BITS
         if not increment:
             raise frames.Http2Error("PROTOCOL_ERROR", "a WINDOW_UPDATE of nothing")
@@ -326,15 +314,15 @@ class Http2Protocol:
 
 _SETTINGS_ACK = frames.frame(frames.SETTINGS, frames.ACK, 0, b"")
 _PONG = frames.frame(frames.PING, frames.ACK, 0, bytes(8))[: frames.HEADER_BYTES]
-_HANDLERS = (
-    Http2Protocol._on_data,
-    Http2Protocol._on_headers,
-    Http2Protocol._on_priority,
-    Http2Protocol._on_reset,
-    Http2Protocol._on_settings,
-    Http2Protocol._on_push,
-    Http2Protocol._on_ping,
-    Http2Protocol._on_goaway,
-    Http2Protocol._on_window_update,
-    Http2Protocol._on_continuation,
-)
+_CARRY_THE_REPLY = (frames.DATA, frames.HEADERS, frames.CONTINUATION)
+_HANDLERS = {
+    frames.DATA: Http2Protocol._on_data,
+    frames.HEADERS: Http2Protocol._on_headers,
+    frames.RST_STREAM: Http2Protocol._on_reset,
+    frames.SETTINGS: Http2Protocol._on_settings,
+    frames.PUSH_PROMISE: Http2Protocol._on_push,
+    frames.PING: Http2Protocol._on_ping,
+    frames.GOAWAY: Http2Protocol._on_goaway,
+    frames.WINDOW_UPDATE: Http2Protocol._on_window_update,
+    frames.CONTINUATION: Http2Protocol._on_continuation,
+}

@@ -271,7 +271,7 @@ def test_a_page_without_end_is_not_kept() -> None:
 def test_more_data_than_our_window_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     protocol = talking()
     monkeypatch.setattr(protocol, "_owe", lambda update: None)
-    protocol._incoming._connection = 10_000
+    protocol._connection_window._left = 10_000
     protocol.receive(BEGINNING)
     with pytest.raises(Http2Error, match="FLOW_CONTROL_ERROR"):
         protocol.receive(frame(DATA, 0, 1, bytes(10_001)))
