@@ -9,6 +9,7 @@ What is repeated, always within the caller's deadline, at the next endpoint that
 from __future__ import annotations
 
 from collections.abc import Iterable
+from time import monotonic
 from typing import Any
 
 from celery_etcdlock.errors import InvalidSetting
@@ -63,15 +64,14 @@ class EtcdClient:
         ``repeatable`` says that applying the request twice does no harm (reads). Raises ``EtcdError``.
         """
         self._pool.after_fork()
-        deadline = self._pool.monotonic() + timeout_seconds
-        return self._call(path, request, deadline, repeatable=repeatable, login=True)
+        return self._call(path, request, monotonic() + timeout_seconds, repeatable=repeatable, login=True)
 
     def stream(self, path: str, request: bytes, timeout_seconds: float) -> EtcdStream:
         """A call with many answers, e.g. of ``/etcdserverpb.Watch/Watch``: a context manager over them.
 
         ``timeout_seconds`` bounds the whole stream. It has a connection of its own while it lasts.
         """
-        return EtcdStream(self._pool, self._login, path, request, self._pool.monotonic() + timeout_seconds)
+        return EtcdStream(self._pool, self._login, path, request, monotonic() + timeout_seconds)
 
     def close(self) -> None:
         """Close the idle connections. Calls under way end by themselves; a later call connects anew."""
@@ -81,7 +81,7 @@ class EtcdClient:
     def _call(
         self, path: str, request: bytes, deadline: float, *, repeatable: bool = True, login: bool = False
     ) -> bytes:
-        pool, monotonic = self._pool, self._pool.monotonic
+        pool = self._pool
         logins = 0
         untried = len(pool.healths)
         in_doubt = False

@@ -12,17 +12,17 @@ from __future__ import annotations
 
 import os
 import random
-import ssl
 import weakref
 from collections import deque
 from collections.abc import Iterable
+from time import monotonic
 
 from celery_etcdlock.etcd.endpoints import Endpoint, EndpointHealth, next_endpoint
 from celery_etcdlock.etcd.errors import ConnectFailed, DeadlinePassed, EtcdError, NotEtcd, TlsFailed
 from celery_etcdlock.etcd.grpc_connection import GrpcConnection
 from celery_etcdlock.etcd.request_headers import RequestHeaders
 from celery_etcdlock.etcd.sockets import Channel, Sockets, connect_tcp
-from celery_etcdlock.etcd.tls import TlsChannel, TlsFiles, client_context, explain_tls_error
+from celery_etcdlock.etcd.tls import TlsChannel, TlsFiles, client_context
 
 MOST_IDLE_CONNECTIONS = 32
 
@@ -40,7 +40,6 @@ class Pool:
         self.open: weakref.WeakSet[GrpcConnection] = weakref.WeakSet()
         self.idle: deque[GrpcConnection] = deque()
         self.headers = RequestHeaders(tls=self.healths[0].endpoint.tls)
-        self.monotonic = sockets.monotonic
         self._sockets = sockets
         self._tls_files = tls_files
         self._idle_seconds = idle_seconds
@@ -64,7 +63,7 @@ class Pool:
         if not connection.reusable or self._pid != os.getpid():
             self.discard(connection)
             return
-        now = connection.idle_since = self.monotonic()
+        now = connection.idle_since = monotonic()
         idle = self.idle
         idle.append(connection)
         try:
@@ -98,7 +97,6 @@ class Pool:
     def connect(self, deadline: float) -> GrpcConnection:
         """A new connection to any endpoint, trying until the deadline; ConnectFailed says what each one said."""
         problems: dict[str, EtcdError] = {}
-        monotonic = self.monotonic
         while True:
             now = monotonic()
             health = next_endpoint(self.healths, now)
@@ -122,34 +120,17 @@ class Pool:
     def _connect_to(self, health: EndpointHealth, deadline: float) -> GrpcConnection:
         endpoint = health.endpoint
         context = client_context(self._tls_files) if endpoint.tls else None
-        channel: Channel = connect_tcp(self._sockets, endpoint.host, endpoint.port, deadline)
+        channel: Channel = connect_tcp(self._sockets, endpoint, deadline)
         try:
             if context is not None:
-                channel = _secured(channel, context, endpoint, deadline)
-            connection = GrpcConnection(channel, health, self.monotonic)
+                channel = TlsChannel(channel, context, endpoint, deadline)
+            connection = GrpcConnection(channel, health)
             self.open.add(connection)
             connection.open(deadline)
         except BaseException:
             channel.close()
             raise
         return connection
-
-
-def _secured(below: Channel, context: ssl.SSLContext, endpoint: Endpoint, deadline: float) -> Channel:
-    channel = TlsChannel(below, context, endpoint.host)
-    try:
-        channel.handshake(deadline)
-    except ssl.SSLError as error:
-        raise explain_tls_error(error, str(endpoint)) from error
-    except TimeoutError as error:
-        raise TlsFailed("no TLS handshake in time", endpoint=str(endpoint)) from error
-    except OSError as error:
-        raise TlsFailed(
-            f"the TLS handshake was cut off ({error.strerror or error}): does this server speak TLS? If "
-            "not, use http:// in etcdlock_endpoints, without certificates",
-            endpoint=str(endpoint),
-        ) from error
-    return channel
 
 
 def _unreachable(problems: dict[str, EtcdError]) -> EtcdError:

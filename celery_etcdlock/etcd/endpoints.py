@@ -30,13 +30,9 @@ class Endpoint:
     port: int = DEFAULT_PORT
     tls: bool = False
 
-    @property
-    def authority(self) -> str:
+    def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
-
-    def __str__(self) -> str:
-        return self.authority
 
 
 def parse_endpoints(value: str | Iterable[str], *, tls: bool = False) -> tuple[Endpoint, ...]:

@@ -16,6 +16,7 @@ digested without sending anything.
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Callable
 
 from celery_etcdlock.etcd.endpoints import EndpointHealth
@@ -35,7 +36,9 @@ CANCEL_WITHIN_SECONDS = 0.05
 class GrpcConnection:
     """A connection that carries one call at a time. Not for use by two threads at once, but for ``interrupt``."""
 
-    def __init__(self, channel: Channel, health: EndpointHealth, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, channel: Channel, health: EndpointHealth, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self.health = health
         self.endpoint = str(health.endpoint)
         self.idle_since = monotonic()

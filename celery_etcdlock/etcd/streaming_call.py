@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from time import monotonic
 
 from celery_etcdlock.etcd.connection_pool import Pool
 from celery_etcdlock.etcd.errors import DeadlinePassed, EtcdError
@@ -51,7 +52,7 @@ class EtcdStream:
 
     def receive(self, timeout_seconds: float) -> bytes | None:
         """The next answer, or None if none came in this time (the stream goes on) or the server has ended it."""
-        until = self._pool.monotonic() + timeout_seconds
+        until = monotonic() + timeout_seconds
         while not self.ended:
             if self._connection is None:
                 raise RuntimeError("the stream is closed: use it inside its with block")
@@ -87,14 +88,14 @@ class EtcdStream:
         pool.after_fork()
         while True:
             token = self._login.token(deadline)
-            connection = pool.borrow(pool.monotonic(), deadline)
+            connection = pool.borrow(monotonic(), deadline)
             try:
-                headers = pool.headers.block(connection.endpoint, self._path, deadline - pool.monotonic(), token)
+                headers = pool.headers.block(connection.endpoint, self._path, deadline - monotonic(), token)
                 connection.start_stream(headers, self._request, deadline, half_close=self._path != WATCH)
             except EtcdError as error:
                 pool.discard(connection)
-                connection.health.failed(pool.monotonic())
-                if error.maybe_applied or error.permanent or pool.monotonic() >= deadline:
+                connection.health.failed(monotonic())
+                if error.maybe_applied or error.permanent or monotonic() >= deadline:
                     raise
             except BaseException:
                 pool.discard(connection)

@@ -659,7 +659,7 @@ def test_a_request_that_the_kernel_did_not_take_whole_is_not_applied() -> None:
 
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        channel = PolledChannel(ours, time.monotonic)
+        channel = PolledChannel(ours)
         with pytest.raises(NotAllSent):
             channel.send(bytes(50_000_000), time.monotonic() + 0.05)
 
