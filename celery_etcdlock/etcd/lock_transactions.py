@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterable
 from typing import Any
 
 from celery_etcdlock.core import operations as ops
-from celery_etcdlock.core import replies as store_replies
+from celery_etcdlock.core import replies
 from celery_etcdlock.core.ownership import Key, find_key
 from celery_etcdlock.core.record import encode_record
 from celery_etcdlock.etcd import messages
@@ -36,6 +36,7 @@ from celery_etcdlock.etcd.key_layout import (
 )
 
 Transaction = ops.PlaceOperation | ops.TryEach | ops.TryAll
+Write = ops.TryAcquire | ops.Enqueue | ops.Promote
 
 RangeRequest = messages.RangeRequest
 
@@ -45,30 +46,22 @@ class LockTransactions:
 
     def __init__(self, layout: Layout) -> None:
         self._layout = layout
-        self._requests: dict[type[Any], Callable[[Any], Fields]] = {
-            ops.TryAcquire: self._try_acquire,
-            ops.TryEach: self._try_each,
-            ops.TryAll: self._try_all,
-            ops.Enqueue: self._enqueue,
-            ops.Promote: self._promote,
-            ops.Release: self._release,
-        }
-        self._replies: dict[type[Any], Callable[[Any, Any, int], store_replies.StoreReply]] = {
-            ops.TryAcquire: self._tried,
-            ops.TryEach: self._each_tried,
-            ops.TryAll: self._all_tried,
-            ops.Enqueue: self._enqueued,
-            ops.Promote: self._promoted,
-            ops.Release: self._released,
+        self._codecs: dict[type[Any], tuple[Callable[[Any], Fields], Callable[[Any, Any, int], replies.StoreReply]]] = {
+            ops.TryAcquire: (self._try_acquire, self._tried),
+            ops.TryEach: (self._try_each, self._each_tried),
+            ops.TryAll: (self._try_all, self._all_tried),
+            ops.Enqueue: (self._enqueue, self._enqueued),
+            ops.Promote: (self._promote, self._promoted),
+            ops.Release: (self._release, self._released),
         }
 
     def request(self, operation: Transaction) -> Fields:
         """The operation as the fields of a ``TxnRequest``."""
-        return self._requests[type(operation)](operation)
+        return self._codecs[type(operation)][0](operation)
 
-    def reply(self, operation: Transaction, response: Any, revision: int) -> store_replies.StoreReply:
+    def reply(self, operation: Transaction, response: Any, revision: int) -> replies.StoreReply:
         """What a ``TxnResponse`` means. ``revision`` is the store's after the transaction."""
-        return self._replies[type(operation)](operation, response, revision)
+        return self._codecs[type(operation)][1](operation, response, revision)
 
     # --- requests -------------------------------------------------------------------------------------------
 
@@ -81,6 +74,7 @@ class LockTransactions:
         }
 
     def _try_each(self, operation: ops.TryEach) -> Fields:
+        first = operation.tries[0]
         nested = [
             {
                 "compare": [self._name_is_as_seen(each)],
@@ -90,9 +84,9 @@ class LockTransactions:
             for each in operation.tries
         ]
         return {
-            "compare": [self._epoch(operation.tries[0])],
+            "compare": [self._epoch(first)],
             "success": [{"request_txn": each} for each in nested],
-            "failure": [self._session(operation.tries[0])],
+            "failure": [self._session(first)],
         }
 
     def _try_all(self, operation: ops.TryAll) -> Fields:
@@ -113,10 +107,8 @@ class LockTransactions:
         }
 
     def _promote(self, operation: ops.Promote) -> Fields:
-        compare = [
-            self._epoch(operation),
-            unchanged(self._layout.key(operation.name, operation.token), operation.mod_revision),
-        ]
+        key = self._layout.key(operation.name, operation.token)
+        compare = [self._epoch(operation), unchanged(key, operation.mod_revision)]
         if operation.alone:
             compare.append(self._created(operation.name, Compare.GREATER, operation.create_revision - 1))
         success = [self._put(operation)]
@@ -139,10 +131,10 @@ class LockTransactions:
             return []
         return [read(self._layout.done_mark(operation.record.delivery.run), keys_only=True)]
 
-    def _epoch(self, operation: ops.TryAcquire | ops.Enqueue | ops.Promote) -> Fields:
+    def _epoch(self, operation: Write) -> Fields:
         return unchanged(self._layout.session_key(operation.lease), operation.epoch)
 
-    def _put(self, operation: ops.TryAcquire | ops.Enqueue | ops.Promote) -> Fields:
+    def _put(self, operation: Write) -> Fields:
         key = self._layout.key(operation.name, operation.token)
         return put(key, encode_record(operation.record), operation.lease)
 
@@ -161,7 +153,7 @@ class LockTransactions:
             "create_revision": revision,
         }
 
-    def _session(self, operation: ops.TryAcquire | ops.Enqueue | ops.Promote) -> Fields:
+    def _session(self, operation: Write) -> Fields:
         return read(self._layout.session_key(operation.lease), keys_only=True)
 
     def _all_under(self, name: str) -> Fields:
@@ -173,81 +165,76 @@ class LockTransactions:
         start = self._layout.name_start(operation.name)
         by_age = {"key": start, "range_end": end_of(start), "sort_target": RangeRequest.CREATE}
         first = {**by_age, "sort_order": RangeRequest.ASCEND, "limit": operation.record.limit + 1}
-        before = {
-            **by_age,
-            "sort_order": RangeRequest.DESCEND,
-            "limit": 2,
-            "max_create_revision": create_revision,
-        }
+        before = {**by_age, "sort_order": RangeRequest.DESCEND, "limit": 2, "max_create_revision": create_revision}
         mine = read(self._layout.key(operation.name, operation.token))
         return [mine, {"request_range": first}, {"request_range": before}]
 
     # --- replies --------------------------------------------------------------------------------------------
 
-    def _tried(self, operation: ops.TryAcquire, response: Any, revision: int) -> store_replies.StoreReply:
+    def _tried(self, operation: ops.TryAcquire, response: Any, revision: int) -> replies.StoreReply:
         has_run = _has_run(operation, response)
         if response.succeeded:
-            return store_replies.Owned(revision, has_run)
+            return replies.Owned(revision, has_run)
         refused = self._why_refused(operation, response, revision)
-        if not isinstance(refused, store_replies.Present):
+        if not isinstance(refused, replies.Present):
             return refused
         return _mine_or_all(operation, refused.keys, revision, has_run)
 
-    def _each_tried(self, operation: ops.TryEach, response: Any, revision: int) -> store_replies.StoreReply:
+    def _each_tried(self, operation: ops.TryEach, response: Any, revision: int) -> replies.StoreReply:
         if not response.succeeded:
             return _moved_or_gone(response)
-        outcomes: list[store_replies.Owned | store_replies.Present] = []
+        outcomes: list[replies.Owned | replies.Present] = []
         for each, one in zip(operation.tries, response.responses, strict=True):
             if one.response_txn.succeeded:
-                outcomes.append(store_replies.Owned(revision))
+                outcomes.append(replies.Owned(revision))
             else:
                 keys = self._keys(one.response_txn.responses, each.name)
                 outcomes.append(_mine_or_all(each, keys, revision))
-        return store_replies.EachTried(tuple(outcomes))
+        return replies.EachTried(tuple(outcomes))
 
-    def _all_tried(self, operation: ops.TryAll, response: Any, revision: int) -> store_replies.StoreReply:
+    def _all_tried(self, operation: ops.TryAll, response: Any, revision: int) -> replies.StoreReply:
         tries = operation.tries
         has_run = _has_run(tries[0], response)
         if response.succeeded:
-            return store_replies.Owned(revision, has_run)
+            return replies.Owned(revision, has_run)
         found = [self._keys([one], each.name) for one, each in zip(list(response.responses)[1:], tries, strict=False)]
         mine = [key for each, keys in zip(tries, found, strict=True) for key in keys if key.token == each.token]
         if len(mine) == len(tries):
-            return store_replies.Owned(max(key.create_revision for key in mine), has_run)
+            return replies.Owned(max(key.create_revision for key in mine), has_run)
         if not is_at(response.responses[0].response_range.kvs, tries[0].epoch):
             return _moved_or_gone(response)
-        return store_replies.EachTried(tuple(store_replies.Present(keys, revision, has_run) for keys in found))
+        return replies.EachTried(tuple(replies.Present(keys, revision, has_run) for keys in found))
 
-    def _enqueued(self, operation: ops.Enqueue, response: Any, revision: int) -> store_replies.StoreReply:
+    def _enqueued(self, operation: ops.Enqueue, response: Any, revision: int) -> replies.StoreReply:
         if response.succeeded:
-            return store_replies.Queued(self._keys(response.responses[1:], operation.name), revision)
+            return replies.Queued(self._keys(response.responses[1:], operation.name), revision)
         return self._why_refused(operation, response, revision)
 
-    def _promoted(self, operation: ops.Promote, response: Any, revision: int) -> store_replies.StoreReply:
+    def _promoted(self, operation: ops.Promote, response: Any, revision: int) -> replies.StoreReply:
         if response.succeeded:
-            return store_replies.Owned(revision, _has_run(operation, response))
+            return replies.Owned(revision, _has_run(operation, response))
         return self._why_refused(operation, response, revision, operation.mod_revision)
 
-    def _released(self, operation: ops.Release, response: Any, revision: int) -> store_replies.StoreReply:
-        return store_replies.Released() if response.succeeded else store_replies.NotHeld()
+    def _released(self, operation: ops.Release, response: Any, revision: int) -> replies.StoreReply:
+        return replies.Released() if response.succeeded else replies.NotHeld()
 
     def _why_refused(
         self,
-        operation: ops.TryAcquire | ops.Enqueue | ops.Promote,
+        operation: Write,
         response: Any,
         revision: int,
         unchanged_at: int | None = None,
-    ) -> store_replies.Present | store_replies.EpochMoved | store_replies.SessionGone:
+    ) -> replies.Present | replies.EpochMoved | replies.SessionGone:
         """What the failure branch saw. The epoch is the reason only if our key is as the operation expected it."""
         session = response.responses[0].response_range.kvs
         if not session:
-            return store_replies.SessionGone()
+            return replies.SessionGone()
         keys = self._keys(response.responses[1:], operation.name)
         mine = find_key(keys, operation.token)
         as_expected = mine is None if unchanged_at is None else mine is not None and mine.mod_revision == unchanged_at
         if as_expected and session[0].mod_revision != operation.epoch:
-            return store_replies.EpochMoved(session[0].mod_revision)
-        return store_replies.Present(keys, revision)
+            return replies.EpochMoved(session[0].mod_revision)
+        return replies.Present(keys, revision)
 
     def _keys(self, responses: Iterable[Any], name: str) -> tuple[Key, ...]:
         """The keys under the name that some reads in one transaction found, each once."""
@@ -258,21 +245,21 @@ class LockTransactions:
 
 def _mine_or_all(
     operation: ops.TryAcquire, keys: tuple[Key, ...], revision: int, has_run: bool | None = None
-) -> store_replies.Owned | store_replies.Present:
+) -> replies.Owned | replies.Present:
     """What a refused try-lock saw: its own key, if an earlier try of the same token put it.
 
     Who puts a key creates it. If it was rewritten since, that was somebody else, whose write isn't ours to undo.
     """
     mine = find_key(keys, operation.token)
     if mine is None:
-        return store_replies.Present(keys, revision, has_run)
-    return store_replies.Owned(mine.create_revision, has_run)
+        return replies.Present(keys, revision, has_run)
+    return replies.Owned(mine.create_revision, has_run)
 
 
 def _has_run(operation: ops.TryAcquire | ops.Promote, response: Any) -> bool | None:
     return bool(response.responses[-1].response_range.kvs) if operation.record.asks_if_done else None
 
 
-def _moved_or_gone(response: Any) -> store_replies.EpochMoved | store_replies.SessionGone:
+def _moved_or_gone(response: Any) -> replies.EpochMoved | replies.SessionGone:
     session = response.responses[0].response_range.kvs
-    return store_replies.EpochMoved(session[0].mod_revision) if session else store_replies.SessionGone()
+    return replies.EpochMoved(session[0].mod_revision) if session else replies.SessionGone()
