@@ -8,11 +8,10 @@ What is repeated, always within the caller's deadline, at the next endpoint that
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from time import monotonic
 from typing import Any
 
-from celery_etcdlock.errors import InvalidSetting
 from celery_etcdlock.etcd.connection_pool import Pool
 from celery_etcdlock.etcd.endpoints import parse_endpoints
 from celery_etcdlock.etcd.errors import DeadlinePassed, EtcdError, EtcdStatusError, StatusCode
@@ -26,13 +25,13 @@ from celery_etcdlock.etcd.tls import TlsFiles
 class EtcdClient:
     """A client of one etcd cluster, for any number of threads.
 
-    ``sockets`` is a flavour from ``sockets.py``, by default the process's. Raises ``InvalidSetting`` for settings
-    that contradict each other; the server isn't contacted before the first call.
+    ``sockets`` is a flavour from ``sockets.py``, by default the process's. Raises ``InvalidSetting`` for endpoints that
+    can't be parsed; the server isn't contacted before the first call.
     """
 
     def __init__(
         self,
-        endpoints: str | Iterable[str] = "127.0.0.1:2379",
+        endpoints: str | Sequence[str] = "127.0.0.1:2379",
         *,
         username: str | None = None,
         password: str | None = None,
@@ -43,11 +42,6 @@ class EtcdClient:
         idle_seconds: float = 60.0,
     ) -> None:
         tls_files = TlsFiles(ca_cert, client_cert, client_key)
-        if client_key and not client_cert:
-            raise InvalidSetting("etcdlock_client_key is set without etcdlock_client_cert: set both")
-        if bool(username) != bool(password):
-            missing = "etcdlock_password" if username else "etcdlock_username"
-            raise InvalidSetting(f"{missing} is missing: set both etcdlock_username and etcdlock_password")
         self.endpoints = parse_endpoints(endpoints, tls=bool(tls_files))
         self._pool = Pool(self.endpoints, sockets or patched(), tls_files, idle_seconds)
         self._login = Login(username, password, self._call)
