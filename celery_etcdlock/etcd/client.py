@@ -93,8 +93,7 @@ class EtcdClient:
             try:
                 try:
                     headers = pool.headers.block(connection.endpoint, path, deadline - now, token)
-                    carry = connection.call_and_leave if path == KEEP_ALIVE else connection.call
-                    reply = carry(headers, request, share)
+                    reply = connection.call(headers, request, share, leave=path == KEEP_ALIVE)
                 finally:
                     pool.give_back(connection)
             except EtcdError as error:
