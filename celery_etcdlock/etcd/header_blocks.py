@@ -41,7 +41,8 @@ class Fields(NamedTuple):
     grpc_message: bytes = b""
 
 
-_READ = {b":status": 0, b"content-type": 1, b"grpc-status": 2, b"grpc-message": 3}
+NO_FIELDS = Fields()
+_NAMES = (b":status", b"content-type", b"grpc-status", b"grpc-message")
 
 #: Not only hpack's own: what else a hostile block brings out of it is the peer's doing. A time limit that strikes in it
 #: isn't.
@@ -61,15 +62,10 @@ class RememberingDecoder:
             return known
         size, newest = self._table()
         try:
-            headers = list(self._decoder.decode(block, raw=True))
+            found = {bytes(name): bytes(value) for name, value in self._decoder.decode(block, raw=True)}
         except DECODING_FAILS as error:
             raise Http2Error("COMPRESSION_ERROR", f"headers that can't be read: {error!r}") from error
-        found = [b""] * len(_READ)
-        for name, value in headers:
-            place = _READ.get(bytes(name))
-            if place is not None:
-                found[place] = bytes(value)
-        fields = Fields(*found)
+        fields = Fields(*[found.get(name, b"") for name in _NAMES])
         size_now, newest_now = self._table()
         if newest_now is not newest or size_now != size or len(self._known) >= MOST_BLOCKS_REMEMBERED:
             self._known.clear()

@@ -53,8 +53,7 @@ class Http2Protocol:
         self.ready = False
         self.must_send = False
         self.stream_id = -1
-        self.reply = Reply(endpoint)
-        self.reply.ended = True
+        self.reply = Reply(endpoint, ended=True)
         self.last_processed: int | None = None
         self.goaway_reason = ""
         self._endpoint = endpoint
