@@ -37,15 +37,14 @@ class NameTemplate:
     ``open_ended`` says that the task takes ``**kwargs``, so that a field may name what only they can carry.
     """
 
-    def __init__(self, template: str, *, task_name: str, arguments: Iterable[str], open_ended: bool = False) -> None:
-        self._task_name = task_name
+    def __init__(self, template: str, arguments: Iterable[str], *, open_ended: bool = False) -> None:
         known = tuple(arguments)
 
         def refuse(reason: str) -> InvalidOption:
-            return InvalidOption(f"task {task_name!r}: lock_key {template!r} {reason}")
+            return InvalidOption(f"lock_key {template!r} {reason}")
 
         if not template:
-            raise InvalidOption(f"task {task_name!r}: lock_key is empty; leave it out to lock on the task's name")
+            raise InvalidOption("lock_key is empty; leave it out to lock on the task's name")
         try:
             parsed = list(Formatter().parse(template))
         except ValueError as error:
@@ -93,7 +92,7 @@ class NameTemplate:
 
     def _render_field(self, part: _Part, bound: Mapping[str, Any]) -> str:
         def refuse(reason: str) -> InvalidKey:
-            return InvalidKey(f"task {self._task_name!r}: lock_key's field {{{part.field}}} {reason}")
+            return InvalidKey(f"lock_key's field {{{part.field}}} {reason}")
 
         try:
             value = bound[str(part.argument)]
