@@ -17,6 +17,7 @@ from celery_etcdlock.etcd.endpoints import parse_endpoints
 from celery_etcdlock.etcd.errors import DeadlinePassed, EtcdError, EtcdStatusError, StatusCode
 from celery_etcdlock.etcd.login import MOST_LOGINS_PER_CALL, NO_LOGIN_NEEDED, Login
 from celery_etcdlock.etcd.messages import KEEP_ALIVE
+from celery_etcdlock.etcd.request_headers import request_headers
 from celery_etcdlock.etcd.sockets import Sockets, patched
 from celery_etcdlock.etcd.streaming_call import EtcdStream
 from celery_etcdlock.etcd.tls import TlsFiles
@@ -92,7 +93,7 @@ class EtcdClient:
             untried -= 1
             try:
                 try:
-                    headers = pool.headers.block(connection.endpoint, path, deadline - now, token)
+                    headers = request_headers(pool.scheme, connection.endpoint, path, deadline - now, token)
                     reply = connection.call(headers, request, share, leave=path == KEEP_ALIVE)
                 finally:
                     pool.give_back(connection)

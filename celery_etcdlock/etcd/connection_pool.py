@@ -20,7 +20,6 @@ from time import monotonic
 from celery_etcdlock.etcd.endpoints import Endpoint, EndpointHealth, next_endpoint
 from celery_etcdlock.etcd.errors import ConnectFailed, DeadlinePassed, EtcdError, NotEtcd, TlsFailed
 from celery_etcdlock.etcd.grpc_connection import GrpcConnection
-from celery_etcdlock.etcd.request_headers import RequestHeaders
 from celery_etcdlock.etcd.sockets import Channel, Sockets, connect_tcp
 from celery_etcdlock.etcd.tls import TlsChannel, TlsFiles, client_context
 
@@ -30,7 +29,7 @@ _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
 class Pool:
-    """See the module. ``open`` are the connections that live, for a fork to forget; ``headers`` are for all of them."""
+    """See the module. ``open`` are the connections that live, for a fork to forget."""
 
     def __init__(
         self, endpoints: Iterable[Endpoint], sockets: Sockets, tls_files: TlsFiles, idle_seconds: float
@@ -39,7 +38,7 @@ class Pool:
         random.shuffle(self.healths)
         self.open: weakref.WeakSet[GrpcConnection] = weakref.WeakSet()
         self.idle: deque[GrpcConnection] = deque()
-        self.headers = RequestHeaders(tls=self.healths[0].endpoint.tls)
+        self.scheme = "https" if self.healths[0].endpoint.tls else "http"
         self._sockets = sockets
         self._tls_files = tls_files
         self._idle_seconds = idle_seconds

@@ -11,6 +11,7 @@ from celery_etcdlock.etcd.errors import DeadlinePassed, EtcdError
 from celery_etcdlock.etcd.grpc_connection import GrpcConnection
 from celery_etcdlock.etcd.login import MOST_LOGINS_PER_CALL, Login, check_watch
 from celery_etcdlock.etcd.messages import WATCH
+from celery_etcdlock.etcd.request_headers import request_headers
 
 
 class EtcdStream:
@@ -90,7 +91,8 @@ class EtcdStream:
             token = self._login.token(deadline)
             connection = pool.borrow(monotonic(), deadline)
             try:
-                headers = pool.headers.block(connection.endpoint, self._path, deadline - monotonic(), token)
+                seconds = deadline - monotonic()
+                headers = request_headers(pool.scheme, connection.endpoint, self._path, seconds, token)
                 connection.start_stream(headers, self._request, deadline, half_close=self._path != WATCH)
             except EtcdError as error:
                 pool.discard(connection)
