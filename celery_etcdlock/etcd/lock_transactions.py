@@ -227,13 +227,11 @@ class LockTransactions:
     ) -> replies.Present | replies.EpochMoved | replies.SessionGone:
         """What the failure branch saw. The epoch is the reason only if our key is as the operation expected it."""
         session = response.responses[0].response_range.kvs
-        if not session:
-            return replies.SessionGone()
         keys = self._keys(response.responses[1:], operation.name)
         mine = find_key(keys, operation.token)
         as_expected = mine is None if unchanged_at is None else mine is not None and mine.mod_revision == unchanged_at
-        if as_expected and session[0].mod_revision != operation.epoch:
-            return replies.EpochMoved(session[0].mod_revision)
+        if not session or (as_expected and not is_at(session, operation.epoch)):
+            return _moved_or_gone(response)
         return replies.Present(keys, revision)
 
     def _keys(self, responses: Iterable[Any], name: str) -> tuple[Key, ...]:

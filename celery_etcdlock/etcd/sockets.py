@@ -32,10 +32,9 @@ from celery_etcdlock.native import original
 codecs.lookup("idna")
 
 RECEIVE_BYTES = 65536
-KEEPALIVE_IDLE_SECONDS = 10
-KEEPALIVE_INTERVAL_SECONDS = 5
-KEEPALIVE_PROBES = 3
-UNACKNOWLEDGED_MILLISECONDS = 20_000
+#: For a peer that is gone without a word, where the system has them: in seconds, but for the number of probes, and for
+#: how long data may be unacknowledged, in milliseconds. macOS calls the first one TCP_KEEPALIVE.
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
 
 Address = tuple[int, int, int, str, Any]  # as getaddrinfo has it
 
@@ -161,12 +160,7 @@ class PolledChannel(PlainChannel):
                 continue
 
     def receive_now(self) -> bytes | None:
-        if not self._readable.poll(0):
-            return None
-        try:
-            return self._socket.recv(RECEIVE_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return None
+        return super().receive_now() if self._readable.poll(0) else None
 
 
 def resolve(sockets: Sockets, host: str, port: int, deadline: float) -> list[Address]:
@@ -229,13 +223,7 @@ def _connect_one(sockets: Sockets, address: Address, deadline: float) -> PlainCh
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in (
-            ("TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
-            ("TCP_KEEPALIVE", KEEPALIVE_IDLE_SECONDS),  # macOS's name
-            ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
-            ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-            ("TCP_USER_TIMEOUT", UNACKNOWLEDGED_MILLISECONDS),
-        ):
+        for option, value in KEEPALIVE.items():
             if hasattr(socket, option):
                 with suppress(OSError):
                     sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)

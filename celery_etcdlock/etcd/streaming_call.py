@@ -87,27 +87,23 @@ class EtcdStream:
     def _open(self) -> None:
         pool, deadline = self._pool, self._deadline
         pool.after_fork()
-        while True:
+        while self._connection is None:
             token = self._login.token(deadline)
             connection = pool.borrow(monotonic(), deadline)
             try:
                 seconds = deadline - monotonic()
                 headers = request_headers(pool.scheme, connection.endpoint, self._path, seconds, token)
                 connection.start_stream(headers, self._request, deadline, half_close=self._path != WATCH)
+                self._token, self._connection = token, connection
             except EtcdError as error:
-                pool.discard(connection)
                 connection.health.failed(monotonic())
                 if error.maybe_applied or error.permanent or monotonic() >= deadline:
                     raise
-            except BaseException:
-                pool.discard(connection)
-                raise
-            else:
-                self._token = token
-                self._connection = connection
-                if self._cancelled:
-                    connection.interrupt()
-                return
+            finally:
+                if self._connection is None:
+                    pool.discard(connection)
+        if self._cancelled:
+            self._connection.interrupt()
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None
