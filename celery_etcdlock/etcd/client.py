@@ -40,11 +40,10 @@ class EtcdClient:
         client_cert: str | None = None,
         client_key: str | None = None,
         sockets: Sockets | None = None,
-        idle_seconds: float = 60.0,
     ) -> None:
         tls_files = TlsFiles(ca_cert, client_cert, client_key)
         self.endpoints = parse_endpoints(endpoints, tls=bool(tls_files))
-        self._pool = Pool(self.endpoints, sockets or patched(), tls_files, idle_seconds)
+        self._pool = Pool(self.endpoints, sockets or patched(), tls_files)
         self._login = Login(username, password, self._call)
 
     def __repr__(self) -> str:

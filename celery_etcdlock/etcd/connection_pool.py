@@ -24,6 +24,7 @@ from celery_etcdlock.etcd.sockets import Channel, Sockets, connect_tcp
 from celery_etcdlock.etcd.tls import TlsChannel, TlsFiles, client_context
 
 MOST_IDLE_CONNECTIONS = 32
+IDLE_SECONDS = 60.0
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
@@ -31,9 +32,7 @@ _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 class Pool:
     """See the module. ``open`` are the connections that live, for a fork to forget."""
 
-    def __init__(
-        self, endpoints: Iterable[Endpoint], sockets: Sockets, tls_files: TlsFiles, idle_seconds: float
-    ) -> None:
+    def __init__(self, endpoints: Iterable[Endpoint], sockets: Sockets, tls_files: TlsFiles) -> None:
         self.healths = [EndpointHealth(endpoint) for endpoint in endpoints]
         random.shuffle(self.healths)
         self.open: weakref.WeakSet[GrpcConnection] = weakref.WeakSet()
@@ -41,7 +40,6 @@ class Pool:
         self.scheme = "https" if self.healths[0].endpoint.tls else "http"
         self._sockets = sockets
         self._tls_files = tls_files
-        self._idle_seconds = idle_seconds
         self._pid = os.getpid()
         _pools.add(self)
 
@@ -52,7 +50,7 @@ class Pool:
                 connection = self.idle.pop()
             except IndexError:
                 return self.connect(deadline)
-            fresh = now - connection.idle_since < self._idle_seconds and connection.health.rests_until <= now
+            fresh = now - connection.idle_since < IDLE_SECONDS and connection.health.rests_until <= now
             if fresh and connection.still_alive():
                 return connection
             self.discard(connection)
@@ -66,7 +64,7 @@ class Pool:
         idle = self.idle
         idle.append(connection)
         try:
-            while len(idle) > MOST_IDLE_CONNECTIONS or now - idle[0].idle_since > self._idle_seconds:
+            while len(idle) > MOST_IDLE_CONNECTIONS or now - idle[0].idle_since > IDLE_SECONDS:
                 self.discard(idle.popleft())
         except IndexError:
             pass  # another thread was quicker
