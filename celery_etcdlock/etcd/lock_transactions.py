@@ -66,56 +66,65 @@ class LockTransactions:
     # --- requests -------------------------------------------------------------------------------------------
 
     def _try_acquire(self, operation: ops.TryAcquire) -> Fields:
+        session = self._layout.session_key(operation.lease)
+        free, ours, all_keys = self._one_try(operation)
         done = self._done(operation)
         return {
-            "compare": [self._epoch(operation), self._name_is_as_seen(operation)],
-            "success": [self._put(operation), *done],
-            "failure": [self._session(operation), self._all_under(operation.name), *done],
+            "compare": [unchanged(session, operation.epoch), free],
+            "success": [ours, *done],
+            "failure": [read(session, keys_only=True), all_keys, *done],
         }
 
     def _try_each(self, operation: ops.TryEach) -> Fields:
         first = operation.tries[0]
+        session = self._layout.session_key(first.lease)
         nested = [
-            {
-                "compare": [self._name_is_as_seen(each)],
-                "success": [self._put(each)],
-                "failure": [self._all_under(each.name)],
-            }
-            for each in operation.tries
+            {"compare": [free], "success": [ours], "failure": [all_keys]}
+            for free, ours, all_keys in map(self._one_try, operation.tries)
         ]
         return {
-            "compare": [self._epoch(first)],
+            "compare": [unchanged(session, first.epoch)],
             "success": [{"request_txn": each} for each in nested],
-            "failure": [self._session(first)],
+            "failure": [read(session, keys_only=True)],
         }
 
     def _try_all(self, operation: ops.TryAll) -> Fields:
         first = operation.tries[0]
+        session = self._layout.session_key(first.lease)
+        free, ours, all_keys = zip(*map(self._one_try, operation.tries), strict=True)
         done = self._done(first)
         return {
-            "compare": [self._epoch(first), *(self._name_is_as_seen(each) for each in operation.tries)],
-            "success": [*(self._put(each) for each in operation.tries), *done],
-            "failure": [self._session(first), *(self._all_under(each.name) for each in operation.tries), *done],
+            "compare": [unchanged(session, first.epoch), *free],
+            "success": [*ours, *done],
+            "failure": [read(session, keys_only=True), *all_keys, *done],
         }
 
+    def _one_try(self, operation: ops.TryAcquire) -> tuple[Fields, Fields, Fields]:
+        """Compare: no key was created under the name since the caller looked. Write ours; else read all of them."""
+        start = self._layout.name_start(operation.name)
+        free = _created(start, Compare.LESS, operation.seen_revision + 1)
+        return free, _put(start + operation.token.encode(), operation), read(start, end_of(start))
+
     def _enqueue(self, operation: ops.Enqueue) -> Fields:
+        key, session = self._layout.key(operation.name, operation.token), self._layout.session_key(operation.lease)
         queue = self._queue(operation)
         return {
-            "compare": [self._epoch(operation), unchanged(self._layout.key(operation.name, operation.token), 0)],
-            "success": [self._put(operation), *queue],
-            "failure": [self._session(operation), *queue],
+            "compare": [unchanged(session, operation.epoch), unchanged(key, 0)],
+            "success": [_put(key, operation), *queue],
+            "failure": [read(session, keys_only=True), *queue],
         }
 
     def _promote(self, operation: ops.Promote) -> Fields:
-        key = self._layout.key(operation.name, operation.token)
-        compare = [self._epoch(operation), unchanged(key, operation.mod_revision)]
+        key, session = self._layout.key(operation.name, operation.token), self._layout.session_key(operation.lease)
+        compare = [unchanged(session, operation.epoch), unchanged(key, operation.mod_revision)]
         if operation.alone:
-            compare.append(self._created(operation.name, Compare.GREATER, operation.create_revision - 1))
-        success = [self._put(operation)]
+            start = self._layout.name_start(operation.name)
+            compare.append(_created(start, Compare.GREATER, operation.create_revision - 1))
+        success = [_put(key, operation)]
         if operation.replaces is not None:
             success.append(put(self._layout.mark(operation.replaces), lease=operation.lease))
         success += self._done(operation)
-        why = [self._session(operation), *self._queue(operation, operation.create_revision)]
+        why = [read(session, keys_only=True), *self._queue(operation, operation.create_revision)]
         return {"compare": compare, "success": success, "failure": why}
 
     def _release(self, operation: ops.Release) -> Fields:
@@ -130,35 +139,6 @@ class LockTransactions:
         if not operation.record.asks_if_done:
             return []
         return [read(self._layout.done_mark(operation.record.delivery.run), keys_only=True)]
-
-    def _epoch(self, operation: Write) -> Fields:
-        return unchanged(self._layout.session_key(operation.lease), operation.epoch)
-
-    def _put(self, operation: Write) -> Fields:
-        key = self._layout.key(operation.name, operation.token)
-        return put(key, encode_record(operation.record), operation.lease)
-
-    def _name_is_as_seen(self, operation: ops.TryAcquire) -> Fields:
-        """Compare: no key has been created under the name since the caller looked."""
-        return self._created(operation.name, Compare.LESS, operation.seen_revision + 1)
-
-    def _created(self, name: str, result: int, revision: int) -> Fields:
-        """Compare: all keys under the name were created before or after this revision."""
-        start = self._layout.name_start(name)
-        return {
-            "key": start,
-            "range_end": end_of(start),
-            "target": Compare.CREATE,
-            "result": result,
-            "create_revision": revision,
-        }
-
-    def _session(self, operation: Write) -> Fields:
-        return read(self._layout.session_key(operation.lease), keys_only=True)
-
-    def _all_under(self, name: str) -> Fields:
-        start = self._layout.name_start(name)
-        return read(start, end_of(start))
 
     def _queue(self, operation: ops.Enqueue | ops.Promote, create_revision: int = 0) -> list[Fields]:
         """Reads: our own key, the first in the queue, and the one just before ours (0: ours is the last)."""
@@ -239,6 +219,16 @@ class LockTransactions:
         start = self._layout.name_start(name)
         found = {kv.key: kv for response in responses for kv in response.response_range.kvs if kv.key.startswith(start)}
         return keys_in(found.values(), start)
+
+
+def _put(key: bytes, operation: Write) -> Fields:
+    return put(key, encode_record(operation.record), operation.lease)
+
+
+def _created(start: bytes, result: int, revision: int) -> Fields:
+    """Compare: all keys that begin with ``start`` were created before or after this revision."""
+    compare = {"target": Compare.CREATE, "result": result, "create_revision": revision}
+    return {"key": start, "range_end": end_of(start), **compare}
 
 
 def _mine_or_all(
