@@ -57,7 +57,7 @@ def error_name(code: int) -> str:
     return ERRORS[code] if code < len(ERRORS) else f"error {code}"
 
 
-def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
+def frame(kind: int, flags: int, stream_id: int, payload: bytes | memoryview) -> bytes:
     length = len(payload)
     return HEADER.pack(length >> 8, length & 255, kind, flags, stream_id) + payload
 

@@ -35,6 +35,7 @@ class Reply:
     _endpoint: str
     _head: Fields = NO_FIELDS
     _trailers: Fields = NO_FIELDS
+    _is_grpc: bool = False
     _body: bytearray = field(default_factory=bytearray)
     begun: bool = False
     ended: bool = False
@@ -45,6 +46,7 @@ class Reply:
         if not self.begun:
             self.begun = True
             self._head = fields
+            self._is_grpc = fields.http_status == b"200" and fields.content_type.startswith(b"application/grpc")
         if last:
             self.ended = True
             self._trailers = fields
@@ -54,10 +56,6 @@ class Reply:
             self._body += data
             if len(self._body) > PREFIX_BYTES + LARGEST_MESSAGE_BYTES:
                 raise self._malformed(f"sent more than {LARGEST_MESSAGE_BYTES} bytes")
-
-    @property
-    def _is_grpc(self) -> bool:
-        return self._head.http_status == b"200" and self._head.content_type.startswith(b"application/grpc")
 
     def next_message(self) -> bytes | None:
         """Take the next whole message; None when there is none yet."""

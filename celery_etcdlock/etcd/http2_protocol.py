@@ -52,6 +52,8 @@ class Http2Protocol:
     def __init__(self, endpoint: str) -> None:
         self.ready = False
         self.must_send = False
+        self.streams_allowed = True  # unless the peer's SETTINGS_MAX_CONCURRENT_STREAMS is 0 (5.1.2)
+        self.unsent = memoryview(b"")  # what of the request must wait for the peer's windows
         self.stream_id = -1
         self.reply = Reply(endpoint, ended=True)
         self.last_processed: int | None = None
@@ -63,25 +65,13 @@ class Http2Protocol:
         self._decoder = RememberingDecoder()
         self._connection_window = self._stream_window = Incoming()
         self._outgoing = Outgoing()
-        self._most_streams: int | None = None
         self._cancelled_up_to = 0
-        self._body, self._body_sent = b"", 0  # of a message that was too large to be sent at once
         self._ends = True
         self._talk = 0
         self._block: bytearray | None = None  # of headers, until END_HEADERS
         self._block_flags = self._block_stream = 0
 
     # ---- what we say
-
-    @property
-    def streams_allowed(self) -> bool:
-        """False while the peer's SETTINGS_MAX_CONCURRENT_STREAMS is 0 (5.1.2)."""
-        return self._most_streams != 0
-
-    @property
-    def unsent(self) -> bool:
-        """Whether some of the request must wait for the peer's windows."""
-        return bool(self._body)
 
     def begin(self, block: bytes, message: bytes, *, end: bool) -> bytes:
         """Open the next stream: the bytes to send now. ``end``: the message is the last on our side."""
@@ -95,7 +85,7 @@ class Http2Protocol:
         length = len(message) + PREFIX_BYTES
         self._ends = end
         if length > outgoing.room():
-            self._body, self._body_sent = framed(message), 0
+            self.unsent = memoryview(framed(message))
             return self.take_owed() + head
         outgoing.sent(length)
         data_head = frames.HEADER.pack(
@@ -109,23 +99,19 @@ class Http2Protocol:
         room = self._outgoing.room()
         if room <= 0:
             return b""
-        part = self._body[self._body_sent : self._body_sent + room]
-        self._body_sent += len(part)
-        if self._body_sent == len(self._body):
-            self._body = b""
+        part, self.unsent = self.unsent[:room], self.unsent[room:]
         self._outgoing.sent(len(part))
         self._talk = 0
-        return frames.frame(
-            frames.DATA, frames.END_STREAM if self._ends and not self._body else 0, self.stream_id, part
-        )
+        flags = frames.END_STREAM if self._ends and not self.unsent else 0
+        return frames.frame(frames.DATA, flags, self.stream_id, part)
 
     def cancel(self) -> bytes:
         """End the current stream: the bytes that say so (RST_STREAM, 6.4), unless both sides have ended it."""
-        if self.reply.ended and self._ends and not self._body:
+        if self.reply.ended and self._ends and not self.unsent:
             return self.take_owed()
         self._cancelled_up_to = self.stream_id
         self.reply.ended = True
-        self._body = b""
+        self.unsent = memoryview(b"")
         return self.take_owed() + frames.frame(frames.RST_STREAM, 0, self.stream_id, frames.NUMBER.pack(frames.CANCEL))
 
     def ping(self) -> bytes:
@@ -276,7 +262,7 @@ class Http2Protocol:
                     raise frames.Http2Error("PROTOCOL_ERROR", f"a setting of {value} bytes as frame size")
                 self._outgoing.largest_frame = value
             elif setting == frames.MAX_CONCURRENT_STREAMS:
-                self._most_streams = value
+                self.streams_allowed = value > 0
             elif setting == frames.ENABLE_PUSH and value:
                 raise frames.Http2Error("PROTOCOL_ERROR", "a server that sets ENABLE_PUSH")  # 6.5.2
         self.ready = True
