@@ -13,9 +13,9 @@ What we owe the peer, answers to SETTINGS and room to send, is collected, and go
 ``must_send`` says that the peer may be waiting for it. The answers to PINGs are kept apart (``pongs``), since they may
 wait a little: gRPC servers measure the path with a PING on each call, but send none while one is unanswered.
 
-Trust: the peer may be anything. Frames are bounded by the size that we allow, header blocks by ``LARGEST_BLOCK``, the
-rest by the frames that may come between two that carry the reply on: past ``MOST_TALK`` of them it is a flood, and the
-connection ends. Whatever breaks a rule raises Http2Error, after which the conversation is over.
+Trust: the peer may be anything. Frames are bounded by the size that we allow, header blocks by ``LARGEST_LIST_BYTES``,
+the rest by the frames that may come between two that carry the reply on: past ``MOST_TALK`` of them it is a flood, and
+the connection ends. Whatever breaks a rule raises Http2Error, after which the conversation is over.
 """
 
 from __future__ import annotations
@@ -25,9 +25,7 @@ from celery_etcdlock.etcd.flow_control import DEFAULT_WINDOW, OUR_WINDOW, Incomi
 from celery_etcdlock.etcd.grpc_reply import PREFIX_BYTES, Reply, framed
 from celery_etcdlock.etcd.header_blocks import LARGEST_LIST_BYTES, RememberingDecoder
 
-LARGEST_BLOCK = LARGEST_LIST_BYTES
 MOST_TALK = 1000
-LAST_STREAM_ID = 2**31 - 1  # 5.1.1
 
 _OUR_SETTINGS = {
     frames.HEADER_TABLE_SIZE: 0,
@@ -35,14 +33,10 @@ _OUR_SETTINGS = {
     frames.INITIAL_WINDOW_SIZE: OUR_WINDOW,
     frames.MAX_HEADER_LIST_SIZE: LARGEST_LIST_BYTES,
 }
-PREFACE = b"".join(
-    (
-        frames.CLIENT_PREFACE,
-        frames.frame(
-            frames.SETTINGS, 0, 0, b"".join(frames.SETTING.pack(*setting) for setting in _OUR_SETTINGS.items())
-        ),
-        frames.frame(frames.WINDOW_UPDATE, 0, 0, frames.NUMBER.pack(OUR_WINDOW - DEFAULT_WINDOW)),
-    )
+PREFACE = (
+    frames.CLIENT_PREFACE
+    + frames.frame(frames.SETTINGS, 0, 0, b"".join(frames.SETTING.pack(*each) for each in _OUR_SETTINGS.items()))
+    + frames.frame(frames.WINDOW_UPDATE, 0, 0, frames.NUMBER.pack(OUR_WINDOW - DEFAULT_WINDOW))
 )
 
 
@@ -220,8 +214,8 @@ class Http2Protocol:
             raise frames.Http2Error("PROTOCOL_ERROR", "CONTINUATION of nothing")
         self._just_talk(frames.CONTINUATION)
         block += payload
-        if len(block) > LARGEST_BLOCK:
-            raise frames.Http2Error("ENHANCE_YOUR_CALM", f"headers of more than {LARGEST_BLOCK} bytes")
+        if len(block) > LARGEST_LIST_BYTES:
+            raise frames.Http2Error("ENHANCE_YOUR_CALM", f"headers of more than {LARGEST_LIST_BYTES} bytes")
         if flags & frames.END_HEADERS:
             self._block = None
             self._digest_block(self._block_flags, stream_id, bytes(block))

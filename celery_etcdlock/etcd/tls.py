@@ -64,6 +64,7 @@ class TlsChannel:
 
     def __init__(self, below: Channel, context: ssl.SSLContext, endpoint: Endpoint, deadline: float) -> None:
         self._below = below
+        self.interrupt, self.close, self.forget = below.interrupt, below.close, below.forget
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
         self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=endpoint.host)
@@ -126,15 +127,6 @@ class TlsChannel:
                 return data
             self._incoming.write(data)
         return plain
-
-    def interrupt(self) -> None:
-        self._below.interrupt()
-
-    def close(self) -> None:
-        self._below.close()
-
-    def forget(self) -> None:
-        self._below.forget()
 
 
 def explain_tls_error(error: ssl.SSLError, endpoint: str, *, sent: bool = False) -> EtcdError:
