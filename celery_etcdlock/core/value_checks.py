@@ -63,14 +63,10 @@ def choice(*allowed: str) -> Callable[[Any], str]:
     """A check for one of ``allowed``."""
 
     def check(value: Any) -> str:
-        if isinstance(value, str):
-            word = str.__str__(value)  # a str Enum's value, not its repr
-            if word in allowed:
-                return word
-            hint = did_you_mean(word, allowed)
-        else:
-            hint = ""
-        raise ValueError(f"must be {_listed(allowed)}, not {shown(value)}{hint}")
+        word = str.__str__(value) if isinstance(value, str) else ""  # a str Enum's value, not its repr
+        if word in allowed:
+            return word
+        raise ValueError(f"must be {_listed(allowed)}, not {shown(value)}{did_you_mean(word, allowed)}")
 
     return check
 

@@ -88,7 +88,7 @@ def _endpoint(
     finally:
         client.close()
     yield ok(subject, f"answers, {'TLS' if tls else 'no TLS'}")
-    if not tls and not shown.split("//")[-1].startswith(("127.", "localhost", "[::1]")):
+    if not tls and not shown.startswith(("127.", "localhost", "[::1]")):
         remedy = "use https:// endpoints, with etcdlock_ca_cert"
         yield warning(subject, "no TLS: passwords and locks travel in the clear", remedy)
     yield version_check_result(shown, status.version)
@@ -168,11 +168,11 @@ class _Cluster:
             remedy = "; ".join(["make a user that may only lock", *role_commands(self._prefix)[:3]])
             yield warning("permissions", f"user {username} is root", remedy)
             return
-        start, end = self._prefix.encode(), self._prefix.encode()[:-1] + b"0"
+        start = self._prefix.encode()
         on_prefix = [
             permission.permType
             for permission in permissions
-            if permission.key <= start and (permission.range_end == b"\0" or permission.range_end >= end)
+            if permission.key <= start and (permission.range_end == b"\0" or permission.range_end >= end_of(start))
         ]
         listed = f"user {username}, role{'s' if len(roles) != 1 else ''} {', '.join(roles) or 'none at all'}"
         if messages.Permission.READWRITE in on_prefix:
