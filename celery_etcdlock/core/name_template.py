@@ -8,7 +8,7 @@ address, and a str Enum's changed between Python 3.11 and 3.12.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from string import Formatter
@@ -25,21 +25,19 @@ _steps = re.compile(r"\.([^.\[\]]+)|\[([^\[\]]+)\]").findall
 
 class _Part(NamedTuple):
     literal: str
-    argument: str | None
-    steps: tuple[tuple[str, str], ...]  # (attribute, "") or ("", index)
-    format_spec: str
-    field: str
+    argument: str | None = None
+    steps: tuple[tuple[str, str], ...] = ()  # (attribute, "") or ("", index)
+    format_spec: str = ""
+    field: str = ""
 
 
 class NameTemplate:
-    """A parsed template. Raises `InvalidOption` when it can't be one for a task with these ``arguments``.
+    """A parsed template. Raises `InvalidOption` when it can't be one for a task whose arguments are ``known``.
 
     ``open_ended`` says that the task takes ``**kwargs``, so that a field may name what only they can carry.
     """
 
-    def __init__(self, template: str, arguments: Iterable[str], *, open_ended: bool = False) -> None:
-        known = tuple(arguments)
-
+    def __init__(self, template: str, known: Sequence[str], *, open_ended: bool = False) -> None:
         def refuse(reason: str) -> InvalidOption:
             return InvalidOption(f"lock_key {template!r} {reason}")
 
@@ -52,7 +50,7 @@ class NameTemplate:
         parts: list[_Part] = []
         for literal, field, format_spec, conversion in parsed:
             if field is None:
-                parts.append(_Part(literal, None, (), "", ""))
+                parts.append(_Part(literal))
                 continue
             if not field or field.isdigit():
                 has = ", ".join(known) or "no arguments at all"

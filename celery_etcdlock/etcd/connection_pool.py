@@ -139,10 +139,8 @@ def _unreachable(problems: dict[str, EtcdError]) -> EtcdError:
     kinds = {type(problem) for problem in problems.values()}
     kind = kinds.pop() if len(kinds) == 1 and kinds <= {TlsFailed, NotEtcd} else ConnectFailed
     permanent = all(problem.permanent for problem in problems.values())
-    return kind(
-        "no etcd endpoint could be reached: " + "; ".join(str(problem) for problem in problems.values()),
-        permanent=permanent,
-    )
+    said = "; ".join(map(str, problems.values()))
+    return kind(f"no etcd endpoint could be reached: {said}", permanent=permanent)
 
 
 def _forget_inherited() -> None:
