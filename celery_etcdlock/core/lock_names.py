@@ -55,8 +55,8 @@ class LockNaming:
     """How one task's lock is named.
 
     ``signature`` is that of the task's ``run`` without ``self``; ``checked`` is what Celery checks a call against: a
-    decorator's wrapper may hide ``signature``. ``hash_key`` makes digests keyed; a definition that doesn't know the
-    settings yet asks for `with_hash_key` later. Raises `InvalidOption` when the options don't fit the signature.
+    decorator's wrapper may hide ``signature``. Digests are keyed by `with_hash_key`, once the settings are known.
+    Raises `InvalidOption` when the options don't fit the signature.
     """
 
     def __init__(
@@ -66,12 +66,11 @@ class LockNaming:
         *,
         unique_on: tuple[str, ...] | str | None = None,
         lock_key: tuple[str, ...] | str | Callable[..., object] | None = None,
-        hash_key: bytes | None = None,
         checked: Signature | None = None,
     ) -> None:
         self.task_name = task_name
         self.signature = signature
-        self._hash_key = hash_key
+        self._hash_key: bytes | None = None
         parameters = signature.parameters.values()
         self._open_ended = any(each.kind is Parameter.VAR_KEYWORD for each in parameters)
         self._defaults = {each.name: each.default for each in parameters if each.default is not Parameter.empty}
