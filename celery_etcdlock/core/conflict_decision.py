@@ -112,13 +112,13 @@ def on_conflict(situation: Situation, jitter: random.Random) -> Skip | Fail | Re
             return Reschedule(seconds * jitter.uniform(0.5, 1.0), situation.comebacks)
         if not situation.waited_for_predecessor:
             return WaitForPredecessor(PREDECESSOR_SECONDS)
-        return Reschedule(_conflict_seconds(situation, jitter), situation.comebacks + 1)
+        return Reschedule(_conflict_seconds(situation.policy, situation, jitter), situation.comebacks + 1)
     policy = "retry" if situation.in_chord_header and not situation.policy_is_own else situation.policy
     if policy == "skip":
         return Skip()
     facts = POLICIES[policy]
     if facts.waits and situation.place is Place.WORKER and situation.waited < situation.wait_timeout:
-        seconds = min(_conflict_seconds(situation, jitter), situation.wait_timeout - situation.waited)
+        seconds = min(_conflict_seconds(policy, situation, jitter), situation.wait_timeout - situation.waited)
         if facts.needs_result:
             return Join(seconds, situation.comebacks + 1)
         return Reschedule(seconds, situation.comebacks + 1, with_position=facts.in_order, replaces=facts.replaces)
@@ -136,8 +136,8 @@ def on_unavailable(
     return Fail()
 
 
-def _conflict_seconds(situation: Situation, jitter: random.Random) -> float:
-    longest = LONGEST_CONFLICT_SECONDS if situation.policy == "retry" else LONGEST_WAIT_SECONDS
+def _conflict_seconds(policy: str, situation: Situation, jitter: random.Random) -> float:
+    longest = LONGEST_CONFLICT_SECONDS if policy == "retry" else LONGEST_WAIT_SECONDS
     return _backoff(FIRST_CONFLICT_SECONDS, longest, situation.comebacks, jitter)
 
 

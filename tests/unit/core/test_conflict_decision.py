@@ -20,3 +20,15 @@ def test_a_copy_looks_ever_more_rarely_for_a_run_that_takes_long() -> None:
         assert 0.25 <= decision.seconds <= min(max(0.5, waited / 4), 5.0)
         waited, looks = waited + decision.seconds, looks + 1
     assert looks < 1200, "it was 9,600, with twice a second for an hour"
+
+
+def test_a_member_of_a_chord_comes_back_as_rarely_as_by_its_policy() -> None:
+    """It is ``retry`` where the user chose none for the task, whatever the setting says."""
+
+    def longest(situation: Situation) -> float:
+        decisions = [on_conflict(situation, random.Random(seed)) for seed in range(50)]
+        return max(decision.seconds for decision in decisions if isinstance(decision, Reschedule))
+
+    by_setting = Situation(Place.WORKER, "skip", in_chord_header=True, comebacks=20)
+    by_choice = Situation(Place.WORKER, "retry", policy_is_own=True, comebacks=20)
+    assert longest(by_setting) == longest(by_choice) > 5.0
