@@ -1,11 +1,17 @@
-"""How soon a redelivered copy looks again for the run that holds its lock."""
+"""Which policy a conflict meets, and how soon a message that it sends back comes again."""
 
 from __future__ import annotations
 
 import random
 
+import pytest
+
 from celery_etcdlock.core.conflict_decision import Place, Reschedule, Situation, on_conflict
+from celery_etcdlock.core.policy_choice import policy_of
 from celery_etcdlock.core.record import MessageRelation
+from celery_etcdlock.core.settings import Settings
+from celery_etcdlock.core.task_options import TaskOptions
+from celery_etcdlock.errors import LockConflict
 
 
 def test_a_copy_looks_ever_more_rarely_for_a_run_that_takes_long() -> None:
@@ -22,13 +28,22 @@ def test_a_copy_looks_ever_more_rarely_for_a_run_that_takes_long() -> None:
     assert looks < 1200, "it was 9,600, with twice a second for an hour"
 
 
-def test_a_member_of_a_chord_comes_back_as_rarely_as_by_its_policy() -> None:
-    """It is ``retry`` where the user chose none for the task, whatever the setting says."""
+@pytest.mark.parametrize("at_enqueue", [True, False])
+@pytest.mark.parametrize(("own", "policy"), [(None, "retry"), ("skip", "skip")])
+def test_a_member_of_a_chord_retries_unless_its_task_says_otherwise(
+    own: str | None, policy: str, at_enqueue: bool
+) -> None:
+    """Whatever the setting says; so it also comes back as rarely as by ``retry``, and not as those in a queue do."""
+    options = TaskOptions.from_attributes("t", {"lock": "until_executed", "on_conflict": own})
+    settings = Settings.from_mapping({"etcdlock_endpoints": "memory://", "etcdlock_on_conflict": "skip"}, {}, "")
+    error = LockConflict("name", "somebody", None)
+    found = policy_of(options, settings, error, at_enqueue=at_enqueue, in_chord_header=True)
+    assert found == policy
 
-    def longest(situation: Situation) -> float:
-        decisions = [on_conflict(situation, random.Random(seed)) for seed in range(50)]
+
+def test_who_retries_comes_back_more_rarely_than_who_has_a_queue_position() -> None:
+    def longest(policy: str) -> float:
+        decisions = [on_conflict(Situation(Place.WORKER, policy, comebacks=20), random.Random(n)) for n in range(50)]
         return max(decision.seconds for decision in decisions if isinstance(decision, Reschedule))
 
-    by_setting = Situation(Place.WORKER, "skip", in_chord_header=True, comebacks=20)
-    by_choice = Situation(Place.WORKER, "retry", policy_is_own=True, comebacks=20)
-    assert longest(by_setting) == longest(by_choice) > 5.0
+    assert longest("retry") > 10.0 > 5.0 >= longest("wait")
