@@ -7,7 +7,7 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from celery import Celery, Task, shared_task
 
-from celery_etcdlock.core.task_options import OPTION_NAMES, check_option_names
+from celery_etcdlock.core.task_options import OPTION_NAMES, unknown_option
 from celery_etcdlock.errors import InvalidOption
 from celery_etcdlock.tasks.definition.checks import known_options, refuse_batches, why_not
 from celery_etcdlock.tasks.definition.lock_plan import plan_from_function
@@ -72,9 +72,7 @@ def singleton_task(
 def _check_names(task_name: str, base: type[Any] | None, options: dict[str, Any]) -> None:
     """Refuse what Celery would take in silence; what may be the app's own class's is left to when that is known."""
     known = known_options([Task, SingletonTask, *([] if base is None else [base])])
-    for option in options:
-        why = None if option in known else why_not(option)
+    for option in [option for option in options if option not in known]:
+        why = why_not(option) or (None if base is None else unknown_option(option, known))
         if why is not None:
             raise InvalidOption(f"task {task_name!r}: {why}")
-    if base is not None:
-        check_option_names(options, known, task_name=task_name)

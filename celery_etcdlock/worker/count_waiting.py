@@ -111,19 +111,17 @@ class WaitingMessages:
         self._mutex = threading.Lock()
         #: Requests aren't kept: one that is gone, waits no more.
         self._messages: list[tuple[weakref.ref[Any], str, WaitingCount]] = []
-        self._runs = False
+        self._thread: threading.Thread | None = None
         self._closing = threading.Event()
-        self._closed = threading.Event()
 
     def add(self, request: Any, name: str, how: WaitingCount) -> None:
         with self._mutex:
             if len(self._messages) >= MOST_MESSAGES or self._closing.is_set():
                 return
             self._messages.append((weakref.ref(request), name, how))
-            if self._runs:
-                return
-            self._runs = True
-        threading.Thread(target=self._tell, name="celery-etcdlock-count", daemon=True).start()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._tell, name="celery-etcdlock-count", daemon=True)
+                self._thread.start()
 
     def clear(self) -> None:
         with self._mutex:
@@ -133,9 +131,9 @@ class WaitingMessages:
         with self._mutex:
             self._closing.set()
             self._messages.clear()
-            runs = self._runs
-        if runs:
-            self._closed.wait(LAST_SECONDS)
+            thread = self._thread
+        if thread is not None:
+            thread.join(LAST_SECONDS)
 
     def counts(self) -> WaitingCounts:
         with self._mutex:
@@ -158,13 +156,11 @@ class WaitingMessages:
             if now - waited_at > IDLE_SECONDS and not note.text:
                 with self._mutex:
                     if not self._messages:
-                        self._runs = False
+                        self._thread = None
                         break
             self._closing.wait(EVERY_SECONDS)
         note.update("")
         note.close()
-        if self._closing.is_set():
-            self._closed.set()
 
 
 class _Note:

@@ -17,8 +17,7 @@ from weakref import WeakKeyDictionary
 from celery import Celery, Task
 from celery.app.annotations import resolve_all
 
-from celery_etcdlock.core.task_options import OPTION_NAMES
-from celery_etcdlock.core.value_checks import did_you_mean
+from celery_etcdlock.core.task_options import OPTION_NAMES, unknown_option
 from celery_etcdlock.errors import InvalidOption, LockConflict
 from celery_etcdlock.tasks.entry.coroutines import may_be_awaited
 from celery_etcdlock.tasks.entry.seam import has_own_call, is_async_task, written_run
@@ -79,23 +78,15 @@ def why_not(name: str) -> str | None:
         package, instead = FOREIGN[name]
         return f"{name!r} is an option of {package} and does nothing here: write {instead}"
     near = difflib.get_close_matches(name, OPTION_NAMES, n=1, cutoff=0.8)
-    if near and near[0] != name:
-        return (
-            f"unknown option {name!r}{did_you_mean(name, OPTION_NAMES)}; "
-            f"celery-etcdlock's options are {', '.join(OPTION_NAMES)}"
-        )
-    return None
+    return unknown_option(name) if near and near[0] != name else None
 
 
 def refuse_foreign_options(task: Any, options: Mapping[str, Any]) -> None:
     """Of one call, ``apply_async(...)``. Raises ``InvalidOption``."""
     for name in options:
-        if name not in FOREIGN and name not in OPTION_NAMES:
-            continue
-        if name in (options.get("stamped_headers") or ()):
-            continue
-        why = why_not(name) or f"{name!r} is an option of the task, not of a call: write it on the task"
-        raise InvalidOption(f"task {task.name!r}, apply_async: {why}")
+        if name in (*FOREIGN, *OPTION_NAMES) and name not in (options.get("stamped_headers") or ()):
+            why = why_not(name) or f"{name!r} is an option of the task, not of a call: write it on the task"
+            raise InvalidOption(f"task {task.name!r}, apply_async: {why}")
 
 
 def known_options(bases: Iterable[type]) -> frozenset[str]:
@@ -112,10 +103,7 @@ def _refuse_unknown(task: type[Any], app: Celery) -> None:
             continue
         why = why_not(name)
         if why is None and by_decorator and name not in annotated and name != "run":
-            why = (
-                f"unknown option {name!r}; celery-etcdlock's options are {', '.join(OPTION_NAMES)}; "
-                "an attribute of your own goes on a base class"
-            )
+            why = f"{unknown_option(name)}; an attribute of your own goes on a base class"
         if why is not None:
             raise InvalidOption(f"task {task.name!r}: {why}")
     for each in task.__mro__[1:]:

@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from celery import Task
@@ -132,22 +132,18 @@ def current_call(task: Task[Any, Any]) -> Call:
         return Call(Place.DIRECT, Delivery(f"{DIRECT_PREFIX}{secrets.token_hex(8)}"))
     setattr(request, _MARK, True)
     waited = message_headers.waited_in(request)
-    call = Call(
+    message = {} if request.is_eager else request
+    return Call(
         Place.EAGER if request.is_eager else Place.WORKER,
         delivery_of(request, message_headers.count_in(request, message_headers.RESCHEDULES_HEADER)),
         request,
         waiting_since=message_headers.number_in(request, message_headers.WAITING_SINCE_HEADER),
         measured=None if waited is None else sum(waited),
-    )
-    if request.is_eager:
-        return call
-    return replace(
-        call,
-        claims=message_headers.claims_in(request),
-        position=message_headers.position_in(request),
-        duplicate=message_headers.duplicate_in(request, message_headers.DUPLICATE_HEADER),
-        joins=message_headers.duplicate_in(request, message_headers.JOIN_HEADER),
-        keeps_own_end=_take_back_end(request),
+        claims=message_headers.claims_in(message),
+        position=message_headers.position_in(message),
+        duplicate=message_headers.duplicate_in(message, message_headers.DUPLICATE_HEADER),
+        joins=message_headers.duplicate_in(message, message_headers.JOIN_HEADER),
+        keeps_own_end=not request.is_eager and _take_back_end(request),
     )
 
 

@@ -31,6 +31,9 @@ from celery_etcdlock.tasks.entry.coroutines import awaited_in_body, finished, lo
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
+#: What a body is run in.
+Way = contextlib.AbstractContextManager[None]
+
 #: On a guarded ``__call__``: the user's own that it calls next; ``None`` for ours.
 CALLS_NEXT = "_etcdlock_calls_next"
 #: On an instance: its ``run``s, bound and guarded, by where they are defined.
@@ -53,7 +56,7 @@ def reach_body(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], body: C
     """``task.run``: go on to the body, through the lock where nobody took it. ``outer``: not called by ``super()``."""
     way = _way_to_body(task, args, kwargs, outer)
     if way is None:
-        go_on = functools.partial(finished, task, functools.partial(_in_body, body))
+        go_on = functools.partial(finished, task, functools.partial(_run, None, body))
         return _lock(task, entering_request(task), args, kwargs, go_on)
     return _run(way, body)
 
@@ -65,14 +68,11 @@ async def reach_async_body(
     way = _way_to_body(task, args, kwargs, outer)
     if way is None:
         lock = functools.partial(_lock, task, entering_request(task), args, kwargs)
-        return await locked_coroutine(lock, functools.partial(_in_async_body, body))
-    with way:
-        return await body()
+        return await locked_coroutine(lock, functools.partial(_run_async, None, body))
+    return await _run_async(way, body)
 
 
-def _way_to_body(
-    task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outer: bool
-) -> contextlib.AbstractContextManager[None] | None:
+def _way_to_body(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outer: bool) -> Way | None:
     """What the body is run in, where this very call holds the lock; ``None`` where the lock must be taken first."""
     make_ready(task)
     call_path = innermost()
@@ -114,22 +114,15 @@ def _lock(task: Any, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
         call_path.is_over = True
 
 
-def _in_body(body: Callable[[], Any]) -> Any:
-    call_path = innermost()
-    assert call_path is not None
-    return _run(InBody(call_path), body)
-
-
-def _run(way: contextlib.AbstractContextManager[None], body: Callable[[], Any]) -> Any:
-    with way:
+def _run(way: Way | None, body: Callable[[], Any]) -> Any:
+    """``way``: ``None`` where the lock was taken only now."""
+    with way or InBody(innermost()):
         result = body()
     return awaited_in_body(result)
 
 
-async def _in_async_body(body: Callable[[], Any]) -> Any:
-    call_path = innermost()
-    assert call_path is not None
-    with InBody(call_path):
+async def _run_async(way: Way | None, body: Callable[[], Any]) -> Any:
+    with way or InBody(innermost()):
         return await body()
 
 
