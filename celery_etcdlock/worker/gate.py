@@ -301,6 +301,6 @@ def _set_headers(request: Any, parked: _Parked) -> None:
         if isinstance(each, dict):
             each.pop(message_headers.POSITION_HEADER, None)
             if position is not None:
-                each[message_headers.POSITION_HEADER] = [position.name, position.token, position.revision]
+                each[message_headers.POSITION_HEADER] = message_headers.written_claim(position)
             if waited is not None:
                 each[message_headers.WAITED_HEADER] = [round(waited, 3), 0.0]

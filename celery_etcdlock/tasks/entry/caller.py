@@ -31,9 +31,14 @@ _MARK = "_etcdlock_entered"
 _IN_CHARGE = "_etcdlock_in_charge"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
-    """One call of a locked task. ``request`` is Celery's, where there is one for this very call."""
+    """One call of a locked task. ``request`` is Celery's, where there is one for this very call.
+
+    What its message has now, and takes along if it goes back to its queue: ``claims``, the locks that were taken for it
+    when it was published, as long as they aren't taken over or released; ``position``, in the queue; ``joins``, whose
+    result it waits for.
+    """
 
     place: Place
     delivery: Delivery
@@ -41,12 +46,11 @@ class Call:
     #: When the message was first rescheduled, by that worker's wall clock; and how long it waited, as measured.
     waiting_since: float | None = None
     measured: float | None = None
-    #: Locks that were taken for this message when it was published, and its queue position.
     claims: tuple[Claim, ...] = ()
     position: Claim | None = None
-    #: What was found out about it when it was published; whose result it waits for.
-    duplicate: message_headers.Duplicate | None = None
     joins: message_headers.Duplicate | None = None
+    #: What was found out about it when it was published.
+    duplicate: message_headers.Duplicate | None = None
     #: Whether it came back as a copy with an end that is ours to keep: no worker has looked at ``request.expires``.
     keeps_own_end: bool = False
 
@@ -141,8 +145,8 @@ def current_call(task: Task[Any, Any]) -> Call:
         measured=None if waited is None else sum(waited),
         claims=message_headers.claims_in(message),
         position=message_headers.position_in(message),
-        duplicate=message_headers.duplicate_in(message, message_headers.DUPLICATE_HEADER),
         joins=message_headers.duplicate_in(message, message_headers.JOIN_HEADER),
+        duplicate=message_headers.duplicate_in(message, message_headers.DUPLICATE_HEADER),
         keeps_own_end=not request.is_eager and _take_back_end(request),
     )
 

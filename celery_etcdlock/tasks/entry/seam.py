@@ -153,26 +153,19 @@ class GuardedRun:
         return self.guarded(lambda args: (args[0] if args else None, args[1:]), run)
 
     def guarded(self, split: Callable[[tuple[Any, ...]], tuple[Any, tuple[Any, ...]]], run: Any) -> Any:
-        guard: Any
-        if is_async(run):
+        reach = reach_async_body if is_async(run) else reach_body
 
-            async def guard(*args: Any, **kwargs: Any) -> Any:
-                task, rest = split(args)
-                if not hasattr(task, "_etcdlock_run"):
-                    return await run(*args, **kwargs)
-                outer = run_of(type(task)) is self
-                return await reach_async_body(task, rest, kwargs, functools.partial(run, *args, **kwargs), outer)
+        def guard(*args: Any, **kwargs: Any) -> Any:
+            task, rest = split(args)
+            if not hasattr(task, "_etcdlock_run"):
+                return run(*args, **kwargs)
+            outer = run_of(type(task)) is self
+            return reach(task, rest, kwargs, functools.partial(run, *args, **kwargs), outer)
 
-        else:
+        async def async_guard(*args: Any, **kwargs: Any) -> Any:
+            return await guard(*args, **kwargs)
 
-            def guard(*args: Any, **kwargs: Any) -> Any:
-                task, rest = split(args)
-                if not hasattr(task, "_etcdlock_run"):
-                    return run(*args, **kwargs)
-                outer = run_of(type(task)) is self
-                return reach_body(task, rest, kwargs, functools.partial(run, *args, **kwargs), outer)
-
-        return _looks_like(guard, run)
+        return _looks_like(async_guard if is_async(run) else guard, run)
 
 
 def _looks_like(guarded: Any, original: Any) -> Any:
@@ -211,10 +204,8 @@ def call_of(calls_next: Any) -> Any:
     def __call__(self: Any, /, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
         return enter(self, args, kwargs, functools.partial(calls_next, self, *args, **kwargs))
 
-    functools.update_wrapper(__call__, calls_next, updated=())
-    del __call__.__wrapped__  # type: ignore[attr-defined]
     setattr(__call__, CALLS_NEXT, calls_next)
-    return __call__
+    return _looks_like(__call__, calls_next)
 
 
 def ours(call: Function) -> Function:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from celery import Task
@@ -16,21 +16,16 @@ from celery_etcdlock.core.record import MessageRelation, Record
 from celery_etcdlock.core.task_options import TaskOptions
 from celery_etcdlock.errors import EtcdLockError
 from celery_etcdlock.locking.manager import LockManager
-from celery_etcdlock.locking.outcomes import Claim, Conflict
+from celery_etcdlock.locking.outcomes import Conflict
 from celery_etcdlock.tasks.entry.caller import Call
-from celery_etcdlock.tasks.message.headers import Duplicate
 
 #: Of the names of locks that are one message's.
 MESSAGE_PREFIX = "task_id:"
 
 
-@dataclass
+@dataclass(frozen=True)
 class ExecutionContext:
-    """``names``: of the locks, which take the arguments and so may raise. ``once``: each message runs once.
-
-    What the message has now, and takes along when it goes back to its queue: ``claims``, the locks taken for it that
-    weren't taken over or released yet; ``position``, in the queue; ``joins``, whose result it waits for.
-    """
+    """``names``: of the locks, which take the arguments and so may raise. ``once``: each message runs once."""
 
     task: Task[Any, Any]
     options: TaskOptions
@@ -38,12 +33,6 @@ class ExecutionContext:
     locks: EtcdLocks
     names: Callable[[], tuple[str, ...]]
     once: bool = False
-    claims: tuple[Claim, ...] = field(init=False)
-    position: Claim | None = field(init=False)
-    joins: Duplicate | None = field(init=False)
-
-    def __post_init__(self) -> None:
-        self.claims, self.position, self.joins = self.call.claims, self.call.position, self.call.joins
 
     @property
     def label(self) -> str:

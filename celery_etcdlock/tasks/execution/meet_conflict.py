@@ -69,9 +69,9 @@ def meet_conflict(
         related = None if related_key is None else related_key.record
         if decision.facts.needs_result:
             # Without a task id there is nobody whose result could be awaited.
-            context.joins = Duplicate.of("join", error) if error.task_id is not None else None
-            if context.joins is not None:
-                take_result(context, context.joins)
+            call.joins = Duplicate.of("join", error) if error.task_id is not None else None
+            if call.joins is not None:
+                take_result(context, call.joins)
             # Who joins waits for a result, not for its turn: a position taken under another policy is given up.
             leave(context)
         elif related is None:

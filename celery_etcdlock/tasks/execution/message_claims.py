@@ -22,7 +22,7 @@ MOST_LOOKS = 3
 
 def check_claims(context: ExecutionContext) -> None:
     """End the message if a newer call took its place while it was in its queue."""
-    for claim in context.claims:
+    for claim in context.call.claims:
         keys = context.manager.claims.look(claim.name)
         if find(keys, context.call.delivery, Relation.OURS) is None:
             end_if_superseded(context, claim.name)
@@ -33,7 +33,7 @@ def release_claims(context: ExecutionContext) -> None:
     claims = context.manager.claims
     # Where the lifetime doesn't begin at the call, only the headers of an earlier version can name any.
     names = [context.lifetime.queued_name(name) for name in context.names()] if context.lifetime.at_enqueue else []
-    claimed = {claim.name for claim in context.claims}
+    claimed = {claim.name for claim in context.call.claims}
     for name in dict.fromkeys((*names, *claimed)):
         for _ in range(MOST_LOOKS):
             related = ((key, relation(key.record, context.call.delivery)) for key in claims.look(name))
@@ -42,13 +42,13 @@ def release_claims(context: ExecutionContext) -> None:
                 end_if_superseded(context, name)
             if all(claims.drop(Claim(name, key.token, key.mod_revision)) for key in ours):
                 break
-    context.claims = ()
+    context.call.claims = ()
 
 
 def take_over_claims(context: ExecutionContext, held: HeldLocks) -> bool:
     """Take over the keys of this run, and acquire the rest of the task's locks. All of them, or none."""
     names = context.names()
-    claimed = {claim.name for claim in context.claims}
+    claimed = {claim.name for claim in context.call.claims}
     for name in dict.fromkeys((*names, *claimed)):
         key = find(context.manager.claims.look(name), context.call.delivery, Relation.OURS)
         if key is not None and name in names:
@@ -58,7 +58,7 @@ def take_over_claims(context: ExecutionContext, held: HeldLocks) -> bool:
             context.manager.claims.drop(Claim(name, key.token, key.mod_revision))
         elif name in claimed:
             end_if_superseded(context, name)
-    context.claims = ()
+    context.call.claims = ()
     missing = [name for name in names if name not in held.names]
     if not missing:
         return True

@@ -31,22 +31,23 @@ POSITION_SECONDS = 60.0
 
 def try_turn(context: ExecutionContext, held: HeldLocks, name: str) -> Conflict | None:
     """Take the lock if it is our turn, or say who is before us. Raises ``LockUnavailable``."""
+    call = context.call
     keys = context.manager.claims.look(name)
     mine = take_up(context, name, keys)
     if mine is None:
         end_if_superseded(context, name)
         # It expired, or a copy of the message had its turn: take a new one.
-        context.position = None
+        call.position = None
         return held.acquire([name])
     before = preceding(keys, mine.create_revision)
-    related_key = find(keys, context.call.delivery, Relation.KIN)
+    related_key = find(keys, call.delivery, Relation.KIN)
     if related_key is not None and context.options.lock_limit > 1:
         return Conflict(name, (related_key,))  # a free place isn't for a second run of one message
     if not leave_room(before, context.options.lock_limit):
         return Conflict(name, tuple(before))
     conflict = held.take_over(Claim(name, mine.token, mine.mod_revision))
     if conflict is None:
-        context.position = None
+        call.position = None
     return conflict
 
 
@@ -54,7 +55,7 @@ def take_up(context: ExecutionContext, name: str, keys: Sequence[Key]) -> Key | 
     """Wait with the position that is among ``keys``, all under ``name``, if there is one of ours."""
     mine = find(keys, context.call.delivery, Relation.OUR_POSITION)
     if mine is not None:
-        context.position = Claim(name, mine.token, mine.mod_revision)
+        context.call.position = Claim(name, mine.token, mine.mod_revision)
     return mine
 
 
@@ -64,13 +65,15 @@ def take_position(context: ExecutionContext, conflict: Conflict, decision: Resch
     Returns whether the lock came free while we took it.
     """
 
-    def stand(taken: Claim) -> None:
-        context.position = taken
+    call, claims, facts = context.call, context.manager.claims, decision.facts
+    claim = call.position
 
-    claim, claims, facts = context.position, context.manager.claims, decision.facts
-    if facts.replaces and conflict.keys and (claim is not None or not context.call.delivery.comebacks):
+    def stand(taken: Claim) -> None:
+        call.position = taken
+
+    if facts.replaces and conflict.keys and (claim is not None or not call.delivery.comebacks):
         # Whoever has the lock came before us: one that came later would have taken our place.
-        asked_by = f"task {context.call.delivery.task_id}, which replaces it,"
+        asked_by = f"task {call.delivery.task_id}, which replaces it,"
         context.manager.ask_to_release(conflict.name, conflict.keys[0], asked_by)
     if not (facts.in_order and context.lifetime.while_running and len(context.names()) == 1):
         leave(context)
@@ -79,30 +82,31 @@ def take_position(context: ExecutionContext, conflict: Conflict, decision: Resch
     if claim is not None:
         kept = claims.keep(claim, replace(context.record, kind=KeyKind.POSITION), stands_for)
         if isinstance(kept, Claim):
-            context.position = kept
+            call.position = kept
             return False
         if take_up(context, claim.name, kept.keys) is not None:
             return False  # a copy of the message, or its worker, has kept it meanwhile
         end_if_superseded(context, claim.name)
-        context.position = None
+        call.position = None
     keys: Sequence[Key] = ()
     if facts.replaces:
         _replace_those_who_wait(context, conflict.name, claims.look(conflict.name), stands_for)
-        if context.position is not None:
+        if call.position is not None:
             keys = claims.look(conflict.name)
-    if context.position is None:
+    if call.position is None:
         taken, keys = claims.take_position(conflict.name, context.record, stands_for, stand)
-        context.position = taken
+        call.position = taken
         mine = find_key(keys, taken.token)
         if facts.replaces and mine is not None:
             # One that took its place while we took ours.
             before = preceding(keys, mine.create_revision)
             _replace_those_who_wait(context, conflict.name, before, stands_for)
-    return owns(keys, context.position.token, context.options.lock_limit)
+    return owns(keys, call.position.token, context.options.lock_limit)
 
 
 def _replace_those_who_wait(context: ExecutionContext, name: str, keys: Sequence[Key], stands_for: float) -> None:
     """Take the place of an earlier call of this task that waits. None of them runs any more."""
+    call = context.call
     for key in keys:
         older = key.record
         if older is None or not is_position(key) or not older.is_of_task(context.task.name):
@@ -113,13 +117,14 @@ def _replace_those_who_wait(context: ExecutionContext, name: str, keys: Sequence
         record = replace(context.record, kind=KeyKind.POSITION)
         taken = context.manager.claims.keep(claim, record, stands_for, replaces=older.delivery.task_id)
         if isinstance(taken, Claim):
-            logger.info("%s takes the queue position of %s", context.call.delivery.task_id, older.delivery.task_id)
+            logger.info("%s takes the queue position of %s", call.delivery.task_id, older.delivery.task_id)
             leave(context)  # ours is behind it
-            context.position = taken
+            call.position = taken
 
 
 def leave(context: ExecutionContext) -> None:
     """Give the position up. Raises no error of the store."""
-    if context.position is not None:
-        context.manager.drop_ended(context.position.name, context.call.delivery, position_only=True)
-        context.position = None
+    call = context.call
+    if call.position is not None:
+        context.manager.drop_ended(call.position.name, call.delivery, position_only=True)
+        call.position = None

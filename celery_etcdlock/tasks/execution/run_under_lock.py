@@ -122,12 +122,12 @@ class _Execution:
             if call.delivery.comebacks:
                 check_claims(context)
             if lifetime.name == "until_expired":
-                if not context.claims:
+                if not call.claims:
                     # First, for a copy of what has run must not open another window.
                     self._redelivery.check_has_run(None)
                     self._claim_window()
             elif lifetime.while_running and not (
-                lifetime.hand_over and context.claims and take_over_claims(context, self._held)
+                lifetime.hand_over and call.claims and take_over_claims(context, self._held)
             ):
                 if call.joins is None:
                     self._acquire(context.names())
@@ -174,17 +174,17 @@ class _Execution:
             meet_conflict(context, self._redelivery, conflicts[0], waited_for_predecessor=True)
 
     def _acquire(self, names: tuple[str, ...]) -> None:
-        context = self._context
+        context, call = self._context, self._context.call
         waited_for_predecessor = False
         looks = 0
         while True:
-            if context.position is not None and names == (context.position.name,):
-                conflict = try_turn(context, self._held, context.position.name)
+            if call.position is not None and names == (call.position.name,):
+                conflict = try_turn(context, self._held, call.position.name)
             else:
                 conflict = self._held.acquire(names)
             if conflict is None:
                 break
-            if find(conflict.keys, context.call.delivery, Relation.OURS) is not None:
+            if find(conflict.keys, call.delivery, Relation.OURS) is not None:
                 if take_over_claims(context, self._held):
                     break
                 looks += 1
@@ -215,10 +215,10 @@ class _Execution:
 
     def _acquires_again(self, conflict: Conflict, names: tuple[str, ...]) -> bool:
         """Whether to acquire again: with a queue position that was found, or without what was left behind."""
-        context = self._context
-        if len(names) == 1 and context.position is None and take_up(context, conflict.name, conflict.keys) is not None:
+        context, call = self._context, self._context.call
+        if len(names) == 1 and call.position is None and take_up(context, conflict.name, conflict.keys) is not None:
             return True
-        left = find(conflict.keys, context.call.delivery, Relation.LEFT_BEHIND)
+        left = find(conflict.keys, call.delivery, Relation.LEFT_BEHIND)
         return left is not None and context.manager.claims.drop(Claim(conflict.name, left.token, left.mod_revision))
 
     def _check_not_done(self) -> None:
@@ -253,18 +253,18 @@ class _Execution:
 
     def _drop_leftovers(self) -> None:
         """Drop what the message held before it started and nobody will take over."""
-        context, error = self._context, self._ended_by
+        context, call, error = self._context, self._context.call, self._ended_by
         if isinstance(error, HasRun):
             # Only what this copy waited with: the claim and what waits for a retry are the first's.
             leave(context)
         comes_again = is_requeued(error) if isinstance(error, Reject) else isinstance(error, Retry | StillRuns | HasRun)
         if comes_again or (error is not None and not isinstance(error, Exception)):
             return  # the message comes again, with what it holds
-        leftovers = () if context.lifetime.name == "until_expired" else context.claims
-        names = {claim.name for claim in (*leftovers, context.position) if claim is not None}
+        leftovers = () if context.lifetime.name == "until_expired" else call.claims
+        names = {claim.name for claim in (*leftovers, call.position) if claim is not None}
         if context.lifetime.hand_over and not self._had_lock and self._in_worker:
             # It ended without its lock: nobody takes over what its predecessor leaves for it.
             with suppress(EtcdLockError):
                 names.update(context.names())
         for name in sorted(names):
-            context.manager.drop_ended(name, context.call.delivery)
+            context.manager.drop_ended(name, call.delivery)

@@ -94,18 +94,18 @@ def reschedule(
     }
     if is_copy:
         headers[message_headers.COPY_HEADER] = True
-    position, joins = context.position, context.joins
+    position = call.position
     what_it_has = {
-        message_headers.CLAIMS_HEADER: message_headers.written_claims(context.claims),
-        message_headers.POSITION_HEADER: None if position is None else message_headers.written_claims([position])[0],
+        message_headers.CLAIMS_HEADER: [message_headers.written_claim(claim) for claim in call.claims],
+        message_headers.POSITION_HEADER: None if position is None else message_headers.written_claim(position),
         message_headers.WAITS_FOR_HEADER: why.name if isinstance(why, LockConflict) else None,
-        message_headers.JOIN_HEADER: None if joins is None else joins.written(),
+        message_headers.JOIN_HEADER: None if call.joins is None else call.joins.written(),
         message_headers.EXPIRES_HEADER: in_iso_format(request.expires, left or 0.0) if keeps_own_end else None,
     }
-    for name, written in what_it_has.items():
+    for name, value in what_it_has.items():
         headers.pop(name, None)
-        if written:
-            headers[name] = written
+        if value:
+            headers[name] = value
     signature = task.signature_from_request(
         request,
         request.args,

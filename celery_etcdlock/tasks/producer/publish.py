@@ -123,7 +123,7 @@ class Enqueued:
 
     def hold(self, claim: Claim) -> None:
         self._claims.append(claim)
-        self.headers[message_headers.CLAIMS_HEADER] = message_headers.written_claims(self._claims)
+        self.headers[message_headers.CLAIMS_HEADER] = [message_headers.written_claim(each) for each in self._claims]
 
     def drop_claims(self) -> None:
         """Delete the claims of a message that won't be published: now, or when the store answers again.
