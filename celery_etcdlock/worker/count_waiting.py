@@ -22,7 +22,6 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from celery import bootsteps
 from celery.signals import task_received
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
@@ -34,7 +33,7 @@ from celery_etcdlock.locking.inspector import Inspector
 from celery_etcdlock.tasks.message import headers as message_headers
 from celery_etcdlock.tasks.singleton_task import locked_tasks
 from celery_etcdlock.wiring import check_inspectable, open_inspector
-from celery_etcdlock.worker.signal_receivers import SignalReceivers
+from celery_etcdlock.worker.listening_step import ListeningStep
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -51,7 +50,7 @@ MOST_MESSAGES = 100_000
 LAST_SECONDS = 2.0
 
 
-class CountWaiting(bootsteps.StartStopStep):
+class CountWaiting(ListeningStep):
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
         self._consumer = consumer
@@ -59,13 +58,12 @@ class CountWaiting(bootsteps.StartStopStep):
         # With the process: at a restart, the one that ends mustn't take along the note of the one that begins.
         worker = f"{consumer.hostname}:{os.getpid()}"
         self._waiting = WaitingMessages(lambda: open_inspector(settings), worker)
-        self._receivers = SignalReceivers()
         try:
             check_inspectable(settings)
         except InvalidSetting:
             return
         if locked_tasks(consumer.app):
-            self._receivers.connect(task_received, self._on_received)
+            self.connect(task_received, self._on_received)
 
     def _on_received(self, sender: Any = None, request: Any = None, **_: Any) -> None:
         if sender is not self._consumer:
@@ -80,7 +78,7 @@ class CountWaiting(bootsteps.StartStopStep):
         self._waiting.clear()
 
     def shutdown(self, consumer: Any) -> None:
-        self._receivers.disconnect()
+        super().shutdown(consumer)
         self._waiting.close()
 
     def info(self, consumer: Any) -> dict[str, Any]:  # type: ignore[override]  # typed as empty

@@ -20,7 +20,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from celery import Task
 
@@ -28,8 +28,6 @@ from celery_etcdlock.errors import LockConflict, LockUnavailable
 from celery_etcdlock.tasks.entry.call_path import CallPath, InBody, innermost
 from celery_etcdlock.tasks.entry.caller import entering_request
 from celery_etcdlock.tasks.entry.coroutines import awaited_in_body, finished, locked_coroutine
-
-Function = TypeVar("Function", bound=Callable[..., Any])
 
 #: What a body is run in.
 Way = contextlib.AbstractContextManager[None]
@@ -206,12 +204,6 @@ def call_of(calls_next: Any) -> Any:
 
     setattr(__call__, CALLS_NEXT, calls_next)
     return _looks_like(__call__, calls_next)
-
-
-def ours(call: Function) -> Function:
-    """Mark a ``__call__`` that takes the lock itself."""
-    setattr(call, CALLS_NEXT, None)
-    return call
 
 
 def has_own_call(task: type) -> bool:
