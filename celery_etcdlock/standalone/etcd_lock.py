@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from functools import cache
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
@@ -19,17 +20,23 @@ from celery_etcdlock.standalone.named_lock import NamedLock, place_of, warn_of_d
 
 
 class _Here:
-    """One thread (or greenlet) to one lock object. It is in a thread-local, and so ends with its thread."""
+    """One thread (or greenlet). It is in a thread-local, and so ends with its thread."""
 
     __slots__ = ("__weakref__", "acquired")
 
     def __init__(self) -> None:
-        #: What it acquired by a call, so that nobody else can release it.
+        #: What it acquired by calls, so that nobody else can release it.
         self.acquired: list[Holding] = []
 
     def __del__(self) -> None:
         for holding in self.acquired:
             warn_of_dropped(holding.drop("a thread ended that held it"))
+
+
+@cache
+def _local_of(flavour: type[threading.local]) -> Any:
+    """The one thread-local of all lock objects; ``flavour`` is another class once gevent has patched ``threading``."""
+    return flavour()
 
 
 class EtcdLock(NamedLock):
@@ -45,15 +52,12 @@ class EtcdLock(NamedLock):
     ``held`` is this holding, for helper threads.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._local = threading.local()
-        super().__init__(*arguments, **options)
-
     def _caller(self) -> _Here:
+        local = _local_of(threading.local)
         try:
-            here: _Here = self._local.here
+            here: _Here = local.here
         except AttributeError:
-            here = self._local.here = _Here()
+            here = local.here = _Here()
         return here
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
@@ -97,7 +101,7 @@ class EtcdLock(NamedLock):
         here = self._caller()
         outcome = run_at_once(self._acquire(access.blocking, access, here, seconds, block, place_of(frame)))
         if isinstance(outcome, Holding) and block is None:
-            here.acquired = [outcome]
+            here.acquired = [*(holding for holding in here.acquired if not holding.ended), outcome]
         return outcome
 
     def _interrupted(self, holding: Holding) -> None:
