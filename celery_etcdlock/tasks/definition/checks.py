@@ -94,26 +94,27 @@ def known_options(bases: Iterable[type]) -> frozenset[str]:
     return frozenset(CELERY_KEYWORDS.union(OPTION_NAMES, *(dir(base) for base in bases)))
 
 
-def _refuse_unknown(task: type[Any], app: Celery) -> None:
-    known = known_options(task.__mro__[1:])
-    annotated = {name for each in resolve_all(app.annotations, task) for name in each}
-    by_decorator = "_decorated" in vars(task)
-    for name in vars(task):
-        if name.startswith("_") or name in known or name == "app":
-            continue
-        why = why_not(name)
-        if why is None and by_decorator and name not in annotated and name != "run":
-            why = f"{unknown_option(name)}; an attribute of your own goes on a base class"
-        if why is not None:
-            raise InvalidOption(f"task {task.name!r}: {why}")
-    for each in task.__mro__[1:]:
-        if not hasattr(each, "_etcdlock_run") or each.__module__.startswith("celery_etcdlock."):
-            continue
-        elsewhere = known_options(each.__mro__[1:])
-        for name in vars(each):
+def refuse_unknown(where: str, names: Iterable[str], known: frozenset[str], *, all_known: bool) -> None:
+    """Refuse what somebody takes for a lock's option; if ``all_known``, whatever isn't. Raises ``InvalidOption``."""
+    for name in names:
+        if name not in known and not name.startswith("_"):
             why = why_not(name)
-            if why is not None and not name.startswith("_") and name not in elsewhere:
-                raise InvalidOption(f"task {task.name!r}, its base {each.__name__}: {why}")
+            if why is None and all_known:
+                why = f"{unknown_option(name, known)}; an attribute of your own goes on a base class"
+            if why is not None:
+                raise InvalidOption(f"{where}: {why}")
+
+
+def _refuse_unknown(task: type[Any], app: Celery) -> None:
+    where, known = f"task {task.name!r}", known_options(task.__mro__[1:]) | {"app"}
+    refuse_unknown(where, vars(task), known, all_known=False)
+    if "_decorated" in vars(task):
+        annotated = {name for each in resolve_all(app.annotations, task) for name in each}
+        refuse_unknown(where, vars(task), known | annotated, all_known=True)
+    for each in task.__mro__[1:]:
+        if hasattr(each, "_etcdlock_run") and not each.__module__.startswith("celery_etcdlock."):
+            known = known_options(each.__mro__[1:])
+            refuse_unknown(f"{where}, its base {each.__name__}", vars(each), known, all_known=False)
 
 
 def _refuse_what_runs_later(task: type[Any]) -> None:

@@ -202,16 +202,13 @@ class _Execution:
         Its result is stored just after its release, or never if its worker died. It is awaited without the lock: who
         joins isn't to be seen as a holder.
         """
-        context = self._context
-        still_ran = still_runs(context, joins)
-        if not still_ran:
-            await_result(context, joins)
-        self._acquire(context.names())
-        if still_ran:
+        names = self._context.names()
+        if still_runs(self._context, joins):
+            self._acquire(names)
             # It released the lock between the two.
             self._held.release()
-            await_result(context, joins)
-            self._acquire(context.names())
+        await_result(self._context, joins)
+        self._acquire(names)
 
     def _acquires_again(self, conflict: Conflict, names: tuple[str, ...]) -> bool:
         """Whether to acquire again: with a queue position that was found, or without what was left behind."""
