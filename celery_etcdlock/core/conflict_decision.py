@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from enum import Enum
 
 from celery_etcdlock.core.policies import POLICIES, Facts
-from celery_etcdlock.core.record import MessageRelation
+from celery_etcdlock.core.record import Delivery
 
 #: Seconds that a retry waits in its slot for the release of the run before it.
 PREDECESSOR_SECONDS = 1.0
@@ -44,13 +44,16 @@ class Place(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What a decision depends on. Times in seconds; ``waited`` counts from the first time that the task came back."""
+    """What a decision depends on. Times in seconds; ``waited`` counts from the first time that the task came back.
+
+    ``related``: the delivery that holds the lock, if it is one of the same message.
+    """
 
     place: Place
     policy: str
-    message_relation: MessageRelation = MessageRelation.STRANGER
+    delivery: Delivery
+    related: Delivery | None = None
     waited_for_predecessor: bool = False
-    comebacks: int = 0
     waited: float = 0.0
     wait_timeout: float = 300.0
 
@@ -80,20 +83,21 @@ def on_conflict(situation: Situation, jitter: random.Random) -> Verdict | Resche
     """What a task does whose lock somebody else holds."""
     if situation.place is Place.DIRECT:
         return Verdict.FAIL
-    if situation.place is Place.WORKER and situation.message_relation is not MessageRelation.STRANGER:
-        if situation.message_relation is MessageRelation.COPY:
+    comebacks = situation.delivery.comebacks
+    if situation.place is Place.WORKER and situation.related is not None:
+        if situation.related == situation.delivery:
             # Its counter stays, so that it is still known as a copy; its delays grow with the time that it has waited.
             seconds = min(max(FIRST_CONFLICT_SECONDS, situation.waited * COPY_PART), LONGEST_WAIT_SECONDS)
-            return Reschedule(seconds * jitter.uniform(0.5, 1.0), situation.comebacks)
+            return Reschedule(seconds * jitter.uniform(0.5, 1.0), comebacks)
         if not situation.waited_for_predecessor:
             return Verdict.WAIT_FOR_PREDECESSOR
-        return Reschedule(_conflict_seconds(situation, jitter), situation.comebacks + 1)
+        return Reschedule(_conflict_seconds(situation, jitter), comebacks + 1)
     if situation.policy == "skip":
         return Verdict.SKIP
     facts = POLICIES[situation.policy]
     if facts.waits and situation.place is Place.WORKER and situation.waited < situation.wait_timeout:
         seconds = min(_conflict_seconds(situation, jitter), situation.wait_timeout - situation.waited)
-        return Reschedule(seconds, situation.comebacks + 1, facts)
+        return Reschedule(seconds, comebacks + 1, facts)
     return Verdict.FAIL
 
 
@@ -108,7 +112,7 @@ def on_unavailable(place: Place, policy: str, comebacks: int, jitter: random.Ran
 
 def _conflict_seconds(situation: Situation, jitter: random.Random) -> float:
     longest = LONGEST_CONFLICT_SECONDS if situation.policy == "retry" else LONGEST_WAIT_SECONDS
-    return _backoff(FIRST_CONFLICT_SECONDS, longest, situation.comebacks, jitter)
+    return _backoff(FIRST_CONFLICT_SECONDS, longest, situation.delivery.comebacks, jitter)
 
 
 def _backoff(first: float, longest: float, number: int, jitter: random.Random) -> float:

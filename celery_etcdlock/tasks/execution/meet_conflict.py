@@ -17,7 +17,6 @@ from celery_etcdlock.core.conflict_decision import (
 )
 from celery_etcdlock.core.events import LockWaiting
 from celery_etcdlock.core.policy_choice import policy_of
-from celery_etcdlock.core.record import MessageRelation
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.lock_holder import conflict_error
 from celery_etcdlock.locking.outcomes import Conflict
@@ -36,9 +35,9 @@ def meet_conflict(
 ) -> None:
     """Returns when the run is to try again; else raises what ends it."""
     call = context.call
-    message_relation, related_key = context.related_key(conflict)
+    related_key, related = context.related_key(conflict) or (None, None)
     is_ours = conflict.name.startswith(MESSAGE_PREFIX) and conflict.name not in context.names()
-    if is_ours and related_key is None:
+    if is_ours and related is None:
         raise LockUnavailable(f"lock {conflict.name!r} is held by a key that this version can't read")
     context.locks.circuit_breaker.over()
     # Whoever holds the lock: a copy of what has run has nothing to wait for, and mustn't touch the result.
@@ -50,12 +49,12 @@ def meet_conflict(
         context.options, context.locks.settings, error, at_enqueue=False, in_chord_header=in_chord_header
     )
     situation = Situation(
-        place=call.place,
-        policy=policy,
-        message_relation=message_relation,
-        waited_for_predecessor=waited_for_predecessor,
-        comebacks=call.delivery.comebacks,
-        waited=call.waited if message_relation is not MessageRelation.SUCCESSOR else 0.0,
+        call.place,
+        policy,
+        call.delivery,
+        related,
+        waited_for_predecessor,
+        waited=call.waited,
         wait_timeout=context.options.wait_timeout,
     )
     decision = on_conflict(situation, jitter)
@@ -66,7 +65,6 @@ def meet_conflict(
     if decision is Verdict.SKIP:
         skip(context, conflict.name, str(error))
     if isinstance(decision, Reschedule):
-        related = None if related_key is None else related_key.record
         if decision.facts.needs_result:
             # Without a task id there is nobody whose result could be awaited.
             call.joins = Duplicate.of("join", error) if error.task_id is not None else None
@@ -79,7 +77,7 @@ def meet_conflict(
                 context.manager.tell(LockWaiting(conflict.name, context.record, conflict.holder))
             if take_position(context, conflict, decision):
                 return
-        is_copy = related is not None and related.delivery.run == call.delivery.run
+        is_copy = related is not None and related.run == call.delivery.run
         reschedule(context, decision, error, is_copy=is_copy)
     leave(context)
     raise error
@@ -103,11 +101,7 @@ def end_duplicate(context: ExecutionContext, duplicate: Duplicate) -> None:
         await_result(context, duplicate, GONE_SECONDS)
         return
     situation = Situation(
-        call.place,
-        "join",
-        comebacks=call.delivery.comebacks,
-        waited=call.waited,
-        wait_timeout=context.options.wait_timeout,
+        call.place, "join", call.delivery, waited=call.waited, wait_timeout=context.options.wait_timeout
     )
     decision = on_conflict(situation, jitter)
     if isinstance(decision, Reschedule):

@@ -17,7 +17,7 @@ from dataclasses import replace
 from celery_etcdlock.core.conflict_decision import Reschedule
 from celery_etcdlock.core.key_kinds import Relation, find, is_position
 from celery_etcdlock.core.ownership import Key, find_key, leave_room, owns, preceding
-from celery_etcdlock.core.record import KeyKind, MessageRelation
+from celery_etcdlock.core.record import KeyKind
 from celery_etcdlock.locking.outcomes import Claim, Conflict
 from celery_etcdlock.tasks.execution.context import ExecutionContext
 from celery_etcdlock.tasks.execution.held_locks import HeldLocks
@@ -111,7 +111,7 @@ def _replace_those_who_wait(context: ExecutionContext, name: str, keys: Sequence
         older = key.record
         if older is None or not is_position(key) or not older.is_of_task(context.task.name):
             continue
-        if context.message_relation(key) is not MessageRelation.STRANGER:
+        if older.delivery.task_id == call.delivery.task_id:
             continue
         claim = Claim(name, key.token, key.mod_revision)
         record = replace(context.record, kind=KeyKind.POSITION)

@@ -20,7 +20,7 @@ from celery.exceptions import Reject, Retry
 from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.core.conflict_decision import Place
 from celery_etcdlock.core.key_kinds import Relation, find
-from celery_etcdlock.core.record import KeyKind, MessageRelation
+from celery_etcdlock.core.record import KeyKind
 from celery_etcdlock.errors import EtcdLockError, LockUnavailable
 from celery_etcdlock.locking.outcomes import Claim, Conflict
 from celery_etcdlock.tasks.entry.caller import current_call, take_charge
@@ -168,8 +168,7 @@ class _Execution:
             conflicts = [outcome for outcome in outcomes if isinstance(outcome, Conflict) and outcome.keys]
             if not conflicts:
                 return
-            message_relation, _ = context.related_key(conflicts[0])
-            if message_relation is not MessageRelation.STRANGER:
+            if context.related_key(conflicts[0]) is not None:
                 return  # its own window: a retry, or a copy
             meet_conflict(context, self._redelivery, conflicts[0], waited_for_predecessor=True)
 

@@ -8,7 +8,7 @@ import pytest
 
 from celery_etcdlock.core.conflict_decision import Place, Reschedule, Situation, on_conflict
 from celery_etcdlock.core.policy_choice import policy_of
-from celery_etcdlock.core.record import MessageRelation
+from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.core.task_options import TaskOptions
 from celery_etcdlock.errors import LockConflict
@@ -19,7 +19,8 @@ def test_a_copy_looks_ever_more_rarely_for_a_run_that_takes_long() -> None:
     waited, looks = 0.0, 0
     jitter = random.Random(1)
     while waited < 3600.0:
-        situation = Situation(Place.WORKER, "skip", message_relation=MessageRelation.COPY, comebacks=3, waited=waited)
+        delivery = Delivery("id", comebacks=3)
+        situation = Situation(Place.WORKER, "skip", delivery, related=delivery, waited=waited)
         decision = on_conflict(situation, jitter)
         assert isinstance(decision, Reschedule)
         assert decision.comebacks == 3, "else it is no copy any more"
@@ -43,7 +44,8 @@ def test_a_member_of_a_chord_retries_unless_its_task_says_otherwise(
 
 def test_who_retries_comes_back_more_rarely_than_who_has_a_queue_position() -> None:
     def longest(policy: str) -> float:
-        decisions = [on_conflict(Situation(Place.WORKER, policy, comebacks=20), random.Random(n)) for n in range(50)]
+        situation = Situation(Place.WORKER, policy, Delivery("id", comebacks=20))
+        decisions = [on_conflict(situation, random.Random(seed)) for seed in range(50)]
         return max(decision.seconds for decision in decisions if isinstance(decision, Reschedule))
 
     assert longest("retry") > 10.0 > 5.0 >= longest("wait")
