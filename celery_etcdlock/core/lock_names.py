@@ -55,8 +55,8 @@ class LockNaming:
     """How one task's lock is named.
 
     ``signature`` is that of the task's ``run`` without ``self``; ``checked`` is what Celery checks a call against: a
-    decorator's wrapper may hide ``signature``. ``hash_key`` makes digests keyed; a definition that doesn't know the
-    settings yet asks for `with_hash_key` later. Raises `InvalidOption` when the options don't fit the signature.
+    decorator's wrapper may hide ``signature``, else it counts. Raises `InvalidOption` when the options don't fit the
+    signature.
     """
 
     def __init__(
@@ -66,18 +66,19 @@ class LockNaming:
         *,
         unique_on: tuple[str, ...] | str | None = None,
         lock_key: tuple[str, ...] | str | Callable[..., object] | None = None,
-        hash_key: bytes | None = None,
         checked: Signature | None = None,
     ) -> None:
-        self.task_name = task_name
-        self.signature = signature
-        self._hash_key = hash_key
-        parameters = signature.parameters.values()
-        self._open_ended = any(each.kind is Parameter.VAR_KEYWORD for each in parameters)
-        self._defaults = {each.name: each.default for each in parameters if each.default is not Parameter.empty}
         decorated: Decorated | None = None
         if checked is not None and hides(checked, signature):
             decorated = Decorated(task_name, checked, signature)
+        else:
+            signature = checked or signature
+        self.task_name = task_name
+        self.signature = signature
+        self._hash_key: bytes | None = None
+        parameters = signature.parameters.values()
+        self._open_ended = any(each.kind is Parameter.VAR_KEYWORD for each in parameters)
+        self._defaults = {each.name: each.default for each in parameters if each.default is not Parameter.empty}
         self._arguments = decorated or CallArguments(task_name, signature)
         self._chosen = self._choose(unique_on)
         templates = (lock_key,) if isinstance(lock_key, str) else lock_key if isinstance(lock_key, tuple) else ()

@@ -167,7 +167,7 @@ def naming(task_name, signature, *, checked=None, hash_key=None, **options):
     """As a task with these options has it."""
     checks = TaskOptions.from_attributes(task_name, options)
     made_of = {"unique_on": checks.unique_on, "lock_key": checks.lock_key}
-    return LockNaming(task_name, signature, checked=checked, hash_key=hash_key, **made_of)
+    return LockNaming(task_name, signature, checked=checked, **made_of).with_hash_key(hash_key)
 
 
 def spec_of(function, options):
