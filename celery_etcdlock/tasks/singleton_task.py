@@ -141,10 +141,9 @@ class SingletonTask(_TypedTask[P, R]):
         settings = EtcdLocks.from_app(self.app).settings
         return self._lock_plan.key.with_hash_key(settings.hash_key).names_for
 
-    def _etcdlock_run(self, names: Callable[[], tuple[str, ...]], body: Callable[[], Any]) -> Any:
-        if is_built_in(type(self)):
-            return body()
-        return run_under_lock(self, names, body)
+    def _etcdlock_run(self, request: Any, names: Callable[[], tuple[str, ...]], body: Callable[[], Any]) -> Any:
+        """``request``: of the delivery that enters, ``None`` where it is called as a function."""
+        return body() if is_built_in(type(self)) else run_under_lock(self, request, names, body)
 
     def lock_for(self, *args: P.args, **kwargs: P.kwargs) -> TaskLock:
         """The lock that a call with these arguments takes: who holds it, release it, hold it yourself.

@@ -129,9 +129,8 @@ def is_taken_charge_of(request: Any) -> bool:
     return bool(getattr(request, _IN_CHARGE, False))
 
 
-def current_call(task: Task[Any, Any]) -> Call:
-    """The call that enters ``task`` now."""
-    request = entering_request(task)
+def call_of(request: Any) -> Call:
+    """The call that enters its task with this request; ``None``: as a function."""
     if request is None:
         return Call(Place.DIRECT, Delivery(f"{DIRECT_PREFIX}{secrets.token_hex(8)}"))
     setattr(request, _MARK, True)

@@ -100,7 +100,7 @@ def _lock(task: Any, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 
     try:
         try:
-            return task._etcdlock_run(names, through)
+            return task._etcdlock_run(request, names, through)
         except (LockConflict, LockUnavailable) as error:
             if call_path.began or "_orig_run" not in vars(task):
                 raise
@@ -196,7 +196,7 @@ def written_run(task: type) -> tuple[Any, bool]:
     return (defined.__func__ if isinstance(defined, classmethod) else defined), True
 
 
-def call_of(calls_next: Any) -> Any:
+def guarded_call(calls_next: Any) -> Any:
     """A guarded ``__call__``, which goes on to a user's own."""
 
     def __call__(self: Any, /, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
@@ -225,7 +225,7 @@ def guard(task: type) -> None:
         task.run = GuardedRun(run)  # type: ignore[attr-defined]
     call = inspect.getattr_static(task, "__call__")
     if not hasattr(call, CALLS_NEXT):
-        task.__call__ = call_of(call)  # type: ignore[method-assign]
+        task.__call__ = guarded_call(call)  # type: ignore[method-assign]
 
 
 def guard_instance(task: Any) -> None:

@@ -23,7 +23,7 @@ from celery_etcdlock.core.key_kinds import Relation, find
 from celery_etcdlock.core.record import KeyKind
 from celery_etcdlock.errors import EtcdLockError, LockUnavailable
 from celery_etcdlock.locking.outcomes import Claim, Conflict
-from celery_etcdlock.tasks.entry.caller import current_call, take_charge
+from celery_etcdlock.tasks.entry.caller import call_of, take_charge
 from celery_etcdlock.tasks.execution.context import MESSAGE_PREFIX, ExecutionContext
 from celery_etcdlock.tasks.execution.current_lock import CurrentLock, UnprotectedLock, holding
 from celery_etcdlock.tasks.execution.held_locks import HeldLocks
@@ -44,16 +44,17 @@ Result = TypeVar("Result")
 
 
 def run_under_lock(
-    task: Any, names: Callable[[], tuple[str, ...]], body: Callable[[], Result], *, once: bool = False
+    task: Any, request: Any, names: Callable[[], tuple[str, ...]], body: Callable[[], Result], *, once: bool = False
 ) -> Result:
     """Run ``body`` under the locks ``names``; with ``once``, only if no message of this id came to its end before.
 
+    ``request`` is that of the delivery or the eager call; ``None``: ``task`` is called as a function.
     Otherwise raises what ends the call: ``LockConflict``, ``LockUnavailable``, or for a worker Celery's ``Retry`` and
     ``Ignore``, after the message was sent back or its result stored.
     """
-    call = current_call(task)
+    call = call_of(request)
     if once:
-        call = replace(call, delivery=replace(call.delivery, call=None))  # each call of it is the same
+        call.delivery = replace(call.delivery, call=None)  # each call of it is the same
     options = task._lock_plan.options
     execution = _Execution(ExecutionContext(task, options, call, EtcdLocks.from_app(task.app), names, once))
     try:
