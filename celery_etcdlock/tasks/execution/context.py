@@ -55,10 +55,6 @@ class ExecutionContext:
             about = None  # where it matters, the names are asked for
         return self.locks.record(self.call.delivery, self.task.name, self.options.lock_limit, about)
 
-    @property
-    def ttl_seconds(self) -> int:
-        return self.options.lock_ttl or self.locks.settings.ttl
-
     def related_key(self, conflict: Conflict) -> tuple[Key, Delivery] | None:
         """The key that is of this message and precedes it, and whose it is: not its own queue position."""
         for key in conflict.keys:

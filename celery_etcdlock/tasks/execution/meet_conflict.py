@@ -22,7 +22,7 @@ from celery_etcdlock.locking.lock_holder import conflict_error
 from celery_etcdlock.locking.outcomes import Conflict
 from celery_etcdlock.tasks.execution.context import MESSAGE_PREFIX, ExecutionContext
 from celery_etcdlock.tasks.execution.join import GONE_SECONDS, await_result, take_result
-from celery_etcdlock.tasks.execution.queue_position import leave, take_position
+from celery_etcdlock.tasks.execution.queue_position import leave_queue, take_position
 from celery_etcdlock.tasks.execution.redelivery import Redelivery
 from celery_etcdlock.tasks.execution.skip_or_reschedule import reschedule, skip
 from celery_etcdlock.tasks.message.headers import Duplicate
@@ -71,7 +71,7 @@ def meet_conflict(
             if call.joins is not None:
                 take_result(context, call.joins)
             # Who joins waits for a result, not for its turn: a position taken under another policy is given up.
-            leave(context)
+            leave_queue(context)
         elif related is None:
             if not call.delivery.comebacks:
                 context.manager.tell(LockWaiting(conflict.name, context.record, conflict.holder))
@@ -79,7 +79,7 @@ def meet_conflict(
                 return
         is_copy = related is not None and related.run == call.delivery.run
         reschedule(context, decision, error, is_copy=is_copy)
-    leave(context)
+    leave_queue(context)
     raise error
 
 

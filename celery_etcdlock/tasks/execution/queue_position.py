@@ -64,7 +64,6 @@ def take_position(context: ExecutionContext, conflict: Conflict, decision: Resch
 
     Returns whether the lock came free while we took it.
     """
-
     call, claims, facts = context.call, context.manager.claims, decision.facts
     claim = call.position
 
@@ -76,7 +75,7 @@ def take_position(context: ExecutionContext, conflict: Conflict, decision: Resch
         asked_by = f"task {call.delivery.task_id}, which replaces it,"
         context.manager.ask_to_release(conflict.name, conflict.keys[0], asked_by)
     if not (facts.in_order and context.lifetime.while_running and len(context.names()) == 1):
-        leave(context)
+        leave_queue(context)
         return False
     stands_for = decision.seconds + POSITION_SECONDS
     if claim is not None:
@@ -118,11 +117,11 @@ def _replace_those_who_wait(context: ExecutionContext, name: str, keys: Sequence
         taken = context.manager.claims.keep(claim, record, stands_for, replaces=older.delivery.task_id)
         if isinstance(taken, Claim):
             logger.info("%s takes the queue position of %s", call.delivery.task_id, older.delivery.task_id)
-            leave(context)  # ours is behind it
+            leave_queue(context)  # ours is behind it
             call.position = taken
 
 
-def leave(context: ExecutionContext) -> None:
+def leave_queue(context: ExecutionContext) -> None:
     """Give the position up. Raises no error of the store."""
     call = context.call
     if call.position is not None:

@@ -31,7 +31,7 @@ from celery_etcdlock.tasks.execution.interruption import Interruption, running_h
 from celery_etcdlock.tasks.execution.join import Joined, await_result, take_result
 from celery_etcdlock.tasks.execution.meet_conflict import end_duplicate, meet_conflict, meet_outage, still_runs
 from celery_etcdlock.tasks.execution.message_claims import MOST_LOOKS, check_claims, release_claims, take_over_claims
-from celery_etcdlock.tasks.execution.queue_position import leave, take_up, try_turn
+from celery_etcdlock.tasks.execution.queue_position import leave_queue, take_up, try_turn
 from celery_etcdlock.tasks.execution.redelivery import HasRun, Redelivery, StillRuns, is_requeued
 from celery_etcdlock.tasks.execution.release_or_hand_over import release_or_hand_over
 from celery_etcdlock.tasks.execution.retry_state import has_result, retry_is_stored, store_retry
@@ -194,7 +194,7 @@ class _Execution:
                 continue
             meet_conflict(context, self._redelivery, conflict, waited_for_predecessor=waited_for_predecessor)
             waited_for_predecessor = True
-        leave(context)
+        leave_queue(context)
 
     def _acquire_without_result(self, joins: Duplicate) -> None:
         """Acquire the lock only once there is neither a result of the joined run nor anything left of it.
@@ -253,7 +253,7 @@ class _Execution:
         context, call, error = self._context, self._context.call, self._ended_by
         if isinstance(error, HasRun):
             # Only what this copy waited with: the claim and what waits for a retry are the first's.
-            leave(context)
+            leave_queue(context)
         comes_again = is_requeued(error) if isinstance(error, Reject) else isinstance(error, Retry | StillRuns | HasRun)
         if comes_again or (error is not None and not isinstance(error, Exception)):
             return  # the message comes again, with what it holds
