@@ -97,7 +97,7 @@ def known_options(bases: Iterable[type]) -> frozenset[str]:
 def refuse_unknown(where: str, names: Iterable[str], known: frozenset[str], *, all_known: bool) -> None:
     """Refuse what somebody takes for a lock's option; if ``all_known``, whatever isn't. Raises ``InvalidOption``."""
     for name in names:
-        if name not in known and not name.startswith("_"):
+        if name not in known:
             why = why_not(name)
             if why is None and all_known:
                 why = f"{unknown_option(name, known)}; an attribute of your own goes on a base class"
@@ -107,14 +107,18 @@ def refuse_unknown(where: str, names: Iterable[str], known: frozenset[str], *, a
 
 def _refuse_unknown(task: type[Any], app: Celery) -> None:
     where, known = f"task {task.name!r}", known_options(task.__mro__[1:]) | {"app"}
-    refuse_unknown(where, vars(task), known, all_known=False)
+    refuse_unknown(where, _public(task), known, all_known=False)
     if "_decorated" in vars(task):
         annotated = {name for each in resolve_all(app.annotations, task) for name in each}
-        refuse_unknown(where, vars(task), known | annotated, all_known=True)
+        refuse_unknown(where, _public(task), known | annotated, all_known=True)
     for each in task.__mro__[1:]:
         if hasattr(each, "_etcdlock_run") and not each.__module__.startswith("celery_etcdlock."):
             known = known_options(each.__mro__[1:])
-            refuse_unknown(f"{where}, its base {each.__name__}", vars(each), known, all_known=False)
+            refuse_unknown(f"{where}, its base {each.__name__}", _public(each), known, all_known=False)
+
+
+def _public(made: type[Any]) -> list[str]:
+    return [name for name in vars(made) if not name.startswith("_")]
 
 
 def _refuse_what_runs_later(task: type[Any]) -> None:
