@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import asdict
 
 import click
@@ -70,28 +71,26 @@ def _check_results(context: click.Context, settings: Settings) -> Iterator[Check
 
 
 def _redis(settings: Settings) -> Iterator[CheckResult]:
-    from celery_etcdlock.locking.redis_diagnosis import diagnose_redis
-
-    store = open_redis_store(settings)
     try:
-        yield from diagnose_redis(open_redis_client(settings), store, settings)
+        client, store = open_redis_client(settings), open_redis_store(settings)
     except InvalidSetting as error:
         yield CheckResult(Level.BROKEN, "redis-py", str(error))
-    finally:
-        store.close()
+        return
+    from celery_etcdlock.locking.redis_diagnosis import diagnose_redis
+
+    with closing(store):
+        yield from diagnose_redis(client, store, settings)
 
 
 def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[CheckResult]:
-    inspector = open_inspector(settings)
     try:
-        entries, _ = inspector.snapshot()
-        saved_states = inspector.saved_states()
-        counts = waiting_counts(inspector)
-        traces = Traces(used=True) if entries else inspector.traces()
-    except LockUnavailable:
+        with closing(open_inspector(settings)) as inspector:
+            entries, _ = inspector.snapshot()
+            saved_states = inspector.saved_states()
+            counts = waiting_counts(inspector)
+            traces = Traces(used=True) if entries else inspector.traces()
+    except (InvalidSetting, LockUnavailable):
         return  # said already
-    finally:
-        inspector.close()
     locks = LockTable(entries, counts).locks()
     for beat in beats_of(saved_states, locks):
         yield from beat_check_results(beat, time.time())

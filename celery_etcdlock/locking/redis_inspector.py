@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
+
+from redis import exceptions
 
 from celery_etcdlock.core.lock_table import Change, KeyEntry, Traces
 from celery_etcdlock.core.name_escaping import escape_name
@@ -30,11 +32,10 @@ _glob_special = re.compile(r"([*?\[\]\\^-])")
 
 
 class RedisInspector:
-    """See ``locking.inspector.Inspector``. ``connect`` makes a ``redis.Redis`` whose calls have a time-out."""
+    """See ``locking.inspector.Inspector``. ``client`` is a ``redis.Redis`` whose calls have a time-out."""
 
-    def __init__(self, connect: Callable[[], Any], store: RedisStore, prefix: str, timeout_seconds: float) -> None:
-        self._connect = connect
-        self._client: Any = None
+    def __init__(self, client: Any, store: RedisStore, prefix: str, timeout_seconds: float) -> None:
+        self._client = client
         self._store = store
         self._prefix = prefix
         self._timeout_seconds = timeout_seconds
@@ -113,19 +114,13 @@ class RedisInspector:
             return Traces(used=bool(client.exists(f"{self._prefix}revision", f"{self._prefix}used")))
 
     def close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        self._client.connection_pool.disconnect()
         self._store.close()
 
     @contextmanager
     def _asking(self) -> Iterator[Any]:
         """A client. Raises ``LockUnavailable`` for whatever it raises."""
-        from redis import exceptions
-
         try:
-            if self._client is None:
-                self._client = self._connect()
             yield self._client
         except (exceptions.RedisError, OSError) as error:
             raise unavailable(error) from error

@@ -22,6 +22,8 @@ from importlib.resources import files
 from itertools import chain
 from typing import Any
 
+from redis import ConnectionPool, Redis, exceptions
+
 from celery_etcdlock.core import operations as ops
 from celery_etcdlock.core import replies
 from celery_etcdlock.core.ownership import Key
@@ -35,11 +37,10 @@ STOP_SECONDS = 0.25
 
 
 class RedisStore:
-    """See the module. ``connect`` makes a ``redis.ConnectionPool``; safe for use from many threads."""
+    """See the module. ``pool`` is a ``redis.ConnectionPool``; safe for use from many threads."""
 
-    def __init__(self, connect: Callable[[], Any], prefix: str) -> None:
-        self._connect = connect
-        self._pool: Any = None
+    def __init__(self, pool: ConnectionPool, prefix: str) -> None:
+        self._pool = pool
         self._prefix = prefix
         self._script = (files("celery_etcdlock.locking") / "redis_store.lua").read_text()
         self._digest: str | None = None
@@ -50,16 +51,12 @@ class RedisStore:
         return _reply(operation, self._run(_arguments(operation), timeout_seconds))
 
     def close(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.disconnect()
+        self._pool.disconnect()
 
     def _await_change(self, operation: ops.AwaitChange, timeout_seconds: float) -> replies.Changed:
-        from redis import Redis, exceptions
-
         ends_at = time.monotonic() + timeout_seconds
         look_seconds = LOOK_SECONDS if operation.stop is None else STOP_SECONDS
-        client: Any = Redis(connection_pool=self._connections())
+        client: Any = Redis(connection_pool=self._pool)
         subscription: Any = None
         try:
             subscription = client.pubsub(ignore_subscribe_messages=True)
@@ -79,21 +76,13 @@ class RedisStore:
             if subscription is not None:
                 subscription.close()
 
-    def _connections(self) -> Any:
-        if self._pool is None:
-            self._pool = self._connect()
-        return self._pool
-
     def _run(self, arguments: Sequence[Any], timeout_seconds: float) -> list[Any]:
         """Run the script once. Only what surely wasn't sent is said not to have been applied."""
-        from redis import exceptions
-
         ends_at = time.monotonic() + timeout_seconds
         sent = False
         connection: Any = None
-        pool = self._connections()
         try:
-            connection = _connection_of(pool)
+            connection = _connection_of(self._pool)
             if self._digest is None:
                 self._digest = self._call(connection, ends_at, "SCRIPT", "LOAD", self._script).decode()
             while True:
@@ -116,7 +105,7 @@ class RedisStore:
             raise
         finally:
             if connection is not None:
-                pool.release(connection)
+                self._pool.release(connection)
 
     @staticmethod
     def _call(connection: Any, ends_at: float, *command: Any) -> Any:
@@ -127,8 +116,6 @@ class RedisStore:
 
 
 def unavailable(error: Exception, *, maybe_applied: bool = False) -> LockUnavailable:
-    from redis import exceptions
-
     permanent = isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError)
     # A script's own error comes before it has written anything, but who knows: doubt costs one look.
     return LockUnavailable(f"Redis: {error}", maybe_applied=maybe_applied, permanent=permanent)
