@@ -59,10 +59,10 @@ def command(context: click.Context, name_or_task_id: str, force: bool, yes: bool
     LockLost (or only told, with on_lock_lost="flag"); a holder without a task is only told. The lock is free once its
     holder has released it. --force doesn't wait for that.
     """
-    with inspecting(context) as inspector:
+    with inspecting(context) as (inspector, place):
         entries = _entries(lock_table_of(inspector), name_or_task_id)
         if not entries:
-            fail_not_found(context, inspector, name_or_task_id)
+            fail_not_found(inspector, place, name_or_task_id)
         if not yes:
             for entry in entries:
                 click.echo(f"lock {printable(entry.name)} is held by {described_owner(entry)}")

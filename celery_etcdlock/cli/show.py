@@ -7,10 +7,9 @@ import time
 import click
 
 from celery_etcdlock.cli.common import fail_not_found, inspecting, json_option, lock_table_of, print_json
-from celery_etcdlock.cli.ls import lock_as_json
 from celery_etcdlock.cli.table import duration
 from celery_etcdlock.core.description import in_words
-from celery_etcdlock.core.lock_table import KeyEntry, LockEntry
+from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, lock_as_json
 from celery_etcdlock.core.printable import printable
 
 
@@ -20,11 +19,11 @@ from celery_etcdlock.core.printable import printable
 @click.pass_context
 def command(context: click.Context, name_or_task_id: str, as_json: bool) -> None:
     """Show a lock with its owners and all that wait, by its name or the id of a task in its queue."""
-    with inspecting(context) as inspector:
+    with inspecting(context) as (inspector, place):
         table = lock_table_of(inspector)
         locks = table.named(name_or_task_id) or table.of_task(name_or_task_id)
         if not locks:
-            fail_not_found(context, inspector, name_or_task_id)
+            fail_not_found(inspector, place, name_or_task_id)
         ttls = inspector.ttls(entry.lease for lock in locks for entry in lock.owners + lock.waiters)
         if as_json:
             print_json([lock_as_json(lock, ttls) for lock in locks])

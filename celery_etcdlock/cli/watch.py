@@ -23,7 +23,7 @@ def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
     With --json, one JSON object a line. Reads etcd alone: a task that was skipped leaves no trace there, see Celery's
     events for those.
     """
-    with inspecting(context) as inspector:
+    with inspecting(context) as (inspector, _):
         while True:
             entries, revision = inspector.snapshot()
             table = LockTable(entries)

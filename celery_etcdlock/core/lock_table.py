@@ -11,7 +11,7 @@ A deletion looks the same whether the holder released, its lease ended or an adm
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -197,6 +197,17 @@ def described(entry: KeyEntry, ttl_seconds: float | None = None) -> dict[str, An
         "task_id": None if kind == "process" else record.delivery.task_id,
         "retries": record.delivery.retries,
         **{name: getattr(record, name) for name in as_written},
+    }
+
+
+def lock_as_json(lock: LockEntry, ttls: Mapping[int, float]) -> dict[str, Any]:
+    """A lock for ``--json`` and the web page."""
+    return {
+        "lock": lock.name,
+        "owners": [described(entry, ttls.get(entry.lease)) for entry in lock.owners],
+        "waiters": [described(entry, ttls.get(entry.lease)) for entry in lock.waiters],
+        "retrying": lock.others.retrying,
+        "joining": lock.others.joining,
     }
 
 

@@ -22,7 +22,7 @@ from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, LockTable, Snap
 from celery_etcdlock.core.timeline import Timeline
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.inspector import Inspector, waiting_counts
-from celery_etcdlock.web.view import View, lock_as_json, page_of, timeline_of
+from celery_etcdlock.web.view import View, bounded_json, page_of, timeline_of
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -116,7 +116,7 @@ class Follower:
             "matching": matching if known else None,
             "page": page,
             "size": view.size,
-            "locks": [lock_as_json(lock, ttls) for lock in shown],
+            "locks": [bounded_json(lock, ttls) for lock in shown],
             "beats": self._beats,
             "timeline_seconds": self._timeline.seconds,
             "timeline": timeline,

@@ -10,7 +10,7 @@ from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, LockTable
 from celery_etcdlock.core.name_escaping import escape_name
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, Record
-from celery_etcdlock.web.view import MOST_BARS, MOST_ROWS, View, lock_as_json, page_of, timeline_of
+from celery_etcdlock.web.view import MOST_BARS, MOST_ROWS, View, bounded_json, page_of, timeline_of
 
 
 def entry(name: str, revision: int, since: float = 0.0, *, limit: int = 1, host: str = "box") -> KeyEntry:
@@ -62,7 +62,7 @@ def test_a_wrong_query_is_refused(query: dict[str, str]) -> None:
 def test_what_a_browser_gets_is_bounded() -> None:
     crowd = [entry("crowd", n, limit=300) for n in range(1, 1001)]
     (lock,) = LockTable(crowd).locks()
-    told = lock_as_json(lock, {})
+    told = bounded_json(lock, {})
     assert (told["owning"], told["waiting"]) == (300, 700)
     assert len(json.dumps(told)) < 40_000
     assert View.from_query({"size": "100000"}).size == 100
