@@ -26,6 +26,8 @@ UNAVAILABLE = 3
 
 CHECK_PLACE = "check the app (-A), etcdlock_prefix and etcdlock_endpoints."
 
+PORT = click.IntRange(0, 65535)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output, for scripts.")
 
 

@@ -20,7 +20,7 @@ from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 
 from celery_etcdlock.app.celery_settings import settings_of
-from celery_etcdlock.cli.common import NOT_DONE, fail
+from celery_etcdlock.cli.common import NOT_DONE, PORT, fail
 from celery_etcdlock.cli.dev_binary import NEWER, Binary, CannotStart, find_binary
 from celery_etcdlock.cli.dev_folder import DevFolder
 from celery_etcdlock.core.check_results import Level, version_check_result
@@ -28,7 +28,6 @@ from celery_etcdlock.core.settings import LOGIN
 from celery_etcdlock.testing.etcd_server import EtcdServer, free_ports
 
 HOST = "127.0.0.1"
-PORT = click.IntRange(0, 65535)
 FOLDER = ".etcdlock-dev"
 START_SECONDS = 60.0
 
