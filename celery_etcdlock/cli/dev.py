@@ -10,8 +10,8 @@ import signal
 import socket
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from celery_etcdlock.cli.dev_binary import NEWER, Binary, CannotStart, find_bina
 from celery_etcdlock.cli.dev_folder import DevFolder
 from celery_etcdlock.core.check_results import Level, version_check_result
 from celery_etcdlock.core.settings import LOGIN
-from celery_etcdlock.testing.etcd_server import EtcdServer, free_ports
+from celery_etcdlock.testing.etcd_server import EtcdServer, answer_of, free_ports
 
 HOST = "127.0.0.1"
 FOLDER = ".etcdlock-dev"
@@ -102,11 +102,8 @@ def _check_port(port: int) -> None:
 
 def _version_at(port: int) -> str | None:
     """The version of the etcd that answers there, if it is one."""
-    with (
-        contextlib.suppress(OSError, ValueError, TypeError, KeyError),
-        urllib.request.urlopen(f"http://{HOST}:{port}/version", timeout=2) as answer,
-    ):
-        return str(json.loads(answer.read(10_000))["etcdserver"])
+    with contextlib.suppress(OSError, HTTPException, ValueError, TypeError, KeyError):
+        return str(json.loads(answer_of(f"http://{HOST}:{port}/version"))["etcdserver"])
     return None
 
 
