@@ -17,7 +17,7 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, fields
-from functools import cache
+from functools import partial
 from importlib.resources import files
 from itertools import chain
 from typing import Any
@@ -44,11 +44,17 @@ class RedisStore:
         self._prefix = prefix
         self._script = (files("celery_etcdlock.locking") / "redis_store.lua").read_text()
         self._digest: str | None = None
+        # redis-py below 5.3 wants a command's name, which it doesn't use; later ones warn of it.
+        name = inspect.signature(pool.get_connection).parameters["command_name"]
+        names = ["EVALSHA"] if name.default is inspect.Parameter.empty else []
+        self._get_connection: Callable[[], Any] = partial(pool.get_connection, *names)
 
     def perform(self, operation: ops.StoreOperation, timeout_seconds: float) -> replies.StoreReply:
         if isinstance(operation, ops.AwaitChange):
             return self._await_change(operation, timeout_seconds)
-        return _reply(operation, self._run(_arguments(operation), timeout_seconds))
+        kind, *parts = self._run(_arguments(operation), timeout_seconds)
+        reply: replies.StoreReply = _REPLIES[kind](*parts)
+        return reply
 
     def close(self) -> None:
         self._pool.disconnect()
@@ -82,7 +88,7 @@ class RedisStore:
         sent = False
         connection: Any = None
         try:
-            connection = _connection_of(self._pool)
+            connection = self._get_connection()
             if self._digest is None:
                 self._digest = self._call(connection, ends_at, "SCRIPT", "LOAD", self._script).decode()
             while True:
@@ -95,13 +101,11 @@ class RedisStore:
                 except exceptions.NoScriptError:  # a restarted Redis
                     sent = False
                     self._call(connection, ends_at, "SCRIPT", "LOAD", self._script)
-        except (exceptions.RedisError, OSError) as error:
+        except BaseException as error:
             if connection is not None:
                 connection.disconnect()  # a late answer must not be taken for the next call's
-            raise unavailable(error, maybe_applied=sent) from error
-        except BaseException:
-            if connection is not None:
-                connection.disconnect()
+            if isinstance(error, exceptions.RedisError | OSError):
+                raise unavailable(error, maybe_applied=sent) from error
             raise
         finally:
             if connection is not None:
@@ -138,11 +142,11 @@ def _arguments(operation: ops.StoreOperation) -> list[Any]:
             parts = [(one.key, one.seen_revision, int(one.value is not None), one.value or b"") for one in writes]
             return ["save", name, *astuple(guard), *chain(*parts)]
         case ops.LookForMark(task_id=task_id):
-            return ["seen", f"replaced/{task_id}"]
+            return ["replaced", f"replaced/{task_id}"]
         case ops.Unmark(task_id=task_id):
             return ["unmark", f"replaced/{task_id}"]
         case ops.LookForDone(delivery=delivery):
-            return ["seen", _done(delivery)]
+            return ["ended", _done(delivery)]
         case ops.MarkDone(lease=lease, delivery=delivery):
             return ["mark", lease, _done(delivery)]
         case ops.TryAcquire() as each:
@@ -191,32 +195,26 @@ def _done(delivery: Delivery) -> str:
     return f"done/{delivery.task_id}/{counts}" + ("" if delivery.call is None else f"/{delivery.call}")
 
 
-def _reply(operation: ops.StoreOperation, reply: list[Any]) -> replies.StoreReply:
-    kind, *parts = reply
-    match operation:
-        case ops.LookForMark():
-            return replies.MarkSeen(bool(kind))
-        case ops.LookForDone():
-            return replies.DoneSeen(bool(kind))
-        case ops.GrantLease() if kind == b"granted":
-            return replies.LeaseGranted(operation.ttl_seconds)
-        case ops.CheckKeys() if kind == b"seen":
-            missing, asked = parts
-            asks = zip(asked[::2], asked[1::2], strict=True)
-            return replies.KeysSeen(
-                1,
-                frozenset(operation.keys[number] for number in missing),
-                tuple(replies.ReleaseAsked(token.decode(), *_ask(text)) for token, text in asks),
-            )
-    return _outcome(reply) if kind in (b"owned", b"present") else _REPLIES[kind](*parts)
+def _keys_seen(missing: list[list[bytes]], asked: list[bytes]) -> replies.KeysSeen:
+    gone = frozenset(ops.HeldKey(name.decode(), token.decode(), int(mod)) for name, token, mod in missing)
+    texts = (text.decode("utf-8", "replace") for text in asked)
+    asks = ((token, *text.partition(":")) for token, text in zip(texts, texts, strict=True))
+    return replies.KeysSeen(1, gone, tuple(replies.ReleaseAsked(token, by, int(at)) for token, at, _, by in asks))
 
 
-_REPLIES: dict[bytes, Callable[..., replies.StoreReply]] = {
+#: What the script answers. ``has_run`` is -1 where it wasn't asked.
+_REPLIES: dict[bytes, Callable[..., Any]] = {
+    b"granted": replies.LeaseGranted,
+    b"replaced": lambda seen: replies.MarkSeen(bool(seen)),
+    b"ended": lambda seen: replies.DoneSeen(bool(seen)),
+    b"owned": lambda revision, has_run=-1: replies.Owned(revision, _known(has_run)),
+    b"present": lambda keys, revision, has_run=-1: replies.Present(_keys(keys), revision, _known(has_run)),
+    b"seen": _keys_seen,
     b"fenced": lambda revision: replies.SessionFenced(revision, term=1),
     b"age": lambda ms: replies.LeaseAge(ms / 1000, term=1),
     b"kept": lambda ttl_seconds: replies.KeptAlive(ttl_seconds, term=1),
     b"queued": lambda keys, revision: replies.Queued(_keys(keys), revision),
-    b"each": lambda each, has_run: replies.EachTried(tuple(_outcome(one, has_run) for one in each)),
+    b"each": lambda each, has_run: replies.EachTried(tuple(_REPLIES[kind](*parts, has_run) for kind, *parts in each)),
     b"saved": replies.StatesSaved,
     b"refused": lambda states: replies.StatesRefused(_states(states)),
     b"states": lambda states: replies.StatesSeen(_states(states)),
@@ -230,20 +228,6 @@ _REPLIES: dict[bytes, Callable[..., replies.StoreReply]] = {
 }
 
 
-def _ask(text: bytes) -> tuple[str, int]:
-    revision, _, by = text.decode("utf-8", "replace").partition(":")
-    return by, int(revision)
-
-
-def _outcome(reply: list[Any], has_run: int = -1) -> replies.Owned | replies.Present:
-    """``has_run``, or the last part of ``reply``, is -1 where it wasn't asked."""
-    if reply[0] == b"owned":
-        revision, *asked = reply[1:]
-        return replies.Owned(revision, _known(*asked or [has_run]))
-    keys, revision, *asked = reply[1:]
-    return replies.Present(_keys(keys), revision, _known(*asked or [has_run]))
-
-
 def _known(has_run: int) -> bool | None:
     return None if has_run < 0 else bool(has_run)
 
@@ -253,15 +237,3 @@ def _keys(stored: list[list[Any]]) -> tuple[Key, ...]:
         Key(token.decode(), create, mod, decode_record(record), int(lease))
         for token, create, mod, record, lease in stored
     )
-
-
-def _connection_of(pool: Any) -> Any:
-    pool_class: Any = type(pool)
-    return pool.get_connection("EVALSHA") if _wants_command_name(pool_class) else pool.get_connection()
-
-
-@cache
-def _wants_command_name(pool_class: Any) -> bool:
-    """redis-py below 5.3 wants a command's name, which it doesn't use; later ones warn of it."""
-    parameter = inspect.signature(pool_class.get_connection).parameters["command_name"]
-    return parameter.default is inspect.Parameter.empty
