@@ -211,7 +211,8 @@ _REPLIES: dict[bytes, Callable[..., Any]] = {
     b"present": lambda keys, revision, has_run=-1: replies.Present(_keys(keys), revision, _known(has_run)),
     b"seen": _keys_seen,
     b"fenced": lambda revision: replies.SessionFenced(revision, term=1),
-    b"age": lambda ms: replies.LeaseAge(ms / 1000, term=1),
+    # Both times are whole milliseconds, so the difference may be one too many.
+    b"age": lambda ms: replies.LeaseAge((ms - 1) / 1000, term=1),
     b"kept": lambda ttl_seconds: replies.KeptAlive(ttl_seconds, term=1),
     b"queued": lambda keys, revision: replies.Queued(_keys(keys), revision),
     b"each": lambda each, has_run: replies.EachTried(tuple(_REPLIES[kind](*parts, has_run) for kind, *parts in each)),
