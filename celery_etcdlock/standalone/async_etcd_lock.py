@@ -18,10 +18,10 @@ from collections.abc import Coroutine
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.errors import LockLost, NotLocked
 from celery_etcdlock.locking.lock_holder import LockHolder, conflict_error, holder_of
 from celery_etcdlock.locking.outcomes import Conflict
+from celery_etcdlock.locking.store_access import StoreAccess
 from celery_etcdlock.standalone import argument_checks
 from celery_etcdlock.standalone.held_lock import HeldLock
 from celery_etcdlock.standalone.holdings import Holding, Holdings, Place
@@ -99,12 +99,15 @@ class AsyncEtcdLock(NamedLock):
     ) -> Holding | Conflict:
         if caller is None:
             raise NotLocked(f"lock {self.name!r} can only be acquired in an event loop: call it in a coroutine")
-        access = await self._access()
-        outcome = await self._acquire(access.in_loop(), access, caller, seconds, block, where)
-        if isinstance(outcome, Holding) and block is None and caller not in self._followed:
+        return await self._acquire(await self._access(), caller, seconds, block, where)
+
+    def _asking(self, access: ProcessAccess) -> StoreAccess:
+        return access.in_loop()
+
+    def _acquired_by_call(self, holding: Holding, caller: Any) -> None:
+        if caller not in self._followed:
             self._followed.add(caller)
             caller.add_done_callback(functools.partial(_task_ended, weakref.ref(self._holdings)))
-        return outcome
 
     async def _access(self) -> ProcessAccess:
         """Opening it may import much, which the loop must not wait for."""
@@ -126,19 +129,16 @@ class AsyncEtcdLock(NamedLock):
 
     async def locked(self) -> bool:
         """Whether anybody holds the lock; of several names, any of them. Raises ``LockUnavailable``."""
-        return any([await self._keys(name) for name in self._names])
+        return await self.holder() is not None
 
     async def holder(self) -> LockHolder | None:
         """Who holds the lock now, since when and for what; ``None`` if nobody does. Raises ``LockUnavailable``."""
+        access = await self._access()
         for name in self._names:
-            keys = await self._keys(name)
+            keys = await access.in_loop().call(access.manager.claims.look, name)
             if keys:
                 return holder_of(keys)
         return None
-
-    async def _keys(self, name: str) -> tuple[Key, ...]:
-        access = await self._access()
-        return await access.in_loop().call(access.manager.claims.look, name)
 
 
 def _task_ended(its: weakref.ref[Holdings], task: asyncio.Task[Any]) -> None:

@@ -7,15 +7,15 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.errors import LockLost
 from celery_etcdlock.locking.lock_holder import LockHolder, conflict_error, holder_of
 from celery_etcdlock.locking.outcomes import Conflict
-from celery_etcdlock.locking.store_access import run_at_once
+from celery_etcdlock.locking.store_access import StoreAccess, run_at_once
 from celery_etcdlock.standalone import argument_checks
 from celery_etcdlock.standalone.held_lock import HeldLock
 from celery_etcdlock.standalone.holdings import Holding
 from celery_etcdlock.standalone.named_lock import NamedLock, place_of, warn_of_dropped
+from celery_etcdlock.standalone.process_access import ProcessAccess
 
 
 class _Here:
@@ -93,12 +93,13 @@ class EtcdLock(NamedLock):
                 self._end_with(LockLost(self.name, lost), error)
 
     def _acquire_here(self, seconds: float, block: FrameType | None, frame: FrameType) -> Holding | Conflict:
-        access = self._home.access()
-        here = self._caller()
-        outcome = run_at_once(self._acquire(access.blocking, access, here, seconds, block, place_of(frame)))
-        if isinstance(outcome, Holding) and block is None:
-            here.acquired = [outcome]
-        return outcome
+        return run_at_once(self._acquire(self._home.access(), self._caller(), seconds, block, place_of(frame)))
+
+    def _asking(self, access: ProcessAccess) -> StoreAccess:
+        return access.blocking
+
+    def _acquired_by_call(self, holding: Holding, caller: _Here) -> None:
+        caller.acquired = [holding]
 
     def _interrupted(self, holding: Holding) -> None:
         holding.release()
@@ -113,12 +114,10 @@ class EtcdLock(NamedLock):
 
     def locked(self) -> bool:
         """Whether anybody holds the lock; of several names, any of them. Raises ``LockUnavailable``."""
-        return any(self._keys(name) for name in self._names)
+        return self.holder is not None
 
     @property
     def holder(self) -> LockHolder | None:
         """Who holds the lock now, since when and for what; ``None`` if nobody does. Raises ``LockUnavailable``."""
-        return next((holder_of(keys) for name in self._names if (keys := self._keys(name))), None)
-
-    def _keys(self, name: str) -> tuple[Key, ...]:
-        return self._home.access().manager.claims.look(name)
+        look = self._home.access().manager.claims.look
+        return next((holder_of(keys) for name in self._names if (keys := look(name))), None)

@@ -13,13 +13,9 @@ class TakenLocks:
     """What one acquire got: one lock, or several that were taken together."""
 
     def __init__(self, name: str, locks: list[Lock]) -> None:
-        self._name = name
+        #: The lock's name; of several, all of them.
+        self.name = name
         self.locks = locks
-
-    @property
-    def name(self) -> str:
-        """The lock's name; of several, all of them."""
-        return self._name
 
     @property
     def fencing_token(self) -> int:

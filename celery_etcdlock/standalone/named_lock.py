@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 
 from celery_etcdlock.core.record import STANDALONE_PREFIX, Delivery
+from celery_etcdlock.core.value_checks import whole_number, whole_seconds
 from celery_etcdlock.errors import EtcdLockError, LockLost, NotLocked
 from celery_etcdlock.locking.acquisition import AcquireRequest
 from celery_etcdlock.locking.cancel_wait import WaitCancellation
@@ -54,19 +55,15 @@ class NamedLock(ABC):
         self._holdings = Holdings()
         self._home = home
         self._names = argument_checks.names_in(name)
-        self._name = ", ".join(self._names)
+        #: The lock's name; of several, all of them.
+        self.name = ", ".join(self._names)
         self._wait_seconds = argument_checks.wait_seconds(wait_timeout)
-        self._lock_ttl = argument_checks.check_ttl(lock_ttl)
-        self._limit = argument_checks.check_limit(limit)
+        self._lock_ttl = None if lock_ttl is None else argument_checks.checked("lock_ttl", whole_seconds, lock_ttl)
+        self._limit = argument_checks.checked("limit", whole_number(1), limit)
         self._note = argument_checks.check_note(note)
         self._on_lost = argument_checks.check_on_lost(on_lost)
         #: Those who wait, and how to stop them.
         self._waiting: list[tuple[Any, WaitCancellation]] = []
-
-    @property
-    def name(self) -> str:
-        """The lock's name; of several, all of them."""
-        return self._name
 
     @abstractmethod
     def _caller(self) -> Any:
@@ -141,17 +138,11 @@ class NamedLock(ABC):
         return self._home.etcd_key(lock.name, lock.token)
 
     async def _acquire(
-        self,
-        asking: StoreAccess,
-        access: ProcessAccess,
-        caller: Any,
-        wait: float,
-        block: FrameType | None,
-        where: Place,
+        self, access: ProcessAccess, caller: Any, wait: float, block: FrameType | None, where: Place
     ) -> Holding | Conflict:
         """One acquire for ``caller``. If interrupted, it leaves nothing behind."""
         self._check_free(caller)
-        holding = Holding(self._name, caller, block, where, access.manager)
+        holding = Holding(self.name, caller, block, where, access.manager)
         stop = WaitCancellation()
         entry = (caller, stop)
         try:
@@ -159,17 +150,19 @@ class NamedLock(ABC):
             delivery = Delivery(f"{STANDALONE_PREFIX}pid {os.getpid()}")
             request = AcquireRequest(
                 self._names,
-                self._home.record(delivery, self._note or self._name, self._limit),
+                self._home.record(delivery, self._note or self.name, self._limit),
                 self._lock_ttl or self._home.settings.ttl,
                 wait,
                 on_held=holding.locks.append,
                 on_lost=None if self._on_lost is None else self._tells_of_loss(holding),
                 stop=stop,
             )
-            outcome = await access.local_waiters.acquire(asking, request)
+            outcome = await access.local_waiters.acquire(self._asking(access), request)
             if isinstance(outcome, Conflict):
                 return outcome
             self._holdings.add(holding)
+            if block is None:
+                self._acquired_by_call(holding, caller)
             return holding
         except BaseException:
             self._holdings.remove(holding)
@@ -178,6 +171,14 @@ class NamedLock(ABC):
         finally:
             if entry in self._waiting:
                 self._waiting.remove(entry)
+
+    @abstractmethod
+    def _asking(self, access: ProcessAccess) -> StoreAccess:
+        """How the caller waits for the store."""
+
+    @abstractmethod
+    def _acquired_by_call(self, holding: Holding, caller: Any) -> None:
+        """Have it released, with a warning, when the caller ends and hasn't done so: no block does."""
 
     def _interrupted(self, holding: Holding) -> None:
         """Release what an interrupted acquire got; by default without making the caller wait."""
