@@ -18,7 +18,7 @@ from collections.abc import Coroutine
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from celery_etcdlock.errors import LockLost, NotLocked
+from celery_etcdlock.errors import NotLocked
 from celery_etcdlock.locking.lock_holder import LockHolder, conflict_error, holder_of
 from celery_etcdlock.locking.outcomes import Conflict
 from celery_etcdlock.locking.store_access import StoreAccess
@@ -69,9 +69,7 @@ class AsyncEtcdLock(NamedLock):
     async def release(self) -> None:
         """Release what this task holds. Otherwise as ``EtcdLock.release``."""
         holding = self._to_release()
-        lost = await (await self._access()).in_loop().finish(holding.release)
-        if lost is not None:
-            raise LockLost(self.name, lost)
+        self._end_with(await (await self._access()).in_loop().finish(holding.release))
 
     def __aenter__(self) -> Coroutine[Any, Any, HeldLock]:
         return self._enter(sys._getframe(1))
@@ -90,9 +88,7 @@ class AsyncEtcdLock(NamedLock):
     async def _leave(self, frame: FrameType, error: BaseException | None) -> None:
         holding = self._to_leave(self._caller(), frame, error)
         if holding is not None:
-            lost = await (await self._access()).in_loop().finish(holding.release)
-            if lost is not None:
-                self._end_with(LockLost(self.name, lost), error)
+            self._end_with(await (await self._access()).in_loop().finish(holding.release), error)
 
     async def _acquire_for(
         self, caller: Any, seconds: float, block: FrameType | None, where: Place

@@ -7,7 +7,6 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from celery_etcdlock.errors import LockLost
 from celery_etcdlock.locking.lock_holder import LockHolder, conflict_error, holder_of
 from celery_etcdlock.locking.outcomes import Conflict
 from celery_etcdlock.locking.store_access import StoreAccess, run_at_once
@@ -72,9 +71,7 @@ class EtcdLock(NamedLock):
         Raises ``NotLocked`` if it holds nothing, and ``LockLost`` if it was lost: then others may have run beside it.
         An unreachable store raises nothing: a release that can't be confirmed is repeated until it is.
         """
-        lost = self._to_release().release()
-        if lost is not None:
-            raise LockLost(self.name, lost)
+        self._end_with(self._to_release().release())
 
     def __enter__(self) -> HeldLock:
         frame = sys._getframe(1)
@@ -88,9 +85,7 @@ class EtcdLock(NamedLock):
     ) -> None:
         holding = self._to_leave(self._caller(), sys._getframe(1), error)
         if holding is not None:
-            lost = holding.release()
-            if lost is not None:
-                self._end_with(LockLost(self.name, lost), error)
+            self._end_with(holding.release(), error)
 
     def _acquire_here(self, seconds: float, block: FrameType | None, frame: FrameType) -> Holding | Conflict:
         return run_at_once(self._acquire(self._home.access(), self._caller(), seconds, block, place_of(frame)))

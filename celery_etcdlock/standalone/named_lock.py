@@ -113,17 +113,17 @@ class NamedLock(ABC):
             stop.stop()
 
     def _mine(self) -> Holding | None:
-        return self._holdings.mine(self._caller())
+        return self._holdings.of(self._caller())
 
     def _needed(self) -> Holding:
         caller = self._caller()
-        mine = self._holdings.mine(caller)
+        mine = self._holdings.of(caller)
         if mine is None:
             raise self._not_locked(caller)
         return mine
 
     def _not_locked(self, caller: Any) -> NotLocked:
-        if self._holdings.inherited(caller) is not None:
+        if self._holdings.of(caller, inherited=True) is not None:
             why = "is held by the process that this one was forked from, and can't be used or released here"
         elif self._holdings.all():
             why = f"isn't held by this {self.caller_kind}, but by another one of this object: only its holder may"
@@ -189,7 +189,7 @@ class NamedLock(ABC):
 
         What it lost doesn't count, but may still be there: an operator asked for it.
         """
-        mine = self._holdings.mine(caller)
+        mine = self._holdings.of(caller)
         if mine is not None and mine.lost_reason is None:
             file, line = mine.place
             raise EtcdLockError(
@@ -231,24 +231,26 @@ class NamedLock(ABC):
     def _to_leave(self, caller: Any, block: FrameType, error: BaseException | None) -> Holding | None:
         """The holding whose block ends with ``error``; ``None`` when there is nothing to release."""
         holding = self._holdings.to_leave(caller, block)
+        problem: EtcdLockError
         if holding is None:
-            self._end_with(self._not_locked(caller), error)
-            return None
-        self._holdings.remove(holding)
-        if holding.is_inherited:
-            self._end_with(LockLost(self.name, holding.lost_reason or "this process is a fork of its holder"), error)
-            return None
-        if holding.ended:
-            self._end_with(NotLocked(f"lock {self.name!r} was released inside of its block already"), error)
-            return None
-        return holding
+            problem = self._not_locked(caller)
+        else:
+            self._holdings.remove(holding)
+            if holding.is_inherited:
+                problem = LockLost(self.name, holding.lost_reason or "this process is a fork of its holder")
+            elif holding.ended:
+                problem = NotLocked(f"lock {self.name!r} was released inside of its block already")
+            else:
+                return holding
+        self._end_with(problem, error)
+        return None
 
-    def _end_with(self, problem: EtcdLockError, error: BaseException | None) -> None:
-        """End a block with ``problem``. An exception that is under way goes on, with the problem as a note."""
+    def _end_with(self, problem: EtcdLockError | None, error: BaseException | None = None) -> None:
+        """End with ``problem``, if any. An exception that is under way goes on, with the problem as a note."""
+        if problem is None or isinstance(error, LockLost):
+            return  # or it says so already
         if error is None:
             raise problem
-        if isinstance(error, LockLost):
-            return  # it says so already
         note = f"celery-etcdlock: and {problem}"
         if hasattr(error, "add_note"):  # from Python 3.11 on
             error.add_note(note)
