@@ -110,6 +110,6 @@ def _under_the_prefix(context: click.Context, settings: Settings) -> Iterator[Ch
         text = f"{len(unreadable)} can't be read, such as {printable(unreadable[0].name)}: they count as held"
         remedy = "a newer version wrote them, or somebody else: see `etcdlock show`"
         yield CheckResult(Level.WARNING, "locks", text, remedy)
-    if leaseless := [entry for entry in entries if not entry.lease]:
+    if leaseless := [entry for entry in entries if not entry.key.lease]:
         text = f"{len(leaseless)} have no lease and never expire, such as {printable(leaseless[0].name)}"
         yield CheckResult(Level.BROKEN, "locks", text, "`celery etcdlock release --force` frees them")

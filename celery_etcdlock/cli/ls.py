@@ -33,7 +33,7 @@ def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
         beats = [
             beat for beat in beats_of(inspector.saved_states(), table.locks()) if fnmatchcase(beat.name, pattern or "*")
         ]
-        ttls = inspector.ttls(entry.lease for lock in locks for entry in lock.owners)
+        ttls = inspector.ttls(entry.key.lease for lock in locks for entry in lock.owners)
         if as_json:
             print_json(with_beats([lock_as_json(lock, ttls) for lock in locks], beats))
             return

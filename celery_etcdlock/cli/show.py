@@ -24,7 +24,7 @@ def command(context: click.Context, name_or_task_id: str, as_json: bool) -> None
         locks = table.named(name_or_task_id) or table.of_task(name_or_task_id)
         if not locks:
             fail_not_found(inspector, place, name_or_task_id)
-        ttls = inspector.ttls(entry.lease for lock in locks for entry in lock.owners + lock.waiters)
+        ttls = inspector.ttls(entry.key.lease for lock in locks for entry in lock.owners + lock.waiters)
         if as_json:
             print_json([lock_as_json(lock, ttls) for lock in locks])
             return
@@ -41,8 +41,9 @@ def _lines(lock: LockEntry, ttls: dict[int, float]) -> list[str]:
         lines.append("  held by     nobody")
     for owner in lock.owners:
         lines.append(f"  held by     {described_owner(owner)}")
-        lines.append(f"  lease       {owner.lease:x}, {duration(ttls.get(owner.lease))} left if it isn't renewed")
-        lines.append(f"  fencing     {owner.key.mod_revision}")
+        key, left = owner.key, duration(ttls.get(owner.key.lease))
+        lines.append(f"  lease       {key.lease:x}, {left} left if it isn't renewed")
+        lines.append(f"  fencing     {key.mod_revision}")
     for number, waiter in enumerate(lock.waiters, 1):
         lines.append(f"  waiting {number:<3} {described_owner(waiter)}")
     if lock.others.retrying:

@@ -29,7 +29,7 @@ def _row(lock: LockEntry, owner: KeyEntry | None, ttls: Mapping[int, float], now
     waits = tuple(str(number or "-") for number in (len(lock.waiters), lock.others.retrying, lock.others.joining))
     if owner is None:
         return printable(lock.name), "-", NOBODY, "-", "-", "-", "-", *waits
-    record, ttl_seconds = owner.key.record, ttls.get(owner.lease)
+    record, ttl_seconds = owner.key.record, ttls.get(owner.key.lease)
     if record is None:
         return printable(lock.name), "-", "unreadable", "-", "-", "-", duration(ttl_seconds), *waits
     by_process = holder_kind(record) == "process"

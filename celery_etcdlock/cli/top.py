@@ -67,7 +67,7 @@ def _follow(inspector: Inspector, live: Live, pattern: str | None, place: str) -
         locks = contended_first(table.locks(pattern))
         if now - ttls_at >= TTL_SECONDS:
             shown = locks[: rows_that_fit(live.console.height)]
-            ttls = inspector.ttls(owner.lease for lock in shown for owner in lock.owners)
+            ttls = inspector.ttls(owner.key.lease for lock in shown for owner in lock.owners)
             ttls_at = now
         others = table.counts.others if pattern is None else NONE
         drawing = screen(locks, ttls, live.console.width, live.console.height, where=place, others=others)

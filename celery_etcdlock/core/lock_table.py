@@ -27,7 +27,7 @@ from celery_etcdlock.core.waiting_counts import NONE, WaitingCount, WaitingCount
 
 @dataclass(frozen=True, slots=True)
 class KeyEntry:
-    """One key under a lock's name, and its lease (0: none).
+    """One key under a lock's name.
 
     ``segment`` is the name as it is in the store, where a long one is cut; then ``name`` is what is left of it.
     """
@@ -35,7 +35,6 @@ class KeyEntry:
     name: str
     segment: str
     key: Key
-    lease: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +62,6 @@ class Change:
 
     entry: KeyEntry
     gone: bool
-    revision: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -182,7 +180,7 @@ def described(entry: KeyEntry, ttl_seconds: float | None = None) -> dict[str, An
     facts: dict[str, Any] = {
         "token": entry.key.token,
         "fencing_token": entry.key.mod_revision,
-        "lease": f"{entry.lease:x}",
+        "lease": f"{entry.key.lease:x}",
         "ttl_seconds": ttl_seconds,
     }
     if record is None:
@@ -204,8 +202,8 @@ def lock_as_json(lock: LockEntry, ttls: Mapping[int, float]) -> dict[str, Any]:
     """A lock for ``--json`` and the web page."""
     return {
         "lock": lock.name,
-        "owners": [described(entry, ttls.get(entry.lease)) for entry in lock.owners],
-        "waiters": [described(entry, ttls.get(entry.lease)) for entry in lock.waiters],
+        "owners": [described(entry, ttls.get(entry.key.lease)) for entry in lock.owners],
+        "waiters": [described(entry, ttls.get(entry.key.lease)) for entry in lock.waiters],
         "retrying": lock.others.retrying,
         "joining": lock.others.joining,
     }

@@ -55,11 +55,10 @@ class RedisInspector:
     def changes(self, after_revision: int) -> Iterator[list[Change] | None]:
         while True:
             before = self._last_seen
-            _, revision = self.snapshot()
+            self.snapshot()
             now = self._last_seen
-            gone = [Change(entry, True, revision) for key, entry in before.items() if key not in now]
-            written = [entry for key, entry in now.items() if before.get(key) != entry]
-            changes = gone + [Change(entry, False, entry.key.mod_revision) for entry in written]
+            changes = [Change(entry, True) for key, entry in before.items() if key not in now]
+            changes += [Change(entry, False) for key, entry in now.items() if before.get(key) != entry]
             yield changes or None
             time.sleep(POLL_SECONDS)
 
@@ -143,13 +142,13 @@ class RedisInspector:
             for token, value in tokens.items()
             if (entry := _key_entry(name, token, value)) is not None
         ]
-        alive = self.ttls(entry.lease for entry in entries)
-        return [entry for entry in entries if entry.lease in alive]
+        alive = self.ttls(entry.key.lease for entry in entries)
+        return [entry for entry in entries if entry.key.lease in alive]
 
 
 def _key_entry(name: str, token: bytes, value: bytes) -> KeyEntry | None:
     match value.split(b":", 3):
         case [create, mod, lease, record] if create.isdigit() and mod.isdigit() and lease.isdigit() and name:
             key = Key(token.decode("utf-8", "replace"), int(create), int(mod), decode_record(record), int(lease))
-            return KeyEntry(name, escape_name(name), key, int(lease))
+            return KeyEntry(name, escape_name(name), key)
     return None

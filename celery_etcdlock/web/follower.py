@@ -93,7 +93,7 @@ class Follower:
             ttls, seen_at, error = self._ttls, self._seen_at, self._error
             conflicts = self._conflicts_per_minute()
         shown, matching, page = page_of(locks, view)
-        leases = {owner.lease for lock in shown for owner in lock.owners if owner.lease}
+        leases = {owner.key.lease for lock in shown for owner in lock.owners if owner.key.lease}
         with self._changed:
             if len(self._looked_at) < MOST_LEASES:
                 self._looked_at |= leases

@@ -15,7 +15,7 @@ from celery_etcdlock.web.view import MOST_BARS, MOST_ROWS, View, bounded_json, p
 
 def entry(name: str, revision: int, since: float = 0.0, *, limit: int = 1, host: str = "box") -> KeyEntry:
     record = Record(Delivery(f"id-{revision}"), "proj.Sync", host, 7, since, limit)
-    return KeyEntry(name, escape_name(name), Key(str(revision), revision, revision, record), 9)
+    return KeyEntry(name, escape_name(name), Key(str(revision), revision, revision, record, 9))
 
 
 def table(*more: KeyEntry) -> list[LockEntry]:
@@ -45,7 +45,7 @@ def test_a_page_beyond_the_last_is_the_last() -> None:
 def test_a_filter_finds_names_tasks_ids_and_hosts_on_any_page(text: str) -> None:
     locks = [
         *LockTable([entry("Straße", 9001, host="elsewhere")]).locks(),
-        *LockTable([KeyEntry("x", "x", BROKEN, 0)]).locks(),
+        *LockTable([KeyEntry("x", "x", BROKEN)]).locks(),
     ]
     assert names(page_of(locks, View.from_query({"filter": text}))[0]) == ["Straße"]
 
