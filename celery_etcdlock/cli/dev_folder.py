@@ -19,7 +19,7 @@ from celery_etcdlock.cli.dev_binary import Binary, CannotStart
 NOTE = "etcdlock-dev.json"
 
 
-class DevFolder:
+class DevFolder(contextlib.AbstractContextManager["DevFolder"]):
     """Open and locked. Raises ``CannotStart`` where it can't be used."""
 
     def __init__(self, path: Path, binary: Binary) -> None:
@@ -39,9 +39,6 @@ class DevFolder:
         except BaseException:
             os.close(self.lock)
             raise
-
-    def __enter__(self) -> DevFolder:
-        return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self.lock)

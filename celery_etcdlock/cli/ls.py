@@ -9,7 +9,7 @@ import click
 
 from celery_etcdlock.cli.beat import beat_text, with_beats
 from celery_etcdlock.cli.common import inspecting, json_option, lock_table_of, nothing_held, print_json
-from celery_etcdlock.cli.table import HEADINGS, rows_of, text_table, without_empty
+from celery_etcdlock.cli.table import table_of, text_table
 from celery_etcdlock.core.beat_view import beats_of
 from celery_etcdlock.core.lock_table import lock_as_json
 
@@ -39,7 +39,7 @@ def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
             return
         if locks:
             click.echo(f"locks of {place}", err=True)
-            click.echo(text_table(*without_empty(HEADINGS, rows_of(locks, ttls))))
+            click.echo(text_table(*table_of(locks, ttls)))
             others = table.counts.others.total
             if others and pattern is None:
                 click.echo(f"and {others} messages that retry or join for other locks", err=True)

