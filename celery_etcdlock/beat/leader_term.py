@@ -107,10 +107,10 @@ class Term:
         self.lock.check()
 
     def interruptible(self, body: Callable[[], Result]) -> Result:
-        """Run ``body``; ``LockLost`` is raised in it when the lock is lost meanwhile."""
+        """Run ``body``; ``LockLost`` is raised in it, or before it, when this process isn't the beat any more."""
         interruption = self._interruption = Interruption()
         try:
-            self.lock.check()
+            self.check()
             return interruption.run(body)
         finally:
             self._interruption = None

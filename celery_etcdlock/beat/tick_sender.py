@@ -69,7 +69,6 @@ class TickSender(Scheduler):
         send = super().apply_async
         stamped = _stamped(entry, tick)
         try:
-            self.term.check()
             result = self.term.interruptible(lambda: send(stamped, producer=producer, advance=advance))
         except LockLost:
             self.term.claimed.pop(tick.segment, None)

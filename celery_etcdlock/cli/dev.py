@@ -20,8 +20,9 @@ from celery.exceptions import ImproperlyConfigured
 
 from celery_etcdlock.app.celery_settings import settings_of
 from celery_etcdlock.cli.common import NOT_DONE, PORT, fail
-from celery_etcdlock.cli.dev_binary import NEWER, Binary, CannotStart, find_binary
+from celery_etcdlock.cli.dev_binary import NEWER, Binary, find_binary
 from celery_etcdlock.cli.dev_folder import DevFolder
+from celery_etcdlock.cli.one_line import CannotStart
 from celery_etcdlock.core.check_results import Level, version_check_result
 from celery_etcdlock.core.settings import LOGIN
 from celery_etcdlock.testing.etcd_server import EtcdServer, answer_of, free_ports

@@ -10,16 +10,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
+from celery_etcdlock.cli.one_line import CannotStart
 
 VERSION_SECONDS = 20.0
 NEWER = "https://etcd.io/docs/latest/install (macOS: brew install etcd)"
-
-
-class CannotStart(click.ClickException):
-    """In a line: what is wrong, and the remedy."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,8 @@ import os
 from pathlib import Path
 from typing import Any
 
-from celery_etcdlock.cli.dev_binary import Binary, CannotStart
+from celery_etcdlock.cli.dev_binary import Binary
+from celery_etcdlock.cli.one_line import CannotStart
 
 NOTE = "etcdlock-dev.json"
 

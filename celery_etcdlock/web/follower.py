@@ -37,8 +37,8 @@ FORGET_SECONDS = 1.0
 #: Leases whose TTL is asked for at once: those of the pages that somebody looked at lately.
 MOST_LEASES = 500
 FIGURES_SECONDS = 10.0
-#: Conflicts per minute are counted over so many seconds.
-WINDOW_SECONDS = 60.0
+#: Conflicts per minute are counted over so many of them: a minute.
+SAMPLES = 7
 
 Figures = dict[str, dict[str, int]]
 
@@ -67,7 +67,7 @@ class Follower:
         self._seen_at: float | None = None
         self._used: bool | None = None
         self._workers: int | None = None
-        self._conflicts: deque[tuple[float, Figures]] = deque()
+        self._conflicts: deque[tuple[float, Figures]] = deque(maxlen=SAMPLES)
         self._stopped = False
 
     def start(self) -> None:
@@ -221,11 +221,7 @@ class Follower:
                 figures = {}
             with self._changed:
                 self._workers = len(figures)
-                now = time.monotonic()
-                self._conflicts.append((now, figures))
-                # One sample older than the window is kept, to count from.
-                while len(self._conflicts) > 2 and now - self._conflicts[1][0] >= WINDOW_SECONDS:
-                    self._conflicts.popleft()
+                self._conflicts.append((time.monotonic(), figures))
             time.sleep(FIGURES_SECONDS)
 
     def _conflicts_per_minute(self) -> float | None:
