@@ -34,8 +34,7 @@ def command(context: click.Context, name_or_task_id: str, as_json: bool) -> None
 
 def _lines(lock: LockEntry, ttls: dict[int, float]) -> list[str]:
     lines = [printable(lock.name)]
-    records = [entry.key.record for entry in lock.owners + lock.waiters]
-    if abouts := [record.about for record in records if record is not None and record.about]:
+    if abouts := [record.about for record in lock.records if record.about]:
         lines.append(f"  about       {printable(abouts[0])}")
     if not lock.owners:
         lines.append("  held by     nobody")

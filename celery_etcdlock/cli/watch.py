@@ -29,11 +29,10 @@ def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
             table = LockTable(entries)
             try:
                 for changes in inspector.changes(revision):
-                    for change in changes or ():
-                        for happening in table.apply(change):
-                            lock = LockEntry(happening.entry.name, (happening.entry,), ())
-                            if pattern is None or matching(lock, pattern):
-                                click.echo(_line(happening, as_json=as_json))
+                    for happening in map(table.apply, changes or ()):
+                        lock = LockEntry(happening.entry.name, (happening.entry,), ())
+                        if pattern is None or matching(lock, pattern):
+                            click.echo(_line(happening, as_json=as_json))
             except SnapshotOutdated:
                 click.echo("some changes were missed: etcd had compacted them", err=True)
 

@@ -22,6 +22,7 @@ from celery_etcdlock.core.expiry import seems_expired
 from celery_etcdlock.core.name_escaping import escape_name, unescape_name
 from celery_etcdlock.core.ownership import Key, owners
 from celery_etcdlock.core.printable import printable
+from celery_etcdlock.core.record import Record
 from celery_etcdlock.core.waiting_counts import NONE, WaitingCount, WaitingCounts
 
 
@@ -49,6 +50,11 @@ class LockEntry:
     owners: tuple[KeyEntry, ...]
     waiters: tuple[KeyEntry, ...]
     others: WaitingCount = NONE
+
+    @property
+    def records(self) -> list[Record]:
+        """Of all who own it or wait for it, where they can be read."""
+        return [entry.key.record for entry in self.owners + self.waiters if entry.key.record is not None]
 
     @property
     def waiting(self) -> int:
@@ -127,21 +133,21 @@ class LockTable:
 
     def of_task(self, task_id: str) -> list[LockEntry]:
         """The locks that a task of this id holds or waits for."""
-        return [lock for lock in self.locks() if task_id in map(_task_id, lock.owners + lock.waiters)]
+        return [lock for lock in self.locks() if task_id in {record.delivery.task_id for record in lock.records}]
 
-    def apply(self, change: Change) -> list[Transition]:
+    def apply(self, change: Change) -> Transition:
         """Take ``change`` in, and say what it means. A waiter counts as owner once its own key was rewritten."""
         segment, token = change.entry.segment, change.entry.key.token
         entries = self._names.setdefault(segment, {})
         if not change.gone:
             entries[token] = change.entry
             owns = change.entry in self._lock(segment).owners
-            return [Transition(Kind.ACQUIRED if owns else Kind.WAITING, change.entry)]
+            return Transition(Kind.ACQUIRED if owns else Kind.WAITING, change.entry)
         owned = entries.get(token) in self._lock(segment).owners
         before = entries.pop(token, change.entry)
         if not entries:
             del self._names[segment]
-        return [Transition(Kind.RELEASED if owned else Kind.GAVE_UP, before)]
+        return Transition(Kind.RELEASED if owned else Kind.GAVE_UP, before)
 
     def _lock(self, segment: str) -> LockEntry:
         entries = sorted(self._names.get(segment, {}).values(), key=lambda entry: entry.key.create_revision)
@@ -207,7 +213,3 @@ def lock_as_json(lock: LockEntry, ttls: Mapping[int, float]) -> dict[str, Any]:
         "retrying": lock.others.retrying,
         "joining": lock.others.joining,
     }
-
-
-def _task_id(entry: KeyEntry) -> str | None:
-    return None if entry.key.record is None else entry.key.record.delivery.task_id

@@ -173,8 +173,7 @@ class Follower:
                 with self._changed:
                     self._locks = None
                     for change in changes:
-                        for happening in self._board.apply(change):
-                            self._timeline.apply(happening, time.time())
+                        self._timeline.apply(self._board.apply(change), time.time())
             now = time.monotonic()
             wanted = self._ttls_wanted(now - ttls_at > TTL_SECONDS)
             if wanted:

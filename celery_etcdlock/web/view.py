@@ -69,9 +69,8 @@ def page_of(locks: Sequence[LockEntry], view: View) -> tuple[list[LockEntry], in
 
 def _matches(lock: LockEntry, text: str) -> bool:
     texts = [lock.name]
-    for entry in lock.owners + lock.waiters:
-        if record := entry.key.record:
-            texts += record.task, record.delivery.task_id, record.host, record.about or ""
+    for record in lock.records:
+        texts += record.task, record.delivery.task_id, record.host, record.about or ""
     return any(text in each.casefold() for each in texts)
 
 

@@ -84,15 +84,15 @@ class TestChanges:
             (Change(promoted, True), Kind.RELEASED),
         ]
         for change, kind in story:
-            assert table.apply(change) == [Transition(kind, change.entry)]
+            assert table.apply(change) == Transition(kind, change.entry)
         assert table.locks() == []
 
     def test_who_leaves_the_line_gave_up(self) -> None:
         table = LockTable([A1, A2])
-        assert table.apply(Change(A2, True)) == [Transition(Kind.GAVE_UP, A2)]
+        assert table.apply(Change(A2, True)) == Transition(Kind.GAVE_UP, A2)
 
     def test_a_deletion_of_what_was_never_seen_harms_nothing(self) -> None:
-        assert LockTable().apply(Change(A1, True)) == [Transition(Kind.GAVE_UP, A1)]
+        assert LockTable().apply(Change(A1, True)) == Transition(Kind.GAVE_UP, A1)
 
 
 def test_names_come_back_from_their_segments() -> None:
