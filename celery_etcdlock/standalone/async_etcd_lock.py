@@ -19,7 +19,7 @@ from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
 from celery_etcdlock.errors import NotLocked
-from celery_etcdlock.locking.lock_holder import LockHolder, conflict_error, holder_of
+from celery_etcdlock.locking.lock_holder import LockHolder, holder_of
 from celery_etcdlock.locking.outcomes import Conflict
 from celery_etcdlock.locking.store_access import StoreAccess
 from celery_etcdlock.standalone import argument_checks
@@ -32,13 +32,8 @@ from celery_etcdlock.standalone.process_access import ProcessAccess
 class AsyncEtcdLock(NamedLock):
     """A lock without a Celery task, for asyncio. By ``EtcdLocks.alock``.
 
-    Any number of tasks of any event loop may share one object. Each acquire is its own: ``owned``, ``lost``,
-    ``remaining``, ``fencing_token``, ``check`` and ``release`` are about what the calling task holds. Waiters of one
-    process are served in order. It isn't reentrant.
-
-    ``async with lock as held:`` acquires, waiting for ``wait_timeout``. It raises ``LockConflict`` when somebody else
-    keeps the lock, and ``LockUnavailable`` when the store can't be asked. A block that lost its lock ends with
-    ``LockLost``. ``asyncio.timeout`` and ``wait_for`` may end the wait at any time.
+    As ``EtcdLock``, with tasks of event loops in the place of threads, and ``async with lock as held:``. Any number of
+    tasks of any event loop may share one object. ``asyncio.timeout`` and ``wait_for`` may end the wait at any time.
     """
 
     caller_kind = "task"
@@ -75,10 +70,7 @@ class AsyncEtcdLock(NamedLock):
         return self._enter(sys._getframe(1))
 
     async def _enter(self, frame: FrameType) -> HeldLock:
-        outcome = await self._acquire_for(self._caller(), self._wait_seconds, frame, place_of(frame))
-        if isinstance(outcome, Conflict):
-            raise conflict_error(outcome)
-        return HeldLock(outcome, self._etcd_key)
+        return self._entered(await self._acquire_for(self._caller(), self._wait_seconds, frame, place_of(frame)))
 
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

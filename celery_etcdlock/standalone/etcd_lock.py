@@ -7,7 +7,7 @@ import threading
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from celery_etcdlock.locking.lock_holder import LockHolder, conflict_error, holder_of
+from celery_etcdlock.locking.lock_holder import LockHolder, holder_of
 from celery_etcdlock.locking.outcomes import Conflict
 from celery_etcdlock.locking.store_access import StoreAccess, run_at_once
 from celery_etcdlock.standalone import argument_checks
@@ -75,10 +75,7 @@ class EtcdLock(NamedLock):
 
     def __enter__(self) -> HeldLock:
         frame = sys._getframe(1)
-        outcome = self._acquire_here(self._wait_seconds, frame, frame)
-        if isinstance(outcome, Conflict):
-            raise conflict_error(outcome)
-        return HeldLock(outcome, self._etcd_key)
+        return self._entered(self._acquire_here(self._wait_seconds, frame, frame))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None

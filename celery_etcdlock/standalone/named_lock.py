@@ -22,6 +22,7 @@ from celery_etcdlock.errors import EtcdLockError, LockLost, NotLocked
 from celery_etcdlock.locking.acquisition import AcquireRequest
 from celery_etcdlock.locking.cancel_wait import WaitCancellation
 from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.locking.lock_holder import conflict_error
 from celery_etcdlock.locking.outcomes import Conflict
 from celery_etcdlock.locking.store_access import StoreAccess
 from celery_etcdlock.standalone import argument_checks
@@ -171,6 +172,12 @@ class NamedLock(ABC):
         finally:
             if entry in self._waiting:
                 self._waiting.remove(entry)
+
+    def _entered(self, outcome: Holding | Conflict) -> HeldLock:
+        """What a ``with`` block gets. Raises ``LockConflict``."""
+        if isinstance(outcome, Conflict):
+            raise conflict_error(outcome)
+        return HeldLock(outcome, self._etcd_key)
 
     @abstractmethod
     def _asking(self, access: ProcessAccess) -> StoreAccess:
