@@ -41,6 +41,8 @@ TASK = "celery beat"
 #: Seconds that an idle tick lasts at most, so that Celery sees soon that it should stop.
 LONGEST_WAIT_SECONDS = 1.0
 
+AWAY = "standing by: etcd is unreachable, nothing is scheduled"
+
 #: Seconds that a beat that couldn't take over leaves the lock to others.
 PAUSE_SECONDS = 15.0
 
@@ -72,8 +74,8 @@ class EtcdScheduler(Scheduler):
         self._next_at = 0.0
         #: Ids of ticks that were sent, and couldn't be confirmed while this was the beat.
         self._to_mark: list[str] = []
+        #: What was logged last of standing by.
         self._said = ""
-        self._away_said = False
         # Lazily: the schedule is the inner scheduler's.
         super().__init__(app, max_interval=kwargs.get("max_interval"), lazy=True)
 
@@ -167,7 +169,6 @@ class EtcdScheduler(Scheduler):
         return self._locks.record(Delivery(f"{STANDALONE_PREFIX}beat of {self.app.main or 'an app'}"), TASK)
 
     def _hear(self, event: LockEvent) -> None:
-        self._away_said = False
         if not isinstance(event, LockWaiting):
             return
         holder = event.holder
@@ -184,10 +185,9 @@ class EtcdScheduler(Scheduler):
             )
 
     def _on_away(self, error: LockUnavailable) -> None:
-        if not self._away_said:
-            self._away_said = True
-            self._said = ""
-            logger.warning("celery-etcdlock: standing by: etcd is unreachable, nothing is scheduled: %s", error)
+        if self._said != AWAY:
+            self._said = AWAY
+            logger.warning("celery-etcdlock: %s: %s", AWAY, error)
 
     def _take_over(self, election: LeaderElection, lock: Lock) -> Guard | None:
         settings, manager = self._settings, election.manager
