@@ -34,6 +34,7 @@ DIGEST_PREFIX = "sha256:"
 REMEMBERED_RECORDS = 2048
 
 _as_json = json.JSONEncoder(separators=(",", ":")).encode
+_quoted = json.encoder.encode_basestring_ascii
 
 #: What the task id begins with where a task was called as a function, and where there is no task at all.
 DIRECT_PREFIX = "direct-"
@@ -171,27 +172,37 @@ class Record:
 def encode_record(record: Record) -> bytes:
     """The record as it is stored. Long texts are cut: they are for people."""
     delivery = record.delivery
-    fields: dict[str, Any] = {
-        "v": RECORD_VERSION,
-        "kind": record.kind.value,
-        "delivery": [delivery.task_id, delivery.retries, delivery.replacements, delivery.comebacks],
-        "task": _cut(record.task),
-        "host": _cut(record.host),
-        "pid": record.pid,
-        "since": record.since,
-        "limit": record.limit,
-        "broker": record.broker,
+    counts = f"{delivery.retries},{delivery.replacements},{delivery.comebacks}"
+    own = f'"kind":"{record.kind.value}","delivery":[{_quoted(delivery.task_id)},{counts}],"since":{record.since!r}'
+    if delivery.call is not None:
+        own += f',"call":{_quoted(delivery.call)}'
+    if record.about is not None:
+        own += f',"about":{_quoted(_cut(record.about))}'
+    rarely = {
         "until": record.until,
         "successor": record.successor,
         # Older versions know a key by these two.
         "handed_over": True if record.kind is KeyKind.HANDOVER else None,
         "in_line": True if record.kind is KeyKind.POSITION else None,
-        "call": delivery.call,
         "attempt": record.attempt,
         "by_lease": None if record.by_lease is None else [record.by_lease.age_seconds, record.by_lease.term],
-        "about": None if record.about is None else _cut(record.about),
     }
-    return _as_json({name: value for name, value in fields.items() if value is not None}).encode()
+    if any(value is not None for value in rarely.values()):
+        own += f",{_members(rarely)}"
+    lasting = _same_for_many(record.task, record.host, record.pid, record.limit, record.broker)
+    return f"{{{lasting},{own}}}".encode()
+
+
+@lru_cache(maxsize=REMEMBERED_RECORDS)
+def _same_for_many(task: str, host: str, pid: int, limit: int, broker: str | None) -> str:
+    """What the records of one task in one process have in common, as members of a JSON object."""
+    return _members(
+        {"v": RECORD_VERSION, "task": _cut(task), "host": _cut(host), "pid": pid, "limit": limit, "broker": broker}
+    )
+
+
+def _members(fields: dict[str, Any]) -> str:
+    return _as_json({name: value for name, value in fields.items() if value is not None})[1:-1]
 
 
 def _cut(text: str) -> str:

@@ -16,37 +16,43 @@ from celery_etcdlock.core.printable import printable
 
 logger = logging.getLogger("celery_etcdlock")
 
+#: Of the others it is DEBUG.
+LEVELS: dict[type[lock_events.LockEvent], int] = {
+    lock_events.LockWasLost: logging.ERROR,
+    lock_events.BeatTookOver: logging.INFO,
+}
+
 #: Facts that are fields as they are.
 FIGURES = ("fencing_token", "waited_seconds", "held_seconds", "late_seconds")
 
 
 def log_event(event: lock_events.LockEvent) -> None:
     """A ``Listener``."""
+    if not logger.isEnabledFor(LEVELS.get(type(event), logging.DEBUG)):
+        return  # as mostly, twice for each lock
     match event:
         case lock_events.LockWasLost():
             message = "celery-etcdlock: lock %s (fencing token %s) is lost: %s"
-            _log(logging.ERROR, "lost", event, message, event.fencing_token, event.reason)
+            _log("lost", event, message, event.fencing_token, event.reason)
         case lock_events.BeatTookOver():
             message = "celery-etcdlock: lock %s: this beat is at work (fencing token %s, %s takeovers before)"
-            _log(logging.INFO, "beat", event, message, event.fencing_token, event.takeovers)
-        case _ if not logger.isEnabledFor(logging.DEBUG):
-            return
+            _log("beat", event, message, event.fencing_token, event.takeovers)
         case lock_events.LockAcquired():
-            _log(logging.DEBUG, "acquired", event, "lock %s acquired (fencing token %s)", event.fencing_token)
+            _log("acquired", event, "lock %s acquired (fencing token %s)", event.fencing_token)
         case lock_events.LockReleased():
-            _log(logging.DEBUG, "released", event, "lock %s released (fencing token %s)", event.fencing_token)
+            _log("released", event, "lock %s released (fencing token %s)", event.fencing_token)
         case lock_events.LockConflicted():
-            _log(logging.DEBUG, "conflict", event, "lock %s is held by %s", in_words(event.holder))
+            _log("conflict", event, "lock %s is held by %s", in_words(event.holder))
         case lock_events.LockWaiting():
-            _log(logging.DEBUG, "waiting", event, "lock %s is waited for behind %s", in_words(event.holder))
+            _log("waiting", event, "lock %s is waited for behind %s", in_words(event.holder))
         case lock_events.TaskDeduplicated():
-            _log(logging.DEBUG, "deduplicated", event, "lock %s: a task ended without having run: %s", event.reason)
+            _log("deduplicated", event, "lock %s: a task ended without having run: %s", event.reason)
         case lock_events.TickSent():
             message = "lock %s: the tick of %r was sent, %.3f s late"
-            _log(logging.DEBUG, "tick", event, message, event.entry, event.late_seconds)
+            _log("tick", event, message, event.entry, event.late_seconds)
 
 
-def _log(level: int, kind: str, event: lock_events.LockEvent, message: str, *arguments: object) -> None:
+def _log(kind: str, event: lock_events.LockEvent, message: str, *arguments: object) -> None:
     record = event.record
     fields = {"lock_event": kind, "lock_name": event.name, "task_id": record.delivery.task_id, "task_name": record.task}
     named = repr(event.name)
@@ -58,4 +64,4 @@ def _log(level: int, kind: str, event: lock_events.LockEvent, message: str, *arg
             fields[fact] = value
         elif fact == "holder":
             fields["lock_holder"] = "an unknown holder" if value is None else value.delivery.task_id
-    logger.log(level, message, named, *arguments, extra=fields)
+    logger.log(LEVELS.get(type(event), logging.DEBUG), message, named, *arguments, extra=fields)

@@ -13,8 +13,10 @@ FOREVER = float("inf")
 
 def names_in(name: str | Sequence[str]) -> tuple[str, ...]:
     """One name, or several that are locked together."""
-    names = (name,) if isinstance(name, str) else tuple(name) if isinstance(name, list | tuple) else None
-    if names is None or not names or not all(isinstance(each, str) and each for each in names):
+    if isinstance(name, str) and name:
+        return (name,)
+    names = tuple(name) if isinstance(name, list | tuple) else ()
+    if not names or not all(isinstance(each, str) and each for each in names):
         raise ValueError(f"name must be a non-empty str, or a list of them, not {shown(name) or 'an empty str'}")
     if len(set(names)) < len(names):
         raise ValueError("name: a list of names has one of them twice")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from functools import cache
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
@@ -18,17 +19,23 @@ from celery_etcdlock.standalone.process_access import ProcessAccess
 
 
 class _Here:
-    """One thread (or greenlet) to one lock object. It is in a thread-local, and so ends with its thread."""
+    """One thread (or greenlet). It is in a thread-local, and so ends with its thread."""
 
     __slots__ = ("__weakref__", "acquired")
 
     def __init__(self) -> None:
-        #: What it acquired by a call, so that nobody else can release it.
+        #: What it acquired by calls, so that nobody else can release it.
         self.acquired: list[Holding] = []
 
     def __del__(self) -> None:
         for holding in self.acquired:
             warn_of_dropped(holding.drop("a thread ended that held it"))
+
+
+@cache
+def _local_of(flavour: type[threading.local]) -> Any:
+    """The one thread-local of all lock objects; ``flavour`` is another class once gevent has patched ``threading``."""
+    return flavour()
 
 
 class EtcdLock(NamedLock):
@@ -44,15 +51,12 @@ class EtcdLock(NamedLock):
     ``held`` is this holding, for helper threads.
     """
 
-    def __init__(self, *arguments: Any, **options: Any) -> None:
-        self._local = threading.local()
-        super().__init__(*arguments, **options)
-
     def _caller(self) -> _Here:
+        local = _local_of(threading.local)
         try:
-            here: _Here = self._local.here
+            here: _Here = local.here
         except AttributeError:
-            here = self._local.here = _Here()
+            here = local.here = _Here()
         return here
 
     def acquire(self, blocking: bool = True, timeout: float | None = None) -> bool:
@@ -91,7 +95,7 @@ class EtcdLock(NamedLock):
         return access.blocking
 
     def _acquired_by_call(self, holding: Holding, caller: _Here) -> None:
-        caller.acquired = [holding]
+        caller.acquired = [*(other for other in caller.acquired if not other.ended), holding]
 
     def _interrupted(self, holding: Holding) -> None:
         holding.release()

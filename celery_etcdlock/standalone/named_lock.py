@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import sys
 import warnings
 import weakref
@@ -16,7 +15,6 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
-from celery_etcdlock.core.record import STANDALONE_PREFIX, Delivery
 from celery_etcdlock.core.value_checks import whole_number, whole_seconds
 from celery_etcdlock.errors import EtcdLockError, LockLost, NotLocked
 from celery_etcdlock.locking.acquisition import AcquireRequest
@@ -148,10 +146,9 @@ class NamedLock(ABC):
         entry = (caller, stop)
         try:
             self._waiting.append(entry)
-            delivery = Delivery(f"{STANDALONE_PREFIX}pid {os.getpid()}")
             request = AcquireRequest(
                 self._names,
-                self._home.record(delivery, self._note or self.name, self._limit),
+                self._home.record(access.owner, self._note or self.name, self._limit),
                 self._lock_ttl or self._home.settings.ttl,
                 wait,
                 on_held=holding.locks.append,

@@ -6,7 +6,7 @@ import os
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Protocol
 
-from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.record import STANDALONE_PREFIX, Delivery, Record
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.locking.deletion_watch import Deletions, DeletionWatch
 from celery_etcdlock.locking.local_waiters import LocalWaiters
@@ -25,6 +25,8 @@ class ProcessAccess:
 
     def __init__(self, manager: LockManager, open_deletions: Callable[[], Deletions | None]) -> None:
         self.manager = manager
+        #: Whose all locks without a task are.
+        self.owner = Delivery(f"{STANDALONE_PREFIX}pid {manager.pid}")
         self.local_waiters = LocalWaiters(manager)
         self.blocking = BlockingStoreAccess(manager.store)
         self._open_deletions = open_deletions

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import dataclass
+from functools import cache
 from typing import Any, NamedTuple
 
 from celery_etcdlock.core.operations import Operation
@@ -177,10 +178,22 @@ class Frozen:
 
 def _key(value: Any) -> Any:
     if isinstance(value, Machine):
-        return (type(value).__name__, *(_key(field) for field in vars(value).values()))
+        state = _at_first(type(value)) | vars(value)
+        return (type(value).__name__, *(_key(field) for field in state.values()))
     if isinstance(value, LockUnavailable):
         return (value.maybe_applied, value.permanent)
     return value
+
+
+@cache
+def _at_first(machine: type[Machine[Any]]) -> dict[str, Any]:
+    """What a machine has of its class until it sets it: all of its state, and always in one order."""
+    of_classes = {name: value for one in reversed(machine.__mro__) for name, value in vars(one).items()}
+    return {
+        name: value
+        for name, value in of_classes.items()
+        if not name.startswith(("__", "_abc_")) and not callable(value) and not isinstance(value, property)
+    }
 
 
 class Lane(NamedTuple):

@@ -90,18 +90,19 @@ class Acquire(KeyMachine[AcquireOutcome]):
     answer_seconds: float = 5.0
     wall_offset: float | None = None
 
+    #: The key whose end is in question, and the reply that is dealt with once it isn't.
+    _judged: Key | None = field(default=None, init=False)
+    _put_off: store_replies.Queued | store_replies.Present | None = field(default=None, init=False)
+    _asked_at = 0.0
+    _seen_revision = 0
+    _mine: Key | None = field(default=None, init=False)
+    _others: tuple[Key, ...] = field(default=(), init=False)
+    _resolve: Resolve | None = field(default=None, init=False)
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._state = State.TRYING if self.wait_until is None else State.QUEUEING
         self._ends = Expiry(self.wall_offset)
-        #: The key whose end is in question, and the reply that is dealt with once it isn't.
-        self._judged: Key | None = None
-        self._asked_at = 0.0
-        self._put_off: store_replies.Queued | store_replies.Present | None = None
-        self._seen_revision = 0
-        self._mine: Key | None = None
-        self._others: tuple[Key, ...] = ()
-        self._resolve: Resolve | None = None
 
     # --- events -------------------------------------------------------------------------------------------
 
@@ -111,7 +112,7 @@ class Acquire(KeyMachine[AcquireOutcome]):
             if isinstance(step, Resolved) and self._others:
                 return Conflicted(self._others)
             if isinstance(step, Resolved | Unavailable):
-                return Unavailable(self._last_error, doubtful=isinstance(step, Unavailable))
+                return self._unavailable(doubtful=isinstance(step, Unavailable))
             return step
         match reply:
             case store_replies.Owned(revision=revision, has_run=has_run):
@@ -240,7 +241,7 @@ class Acquire(KeyMachine[AcquireOutcome]):
         return self._send(now)
 
     def _on_failed(self, error: LockUnavailable, now: float) -> ops.Operation | AcquireOutcome:
-        self._last_error = error
+        self._error = error
         judged, self._judged = self._judged, None
         # Only these two put a key; a late promotion or release finds its guard broken and does nothing.
         if error.maybe_applied and judged is None and self._state in (State.TRYING, State.QUEUEING):
@@ -294,7 +295,7 @@ class Acquire(KeyMachine[AcquireOutcome]):
     def _fail(self, now: float) -> ops.Operation | AcquireOutcome:
         if self._doubtful or self._state is State.WITHDRAWING:
             return self._resolve_doubt(now)
-        return Unavailable(self._last_error)
+        return self._unavailable()
 
     def _resolve_doubt(self, now: float) -> ops.Operation:
         self.answer_by = max(self.deadline, now)

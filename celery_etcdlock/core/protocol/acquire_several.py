@@ -30,7 +30,6 @@ from celery_etcdlock.core.key_kinds import is_kept_out
 from celery_etcdlock.core.ownership import Key, effective_limit
 from celery_etcdlock.core.protocol.acquire import Acquired, Conflicted
 from celery_etcdlock.core.protocol.machine import SESSION_GONE, Machine, SessionLost, Unavailable
-from celery_etcdlock.errors import LockUnavailable
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,19 +48,18 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
     give_up_at: float
     wall_offset: float
 
+    #: The outcomes that are known, by name and token.
+    _decided: tuple[tuple[tuple[str, str], Acquired | Conflicted], ...] = field(default=(), init=False)
+    #: Keys in the way that seem over, by lock name; and whether the first of them is.
+    _suspects: tuple[tuple[str, Key], ...] = field(default=(), init=False)
+    _clearing = False
+    _asked_at = 0.0
+    _fencing = False
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._open = self.tries
-        #: The outcomes that are known, by name and token.
-        self._decided: tuple[tuple[tuple[str, str], Acquired | Conflicted], ...] = ()
         self._ends = Expiry(self.wall_offset)
-        #: Keys in the way that seem over, by lock name; and whether the first of them is.
-        self._suspects: tuple[tuple[str, Key], ...] = ()
-        self._clearing = False
-        self._asked_at = 0.0
-        self._fencing = False
-        self._doubtful = False
-        self._last_error = LockUnavailable("no answer from the lock store")
 
     def _send(self, now: float) -> ops.Operation:
         if self._fencing:
@@ -91,7 +89,7 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
             case store_replies.SessionGone():
                 return SESSION_GONE
             case store_replies.Failed(error=error):
-                self._last_error = error
+                self._error = error
                 # What asks about others' keys, or clears them, leaves no doubt about ours.
                 self._doubtful = self._doubtful or (error.maybe_applied and not self._suspects)
                 doubtful = self._doubtful or bool(self._decided)
@@ -104,7 +102,7 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
                     decided = dict(self._decided)
                     return EachAcquired(tuple(decided[each.name, each.token] for each in self.tries))
                 if now >= self.answer_by:
-                    return Unavailable(self._last_error, doubtful=True)
+                    return self._unavailable(doubtful=True)
         return self._send(now)  # also when a Pause is over
 
     def _try(self, tries: tuple[ops.TryAcquire, ...]) -> ops.Operation:

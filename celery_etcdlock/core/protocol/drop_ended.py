@@ -12,7 +12,7 @@ another look is needed.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from celery_etcdlock.core.key_kinds import Relation, ends_with, relation
 from celery_etcdlock.core.operations import Look, Operation, Release
@@ -39,10 +39,7 @@ class DropEnded(Machine["Ended | Unavailable"]):
     position_only: bool = False
     _dropped = 0
     _look_again = False
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        self._ended: tuple[Key, ...] = ()
+    _ended: tuple[Key, ...] = field(default=(), init=False)
 
     def _send(self, now: float) -> Operation:
         if self._ended:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Generic, TypeVar
 
 from celery_etcdlock.core.operations import Operation, Pause
@@ -22,6 +22,10 @@ class Machine(ABC, Generic[Outcome]):
 
     #: The number of the try that is under way.
     _tries = 1
+    #: An unanswered try may still take effect.
+    _doubtful = False
+    #: What went wrong last.
+    _error: LockUnavailable | None = field(default=None, init=False)
 
     def __post_init__(self) -> None:
         #: Until when the reply to the operation just emitted is worth waiting for.
@@ -39,6 +43,9 @@ class Machine(ABC, Generic[Outcome]):
 
     def stop_waiting(self, now: float) -> None:
         """Whoever it acquires for doesn't want to wait for others any more. May be called again and again."""
+
+    def _unavailable(self, *, doubtful: bool = False) -> Unavailable:
+        return Unavailable(self._error or LockUnavailable("no answer from the lock store"), doubtful=doubtful)
 
     def _try_again(
         self, error: LockUnavailable, now: float, *, doubtful: bool = False, give_up_at: float | None = None
@@ -64,12 +71,6 @@ class KeyMachine(Machine[Outcome]):
     token: str
     record: Record
     give_up_at: float
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        #: An unanswered try may still take effect.
-        self._doubtful = False
-        self._last_error = LockUnavailable("no answer from the lock store")
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.expiry import Expiry
@@ -25,11 +25,12 @@ class LookAt(Machine["Seen | Unavailable"]):
     name: str
     wall_offset: float
 
+    _judged: Key | None = field(default=None, init=False)
+    _asked_at = 0.0
+
     def __post_init__(self) -> None:
         super().__post_init__()
         self._ends = Expiry(self.wall_offset)
-        self._judged: Key | None = None
-        self._asked_at = 0.0
         self._step: Operation = Look(self.name)
 
     def _send(self, now: float) -> Operation:

@@ -34,7 +34,6 @@ class ReleaseKey(Machine["Released | Unavailable"]):
     token: str
     mod_revision: int
     done: MarkDone | None = None
-    _doubtful = False
 
     def _send(self, now: float) -> Operation:
         return operations.Release(self.name, self.token, self.mod_revision, self.done)

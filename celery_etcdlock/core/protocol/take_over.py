@@ -18,7 +18,7 @@ it could put the key on our renewed lease when nobody expects it any more (rule 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from celery_etcdlock.core import replies as store_replies
 from celery_etcdlock.core.operations import Operation, Promote, Unmark
@@ -46,10 +46,7 @@ class TakeOver(KeyMachine[TakeOverOutcome]):
     mod_revision: int
     replaces: str | None = None
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        assert self.record.attempt is not None
-        self._resolve: Resolve | None = None
+    _resolve: Resolve | None = field(default=None, init=False)
 
     def _send(self, now: float) -> Operation:
         key = self.lease, self.epoch, self.name, self.token, self.record
@@ -59,7 +56,7 @@ class TakeOver(KeyMachine[TakeOverOutcome]):
         if self._resolve is not None:
             step = self._resolve.on(reply, now)
             if isinstance(step, Resolved | Unavailable):
-                return Unavailable(self._last_error, doubtful=isinstance(step, Unavailable))
+                return self._unavailable(doubtful=isinstance(step, Unavailable))
             return step
         match reply:
             case store_replies.Owned(revision=revision, has_run=has_run):
@@ -73,7 +70,7 @@ class TakeOver(KeyMachine[TakeOverOutcome]):
             case store_replies.EpochMoved(epoch=epoch):
                 self.epoch = epoch
                 self._doubtful = False
-                return self._send(now) if now < self.answer_by else Unavailable(self._last_error)
+                return self._send(now) if now < self.answer_by else self._unavailable()
             case store_replies.SessionGone():
                 return SESSION_GONE
             case store_replies.Failed(error=error):
@@ -82,7 +79,7 @@ class TakeOver(KeyMachine[TakeOverOutcome]):
                 return self._send(now)
 
     def _on_failed(self, error: LockUnavailable, now: float) -> Operation | TakeOverOutcome:
-        self._last_error = error
+        self._error = error
         self._doubtful = self._doubtful or error.maybe_applied
         step = self._try_again(error, now, give_up_at=self.give_up_at)
         if isinstance(step, Unavailable) and self._doubtful:

@@ -50,9 +50,9 @@ class TakePosition(KeyMachine["PositionTaken | SessionLost | Unavailable"]):
                     # Ours as it was created: whoever rewrote it since has it now (a newer call that replaces this one).
                     return PositionTaken(mine.create_revision, keys)
             case store_replies.Failed(error=error):
-                self._last_error = error
+                self._error = error
                 self._doubtful = self._doubtful or error.maybe_applied
                 return self._try_again(error, now, doubtful=self._doubtful, give_up_at=self.give_up_at)
         if now >= self.answer_by:
-            return Unavailable(self._last_error, doubtful=True)
+            return self._unavailable(doubtful=True)
         return self._send(now)  # also when a Pause is over

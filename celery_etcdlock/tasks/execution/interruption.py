@@ -37,6 +37,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable
+from functools import cache
 from types import FrameType
 from typing import Any, TypeVar
 
@@ -176,22 +177,26 @@ def _means_here() -> _Thread | _Greenlet:
     return _MainThread() if threading.current_thread() is threading.main_thread() else _Thread()
 
 
+@cache
+def _async_exceptions() -> tuple[Callable[[int, Any], int], Any]:
+    """``PyThreadState_SetAsyncExc``, and what to give it to take back what hasn't arrived."""
+    import ctypes  # only where a body is interrupted
+
+    kind = ctypes.PYFUNCTYPE(ctypes.c_int, ctypes.c_ulong, ctypes.py_object)
+    return kind(("PyThreadState_SetAsyncExc", ctypes.pythonapi)), ctypes.py_object()
+
+
 class _Thread:
     """An asynchronous exception. There is one for each thread, which may stand for several losses."""
 
     def __init__(self) -> None:
-        import ctypes  # only where a body is interrupted
-
         self._ident = threading.get_ident()
-        self._set = ctypes.pythonapi.PyThreadState_SetAsyncExc
-        self._set.argtypes = (ctypes.c_ulong, ctypes.py_object)
-        self._raise = ctypes.py_object(_LostInThread)
-        self._nothing = ctypes.py_object()
+        self._set, self._nothing = _async_exceptions()
         self._has_sent = False
 
     def send(self) -> None:
         self._has_sent = True
-        self._set(self._ident, self._raise)
+        self._set(self._ident, _LostInThread)
 
     def clear(self, others_wait: bool) -> None:
         # Only what was sent: Python 3.11 never comes to rest after taking back nothing, and then hangs in any profiler.

@@ -15,6 +15,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from celery.app.task import Context
+
 from celery_etcdlock.core.about import IsShown
 from celery_etcdlock.errors import LockConflict
 from celery_etcdlock.locking.outcomes import Claim
@@ -109,10 +111,11 @@ def without_ours(headers: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _raw(carrier: Any, name: str) -> object:
-    if isinstance(carrier, Mapping):
+    # Nearly all are one of the first two, and it takes long to find out that something is no Mapping.
+    if isinstance(carrier, dict) or (not isinstance(carrier, Context) and isinstance(carrier, Mapping)):
         return carrier.get(name)
     headers = getattr(carrier, "headers", None)
-    if isinstance(headers, Mapping) and name in headers:
+    if headers is not None and isinstance(headers, dict | Mapping) and name in headers:
         return headers[name]
     return getattr(carrier, name, None)
 

@@ -10,6 +10,7 @@ import pickle
 import signal
 import sys
 import threading
+import weakref
 from collections.abc import Callable
 from contextlib import ExitStack, contextmanager
 from typing import Any
@@ -434,6 +435,31 @@ class TestDropped:
         wait_for(lambda: not locks.holders("a"), "it is released")
         assert lock.acquire(), "another thread, maybe of the same number, holds nothing of it"
         lock.release()
+
+    def test_the_thread_that_has_several(self, locks: EtcdLocks, caplog: pytest.LogCaptureFixture) -> None:
+        objects = [locks.lock(name) for name in "abc"]
+
+        def acquires_all_and_releases_one() -> None:
+            for lock in objects:
+                assert lock.acquire()
+            objects[1].release()
+
+        with pytest.warns(ResourceWarning, match="a thread ended that held it"):  # noqa: PT031
+            in_thread(acquires_all_and_releases_one)
+            gc.collect()
+        wait_for(lambda: not any(locks.holders(name) for name in "abc"), "they are released")
+        assert caplog.text.count("a thread ended that held it") == 2
+
+    def test_a_thread_that_goes_on_keeps_no_more_than_what_it_holds(self, locks: EtcdLocks) -> None:
+        holdings = []
+        for _ in range(5):
+            lock = locks.lock("a")
+            assert lock.acquire()
+            holdings.append(weakref.ref(lock._mine()))
+            lock.release()
+        del lock
+        gc.collect()
+        assert sum(holding() is not None for holding in holdings) <= 1
 
     def test_a_released_one_is_silent(self, locks: EtcdLocks, recwarn: pytest.WarningsRecorder) -> None:
         lock = locks.lock("a")
