@@ -31,9 +31,8 @@ class SafePoints:
             return
         for number in (signal.SIGTERM, signal.SIGINT):
             handler = signal.getsignal(number)
-            if handler == self._handle or (handler == signal.SIG_DFL and number != signal.SIGTERM):
-                continue
-            if callable(handler) or handler == signal.SIG_DFL:
+            ends = callable(handler) or (handler == signal.SIG_DFL and number == signal.SIGTERM)
+            if ends and handler != self._handle:
                 self._before[number] = handler
                 signal.signal(number, self._handle)
 
