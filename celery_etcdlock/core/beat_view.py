@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from celery_etcdlock.core.beat_state import EntryState, Phase, Unreadable, WorkState, decode_state
-from celery_etcdlock.core.check_results import CheckResult, Level
+from celery_etcdlock.core.check_results import CheckResult, broken, ok, warning
 from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, described
 
 #: What the names of all beats' locks begin with.
@@ -80,27 +80,25 @@ def beat_check_results(view: BeatView, now: float) -> Iterable[CheckResult]:
     subject = f"beat {view.name.removeprefix(BEAT_PREFIX)}"
     if view.unreadable:
         text = f"{view.unreadable} states are of a newer version of celery-etcdlock: older beats don't schedule"
-        yield CheckResult(Level.BROKEN, subject, text, "upgrade all beats")
+        yield broken(subject, text, "upgrade all beats")
     if view.owner is None:
         text = "none is at work: nothing is scheduled"
         remedy = "start one: celery -A proj beat -S celery_etcdlock.beat:EtcdScheduler"
-        yield CheckResult(Level.BROKEN, subject, text, remedy)
+        yield broken(subject, text, remedy)
         return
     record = view.owner.key.record
     who = "somebody" if record is None else f"{record.host}, pid {record.pid}"
     if view.standbys:
-        text = f"at work on {who}, {len(view.standbys)} standing by, {len(view.entries)} entries"
-        yield CheckResult(Level.OK, subject, text)
+        yield ok(subject, f"at work on {who}, {len(view.standbys)} standing by, {len(view.entries)} entries")
     else:
-        text = f"at work on {who}, and nobody stands by"
-        yield CheckResult(Level.WARNING, subject, text, "start a second one, on another host")
+        yield warning(subject, f"at work on {who}, and nobody stands by", "start a second one, on another host")
     if overdue := [one for one in view.entries if one.next_at is not None and now - one.next_at > OVERDUE_SECONDS]:
         text = f"{len(overdue)} entries are overdue by more than {OVERDUE_SECONDS:.0f} s, such as {overdue[0].name!r}"
-        yield CheckResult(Level.WARNING, subject, text, "see the log of the beat at work: is the broker away?")
+        yield warning(subject, text, "see the log of the beat at work: is the broker away?")
     if ahead := [one for one in view.entries if one.last_run_at > now + OVERDUE_SECONDS]:
         text = f"{len(ahead)} entries ran last in the future, such as {ahead[0].name!r}"
-        yield CheckResult(Level.WARNING, subject, text, "the clock of a host that was at work is wrong: run NTP there")
+        yield warning(subject, text, "the clock of a host that was at work is wrong: run NTP there")
     claimed = [one for one in view.entries if one.phase is Phase.CLAIMED]
     if doubtful := [one for one in claimed if now - one.last_run_at > OVERDUE_SECONDS]:
         text = f"{len(doubtful)} ticks are claimed and not confirmed, such as one of {doubtful[0].name!r}"
-        yield CheckResult(Level.WARNING, subject, text, "they wait for the broker: see the log of the beat at work")
+        yield warning(subject, text, "they wait for the broker: see the log of the beat at work")
