@@ -56,9 +56,8 @@ class EtcdContainer(CeleryTestContainer):  # type: ignore[misc]  # pytest-celery
     @classmethod
     def command(cls, name: str = "etcd", members: tuple[str, ...] = (), **_: Any) -> list[str]:
         """etcd as the member ``name`` of a cluster whose ``members`` are host names of the network."""
-        members = members or (name,)
-        here = name if len(members) > 1 else "127.0.0.1"
-        peers = [f"{member}=http://{member if len(members) > 1 else here}:2380" for member in members]
+        here = name if members else "127.0.0.1"
+        peers = [f"{member}=http://{member}:2380" for member in members] or [f"{name}=http://{here}:2380"]
         return [
             "etcd",
             f"--name={name}",
