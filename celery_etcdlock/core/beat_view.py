@@ -82,9 +82,8 @@ def beat_check_results(view: BeatView, now: float) -> Iterable[CheckResult]:
         text = f"{view.unreadable} states are of a newer version of celery-etcdlock: older beats don't schedule"
         yield broken(subject, text, "upgrade all beats")
     if view.owner is None:
-        text = "none is at work: nothing is scheduled"
         remedy = "start one: celery -A proj beat -S celery_etcdlock.beat:EtcdScheduler"
-        yield broken(subject, text, remedy)
+        yield broken(subject, "none is at work: nothing is scheduled", remedy)
         return
     record = view.owner.key.record
     who = "somebody" if record is None else f"{record.host}, pid {record.pid}"

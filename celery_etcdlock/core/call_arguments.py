@@ -9,13 +9,13 @@ from typing import Any
 from celery_etcdlock.errors import InvalidKey
 
 
-def bound(signature: Signature, task_name: str, args: Sequence[Any], kwargs: Mapping[str, Any]) -> BoundArguments:
+def bound(signature: Signature, args: Sequence[Any], kwargs: Mapping[str, Any]) -> BoundArguments:
     """Raises ``InvalidKey`` for a call that doesn't fit."""
     try:
         found = signature.bind(*args, **kwargs)
     except TypeError as error:
         names = ", ".join(signature.parameters)
-        raise InvalidKey(f"task {task_name!r}: the call doesn't fit the task's arguments ({names}): {error}") from None
+        raise InvalidKey(f"the call doesn't fit the task's arguments ({names}): {error}") from None
     found.apply_defaults()
     return found
 
@@ -33,8 +33,7 @@ def by_name(found: BoundArguments) -> dict[str, Any]:
 class CallArguments:
     """By the signature of the task itself. Where a decorator hides it: ``decorated_signature``."""
 
-    def __init__(self, task_name: str, signature: Signature) -> None:
-        self._task_name = task_name
+    def __init__(self, signature: Signature) -> None:
         self._signature = signature
         self.names = tuple(signature.parameters)
         parameters = signature.parameters.values()
@@ -52,9 +51,9 @@ class CallArguments:
                 found = {**self._defaults, **given, **kwargs}
                 if found.keys() == self._signature.parameters.keys():
                     return found
-        return by_name(bound(self._signature, self._task_name, args, kwargs))
+        return by_name(bound(self._signature, args, kwargs))
 
     def call(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> tuple[Sequence[Any], Mapping[str, Any]]:
         """What a callable key is called with. Raises ``InvalidKey``."""
-        found = bound(self._signature, self._task_name, args, kwargs)
+        found = bound(self._signature, args, kwargs)
         return found.args, found.kwargs

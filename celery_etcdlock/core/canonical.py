@@ -39,14 +39,13 @@ _REMEDY = (
 )
 
 
-def canonical_text(value: object, argument: str, *, task_name: str | None = None) -> str:
+def canonical_text(value: object, argument: str) -> str:
     """The canonical text of ``value``. Raises `InvalidKey` with the path to what has none, from ``argument`` on."""
     try:
         return _Walk().text(value)
     except _RefusedError as refused:
-        task = f"task {task_name!r}: " if task_name else ""
         path = argument + "".join(reversed(refused.path))
-        raise InvalidKey(f"{task}argument {path} can't be part of a lock's key: {refused}. {_REMEDY}.") from None
+        raise InvalidKey(f"argument {path} can't be part of a lock's key: {refused}. {_REMEDY}.") from None
 
 
 class _RefusedError(Exception):

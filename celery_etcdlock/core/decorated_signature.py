@@ -34,8 +34,7 @@ def hides(outer: Signature, inner: Signature) -> bool:
 class Decorated:
     """As ``CallArguments``. ``chosen`` are the names that the key is made of; none: all."""
 
-    def __init__(self, task_name: str, outer: Signature, inner: Signature) -> None:
-        self._task_name = task_name
+    def __init__(self, outer: Signature, inner: Signature) -> None:
         self._outer = outer
         self._inner = inner
         self.chosen: frozenset[str] = frozenset()
@@ -63,7 +62,7 @@ class Decorated:
         try:
             found = self._inner.bind(*args, **kwargs)
         except TypeError:
-            bound(self._outer, self._task_name, args, kwargs)
+            bound(self._outer, args, kwargs)
             return args, kwargs
         found.apply_defaults()
         return found.args, found.kwargs
@@ -72,7 +71,7 @@ class Decorated:
         self, args: Sequence[Any], kwargs: Mapping[str, Any]
     ) -> tuple[dict[str, Any], Sequence[Any], Mapping[str, Any]]:
         """What the wrapper names, and what comes to the function inside but for what is added."""
-        given = bound(self._outer, self._task_name, args, kwargs).arguments
+        given = bound(self._outer, args, kwargs).arguments
         named = {name: given[name] for name in self._named}
         if all(name in self._inner.parameters for name in self._named):
             return named, args, kwargs
@@ -113,9 +112,8 @@ class Decorated:
             raise self._does_not_fit()
         if len(found) > 1:
             raise InvalidKey(
-                f"task {self._task_name!r}: its decorator adds arguments, and this call doesn't tell which are "
-                f"{', '.join(sorted(self.chosen))}: pass them by keyword, or use lock_key=callable, which is called "
-                "with what the caller gives"
+                f"its decorator adds arguments, and this call doesn't tell which are {', '.join(sorted(self.chosen))}: "
+                "pass them by keyword, or use lock_key=callable, which is called with what the caller gives"
             )
         parameters = self._inner.parameters.items()
         by_keyword = {name: each.default for name, each in parameters if each.kind is Parameter.KEYWORD_ONLY}
@@ -125,6 +123,6 @@ class Decorated:
 
     def _does_not_fit(self) -> InvalidKey:
         return InvalidKey(
-            f"task {self._task_name!r}: the call doesn't fit the arguments of the function inside its decorator "
+            "the call doesn't fit the arguments of the function inside its decorator "
             f"({', '.join(self._inner.parameters)}): use lock_key=callable, which is called with what the caller gives"
         )

@@ -55,17 +55,6 @@ class Relation(Enum):
     LEFT_BEHIND = "left behind"
 
 
-#: What each kind may become; ``None`` is gone. The end of a key's time and of its lease come on top, for all of them.
-TRANSITIONS: dict[KeyKind | None, frozenset[KeyKind | None]] = {
-    None: frozenset({KeyKind.HELD, KeyKind.CLAIM, KeyKind.POSITION, KeyKind.WINDOW}),
-    KeyKind.HELD: frozenset({KeyKind.HELD, KeyKind.HANDOVER, KeyKind.LEAST_HOLD, None}),
-    KeyKind.CLAIM: frozenset({KeyKind.HELD, KeyKind.CLAIM, None}),
-    KeyKind.POSITION: frozenset({KeyKind.HELD, KeyKind.POSITION, KeyKind.CLAIM, None}),
-    KeyKind.HANDOVER: frozenset({KeyKind.HELD, KeyKind.CLAIM, None}),
-    KeyKind.LEAST_HOLD: frozenset({None}),
-    KeyKind.WINDOW: frozenset({None}),
-}
-
 #: Of messages that haven't started, or not anew: a newer call may replace them.
 REPLACEABLE = frozenset({KeyKind.CLAIM, KeyKind.POSITION, KeyKind.HANDOVER})
 

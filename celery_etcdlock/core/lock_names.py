@@ -55,8 +55,8 @@ class LockNaming:
     """How one task's lock is named.
 
     ``signature`` is that of the task's ``run`` without ``self``; ``checked`` is what Celery checks a call against: a
-    decorator's wrapper may hide ``signature``. ``hash_key`` makes digests keyed; a definition that doesn't know the
-    settings yet asks for `with_hash_key` later. Raises `InvalidOption` when the options don't fit the signature.
+    decorator's wrapper may hide ``signature``. Digests are keyed by `with_hash_key`, once the settings are known.
+    Raises `InvalidOption` when the options don't fit the signature.
     """
 
     def __init__(
@@ -66,31 +66,29 @@ class LockNaming:
         *,
         unique_on: tuple[str, ...] | str | None = None,
         lock_key: tuple[str, ...] | str | Callable[..., object] | None = None,
-        hash_key: bytes | None = None,
         checked: Signature | None = None,
     ) -> None:
         self.task_name = task_name
         self.signature = signature
-        self._hash_key = hash_key
+        self._hash_key: bytes | None = None
         parameters = signature.parameters.values()
         self._open_ended = any(each.kind is Parameter.VAR_KEYWORD for each in parameters)
         self._defaults = {each.name: each.default for each in parameters if each.default is not Parameter.empty}
-        decorated: Decorated | None = None
-        if checked is not None and hides(checked, signature):
-            decorated = Decorated(task_name, checked, signature)
-        self._arguments = decorated or CallArguments(task_name, signature)
-        self._chosen = self._choose(unique_on)
+        decorated = Decorated(checked, signature) if checked is not None and hides(checked, signature) else None
+        self._arguments = decorated or CallArguments(signature)
         templates = (lock_key,) if isinstance(lock_key, str) else lock_key if isinstance(lock_key, tuple) else ()
         self._callable = lock_key if callable(lock_key) and not templates else None
-        if inspect.iscoroutinefunction(lock_key):
-            raise InvalidOption(
-                f"task {task_name!r}: lock_key {_callable_name(lock_key)} is an async function: "
-                "use a plain one that returns a str"
+        try:
+            self._chosen = self._choose(unique_on)
+            if inspect.iscoroutinefunction(lock_key):
+                name = _callable_name(lock_key)
+                raise InvalidOption(f"lock_key {name} is an async function: use a plain one that returns a str")
+            self._templates = tuple(
+                NameTemplate(text, self._arguments.names, open_ended=self._open_ended) for text in templates
             )
-        self._templates = tuple(
-            NameTemplate(text, task_name=task_name, arguments=self._arguments.names, open_ended=self._open_ended)
-            for text in templates
-        )
+        except InvalidOption as error:
+            error.args = (f"task {task_name!r}: {error}",)
+            raise
         if decorated is not None and unique_on != "*":
             fields = [name for template in self._templates for name in template.arguments]
             decorated.chosen = frozenset(fields or [name for name, _ in self._chosen or ()])
@@ -105,25 +103,26 @@ class LockNaming:
         self, args: Sequence[Any], kwargs: Mapping[str, Any], is_shown: IsShown | None = None
     ) -> tuple[str, ...]:
         """The names of the locks for a call, each once. ``is_shown``: as for ``core.about``. Raises `InvalidKey`."""
-        if self._chosen is not None:
-            bound = self._arguments.bind(args, kwargs) if self._chosen else {}
-            name = f"{self.task_name}:{self._digest(self._canonical_text(bound))}"
-            return LockNames.of([name], self._about(bound, is_shown))
-        if self._templates:
-            bound = self._arguments.bind(args, kwargs)
-            names = [self._checked_name(template.render(bound)) for template in self._templates]
-            return tuple(dict.fromkeys(names))
-        if self._callable is not None:
-            return self._called_names(self._callable, args, kwargs)
+        try:
+            if self._chosen is not None:
+                bound = self._arguments.bind(args, kwargs) if self._chosen else {}
+                name = f"{self.task_name}:{self._digest(self._canonical_text(bound))}"
+                return LockNames.of([name], self._about(bound, is_shown))
+            if self._templates:
+                bound = self._arguments.bind(args, kwargs)
+                names = [_checked_name(template.render(bound)) for template in self._templates]
+                return tuple(dict.fromkeys(names))
+            if self._callable is not None:
+                return self._called_names(self._callable, args, kwargs)
+        except InvalidKey as error:
+            error.args = (f"task {self.task_name!r}: {error}",)
+            raise
         return (self.task_name,)
 
-    def canonical_text(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> str:
-        """What is hashed: the chosen arguments by name, ``{}`` without any. It holds argument values."""
-        return self._canonical_text(self._arguments.bind(args, kwargs) if self._chosen else {})
-
     def _canonical_text(self, bound: Mapping[str, Any]) -> str:
+        """What is hashed: the chosen arguments by name, ``{}`` without any. It holds argument values."""
         texts = [
-            prefix + canonical_text(bound[name], name, task_name=self.task_name)
+            prefix + canonical_text(bound[name], name)
             for name, prefix in self._chosen or ()
             if name in bound  # what only **kwargs can carry may be absent, which is a value of its own
         ]
@@ -147,9 +146,9 @@ class LockNaming:
         names = known if unique_on == "*" else unique_on
         for name in names:
             if name not in known and not (self._open_ended and name.isidentifier()):
-                raise InvalidOption(f"task {self.task_name!r}: unique_on {no_such_argument(name, known)}")
+                raise InvalidOption(f"unique_on {no_such_argument(name, known)}")
             try:
-                canonical_text(self._defaults.get(name), name, task_name=self.task_name)
+                canonical_text(self._defaults.get(name), name)
             except InvalidKey as error:
                 raise InvalidOption(f"the default of an argument in unique_on can't be used: {error}") from None
         return tuple((name, f"{encode_basestring_ascii(name)}:") for name in sorted(set(names)))
@@ -172,21 +171,19 @@ class LockNaming:
             name = lock_key(*args, **kwargs)
         except Exception as error:
             problem = f"its lock_key {source} raised {type(error).__name__}; it is called with the task's arguments"
-            raise self._invalid(f"{problem} and must return a str") from error
+            raise InvalidKey(f"{problem} and must return a str") from error
         names = name if isinstance(name, list | tuple) else [name]
         if not names:
-            raise self._invalid(f"its lock_key {source} returned no name at all")
-        return tuple(dict.fromkeys(self._checked_name(each, source) for each in names))
+            raise InvalidKey(f"its lock_key {source} returned no name at all")
+        return tuple(dict.fromkeys(_checked_name(each, source) for each in names))
 
-    def _checked_name(self, name: object, source: str = "template") -> str:
-        if not isinstance(name, str):
-            raise self._invalid(f"its lock_key {source} must return a str or a list of them, not {kind_of(name)}")
-        if not name:
-            raise self._invalid(f"its lock_key {source} came to an empty str, which can't name a lock")
-        return str.__str__(name)
 
-    def _invalid(self, problem: str) -> InvalidKey:
-        return InvalidKey(f"task {self.task_name!r}: {problem}")
+def _checked_name(name: object, source: str = "template") -> str:
+    if not isinstance(name, str):
+        raise InvalidKey(f"its lock_key {source} must return a str or a list of them, not {kind_of(name)}")
+    if not name:
+        raise InvalidKey(f"its lock_key {source} came to an empty str, which can't name a lock")
+    return str.__str__(name)
 
 
 def _callable_name(function: object) -> str:

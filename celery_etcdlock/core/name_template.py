@@ -8,7 +8,7 @@ address, and a str Enum's changed between Python 3.11 and 3.12.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from datetime import date, datetime
 from decimal import Decimal
 from string import Formatter
@@ -25,27 +25,24 @@ _steps = re.compile(r"\.([^.\[\]]+)|\[([^\[\]]+)\]").findall
 
 class _Part(NamedTuple):
     literal: str
-    argument: str | None
-    steps: tuple[tuple[str, str], ...]  # (attribute, "") or ("", index)
-    format_spec: str
-    field: str
+    argument: str | None = None
+    steps: tuple[tuple[str, str], ...] = ()  # (attribute, "") or ("", index)
+    format_spec: str = ""
+    field: str = ""
 
 
 class NameTemplate:
-    """A parsed template. Raises `InvalidOption` when it can't be one for a task with these ``arguments``.
+    """A parsed template. Raises `InvalidOption` when it can't be one for a task whose arguments are ``known``.
 
     ``open_ended`` says that the task takes ``**kwargs``, so that a field may name what only they can carry.
     """
 
-    def __init__(self, template: str, *, task_name: str, arguments: Iterable[str], open_ended: bool = False) -> None:
-        self._task_name = task_name
-        known = tuple(arguments)
-
+    def __init__(self, template: str, known: Sequence[str], *, open_ended: bool = False) -> None:
         def refuse(reason: str) -> InvalidOption:
-            return InvalidOption(f"task {task_name!r}: lock_key {template!r} {reason}")
+            return InvalidOption(f"lock_key {template!r} {reason}")
 
         if not template:
-            raise InvalidOption(f"task {task_name!r}: lock_key is empty; leave it out to lock on the task's name")
+            raise InvalidOption("lock_key is empty; leave it out to lock on the task's name")
         try:
             parsed = list(Formatter().parse(template))
         except ValueError as error:
@@ -53,7 +50,7 @@ class NameTemplate:
         parts: list[_Part] = []
         for literal, field, format_spec, conversion in parsed:
             if field is None:
-                parts.append(_Part(literal, None, (), "", ""))
+                parts.append(_Part(literal))
                 continue
             if not field or field.isdigit():
                 has = ", ".join(known) or "no arguments at all"
@@ -93,7 +90,7 @@ class NameTemplate:
 
     def _render_field(self, part: _Part, bound: Mapping[str, Any]) -> str:
         def refuse(reason: str) -> InvalidKey:
-            return InvalidKey(f"task {self._task_name!r}: lock_key's field {{{part.field}}} {reason}")
+            return InvalidKey(f"lock_key's field {{{part.field}}} {reason}")
 
         try:
             value = bound[str(part.argument)]

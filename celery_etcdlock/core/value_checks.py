@@ -37,6 +37,8 @@ def shown(value: object) -> str:
 
 def kind_of(value: object) -> str:
     """The value's type with its article, where the value itself may be a secret: ``a list``, ``an int``."""
+    if isinstance(value, str) and not value:
+        return "an empty str"
     name = type(value).__qualname__
     return f"{'an' if name[0] in 'aeiouAEIOU' else 'a'} {name}"
 
@@ -61,14 +63,10 @@ def choice(*allowed: str) -> Callable[[Any], str]:
     """A check for one of ``allowed``."""
 
     def check(value: Any) -> str:
-        if isinstance(value, str):
-            word = str.__str__(value)  # a str Enum's value, not its repr
-            if word in allowed:
-                return word
-            hint = did_you_mean(word, allowed)
-        else:
-            hint = ""
-        raise ValueError(f"must be {_listed(allowed)}, not {shown(value)}{hint}")
+        word = str.__str__(value) if isinstance(value, str) else ""  # a str Enum's value, not its repr
+        if word in allowed:
+            return word
+        raise ValueError(f"must be {_listed(allowed)}, not {shown(value)}{did_you_mean(word, allowed)}")
 
     return check
 
@@ -124,7 +122,7 @@ def endpoints(value: Any) -> tuple[str, ...]:
     # No entry is printed: it may hold a password.
     entries = value.split(",") if isinstance(value, str) else value
     if not isinstance(entries, (list, tuple)) or not all(isinstance(entry, str) for entry in entries):
-        raise ValueError(f"must be a list of endpoints or one comma-separated str, not {_kind_of_secret(value)}")
+        raise ValueError(f"must be a list of endpoints or one comma-separated str, not {kind_of(value)}")
     found = tuple(str.__str__(entry).strip() for entry in entries)
     if not any(found):
         raise ValueError("is empty: name at least one endpoint, like '127.0.0.1:2379', or leave it out")
@@ -147,14 +145,14 @@ def endpoints(value: Any) -> tuple[str, ...]:
 
 def text(value: Any) -> str:
     if not isinstance(value, str) or not value:
-        raise ValueError(f"must be a non-empty str, not {_kind_of_secret(value)}")
+        raise ValueError(f"must be a non-empty str, not {kind_of(value)}")
     return str.__str__(value)
 
 
 def path(value: Any) -> str:
     given = os.fspath(value) if isinstance(value, os.PathLike) else value
     if not isinstance(given, str) or not given:
-        raise ValueError(f"must be the path of a PEM file, not {_kind_of_secret(value)}")
+        raise ValueError(f"must be the path of a PEM file, not {kind_of(value)}")
     return given
 
 
@@ -179,7 +177,7 @@ def scheduler(value: Any) -> str | type:
 
 def hash_key(value: Any) -> bytes:
     if not isinstance(value, (str, bytes)):
-        raise ValueError(f"must be a str or bytes, not {_kind_of_secret(value)}")
+        raise ValueError(f"must be a str or bytes, not {kind_of(value)}")
     try:
         key = value.encode() if isinstance(value, str) else bytes(value)
     except UnicodeEncodeError:
@@ -192,7 +190,7 @@ def hash_key(value: Any) -> bytes:
 def channel(value: object) -> Callable[[], Any]:
     if not callable(value):
         raise ValueError(
-            f"must be a callable that returns a grpc channel or an etcd3 client, not {_kind_of_secret(value)}: "
+            f"must be a callable that returns a grpc channel or an etcd3 client, not {kind_of(value)}: "
             "each process needs a channel of its own"
         )
     return value
@@ -205,7 +203,7 @@ def listeners(value: Any) -> tuple[str | Callable[..., Any], ...]:
     ):
         raise ValueError(
             "must be a list of 'prometheus', 'opentelemetry', functions that take an event, or their import paths, "
-            f"not {_kind_of_secret(value)}"
+            f"not {kind_of(value)}"
         )
     return tuple(entry.strip() if isinstance(entry, str) else entry for entry in entries)
 
@@ -214,11 +212,6 @@ def scope(value: object) -> str | Callable[[Mapping[str, Any]], object]:
     if callable(value) or (isinstance(value, str) and value):
         return value
     raise ValueError(f"must be a function of a message's headers, or its import path, not {kind_of(value)}")
-
-
-def _kind_of_secret(value: object) -> str:
-    """A value's type alone, where the value may be a credential."""
-    return "an empty str" if value == "" else kind_of(value)
 
 
 def _listed(words: Iterable[str]) -> str:

@@ -8,15 +8,16 @@ What is repeated, always within the caller's deadline, at the next endpoint that
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from time import monotonic
 from typing import Any
 
-from celery_etcdlock.errors import InvalidSetting
 from celery_etcdlock.etcd.connection_pool import Pool
 from celery_etcdlock.etcd.endpoints import parse_endpoints
 from celery_etcdlock.etcd.errors import DeadlinePassed, EtcdError, EtcdStatusError, StatusCode
 from celery_etcdlock.etcd.login import MOST_LOGINS_PER_CALL, NO_LOGIN_NEEDED, Login
 from celery_etcdlock.etcd.messages import KEEP_ALIVE
+from celery_etcdlock.etcd.request_headers import request_headers
 from celery_etcdlock.etcd.sockets import Sockets, patched
 from celery_etcdlock.etcd.streaming_call import EtcdStream
 from celery_etcdlock.etcd.tls import TlsFiles
@@ -25,13 +26,13 @@ from celery_etcdlock.etcd.tls import TlsFiles
 class EtcdClient:
     """A client of one etcd cluster, for any number of threads.
 
-    ``sockets`` is a flavour from ``sockets.py``, by default the process's. Raises ``InvalidSetting`` for settings
-    that contradict each other; the server isn't contacted before the first call.
+    ``sockets`` is a flavour from ``sockets.py``, by default the process's. Raises ``InvalidSetting`` for endpoints that
+    can't be parsed; the server isn't contacted before the first call.
     """
 
     def __init__(
         self,
-        endpoints: str | Iterable[str] = "127.0.0.1:2379",
+        endpoints: str | Sequence[str] = "127.0.0.1:2379",
         *,
         username: str | None = None,
         password: str | None = None,
@@ -39,16 +40,10 @@ class EtcdClient:
         client_cert: str | None = None,
         client_key: str | None = None,
         sockets: Sockets | None = None,
-        idle_seconds: float = 60.0,
     ) -> None:
         tls_files = TlsFiles(ca_cert, client_cert, client_key)
-        if client_key and not client_cert:
-            raise InvalidSetting("etcdlock_client_key is set without etcdlock_client_cert: set both")
-        if bool(username) != bool(password):
-            missing = "etcdlock_password" if username else "etcdlock_username"
-            raise InvalidSetting(f"{missing} is missing: set both etcdlock_username and etcdlock_password")
         self.endpoints = parse_endpoints(endpoints, tls=bool(tls_files))
-        self._pool = Pool(self.endpoints, sockets or patched(), tls_files, idle_seconds)
+        self._pool = Pool(self.endpoints, sockets or patched(), tls_files)
         self._login = Login(username, password, self._call)
 
     def __repr__(self) -> str:
@@ -63,15 +58,14 @@ class EtcdClient:
         ``repeatable`` says that applying the request twice does no harm (reads). Raises ``EtcdError``.
         """
         self._pool.after_fork()
-        deadline = self._pool.monotonic() + timeout_seconds
-        return self._call(path, request, deadline, repeatable=repeatable, login=True)
+        return self._call(path, request, monotonic() + timeout_seconds, repeatable=repeatable, login=True)
 
     def stream(self, path: str, request: bytes, timeout_seconds: float) -> EtcdStream:
         """A call with many answers, e.g. of ``/etcdserverpb.Watch/Watch``: a context manager over them.
 
         ``timeout_seconds`` bounds the whole stream. It has a connection of its own while it lasts.
         """
-        return EtcdStream(self._pool, self._login, path, request, self._pool.monotonic() + timeout_seconds)
+        return EtcdStream(self._pool, self._login, path, request, monotonic() + timeout_seconds)
 
     def close(self) -> None:
         """Close the idle connections. Calls under way end by themselves; a later call connects anew."""
@@ -81,7 +75,7 @@ class EtcdClient:
     def _call(
         self, path: str, request: bytes, deadline: float, *, repeatable: bool = True, login: bool = False
     ) -> bytes:
-        pool, monotonic = self._pool, self._pool.monotonic
+        pool = self._pool
         logins = 0
         untried = len(pool.healths)
         in_doubt = False
@@ -98,9 +92,8 @@ class EtcdClient:
             untried -= 1
             try:
                 try:
-                    headers = pool.headers.block(connection.endpoint, path, deadline - now, token)
-                    carry = connection.call_and_leave if path == KEEP_ALIVE else connection.call
-                    reply = carry(headers, request, share)
+                    headers = request_headers(pool.scheme, connection.endpoint, path, deadline - now, token)
+                    reply = connection.call(headers, request, share, leave=path == KEEP_ALIVE)
                 finally:
                     pool.give_back(connection)
             except EtcdError as error:

@@ -12,38 +12,34 @@ from __future__ import annotations
 
 import os
 import random
-import ssl
 import weakref
 from collections import deque
 from collections.abc import Iterable
+from time import monotonic
 
 from celery_etcdlock.etcd.endpoints import Endpoint, EndpointHealth, next_endpoint
 from celery_etcdlock.etcd.errors import ConnectFailed, DeadlinePassed, EtcdError, NotEtcd, TlsFailed
 from celery_etcdlock.etcd.grpc_connection import GrpcConnection
-from celery_etcdlock.etcd.request_headers import RequestHeaders
 from celery_etcdlock.etcd.sockets import Channel, Sockets, connect_tcp
-from celery_etcdlock.etcd.tls import TlsChannel, TlsFiles, client_context, explain_tls_error
+from celery_etcdlock.etcd.tls import TlsChannel, TlsFiles, client_context
 
 MOST_IDLE_CONNECTIONS = 32
+IDLE_SECONDS = 60.0
 
 _pools: weakref.WeakSet[Pool] = weakref.WeakSet()
 
 
 class Pool:
-    """See the module. ``open`` are the connections that live, for a fork to forget; ``headers`` are for all of them."""
+    """See the module. ``open`` are the connections that live, for a fork to forget."""
 
-    def __init__(
-        self, endpoints: Iterable[Endpoint], sockets: Sockets, tls_files: TlsFiles, idle_seconds: float
-    ) -> None:
+    def __init__(self, endpoints: Iterable[Endpoint], sockets: Sockets, tls_files: TlsFiles) -> None:
         self.healths = [EndpointHealth(endpoint) for endpoint in endpoints]
         random.shuffle(self.healths)
         self.open: weakref.WeakSet[GrpcConnection] = weakref.WeakSet()
         self.idle: deque[GrpcConnection] = deque()
-        self.headers = RequestHeaders(tls=self.healths[0].endpoint.tls)
-        self.monotonic = sockets.monotonic
+        self.scheme = "https" if self.healths[0].endpoint.tls else "http"
         self._sockets = sockets
         self._tls_files = tls_files
-        self._idle_seconds = idle_seconds
         self._pid = os.getpid()
         _pools.add(self)
 
@@ -54,7 +50,7 @@ class Pool:
                 connection = self.idle.pop()
             except IndexError:
                 return self.connect(deadline)
-            fresh = now - connection.idle_since < self._idle_seconds and connection.health.rests_until <= now
+            fresh = now - connection.idle_since < IDLE_SECONDS and connection.health.rests_until <= now
             if fresh and connection.still_alive():
                 return connection
             self.discard(connection)
@@ -64,11 +60,11 @@ class Pool:
         if not connection.reusable or self._pid != os.getpid():
             self.discard(connection)
             return
-        now = connection.idle_since = self.monotonic()
+        now = connection.idle_since = monotonic()
         idle = self.idle
         idle.append(connection)
         try:
-            while len(idle) > MOST_IDLE_CONNECTIONS or now - idle[0].idle_since > self._idle_seconds:
+            while len(idle) > MOST_IDLE_CONNECTIONS or now - idle[0].idle_since > IDLE_SECONDS:
                 self.discard(idle.popleft())
         except IndexError:
             pass  # another thread was quicker
@@ -98,7 +94,6 @@ class Pool:
     def connect(self, deadline: float) -> GrpcConnection:
         """A new connection to any endpoint, trying until the deadline; ConnectFailed says what each one said."""
         problems: dict[str, EtcdError] = {}
-        monotonic = self.monotonic
         while True:
             now = monotonic()
             health = next_endpoint(self.healths, now)
@@ -122,34 +117,17 @@ class Pool:
     def _connect_to(self, health: EndpointHealth, deadline: float) -> GrpcConnection:
         endpoint = health.endpoint
         context = client_context(self._tls_files) if endpoint.tls else None
-        channel: Channel = connect_tcp(self._sockets, endpoint.host, endpoint.port, deadline)
+        channel: Channel = connect_tcp(self._sockets, endpoint, deadline)
         try:
             if context is not None:
-                channel = _secured(channel, context, endpoint, deadline)
-            connection = GrpcConnection(channel, health, self.monotonic)
+                channel = TlsChannel(channel, context, endpoint, deadline)
+            connection = GrpcConnection(channel, health)
             self.open.add(connection)
             connection.open(deadline)
         except BaseException:
             channel.close()
             raise
         return connection
-
-
-def _secured(below: Channel, context: ssl.SSLContext, endpoint: Endpoint, deadline: float) -> Channel:
-    channel = TlsChannel(below, context, endpoint.host)
-    try:
-        channel.handshake(deadline)
-    except ssl.SSLError as error:
-        raise explain_tls_error(error, str(endpoint)) from error
-    except TimeoutError as error:
-        raise TlsFailed("no TLS handshake in time", endpoint=str(endpoint)) from error
-    except OSError as error:
-        raise TlsFailed(
-            f"the TLS handshake was cut off ({error.strerror or error}): does this server speak TLS? If "
-            "not, use http:// in etcdlock_endpoints, without certificates",
-            endpoint=str(endpoint),
-        ) from error
-    return channel
 
 
 def _unreachable(problems: dict[str, EtcdError]) -> EtcdError:
@@ -161,10 +139,8 @@ def _unreachable(problems: dict[str, EtcdError]) -> EtcdError:
     kinds = {type(problem) for problem in problems.values()}
     kind = kinds.pop() if len(kinds) == 1 and kinds <= {TlsFailed, NotEtcd} else ConnectFailed
     permanent = all(problem.permanent for problem in problems.values())
-    return kind(
-        "no etcd endpoint could be reached: " + "; ".join(str(problem) for problem in problems.values()),
-        permanent=permanent,
-    )
+    said = "; ".join(map(str, problems.values()))
+    return kind(f"no etcd endpoint could be reached: {said}", permanent=permanent)
 
 
 def _forget_inherited() -> None:

@@ -15,6 +15,7 @@ from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.client import EtcdClient
+from celery_etcdlock.etcd.endpoints import Endpoint
 from celery_etcdlock.etcd.errors import AuthenticationFailed, Compacted, EtcdStatusError, PermissionDenied, StatusCode
 from celery_etcdlock.etcd.key_layout import end_of
 
@@ -32,7 +33,20 @@ def diagnose(open_client: OpenClient, settings: Settings) -> Iterator[CheckResul
     statuses: dict[str, Any] = {}
     refused: list[str] = []
     for endpoint in settings.endpoints:
-        yield from _endpoint(open_client, endpoint, settings.timeout, statuses, refused)
+        client = open_client((endpoint,))
+        shown = str(client.endpoints[0])
+        try:
+            status = statuses[endpoint] = messages.ask(client, messages.StatusRequest(), settings.timeout)
+            yield from _member(client.endpoints[0], status)
+        except AuthenticationFailed as error:
+            refused.append(shown)
+            remedy = "check etcdlock_username and etcdlock_password (or the client's certificate)"
+            yield broken(f"endpoint {shown}", f"it answered, but refused the login: {error}", remedy)
+        except LockUnavailable as error:
+            remedy = "" if len(str(error)) > 120 else "is it running, and is the address that of its client port?"
+            yield broken(f"endpoint {shown}", str(error), remedy)
+        finally:
+            client.close()
     if refused and not statuses:
         text = f"{refused[0]} answered, but refused the login, so nothing more can be checked"
         remedy = "; ".join(
@@ -68,27 +82,11 @@ def diagnose(open_client: OpenClient, settings: Settings) -> Iterator[CheckResul
         client.close()
 
 
-def _endpoint(
-    open_client: OpenClient, endpoint: str, timeout_seconds: float, statuses: dict[str, Any], refused: list[str]
-) -> Iterator[CheckResult]:
-    client = open_client((endpoint,))
-    shown, tls = str(client.endpoints[0]), client.endpoints[0].tls
+def _member(endpoint: Endpoint, status: Any) -> Iterator[CheckResult]:
+    shown = str(endpoint)
     subject = f"endpoint {shown}"
-    try:
-        status = statuses[endpoint] = messages.ask(client, messages.StatusRequest(), timeout_seconds)
-    except AuthenticationFailed as error:
-        refused.append(shown)
-        remedy = "check etcdlock_username and etcdlock_password (or the client's certificate)"
-        yield broken(subject, f"it answered, but refused the login: {error}", remedy)
-        return
-    except LockUnavailable as error:
-        remedy = "" if len(str(error)) > 120 else "is it running, and is the address that of its client port?"
-        yield broken(subject, str(error), remedy)
-        return
-    finally:
-        client.close()
-    yield ok(subject, f"answers, {'TLS' if tls else 'no TLS'}")
-    if not tls and not shown.split("//")[-1].startswith(("127.", "localhost", "[::1]")):
+    yield ok(subject, f"answers, {'TLS' if endpoint.tls else 'no TLS'}")
+    if not endpoint.tls and not shown.startswith(("127.", "localhost", "[::1]")):
         remedy = "use https:// endpoints, with etcdlock_ca_cert"
         yield warning(subject, "no TLS: passwords and locks travel in the clear", remedy)
     yield version_check_result(shown, status.version)
@@ -168,11 +166,11 @@ class _Cluster:
             remedy = "; ".join(["make a user that may only lock", *role_commands(self._prefix)[:3]])
             yield warning("permissions", f"user {username} is root", remedy)
             return
-        start, end = self._prefix.encode(), self._prefix.encode()[:-1] + b"0"
+        start = self._prefix.encode()
         on_prefix = [
             permission.permType
             for permission in permissions
-            if permission.key <= start and (permission.range_end == b"\0" or permission.range_end >= end)
+            if permission.key <= start and (permission.range_end == b"\0" or permission.range_end >= end_of(start))
         ]
         listed = f"user {username}, role{'s' if len(roles) != 1 else ''} {', '.join(roles) or 'none at all'}"
         if messages.Permission.READWRITE in on_prefix:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import random
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from celery_etcdlock.core import value_checks
 from celery_etcdlock.errors import InvalidSetting
 
 DEFAULT_PORT = 2379
 FIRST_REST_SECONDS = 0.05
 LONGEST_REST_SECONDS = 1.0
 
-_HOST = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?\Z")
-_IPV6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[A-Za-z0-9_.-]+)?\Z")
+_is_name = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_.])?").fullmatch
+_is_ipv6 = re.compile(r"[0-9A-Fa-f:.]*:[0-9A-Fa-f:.]*(?:%[A-Za-z0-9_.-]+)?").fullmatch
+_host_and_port = re.compile(r"(?:\[(?P<ipv6>[^\]]*)\]|(?P<name>[^\[\]:]*))(?::(?P<port>[^:]*))?").fullmatch
 
 
 @dataclass(frozen=True)
@@ -30,32 +32,23 @@ class Endpoint:
     port: int = DEFAULT_PORT
     tls: bool = False
 
-    @property
-    def authority(self) -> str:
+    def __str__(self) -> str:
         host = f"[{self.host}]" if ":" in self.host else self.host
         return f"{host}:{self.port}"
 
-    def __str__(self) -> str:
-        return self.authority
 
-
-def parse_endpoints(value: str | Iterable[str], *, tls: bool = False) -> tuple[Endpoint, ...]:
+def parse_endpoints(value: str | Sequence[str], *, tls: bool = False) -> tuple[Endpoint, ...]:
     """The endpoints of a comma-separated string or a list of strings.
 
     ``tls`` says that a CA or client certificate is configured: endpoints without a scheme then use TLS.
     Raises ``InvalidSetting``, which never repeats a password.
     """
-    if isinstance(value, str):
-        texts: Sequence[str] = value.split(",")
-    else:
-        try:
-            texts = list(value)
-        except TypeError:
-            raise _invalid(f"must be a string or a list of strings, not {type(value).__name__}") from None
-    if not texts or texts == [""]:
-        raise _invalid("is empty: name at least one endpoint, such as 127.0.0.1:2379")
-    parsed = [_parse_one(text, tls) for text in texts]
-    schemes = {scheme for scheme, _ in parsed if scheme}
+    try:
+        texts = value_checks.endpoints(value)
+    except ValueError as error:
+        raise _invalid(str(error)) from None
+    parsed = [_parse_one(text) for text in texts]
+    schemes = {scheme for scheme, _, _ in parsed if scheme}
     if len(schemes) > 1:
         raise _invalid("mixes http and https: use one of them for all endpoints")
     if tls and "http" in schemes:
@@ -63,48 +56,26 @@ def parse_endpoints(value: str | Iterable[str], *, tls: bool = False) -> tuple[E
             "says http, but etcdlock_ca_cert or etcdlock_client_cert is set: use https, or remove the certificates"
         )
     use_tls = tls or "https" in schemes
-    return tuple(dict.fromkeys(Endpoint(found.host, found.port, use_tls) for _, found in parsed))
+    return tuple(dict.fromkeys(Endpoint(host, port, use_tls) for _, host, port in parsed))
 
 
-def _parse_one(text: object, tls: bool) -> tuple[str, Endpoint]:
-    if not isinstance(text, str):
-        raise _invalid(f"must hold strings only, not {type(text).__name__}")
-    text = text.strip()
-    if not text:
-        raise _invalid("holds an empty endpoint: remove the extra comma or the empty string")
+def _parse_one(text: str) -> tuple[str, str, int]:
+    """Scheme, if it has one, host and port."""
     scheme, separator, rest = text.rpartition("://")
-    if "@" in text:
-        raise _invalid(
-            "holds a user name or password: remove it and set etcdlock_username and etcdlock_password instead"
-        )
     if separator and scheme.lower() not in ("http", "https"):
         raise _invalid(f"has {text!r}: the scheme must be http or https")
-    if rest.endswith("/"):
-        rest = rest[:-1]
+    rest = rest.removesuffix("/")
     if any(mark in rest for mark in "/?#"):
         raise _invalid(f"has {text!r}: an endpoint is host:port, without path or query")
-    host, port = _split_port(rest, text)
-    return scheme.lower(), Endpoint(host, port, tls)
-
-
-def _split_port(rest: str, text: str) -> tuple[str, int]:
-    if rest.startswith("["):
-        host, bracket, tail = rest[1:].partition("]")
-        if not bracket or not _IPV6.match(host) or (tail and not tail.startswith(":")):
-            raise _invalid(f"has {text!r}: an IPv6 endpoint is written [::1]:2379")
-        port_text = tail[1:] if tail else None
-    elif rest.count(":") > 1:
+    found = _host_and_port(rest)
+    if found is None or (found["name"] is None and not _is_ipv6(found["ipv6"])):
         raise _invalid(f"has {text!r}: an IPv6 endpoint is written [::1]:2379")
-    else:
-        host, colon, after = rest.partition(":")
-        port_text = after if colon else None
-        if not _HOST.match(host):
-            raise _invalid(f"has {text!r}: the host name isn't valid")
-    if port_text is None:
-        return host, DEFAULT_PORT
-    if not (re.fullmatch(r"[0-9]{1,5}", port_text) and 0 < int(port_text) < 65536):
+    if found["name"] is not None and not _is_name(found["name"]):
+        raise _invalid(f"has {text!r}: the host name isn't valid")
+    port = str(DEFAULT_PORT) if found["port"] is None else found["port"]
+    if not (re.fullmatch(r"[0-9]{1,5}", port) and 0 < int(port) < 65536):
         raise _invalid(f"has {text!r}: the port must be a number from 1 to 65535")
-    return host, int(port_text)
+    return scheme.lower(), found["name"] or found["ipv6"], int(port)
 
 
 def _invalid(problem: str) -> InvalidSetting:

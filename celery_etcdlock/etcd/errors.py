@@ -11,28 +11,14 @@ from enum import IntEnum
 
 from celery_etcdlock.errors import LockUnavailable
 
-
-class StatusCode(IntEnum):
-    """gRPC's status codes."""
-
-    OK = 0
-    CANCELLED = 1
-    UNKNOWN = 2
-    INVALID_ARGUMENT = 3
-    DEADLINE_EXCEEDED = 4
-    NOT_FOUND = 5
-    ALREADY_EXISTS = 6
-    PERMISSION_DENIED = 7
-    RESOURCE_EXHAUSTED = 8
-    FAILED_PRECONDITION = 9
-    ABORTED = 10
-    OUT_OF_RANGE = 11
-    UNIMPLEMENTED = 12
-    INTERNAL = 13
-    UNAVAILABLE = 14
-    DATA_LOSS = 15
-    UNAUTHENTICATED = 16
-
+#: Those of gRPC.
+StatusCode = IntEnum(
+    "StatusCode",
+    "OK CANCELLED UNKNOWN INVALID_ARGUMENT DEADLINE_EXCEEDED NOT_FOUND ALREADY_EXISTS PERMISSION_DENIED "
+    "RESOURCE_EXHAUSTED FAILED_PRECONDITION ABORTED OUT_OF_RANGE UNIMPLEMENTED INTERNAL UNAVAILABLE DATA_LOSS "
+    "UNAUTHENTICATED",
+    start=0,
+)
 
 # Refused before or while etcd looked at the request; every other code leaves doubt.
 NOT_APPLIED = frozenset(
@@ -105,18 +91,14 @@ class EtcdStatusError(EtcdError):
         *,
         endpoint: str = "",
         remedy: str = "",
-        maybe_applied: bool | None = None,
+        maybe_applied: bool = False,
         permanent: bool = False,
     ) -> None:
-        if maybe_applied is None:
-            maybe_applied = code not in NOT_APPLIED and not details.endswith(NOT_APPLIED_MESSAGES)
         at = f" at {endpoint}" if endpoint else ""
         text = f"etcd{at} answered {code.name}: {details or 'no message'}"
-        if remedy:
-            text = f"{text}; {remedy}"
-        super().__init__(text, maybe_applied=maybe_applied, permanent=permanent)
+        self.text = f"{text}; {remedy}" if remedy else text
+        super().__init__(self.text, maybe_applied=maybe_applied, permanent=permanent)
         self.endpoint = endpoint
-        self.text = text
         self.args = (code, details)
         self.code = code
         self.details = details
@@ -183,19 +165,15 @@ _BY_DETAILS: tuple[tuple[str, type[EtcdStatusError], str, bool], ...] = (
 
 def status_error(code: int, details: str, endpoint: str = "") -> EtcdStatusError:
     """The typed error for a gRPC status."""
-    try:
-        known = StatusCode(code)
-    except ValueError:
-        known = StatusCode.UNKNOWN
+    known = StatusCode(code) if 0 <= code < len(StatusCode) else StatusCode.UNKNOWN
     for part, error_class, remedy, permanent in _BY_DETAILS:
         if part in details:
             # etcd refuses these before it changes anything, whatever code they travel under
-            return error_class(
-                known, details, endpoint=endpoint, remedy=remedy, permanent=permanent, maybe_applied=False
-            )
+            return error_class(known, details, endpoint=endpoint, remedy=remedy, permanent=permanent)
     if known is StatusCode.DEADLINE_EXCEEDED or "context deadline exceeded" in details:
         # etcd 3.4 and 3.5 end a watch with UNKNOWN at its deadline
         return ServerDeadlinePassed(known, details, endpoint=endpoint, maybe_applied=True)
     if known is StatusCode.PERMISSION_DENIED:
         return PermissionDenied(known, details, endpoint=endpoint, remedy=_ROLE, permanent=True)
-    return EtcdStatusError(known, details, endpoint=endpoint)
+    maybe_applied = known not in NOT_APPLIED and not details.endswith(NOT_APPLIED_MESSAGES)
+    return EtcdStatusError(known, details, endpoint=endpoint, maybe_applied=maybe_applied)

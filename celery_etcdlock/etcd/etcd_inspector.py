@@ -35,7 +35,6 @@ class EtcdInspector:
         self._store = EtcdStore(client, prefix)
         self._layout = Layout(prefix)
         self._start = self._layout.locks
-        self._end = end_of(self._start)
         self._timeout_seconds = timeout_seconds
         #: The lease of each note that was written here, and when it ends at the earliest, by the monotonic clock.
         self._note_leases: dict[bytes, tuple[int, float]] = {}
@@ -57,7 +56,7 @@ class EtcdInspector:
         return found
 
     def revision(self) -> int:
-        return int(self._read(key=self._start, range_end=self._end, limit=1, keys_only=True).header.revision)
+        return int(self._read(key=self._start, range_end=end_of(self._start), limit=1, keys_only=True).header.revision)
 
     def changes(self, after_revision: int) -> Iterator[list[Change] | None]:
         for _, events in self._events(after_revision, prev_kv=True):
@@ -117,10 +116,7 @@ class EtcdInspector:
 
     def delete(self, entry: KeyEntry) -> bool:
         key = self._key(entry)
-        request = messages.TxnRequest(
-            compare=[unchanged(key, entry.key.mod_revision)],
-            success=[delete(key)],
-        )
+        request = messages.TxnRequest(compare=[unchanged(key, entry.key.mod_revision)], success=[delete(key)])
         return bool(self._ask(request).succeeded)
 
     def notes(self, kind: NoteKind) -> dict[str, str]:

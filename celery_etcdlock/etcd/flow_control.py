@@ -48,36 +48,24 @@ class Outgoing:
 
 
 class Incoming:
-    """What the peer may send: our window, renewed when half of it is used."""
+    """What the peer may send, on a stream or (0) the connection: our window, renewed when half of it is used."""
 
-    __slots__ = ("_connection", "_stream")
+    __slots__ = ("_left", "_stream_id")
 
-    def __init__(self) -> None:
-        self._connection = self._stream = OUR_WINDOW
+    def __init__(self, stream_id: int = 0) -> None:
+        self._stream_id = stream_id
+        self._left = OUR_WINDOW
 
-    def open_stream(self) -> None:
-        self._stream = OUR_WINDOW
-
-    def on_connection(self, length: int) -> bytes:
+    def received(self, length: int) -> bytes:
         """Take note of so much DATA; the WINDOW_UPDATE that is due, if any."""
-        self._connection -= length
-        if self._connection > OUR_WINDOW // 2:
+        self._left -= length
+        if self._left > OUR_WINDOW // 2:
             return b""
-        update, self._connection = _renewed(0, self._connection), OUR_WINDOW
+        if self._left < 0:
+            raise Http2Error("FLOW_CONTROL_ERROR", "more data than the window allows")
+        update = frame(WINDOW_UPDATE, 0, self._stream_id, NUMBER.pack(OUR_WINDOW - self._left))
+        self._left = OUR_WINDOW
         return update
-
-    def on_stream(self, stream_id: int, length: int) -> bytes:
-        self._stream -= length
-        if self._stream > OUR_WINDOW // 2:
-            return b""
-        update, self._stream = _renewed(stream_id, self._stream), OUR_WINDOW
-        return update
-
-
-def _renewed(stream_id: int, left: int) -> bytes:
-    if left < 0:
-        raise Http2Error("FLOW_CONTROL_ERROR", "more data than the window allows")
-    return frame(WINDOW_UPDATE, 0, stream_id, NUMBER.pack(OUR_WINDOW - left))
 
 
 def _widened(window: int, increment: int) -> int:

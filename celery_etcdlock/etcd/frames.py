@@ -38,6 +38,7 @@ SHAPES = {
     GOAWAY: (range(8, LEAST_FRAME_SIZE + 1), False),
     WINDOW_UPDATE: (range(4, 5), None),
 }
+ANY_SHAPE = (range(LEAST_FRAME_SIZE + 1), None)
 HEADER_BYTES = 9
 HEADER = Struct(">HBBBI")  # the length in two parts
 SETTING = Struct(">HI")
@@ -56,7 +57,7 @@ def error_name(code: int) -> str:
     return ERRORS[code] if code < len(ERRORS) else f"error {code}"
 
 
-def frame(kind: int, flags: int, stream_id: int, payload: bytes) -> bytes:
+def frame(kind: int, flags: int, stream_id: int, payload: bytes | memoryview) -> bytes:
     length = len(payload)
     return HEADER.pack(length >> 8, length & 255, kind, flags, stream_id) + payload
 
@@ -79,7 +80,7 @@ def unpadded(payload: bytes) -> bytes:
 
 
 def check_shape(kind: int, stream_id: int, length: int) -> None:
-    sizes, of_stream = SHAPES[kind]
+    sizes, of_stream = SHAPES.get(kind, ANY_SHAPE)
     if length not in sizes:
         raise Http2Error("FRAME_SIZE_ERROR", f"a frame of type {kind} with {length} bytes")
     if of_stream is not None and of_stream != (stream_id > 0):

@@ -16,6 +16,7 @@ digested without sending anything.
 from __future__ import annotations
 
 import ssl
+import time
 from collections.abc import Callable
 
 from celery_etcdlock.etcd.endpoints import EndpointHealth
@@ -35,7 +36,9 @@ CANCEL_WITHIN_SECONDS = 0.05
 class GrpcConnection:
     """A connection that carries one call at a time. Not for use by two threads at once, but for ``interrupt``."""
 
-    def __init__(self, channel: Channel, health: EndpointHealth, monotonic: Callable[[], float]) -> None:
+    def __init__(
+        self, channel: Channel, health: EndpointHealth, monotonic: Callable[[], float] = time.monotonic
+    ) -> None:
         self.health = health
         self.endpoint = str(health.endpoint)
         self.idle_since = monotonic()
@@ -110,28 +113,23 @@ class GrpcConnection:
 
     # ---- calls
 
-    def call(self, block: bytes, message: bytes, deadline: float) -> bytes:
-        """A unary call with these headers: send one message, return the one that comes back."""
-        self._start(block, message, deadline, end=True)
-        reply = self._protocol.reply
-        try:
-            while not reply.ended:
-                self._read(deadline)
-        except (OSError, Http2Error) as error:
-            raise self._explain(error) from error
-        self._busy = False
-        return reply.only_message()
+    def call(self, block: bytes, message: bytes, deadline: float, *, leave: bool = False) -> bytes:
+        """A unary call with these headers: send one message, return the one that comes back.
 
-    def call_and_leave(self, block: bytes, message: bytes, deadline: float) -> bytes:
-        """The first answer of a call with many: our side stays open until it is here; then the call is cancelled."""
-        self._start(block, message, deadline, end=False)
+        ``leave``: it is a call with many answers. Our side stays open until the first is here; then it is cancelled.
+        """
+        self._start(block, message, deadline, end=not leave)
         reply = self._protocol.reply
+        answer: bytes | None = None
         try:
-            while (answer := reply.next_message()) is None and not reply.ended:
+            while (not leave or (answer := reply.next_message()) is None) and not reply.ended:
                 self._read(deadline)
         except (OSError, Http2Error) as error:
             raise self._explain(error) from error
-        self.end_stream()
+        if leave:
+            self.end_stream()
+        else:
+            self._busy = False
         return reply.only_message() if answer is None else answer
 
     def start_stream(self, block: bytes, message: bytes, deadline: float, *, half_close: bool) -> None:

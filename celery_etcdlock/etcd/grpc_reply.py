@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass, field
 from urllib.parse import unquote_to_bytes
 
 from celery_etcdlock.etcd.errors import EtcdError, NotEtcd, StatusCode, status_error
-from celery_etcdlock.etcd.header_blocks import Fields
+from celery_etcdlock.etcd.header_blocks import NO_FIELDS, Fields
 
 PREFIX_BYTES = 5
 LARGEST_MESSAGE_BYTES = 256 * 1024 * 1024
@@ -27,40 +28,34 @@ def framed(message: bytes) -> bytes:
     return b"\x00" + len(message).to_bytes(4, "big") + message
 
 
+@dataclass(slots=True)
 class Reply:
     """The reply being received."""
 
-    __slots__ = ("_body", "_details", "_endpoint", "_http_status", "_type", "_verdict", "begun", "ended", "reset_code")
-
-    def __init__(self, endpoint: str) -> None:
-        self._endpoint = endpoint
-        self._body = bytearray()
-        self._http_status = b""
-        self._type = b""
-        self._verdict = b""
-        self._details = b""
-        self.begun = False
-        self.ended = False
-        self.reset_code: int | None = None
+    _endpoint: str
+    _head: Fields = NO_FIELDS
+    _trailers: Fields = NO_FIELDS
+    _is_grpc: bool = False
+    _body: bytearray = field(default_factory=bytearray)
+    begun: bool = False
+    ended: bool = False
+    reset_code: int | None = None
 
     def add_headers(self, fields: Fields, last: bool) -> None:
         """Headers, or trailers, or both at once ("trailers only"). A status counts in the ``last`` ones alone."""
         if not self.begun:
             self.begun = True
-            self._http_status, self._type = fields.http_status, fields.content_type
+            self._head = fields
+            self._is_grpc = fields.http_status == b"200" and fields.content_type.startswith(b"application/grpc")
         if last:
             self.ended = True
-            self._verdict, self._details = fields.grpc_status, fields.grpc_message
+            self._trailers = fields
 
     def add_data(self, data: bytes) -> None:
         if self._is_grpc:  # what else a server may say, pages of HTML for one, isn't kept
             self._body += data
             if len(self._body) > PREFIX_BYTES + LARGEST_MESSAGE_BYTES:
                 raise self._malformed(f"sent more than {LARGEST_MESSAGE_BYTES} bytes")
-
-    @property
-    def _is_grpc(self) -> bool:
-        return self._http_status == b"200" and self._type.startswith(b"application/grpc")
 
     def next_message(self) -> bytes | None:
         """Take the next whole message; None when there is none yet."""
@@ -81,18 +76,17 @@ class Reply:
 
     def check_status(self) -> None:
         """After the end: raise the error that the server reported, if it did."""
-        if self._verdict == b"0":
+        verdict, http_status = self._trailers.grpc_status, self._head.http_status
+        if verdict == b"0":
             return
-        if self._verdict:
-            details = unquote_to_bytes(self._details).decode("utf-8", "replace")
-            digits = self._verdict.isdigit() and len(self._verdict) < 5
-            code = int(self._verdict) if digits else StatusCode.UNKNOWN
+        if verdict:
+            details = unquote_to_bytes(self._trailers.grpc_message).decode("utf-8", "replace")
+            code = int(verdict) if verdict.isdigit() and len(verdict) < 5 else StatusCode.UNKNOWN
             raise status_error(code, details, self._endpoint)
-        if self._http_status in _HTTP_STATUS:
-            code = _HTTP_STATUS[self._http_status]
-            raise status_error(code, f"HTTP status {self._http_status.decode()}", self._endpoint)
+        shown = http_status.decode("ascii", "replace") or "none"
+        if http_status in _HTTP_STATUS:
+            raise status_error(_HTTP_STATUS[http_status], f"HTTP status {shown}", self._endpoint)
         if not self._is_grpc:
-            shown = self._http_status.decode("ascii", "replace") or "none"
             text = f"an HTTP/2 server that isn't etcd answered with HTTP status {shown}: is this etcd's client port?"
             raise NotEtcd(text, endpoint=self._endpoint, permanent=True)
         raise self._malformed("ended the call without a status: does a proxy before it drop HTTP/2 trailers?")

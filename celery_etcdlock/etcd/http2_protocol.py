@@ -13,9 +13,9 @@ What we owe the peer, answers to SETTINGS and room to send, is collected, and go
 ``must_send`` says that the peer may be waiting for it. The answers to PINGs are kept apart (``pongs``), since they may
 wait a little: gRPC servers measure the path with a PING on each call, but send none while one is unanswered.
 
-Trust: the peer may be anything. Frames are bounded by the size that we allow, header blocks by ``LARGEST_BLOCK``, the
-rest by the frames that may come between two that carry the reply on: past ``MOST_TALK`` of them it is a flood, and the
-connection ends. Whatever breaks a rule raises Http2Error, after which the conversation is over.
+Trust: the peer may be anything. Frames are bounded by the size that we allow, header blocks by ``LARGEST_LIST_BYTES``,
+the rest by the frames that may come between two that carry the reply on: past ``MOST_TALK`` of them it is a flood, and
+the connection ends. Whatever breaks a rule raises Http2Error, after which the conversation is over.
 """
 
 from __future__ import annotations
@@ -23,11 +23,9 @@ from __future__ import annotations
 from celery_etcdlock.etcd import frames
 from celery_etcdlock.etcd.flow_control import DEFAULT_WINDOW, OUR_WINDOW, Incoming, Outgoing
 from celery_etcdlock.etcd.grpc_reply import PREFIX_BYTES, Reply, framed
-from celery_etcdlock.etcd.header_blocks import LARGEST_LIST_BYTES, NO_TABLE, RememberingDecoder
+from celery_etcdlock.etcd.header_blocks import LARGEST_LIST_BYTES, RememberingDecoder
 
-LARGEST_BLOCK = LARGEST_LIST_BYTES
 MOST_TALK = 1000
-LAST_STREAM_ID = 2**31 - 1  # 5.1.1
 
 _OUR_SETTINGS = {
     frames.HEADER_TABLE_SIZE: 0,
@@ -35,14 +33,10 @@ _OUR_SETTINGS = {
     frames.INITIAL_WINDOW_SIZE: OUR_WINDOW,
     frames.MAX_HEADER_LIST_SIZE: LARGEST_LIST_BYTES,
 }
-PREFACE = b"".join(
-    (
-        frames.CLIENT_PREFACE,
-        frames.frame(
-            frames.SETTINGS, 0, 0, b"".join(frames.SETTING.pack(*setting) for setting in _OUR_SETTINGS.items())
-        ),
-        frames.frame(frames.WINDOW_UPDATE, 0, 0, frames.NUMBER.pack(OUR_WINDOW - DEFAULT_WINDOW)),
-    )
+PREFACE = (
+    frames.CLIENT_PREFACE
+    + frames.frame(frames.SETTINGS, 0, 0, b"".join(frames.SETTING.pack(*each) for each in _OUR_SETTINGS.items()))
+    + frames.frame(frames.WINDOW_UPDATE, 0, 0, frames.NUMBER.pack(OUR_WINDOW - DEFAULT_WINDOW))
 )
 
 
@@ -52,22 +46,20 @@ class Http2Protocol:
     def __init__(self, endpoint: str) -> None:
         self.ready = False
         self.must_send = False
+        self.streams_allowed = True  # unless the peer's SETTINGS_MAX_CONCURRENT_STREAMS is 0 (5.1.2)
+        self.unsent = memoryview(b"")  # what of the request must wait for the peer's windows
         self.stream_id = -1
-        self.reply = Reply(endpoint)
-        self.reply.ended = True
+        self.reply = Reply(endpoint, ended=True)
         self.last_processed: int | None = None
         self.goaway_reason = ""
         self._endpoint = endpoint
         self._partial = b""
         self._owed: list[bytes] = []
         self.pongs: list[bytes] = []
-        self._table_size = NO_TABLE
         self._decoder = RememberingDecoder()
-        self._incoming = Incoming()
+        self._connection_window = self._stream_window = Incoming()
         self._outgoing = Outgoing()
-        self._most_streams: int | None = None
         self._cancelled_up_to = 0
-        self._body, self._body_sent = b"", 0  # of a message that was too large to be sent at once
         self._ends = True
         self._talk = 0
         self._block: bytearray | None = None  # of headers, until END_HEADERS
@@ -75,31 +67,19 @@ class Http2Protocol:
 
     # ---- what we say
 
-    @property
-    def streams_allowed(self) -> bool:
-        """False while the peer's SETTINGS_MAX_CONCURRENT_STREAMS is 0 (5.1.2)."""
-        return self._most_streams != 0
-
-    @property
-    def unsent(self) -> bool:
-        """Whether some of the request must wait for the peer's windows."""
-        return bool(self._body)
-
     def begin(self, block: bytes, message: bytes, *, end: bool) -> bytes:
         """Open the next stream: the bytes to send now. ``end``: the message is the last on our side."""
         stream_id = self.stream_id = self.stream_id + 2
         self.reply = Reply(self._endpoint)
-        self._incoming.open_stream()
+        self._stream_window = Incoming(stream_id)
         outgoing = self._outgoing
         outgoing.open_stream()
         self._talk = 0
-        if self._table_size:
-            block, self._table_size = self._table_size + block, b""
         head = frames.header_frames(stream_id, block)
         length = len(message) + PREFIX_BYTES
         self._ends = end
         if length > outgoing.room():
-            self._body, self._body_sent = framed(message), 0
+            self.unsent = memoryview(framed(message))
             return self.take_owed() + head
         outgoing.sent(length)
         data_head = frames.HEADER.pack(
@@ -113,23 +93,19 @@ class Http2Protocol:
         room = self._outgoing.room()
         if room <= 0:
             return b""
-        part = self._body[self._body_sent : self._body_sent + room]
-        self._body_sent += len(part)
-        if self._body_sent == len(self._body):
-            self._body = b""
+        part, self.unsent = self.unsent[:room], self.unsent[room:]
         self._outgoing.sent(len(part))
         self._talk = 0
-        return frames.frame(
-            frames.DATA, frames.END_STREAM if self._ends and not self._body else 0, self.stream_id, part
-        )
+        flags = frames.END_STREAM if self._ends and not self.unsent else 0
+        return frames.frame(frames.DATA, flags, self.stream_id, part)
 
     def cancel(self) -> bytes:
         """End the current stream: the bytes that say so (RST_STREAM, 6.4), unless both sides have ended it."""
-        if self.reply.ended and self._ends and not self._body:
+        if self.reply.ended and self._ends and not self.unsent:
             return self.take_owed()
         self._cancelled_up_to = self.stream_id
         self.reply.ended = True
-        self._body = b""
+        self.unsent = memoryview(b"")
         return self.take_owed() + frames.frame(frames.RST_STREAM, 0, self.stream_id, frames.NUMBER.pack(frames.CANCEL))
 
     def ping(self) -> bytes:
@@ -166,28 +142,24 @@ class Http2Protocol:
             length = high << 8 | low
             if length > frames.LEAST_FRAME_SIZE:
                 raise frames.Http2Error("FRAME_SIZE_ERROR", f"a frame of {length} bytes")
-            start = position + frames.HEADER_BYTES
-            position = start + length
-            if position > size:
-                position = start - frames.HEADER_BYTES
+            start, end = position + frames.HEADER_BYTES, position + frames.HEADER_BYTES + length
+            if end > size:
                 break
+            position = end
             if self._block is not None and kind != frames.CONTINUATION:
                 raise frames.Http2Error("PROTOCOL_ERROR", "a header block that isn't continued")  # 6.10
-            if kind < len(_HANDLERS):  # frames of other types are ignored (4.1), but counted
-                _HANDLERS[kind](self, flags, stream_id & frames.LOW_31_BITS, data[start:position])
-            else:
+            stream_id &= frames.LOW_31_BITS
+            if kind not in _CARRY_THE_REPLY:
+                frames.check_shape(kind, stream_id, length)
                 self._just_talk(kind)
+            if handler := _HANDLERS.get(kind):  # frames of other types are ignored (4.1), but counted
+                handler(self, flags, stream_id, data[start:end])
         self._partial = data[position:]
 
     def _just_talk(self, kind: int) -> None:
         self._talk += 1
         if self._talk > MOST_TALK:
             raise frames.Http2Error("ENHANCE_YOUR_CALM", f"a flood of frames, the last of type {kind}")
-
-    def _control(self, kind: int, stream_id: int, payload: bytes) -> None:
-        """Every frame that carries no reply begins with this."""
-        frames.check_shape(kind, stream_id, len(payload))
-        self._just_talk(kind)
 
     def _check_opened(self, stream_id: int, what: str) -> None:
         if stream_id > self.stream_id or not stream_id & 1:
@@ -204,7 +176,7 @@ class Http2Protocol:
 
     def _on_data(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.1
         length = len(payload)
-        if update := self._incoming.on_connection(length):
+        if update := self._connection_window.received(length):
             self._owe(update)
         if not self._is_current(stream_id, "DATA"):
             return self._just_talk(frames.DATA)
@@ -215,7 +187,7 @@ class Http2Protocol:
             payload = frames.unpadded(payload)
         if flags & frames.END_STREAM:
             reply.ended = True
-        elif update := self._incoming.on_stream(stream_id, length):
+        elif update := self._stream_window.received(length):
             self._owe(update)
         if payload:
             self._talk = 0
@@ -242,8 +214,8 @@ class Http2Protocol:
             raise frames.Http2Error("PROTOCOL_ERROR", "CONTINUATION of nothing")
         self._just_talk(frames.CONTINUATION)
         block += payload
-        if len(block) > LARGEST_BLOCK:
-            raise frames.Http2Error("ENHANCE_YOUR_CALM", f"headers of more than {LARGEST_BLOCK} bytes")
+        if len(block) > LARGEST_LIST_BYTES:
+            raise frames.Http2Error("ENHANCE_YOUR_CALM", f"headers of more than {LARGEST_LIST_BYTES} bytes")
         if flags & frames.END_HEADERS:
             self._block = None
             self._digest_block(self._block_flags, stream_id, bytes(block))
@@ -266,17 +238,12 @@ class Http2Protocol:
         reply.add_headers(fields, last)
         return None
 
-    def _on_priority(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.3
-        self._control(frames.PRIORITY, stream_id, payload)
-
     def _on_reset(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.4
-        self._control(frames.RST_STREAM, stream_id, payload)
         self._check_opened(stream_id, "RST_STREAM")
         if stream_id == self.stream_id and not self.reply.ended:
             self.reply.reset_code = int.from_bytes(payload, "big")
 
     def _on_settings(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.5
-        self._control(frames.SETTINGS, stream_id, payload)
         if flags & frames.ACK:
             if payload:
                 raise frames.Http2Error("FRAME_SIZE_ERROR", "SETTINGS that acknowledge and set")
@@ -289,7 +256,7 @@ class Http2Protocol:
                     raise frames.Http2Error("PROTOCOL_ERROR", f"a setting of {value} bytes as frame size")
                 self._outgoing.largest_frame = value
             elif setting == frames.MAX_CONCURRENT_STREAMS:
-                self._most_streams = value
+                self.streams_allowed = value > 0
             elif setting == frames.ENABLE_PUSH and value:
                 raise frames.Http2Error("PROTOCOL_ERROR", "a server that sets ENABLE_PUSH")  # 6.5.2
         self.ready = True
@@ -299,19 +266,16 @@ class Http2Protocol:
         raise frames.Http2Error("PROTOCOL_ERROR", "a push, which we have forbidden")
 
     def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.7
-        self._control(frames.PING, stream_id, payload)
         if not flags & frames.ACK:
             self.pongs.append(_PONG + payload)
 
     def _on_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.8
-        self._control(frames.GOAWAY, stream_id, payload)
         last, code = (int.from_bytes(payload[start : start + 4], "big") for start in (0, 4))
         last &= frames.LOW_31_BITS
         self.last_processed = last if self.last_processed is None else min(last, self.last_processed)
         self.goaway_reason = payload[8:].decode("utf-8", "replace")[:200] or frames.error_name(code)
 
     def _on_window_update(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.9
-        self._control(frames.WINDOW_UPDATE, stream_id, payload)
         increment = int.from_bytes(payload, "big") & frames.LOW_31_BITS
         if not increment:
             raise frames.Http2Error("PROTOCOL_ERROR", "a WINDOW_UPDATE of nothing")
@@ -329,15 +293,15 @@ class Http2Protocol:
 
 _SETTINGS_ACK = frames.frame(frames.SETTINGS, frames.ACK, 0, b"")
 _PONG = frames.frame(frames.PING, frames.ACK, 0, bytes(8))[: frames.HEADER_BYTES]
-_HANDLERS = (
-    Http2Protocol._on_data,
-    Http2Protocol._on_headers,
-    Http2Protocol._on_priority,
-    Http2Protocol._on_reset,
-    Http2Protocol._on_settings,
-    Http2Protocol._on_push,
-    Http2Protocol._on_ping,
-    Http2Protocol._on_goaway,
-    Http2Protocol._on_window_update,
-    Http2Protocol._on_continuation,
-)
+_CARRY_THE_REPLY = (frames.DATA, frames.HEADERS, frames.CONTINUATION)
+_HANDLERS = {
+    frames.DATA: Http2Protocol._on_data,
+    frames.HEADERS: Http2Protocol._on_headers,
+    frames.RST_STREAM: Http2Protocol._on_reset,
+    frames.SETTINGS: Http2Protocol._on_settings,
+    frames.PUSH_PROMISE: Http2Protocol._on_push,
+    frames.PING: Http2Protocol._on_ping,
+    frames.GOAWAY: Http2Protocol._on_goaway,
+    frames.WINDOW_UPDATE: Http2Protocol._on_window_update,
+    frames.CONTINUATION: Http2Protocol._on_continuation,
+}

@@ -23,7 +23,6 @@ from google.protobuf.message import DecodeError
 from celery_etcdlock.etcd.errors import EtcdError
 
 # AlarmType
-NONE = 0
 NOSPACE = 1
 CORRUPT = 2
 

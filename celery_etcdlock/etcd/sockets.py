@@ -20,8 +20,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from time import monotonic
 from typing import Any, Protocol
 
+from celery_etcdlock.etcd.endpoints import Endpoint
 from celery_etcdlock.etcd.errors import ConnectFailed
 from celery_etcdlock.native import original
 
@@ -30,57 +32,36 @@ from celery_etcdlock.native import original
 codecs.lookup("idna")
 
 RECEIVE_BYTES = 65536
-KEEPALIVE_IDLE_SECONDS = 10
-KEEPALIVE_INTERVAL_SECONDS = 5
-KEEPALIVE_PROBES = 3
-UNACKNOWLEDGED_MILLISECONDS = 20_000
+#: For a peer that is gone without a word, where the system has them: in seconds, but for the number of probes, and for
+#: how long data may be unacknowledged, in milliseconds. macOS calls the first one TCP_KEEPALIVE.
+KEEPALIVE = {"TCP_KEEPIDLE": 10, "TCP_KEEPALIVE": 10, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 20_000}
 
-Address = tuple[int, int, int, Any]  # family, type, protocol, socket address
+Address = tuple[int, int, int, str, Any]  # as getaddrinfo has it
 
 
 @dataclass(frozen=True)
 class Sockets:
-    """The functions of one flavour."""
+    """What differs between the flavours. Both have the same clock."""
 
-    name: str
     socket_class: Callable[..., socket.socket]
-    channel_class: Callable[[socket.socket, Callable[[], float]], PlainChannel]
     sleep: Callable[[float], None]
-    monotonic: Callable[[], float]
-    start_thread: Callable[..., Any]
-    """Always a real thread, in both flavours: it carries the one call that can't be given a deadline."""
-    getaddrinfo: Callable[..., Any]
-    """Always the operating system's, called in such a thread."""
 
 
 def patched() -> Sockets:
     """The flavour of the process: cooperative where gevent has patched the standard library."""
-    return _make("patched", socket.socket, time.sleep)
+    return Sockets(socket.socket, time.sleep)
 
 
 def native() -> Sockets:
     """The operating system's own, for a real thread, even where gevent has patched the standard library."""
-    return _make("native", original("socket", "socket"), original("time", "sleep"))
-
-
-def _make(name: str, socket_class: Callable[..., Any], sleep: Callable[[float], None]) -> Sockets:
-    cooperative = socket_class is not original("socket", "socket")
-    return Sockets(
-        name=name,
-        socket_class=socket_class,
-        channel_class=PlainChannel if cooperative else PolledChannel,
-        sleep=sleep,
-        monotonic=time.monotonic,
-        start_thread=original("_thread", "start_new_thread"),
-        getaddrinfo=original("socket", "getaddrinfo"),
-    )
+    return Sockets(original("socket", "socket"), original("time", "sleep"))
 
 
 class NotAllSent(TimeoutError):
     """The deadline passed before the kernel took the last byte."""
 
 
-def _seconds_left(deadline: float, monotonic: Callable[[], float]) -> float:
+def _seconds_left(deadline: float) -> float:
     remaining = deadline - monotonic()
     if remaining <= 0:
         raise TimeoutError("deadline passed")
@@ -88,7 +69,7 @@ def _seconds_left(deadline: float, monotonic: Callable[[], float]) -> float:
 
 
 class Channel(Protocol):
-    """Bytes both ways on one connection. ``deadline`` is a time of the flavour's ``monotonic``."""
+    """Bytes both ways on one connection. ``deadline`` is a time of ``monotonic``."""
 
     def send(self, data: bytes, deadline: float) -> None: ...
     def receive(self, deadline: float) -> bytes:
@@ -108,16 +89,15 @@ class Channel(Protocol):
 class PlainChannel:
     """A connected TCP socket of any flavour."""
 
-    def __init__(self, sock: socket.socket, monotonic: Callable[[], float]) -> None:
+    def __init__(self, sock: socket.socket) -> None:
         self._socket = sock
-        self._monotonic = monotonic
 
     def send(self, data: bytes, deadline: float) -> None:
-        self._socket.settimeout(_seconds_left(deadline, self._monotonic))
+        self._socket.settimeout(_seconds_left(deadline))
         self._socket.sendall(data)
 
     def receive(self, deadline: float) -> bytes:
-        self._socket.settimeout(_seconds_left(deadline, self._monotonic))
+        self._socket.settimeout(_seconds_left(deadline))
         return self._socket.recv(RECEIVE_BYTES)
 
     def receive_now(self) -> bytes | None:
@@ -148,8 +128,8 @@ class PolledChannel(PlainChannel):
     Python asks the kernel for each ``settimeout``; a socket that stays as it is saves two system calls of three.
     """
 
-    def __init__(self, sock: socket.socket, monotonic: Callable[[], float]) -> None:
-        super().__init__(sock, monotonic)
+    def __init__(self, sock: socket.socket) -> None:
+        super().__init__(sock)
         sock.setblocking(False)
         poll = original("select", "poll")
         self._readable: select.poll = poll()
@@ -163,7 +143,7 @@ class PolledChannel(PlainChannel):
             try:
                 sent += self._socket.send(memoryview(data)[sent:] if sent else data)
             except (BlockingIOError, InterruptedError):
-                remaining = deadline - self._monotonic()
+                remaining = deadline - monotonic()
                 if remaining <= 0 or not self._writable.poll(math.ceil(remaining * 1000)):
                     raise NotAllSent("deadline passed") from None
             if sent >= len(data):
@@ -172,7 +152,7 @@ class PolledChannel(PlainChannel):
     def receive(self, deadline: float) -> bytes:
         while True:
             # Not the kernel's SO_RCVTIMEO, which saves this call: it starts anew with each signal.
-            if not self._readable.poll(math.ceil(_seconds_left(deadline, self._monotonic) * 1000)):
+            if not self._readable.poll(math.ceil(_seconds_left(deadline) * 1000)):
                 raise TimeoutError("deadline passed")
             try:
                 return self._socket.recv(RECEIVE_BYTES)
@@ -180,20 +160,16 @@ class PolledChannel(PlainChannel):
                 continue
 
     def receive_now(self) -> bytes | None:
-        if not self._readable.poll(0):
-            return None
-        try:
-            return self._socket.recv(RECEIVE_BYTES)
-        except (BlockingIOError, InterruptedError):
-            return None
+        return super().receive_now() if self._readable.poll(0) else None
 
 
 def resolve(sockets: Sockets, host: str, port: int, deadline: float) -> list[Address]:
-    """The addresses of a host. The system's resolver takes no deadline, so names are looked up in a thread."""
+    """The addresses of a host. The system's resolver takes no deadline, so names are looked up in a real thread."""
+    getaddrinfo = original("socket", "getaddrinfo")
 
     def look_up(flags: int = 0) -> list[Address]:
-        found = sockets.getaddrinfo(host, port, 0, socket.SOCK_STREAM, socket.IPPROTO_TCP, flags)
-        return [(family, kind, protocol, address) for family, kind, protocol, _, address in found]
+        found: list[Address] = getaddrinfo(host, port, 0, socket.SOCK_STREAM, socket.IPPROTO_TCP, flags)
+        return found
 
     with suppress(OSError):
         return look_up(socket.AI_NUMERICHOST)
@@ -206,10 +182,10 @@ def resolve(sockets: Sockets, host: str, port: int, deadline: float) -> list[Add
         except BaseException as error:
             outcome.append(error)
 
-    sockets.start_thread(in_thread, ())
+    original("_thread", "start_new_thread")(in_thread, ())
     pause = 0.0005
     while not outcome:
-        sockets.sleep(min(pause, _seconds_left(deadline, sockets.monotonic)))
+        sockets.sleep(min(pause, _seconds_left(deadline)))
         pause = min(pause * 2, 0.02)
     result = outcome[0]
     if isinstance(result, BaseException):
@@ -217,49 +193,43 @@ def resolve(sockets: Sockets, host: str, port: int, deadline: float) -> list[Add
     return result
 
 
-def connect_tcp(sockets: Sockets, host: str, port: int, deadline: float) -> PlainChannel:
-    """Connect to the first address of ``host`` that answers; raises ConnectFailed."""
-    endpoint = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+def connect_tcp(sockets: Sockets, endpoint: Endpoint, deadline: float) -> PlainChannel:
+    """Connect to the first address of the host that answers; raises ConnectFailed."""
+    shown = str(endpoint)
     try:
-        addresses = resolve(sockets, host, port, deadline)
+        addresses = resolve(sockets, endpoint.host, endpoint.port, deadline)
     except TimeoutError:
-        raise ConnectFailed("the host name wasn't resolved in time", endpoint=endpoint) from None
+        raise ConnectFailed("the host name wasn't resolved in time", endpoint=shown) from None
     except (OSError, UnicodeError) as error:
         reason = getattr(error, "strerror", None) or error
-        raise ConnectFailed(f"the host name can't be resolved: {reason}", endpoint=endpoint) from error
+        raise ConnectFailed(f"the host name can't be resolved: {reason}", endpoint=shown) from error
     problem: OSError | None = None
     for position, address in enumerate(addresses):
-        now = sockets.monotonic()
+        now = monotonic()
         share = now + (deadline - now) / (len(addresses) - position)
         try:
             return _connect_one(sockets, address, share)
         except OSError as error:
             problem = error
     if isinstance(problem, TimeoutError) and problem.errno is None:
-        raise ConnectFailed("no connection in time", endpoint=endpoint) from problem
+        raise ConnectFailed("no connection in time", endpoint=shown) from problem
     reason = (problem.strerror or str(problem)) if problem else "no address"
-    raise ConnectFailed(reason, endpoint=endpoint) from problem
+    raise ConnectFailed(reason, endpoint=shown) from problem
 
 
 def _connect_one(sockets: Sockets, address: Address, deadline: float) -> PlainChannel:
-    family, kind, protocol, where = address
+    family, kind, protocol, _, where = address
     sock = sockets.socket_class(family, kind, protocol)
     try:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
-        for option, value in (
-            ("TCP_KEEPIDLE", KEEPALIVE_IDLE_SECONDS),
-            ("TCP_KEEPALIVE", KEEPALIVE_IDLE_SECONDS),  # macOS's name
-            ("TCP_KEEPINTVL", KEEPALIVE_INTERVAL_SECONDS),
-            ("TCP_KEEPCNT", KEEPALIVE_PROBES),
-            ("TCP_USER_TIMEOUT", UNACKNOWLEDGED_MILLISECONDS),
-        ):
+        for option, value in KEEPALIVE.items():
             if hasattr(socket, option):
                 with suppress(OSError):
                     sock.setsockopt(socket.IPPROTO_TCP, getattr(socket, option), value)
-        sock.settimeout(_seconds_left(deadline, sockets.monotonic))
+        sock.settimeout(_seconds_left(deadline))
         sock.connect(where)
-        return sockets.channel_class(sock, sockets.monotonic)
+        return PolledChannel(sock) if sockets.socket_class is original("socket", "socket") else PlainChannel(sock)
     except BaseException:
         sock.close()
         raise

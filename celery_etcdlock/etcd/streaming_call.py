@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator
+from time import monotonic
 
 from celery_etcdlock.etcd.connection_pool import Pool
 from celery_etcdlock.etcd.errors import DeadlinePassed, EtcdError
 from celery_etcdlock.etcd.grpc_connection import GrpcConnection
 from celery_etcdlock.etcd.login import MOST_LOGINS_PER_CALL, Login, check_watch
 from celery_etcdlock.etcd.messages import WATCH
+from celery_etcdlock.etcd.request_headers import request_headers
 
 
 class EtcdStream:
@@ -51,7 +53,7 @@ class EtcdStream:
 
     def receive(self, timeout_seconds: float) -> bytes | None:
         """The next answer, or None if none came in this time (the stream goes on) or the server has ended it."""
-        until = self._pool.monotonic() + timeout_seconds
+        until = monotonic() + timeout_seconds
         while not self.ended:
             if self._connection is None:
                 raise RuntimeError("the stream is closed: use it inside its with block")
@@ -85,26 +87,23 @@ class EtcdStream:
     def _open(self) -> None:
         pool, deadline = self._pool, self._deadline
         pool.after_fork()
-        while True:
+        while self._connection is None:
             token = self._login.token(deadline)
-            connection = pool.borrow(pool.monotonic(), deadline)
+            connection = pool.borrow(monotonic(), deadline)
             try:
-                headers = pool.headers.block(connection.endpoint, self._path, deadline - pool.monotonic(), token)
+                seconds = deadline - monotonic()
+                headers = request_headers(pool.scheme, connection.endpoint, self._path, seconds, token)
                 connection.start_stream(headers, self._request, deadline, half_close=self._path != WATCH)
+                self._token, self._connection = token, connection
             except EtcdError as error:
-                pool.discard(connection)
-                connection.health.failed(pool.monotonic())
-                if error.maybe_applied or error.permanent or pool.monotonic() >= deadline:
+                connection.health.failed(monotonic())
+                if error.maybe_applied or error.permanent or monotonic() >= deadline:
                     raise
-            except BaseException:
-                pool.discard(connection)
-                raise
-            else:
-                self._token = token
-                self._connection = connection
-                if self._cancelled:
-                    connection.interrupt()
-                return
+            finally:
+                if self._connection is None:
+                    pool.discard(connection)
+        if self._cancelled:
+            self._connection.interrupt()
 
     def _close(self) -> None:
         connection, self._connection = self._connection, None

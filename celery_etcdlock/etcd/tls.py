@@ -10,6 +10,7 @@ from __future__ import annotations
 import ssl
 from dataclasses import dataclass
 
+from celery_etcdlock.etcd.endpoints import Endpoint
 from celery_etcdlock.etcd.errors import ConnectionLost, EtcdError, NotEtcd, TlsFailed
 from celery_etcdlock.etcd.sockets import RECEIVE_BYTES, Channel
 
@@ -59,15 +60,28 @@ def _unusable(setting: str, path: str | None, error: OSError, key: str | None = 
 
 
 class TlsChannel:
-    """A TLS session over a channel; same meanings as ``Channel``."""
+    """A TLS session over a channel; same meanings as ``Channel``. Raises EtcdError when the handshake fails."""
 
-    def __init__(self, below: Channel, context: ssl.SSLContext, server_name: str) -> None:
+    def __init__(self, below: Channel, context: ssl.SSLContext, endpoint: Endpoint, deadline: float) -> None:
         self._below = below
+        self.interrupt, self.close, self.forget = below.interrupt, below.close, below.forget
         self._incoming = ssl.MemoryBIO()
         self._outgoing = ssl.MemoryBIO()
-        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=server_name)
+        self._tls = context.wrap_bio(self._incoming, self._outgoing, server_hostname=endpoint.host)
+        try:
+            self._shake_hands(deadline)
+        except ssl.SSLError as error:
+            raise explain_tls_error(error, str(endpoint)) from error
+        except TimeoutError as error:
+            raise TlsFailed("no TLS handshake in time", endpoint=str(endpoint)) from error
+        except OSError as error:
+            raise TlsFailed(
+                f"the TLS handshake was cut off ({error.strerror or error}): does this server speak TLS? If "
+                "not, use http:// in etcdlock_endpoints, without certificates",
+                endpoint=str(endpoint),
+            ) from error
 
-    def handshake(self, deadline: float) -> None:
+    def _shake_hands(self, deadline: float) -> None:
         while True:
             try:
                 self._tls.do_handshake()
@@ -77,12 +91,10 @@ class TlsChannel:
                 if not data:
                     raise ConnectionResetError("the server closed the connection in the handshake") from None
                 self._incoming.write(data)
-            except ssl.SSLError:
-                self._flush(deadline)  # the alert that says why
-                raise
             else:
-                self._flush(deadline)
                 return
+            finally:
+                self._flush(deadline)  # also the alert that says why it failed
 
     def _flush(self, deadline: float) -> None:
         if self._outgoing.pending:
@@ -115,15 +127,6 @@ class TlsChannel:
                 return data
             self._incoming.write(data)
         return plain
-
-    def interrupt(self) -> None:
-        self._below.interrupt()
-
-    def close(self) -> None:
-        self._below.close()
-
-    def forget(self) -> None:
-        self._below.forget()
 
 
 def explain_tls_error(error: ssl.SSLError, endpoint: str, *, sent: bool = False) -> EtcdError:

@@ -16,9 +16,10 @@ from celery_etcdlock.core.replies import StoreReply
 from celery_etcdlock.etcd.errors import status_error
 from celery_etcdlock.etcd.etcd_store import EtcdStore
 from celery_etcdlock.etcd.lock_transactions import LockTransactions
+from celery_etcdlock.etcd.recent_conflicts import RecentConflicts
 from tests.model.world import PREFIX
 
-__all__ = ["Codec"]
+__all__ = ["Codec", "NeverLately"]
 
 
 class _Sent(BaseException):
@@ -53,13 +54,26 @@ class _Answering(_Sending):
         yield iter([self.answer])
 
 
+class NeverLately(RecentConflicts):
+    """With it, a store never asks before it tries."""
+
+    def lately(self, name: str) -> bool:
+        return False
+
+
+class _Store(EtcdStore):
+    def __init__(self, transport: Any, places_class: type[LockTransactions]) -> None:
+        super().__init__(transport, PREFIX)
+        self._places = places_class(self._layout)
+        self._recent_conflicts = NeverLately()
+
+
 class Codec:
     """Encodes and decodes by ``places_class``, which a mutation may have weakened."""
 
     def __init__(self, places_class: type[LockTransactions] = LockTransactions) -> None:
-        self._encoder = EtcdStore(_Sending(), PREFIX, places_class, asks_first=False)
         self._answering = _Answering()
-        self._decoder = EtcdStore(self._answering, PREFIX, places_class, asks_first=False)
+        self._encoder, self._decoder = _Store(_Sending(), places_class), _Store(self._answering, places_class)
         self._requests: dict[StoreOperation, tuple[str, bytes, bool]] = {}
         self._replies: dict[Any, StoreReply] = {}
 

@@ -58,13 +58,13 @@ def by_the_lease_alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def rounds_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    ask_age = EtcdStore._ask_age
+    perform = EtcdStore.perform
 
     def a_second_more(self: Any, operation: Any, timeout_seconds: float) -> Any:
-        reply = ask_age(self, operation, timeout_seconds)
+        reply = perform(self, operation, timeout_seconds)
         return replace(reply, seconds=reply.seconds + 1) if isinstance(reply, LeaseAge) else reply
 
-    monkeypatch.setattr(EtcdStore, "_ask_age", a_second_more)
+    monkeypatch.setattr(EtcdStore, "perform", a_second_more)
 
 
 def tries_as_if_seen(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from celery import states
 
-from celery_etcdlock.core.key_kinds import TRANSITIONS
 from celery_etcdlock.core.name_escaping import unescape_name
 from celery_etcdlock.core.record import KeyKind, decode_record
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.session import Session
+from tests.key_transitions import TRANSITIONS
 from tests.model.model_etcd import EtcdState
 from tests.simulation.ledger import Call, Run, Sent
 from tests.simulation.scheduler import EPOCH

@@ -257,11 +257,11 @@ REMEDY = (
 )
 
 
-def test_message_for_an_unknown_object_names_task_path_type_and_remedy() -> None:
+def test_message_for_an_unknown_object_names_path_type_and_remedy() -> None:
     with pytest.raises(InvalidKey) as caught:
-        canonical_text({"items": [1, 2, 3, Item()]}, "order", task_name="shop.charge")
+        canonical_text({"items": [1, 2, 3, Item()]}, "order")
     assert str(caught.value) == (
-        "task 'shop.charge': argument order.items[3] can't be part of a lock's key: "
+        "argument order.items[3] can't be part of a lock's key: "
         f"it is of type '{__name__}.Item', which has no canonical form. {REMEDY}"
     )
     assert caught.value.__cause__ is None

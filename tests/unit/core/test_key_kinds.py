@@ -11,7 +11,6 @@ from hypothesis import strategies as st
 
 from celery_etcdlock.core import key_kinds
 from celery_etcdlock.core.key_kinds import (
-    TRANSITIONS,
     Relation,
     ends_with,
     is_kept_out,
@@ -29,6 +28,7 @@ from celery_etcdlock.core.record import (
     decode_record,
     encode_record,
 )
+from tests.key_transitions import TRANSITIONS
 
 KINDS = st.sampled_from(KeyKind)
 STEPS = st.tuples(st.integers(0, 3), st.integers(0, 2))

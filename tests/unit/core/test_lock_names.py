@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 from celery_etcdlock.core.lock_names import LockNaming
 from celery_etcdlock.core.name_escaping import escape_name
 from celery_etcdlock.errors import InvalidKey, InvalidOption
-from tests.unit.core.key_vectors import HASH_KEY, VECTORS, IntColor, StrColor, naming, spec_of
+from tests.unit.core.key_vectors import HASH_KEY, VECTORS, IntColor, StrColor, naming, spec_of, text_of
 
 SCRIPT = Path(__file__).with_name("key_vectors.py")
 OTHER_PYTHONS = sorted(
@@ -55,7 +55,7 @@ def refused_key(spec: LockNaming, *args: Any, **kwargs: Any) -> str:
 @pytest.mark.parametrize(("function", "options", "args", "kwargs", "text", "name"), VECTORS)
 def test_vectors(function: Callable[..., object], options: Any, args: Any, kwargs: Any, text: str, name: str) -> None:
     spec = spec_of(function, options)
-    assert spec.canonical_text(args, kwargs) == text
+    assert text_of(spec, args, kwargs) == text
     assert spec.names_for(args, kwargs)[0] == name
 
 
@@ -99,7 +99,7 @@ def test_one_call_in_all_its_forms_has_one_name(unique_on: object) -> None:
 
 def test_unique_on_none_is_the_task_s_name_and_looks_at_nothing() -> None:
     assert spec_for().names_for((object(),), {"nonsense": object()})[0] == "app.task"
-    assert spec_for().canonical_text((1,), {}) == "{}"
+    assert text_of(spec_for(), (1,), {}) == "{}"
 
 
 def test_a_plain_string_is_one_name() -> None:
@@ -114,7 +114,7 @@ def test_a_bound_method_s_self_is_not_in_the_key() -> None:
         def run(self, x: int, full: bool = False) -> None: ...
 
     spec = spec_for(Job().run, unique_on="*")
-    assert spec.canonical_text((1,), {}) == '{"full":false,"x":1}'
+    assert text_of(spec, (1,), {}) == '{"full":false,"x":1}'
 
 
 def positional_only(a: object, /, b: object = 2, *, c: object = 3) -> None: ...
@@ -139,7 +139,7 @@ def nothing() -> None: ...
     ],
 )
 def test_text_of_calls(function: Any, unique_on: object, args: Any, kwargs: Any, text: str) -> None:
-    assert spec_for(function, unique_on=unique_on).canonical_text(args, kwargs) == text
+    assert text_of(spec_for(function, unique_on=unique_on), args, kwargs) == text
 
 
 @given(st.lists(st.integers(), max_size=3), st.dictionaries(st.sampled_from("abcde"), st.integers(), max_size=4))
@@ -160,10 +160,8 @@ def test_binding_is_python_s(function: Any, args: list[int], kwargs: dict[str, i
         return
     expected.apply_defaults()
     # Called by its full arguments, the text is that of each argument by itself.
-    single = {
-        name: spec_for(function, unique_on=name).canonical_text(args, kwargs)[1:-1] for name in expected.arguments
-    }
-    assert spec.canonical_text(args, kwargs) == "{" + ",".join(single[name] for name in sorted(single)) + "}"
+    single = {name: text_of(spec_for(function, unique_on=name), args, kwargs)[1:-1] for name in expected.arguments}
+    assert text_of(spec, args, kwargs) == "{" + ",".join(single[name] for name in sorted(single)) + "}"
     for name, value in expected.arguments.items():
         if isinstance(value, int):
             assert single[name] == f'"{name}":{value}'
@@ -221,7 +219,7 @@ def test_a_default_that_has_no_text_is_found_at_definition() -> None:
     def cached(x: int, cache: object = object()) -> None: ...
 
     assert refused_option(cached, unique_on="*").startswith(
-        "the default of an argument in unique_on can't be used: task 'app.task': argument cache can't be part"
+        "task 'app.task': the default of an argument in unique_on can't be used: argument cache can't be part"
     )
     spec_for(cached, unique_on=["x"])
 
@@ -238,7 +236,7 @@ def test_unique_on_and_lock_key_exclude_each_other() -> None:
 def test_hash_key_changes_names_but_not_texts_or_the_plain_name() -> None:
     plain = spec_for(unique_on="*")
     keyed = plain.with_hash_key(HASH_KEY)
-    assert keyed.canonical_text((1,), {}) == plain.canonical_text((1,), {})
+    assert text_of(keyed, (1,), {}) == text_of(plain, (1,), {})
     assert (
         len(
             {

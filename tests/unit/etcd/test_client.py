@@ -139,9 +139,10 @@ def test_many_threads_at_once_each_have_a_connection() -> None:
         assert server.connections == 8
 
 
-def test_idle_connections_are_dropped_in_time() -> None:
+def test_idle_connections_are_dropped_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(connection_pool, "IDLE_SECONDS", 0.0)
     with ScriptedServer(echo) as server:
-        client = EtcdClient(server.endpoint, idle_seconds=0.0)
+        client = EtcdClient(server.endpoint)
         client.call(PATH, b"", 5)
         client.call(PATH, b"", 5)
         assert server.connections == 2

@@ -28,6 +28,7 @@ from celery_etcdlock.etcd.errors import (
     PermissionDenied,
     StatusCode,
 )
+from celery_etcdlock.etcd.request_headers import request_headers
 from celery_etcdlock.etcd.sockets import NotAllSent, PolledChannel
 from tests.unit.etcd import scripted_server
 from tests.unit.etcd.recorded import Played, call
@@ -188,7 +189,7 @@ def test_goaway_to_the_end_is_not_processed() -> None:
         client = EtcdClient(server.endpoint)
         connection = client._pool.connect(deadline)
         with pytest.raises(NotProcessed, match="moving") as caught:
-            connection.call(client._pool.headers.block(server.endpoint, PATH, 10, ""), b"x", deadline)
+            connection.call(request_headers("http", server.endpoint, PATH, 10, ""), b"x", deadline)
         assert not caught.value.maybe_applied
         assert not connection.reusable
 
@@ -659,7 +660,7 @@ def test_a_request_that_the_kernel_did_not_take_whole_is_not_applied() -> None:
 
     ours, theirs = socket.socketpair()
     with ours, theirs:
-        channel = PolledChannel(ours, time.monotonic)
+        channel = PolledChannel(ours)
         with pytest.raises(NotAllSent):
             channel.send(bytes(50_000_000), time.monotonic() + 0.05)
 

@@ -15,11 +15,10 @@ from h2.settings import SettingCodes, Settings
 from hypothesis import given
 from hypothesis import strategies as st
 
-from celery_etcdlock.etcd import http2_protocol as module
 from celery_etcdlock.etcd.errors import ConnectionLost, DeadlinePassed
 from celery_etcdlock.etcd.flow_control import OUR_WINDOW
 from celery_etcdlock.etcd.frames import Http2Error, frame
-from celery_etcdlock.etcd.header_blocks import header_block
+from celery_etcdlock.etcd.header_blocks import LARGEST_LIST_BYTES, header_block
 from celery_etcdlock.etcd.http2_protocol import PREFACE, Http2Protocol
 from tests.unit.etcd.recorded import (
     BEGINNING,
@@ -271,7 +270,7 @@ def test_a_page_without_end_is_not_kept() -> None:
 def test_more_data_than_our_window_allows(monkeypatch: pytest.MonkeyPatch) -> None:
     protocol = talking()
     monkeypatch.setattr(protocol, "_owe", lambda update: None)
-    protocol._incoming._connection = 10_000
+    protocol._connection_window._left = 10_000
     protocol.receive(BEGINNING)
     with pytest.raises(Http2Error, match="FLOW_CONTROL_ERROR"):
         protocol.receive(frame(DATA, 0, 1, bytes(10_001)))
@@ -363,7 +362,7 @@ def test_our_preface_is_what_it_should_be() -> None:
     assert server.remote_settings.enable_push == 0
     assert server.remote_settings.initial_window_size == OUR_WINDOW
     assert server.outbound_flow_control_window == OUR_WINDOW
-    assert server.remote_settings.max_header_list_size == module.LARGEST_BLOCK
+    assert server.remote_settings.max_header_list_size == LARGEST_LIST_BYTES
 
 
 def test_the_answers_to_pings_wait_until_they_are_called_for() -> None:

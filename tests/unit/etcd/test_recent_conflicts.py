@@ -15,6 +15,7 @@ from celery_etcdlock.etcd import messages
 from celery_etcdlock.etcd.errors import ConnectionLost
 from celery_etcdlock.etcd.etcd_store import EtcdStore
 from celery_etcdlock.etcd.recent_conflicts import MOST_NAMES, RecentConflicts
+from tests.model.codec import NeverLately
 from tests.model.model_etcd import ModelEtcd
 
 RECORD = Record(Delivery("task"), "proj.work", "host", 1, 1.0, 1, "broker")
@@ -44,7 +45,9 @@ class Counting(ModelEtcd):
 class Client:
     def __init__(self, *, asks_first: bool) -> None:
         self.etcd = Counting()
-        self.store = EtcdStore(self.etcd, "/p/", asks_first=asks_first)
+        self.store = EtcdStore(self.etcd, "/p/")
+        if not asks_first:
+            self.store._recent_conflicts = NeverLately()
         self.perform(GrantLease(7, 60))
         self.epoch = 0
         self.fence()
