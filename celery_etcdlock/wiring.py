@@ -50,9 +50,11 @@ def open_stores(settings: Settings) -> tuple[LockStore, LockStore]:
 
 
 def open_redis_store(settings: Settings) -> RedisStore:
+    """Connects to nothing yet. Raises ``InvalidSetting`` where redis-py isn't installed."""
+    pool = _redis_pool(settings)
     from celery_etcdlock.locking.redis_store import RedisStore
 
-    return RedisStore(lambda: _redis_pool(settings), settings.prefix)
+    return RedisStore(pool, settings.prefix)
 
 
 def open_redis_client(settings: Settings) -> Any:
@@ -116,10 +118,10 @@ def open_inspector(settings: Settings) -> Inspector:
     """The operator's view of the locks. Connects to nothing yet. Raises ``InvalidSetting`` where there is none."""
     check_inspectable(settings)
     if settings.in_redis:
+        client, store = open_redis_client(settings), open_redis_store(settings)
         from celery_etcdlock.locking.redis_inspector import RedisInspector
 
-        store = open_redis_store(settings)
-        return RedisInspector(lambda: open_redis_client(settings), store, settings.prefix, settings.timeout)
+        return RedisInspector(client, store, settings.prefix, settings.timeout)
     from celery_etcdlock.etcd.etcd_inspector import EtcdInspector
 
     return EtcdInspector(open_client(settings), settings.prefix, settings.timeout)

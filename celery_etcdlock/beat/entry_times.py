@@ -14,12 +14,6 @@ def aware(moment: datetime) -> datetime:
     return moment.replace(tzinfo=timezone.utc) if moment.tzinfo is None else moment
 
 
-def like(moment: datetime, seconds: float) -> datetime:
-    """The Unix time ``seconds``, with or without a zone as ``moment``."""
-    found = datetime.fromtimestamp(seconds, moment.tzinfo or timezone.utc)
-    return found if moment.tzinfo is not None else found.replace(tzinfo=None)
-
-
 def described(schedule: Any) -> str:
     """A schedule for people."""
     period = getattr(schedule, "run_every", None)
@@ -67,7 +61,8 @@ def own_last_run(entry: Any) -> float | None:
 
 def set_run(entry: Any, last_run_at: float, count: int) -> None:
     """On the entry, and on the database row behind it (django-celery-beat), from which the next one is made."""
-    entry.last_run_at = like(entry.last_run_at, last_run_at)
+    zone = entry.last_run_at.tzinfo  # as it has one, or none
+    entry.last_run_at = datetime.fromtimestamp(last_run_at, zone or timezone.utc).replace(tzinfo=zone)
     entry.total_run_count = count
     model = getattr(entry, "model", None)
     if model is not None and hasattr(model, "total_run_count"):

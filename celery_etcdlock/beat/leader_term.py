@@ -25,7 +25,7 @@ from celery_etcdlock.core.record import Delivery
 from celery_etcdlock.errors import EtcdLockError, LockLost, LockUnavailable
 from celery_etcdlock.locking.done_marks import DoneMarks
 from celery_etcdlock.locking.lock import Lock
-from celery_etcdlock.locking.saved_states import MOST_WRITES, SavedStates
+from celery_etcdlock.locking.saved_states import SavedStates
 from celery_etcdlock.tasks.execution.interruption import Interruption
 
 logger = logging.getLogger("celery_etcdlock")
@@ -98,10 +98,6 @@ class Term:
     _away_said: bool = False
     _interruption: Interruption | None = None
 
-    @property
-    def fence(self) -> int:
-        return self.lock.fencing_token
-
     def check(self) -> None:
         """Raise ``LockLost`` unless this process is the beat."""
         if self.over:
@@ -111,10 +107,10 @@ class Term:
         self.lock.check()
 
     def interruptible(self, body: Callable[[], Result]) -> Result:
-        """Run ``body``; ``LockLost`` is raised in it when the lock is lost meanwhile."""
+        """Run ``body``; ``LockLost`` is raised in it, or before it, when this process isn't the beat any more."""
         interruption = self._interruption = Interruption()
         try:
-            self.lock.check()
+            self.check()
             return interruption.run(body)
         finally:
             self._interruption = None
@@ -169,13 +165,13 @@ class Term:
                 changed[key] = None
             elif (key in here) != (state.absent_since is None):
                 changed[key] = replace(state, absent_since=None if key in here else now)
-        self.write(changed)
+        self.save(changed)
 
     def claim(self, tick: Tick) -> None:
         """Claim the tick. Raises ``LockUnavailable`` (then it is in doubt, and asked for again) and ``LockLost``."""
         self.check()
         self.doubtful[tick.segment] = tick
-        self._save({tick.segment: tick.state})
+        self.save({tick.segment: tick.state})
         self.doubtful.pop(tick.segment, None)
         self.claimed[tick.segment] = tick
 
@@ -186,29 +182,22 @@ class Term:
             tick.state.name,
             tick.due_text,
         )
-        self._save({tick.segment: tick.state})
+        self.save({tick.segment: tick.state})
 
     def sent(self, tick: Tick, *, failed: bool = False) -> None:
         """The tick is with the broker, or will never be. Confirmed with the next claim, or by ``confirm``."""
-        self.claimed.pop(tick.segment, None)
-        self.unsent.pop(tick.segment, None)
-        state = replace(tick.state, phase=Phase.SKIPPED if failed else Phase.PUBLISHED, fence=self.fence)
+        now = self.clock()
         if tick.late_in_sending:
-            state = replace(state, last_run_at=max(self.clock(), state.last_run_at))
-        tick.state = state
-        self.states[tick.segment] = state
-        if self.at_least_once or failed:
-            self._confirmations[tick.segment] = state
+            tick.state = replace(tick.state, last_run_at=max(now, tick.state.last_run_at))
+        self._settle(tick, Phase.SKIPPED if failed else Phase.PUBLISHED)
         if not failed:
-            self.on_sent(state, max(0.0, self.clock() - (state.due_at or self.clock())))
+            self.on_sent(tick.state, max(0.0, now - (tick.state.due_at or now)))
 
     def was_sent(self, tick: Tick) -> bool:
         """Whether the scheduler that claimed it said that it sent it. Raises ``LockUnavailable``."""
         if not tick.left_behind or not self.marks.seen(mark_of(tick.state.task_id or "")):
             return False
-        tick.state = replace(tick.state, phase=Phase.PUBLISHED, fence=self.fence)
-        self.states[tick.segment] = self._confirmations[tick.segment] = tick.state
-        self.unsent.pop(tick.segment, None)
+        self._settle(tick, Phase.PUBLISHED)
         return True
 
     def sent_and_not_confirmed(self) -> list[str]:
@@ -223,35 +212,35 @@ class Term:
         tick.late_in_sending = True
         self.unsent[tick.segment] = tick
 
-    def drop(self, segment: str) -> None:
-        tick = self.unsent.pop(segment)
-        self._confirmations[segment] = replace(tick.state, phase=Phase.SKIPPED)
+    def _settle(self, tick: Tick, phase: Phase) -> None:
+        self.claimed.pop(tick.segment, None)
+        self.unsent.pop(tick.segment, None)
+        tick.state = replace(tick.state, phase=phase, fence=self.lock.fencing_token)
+        self.states[tick.segment] = tick.state
+        if self.at_least_once or phase is Phase.SKIPPED:
+            self._confirmations[tick.segment] = tick.state
+
+    def drop(self, tick: Tick) -> None:
+        """The tick's entry is gone: nobody sends it any more."""
+        self._settle(tick, Phase.SKIPPED)
 
     def confirm(self) -> None:
         """Confirm what was sent. Raises ``LockUnavailable`` and ``LockLost``."""
-        if self._confirmations:
-            self._save({})
+        self.save({})
 
-    def write(self, states: Mapping[str, EntryState | None]) -> None:
-        """Write states, as many as there are. Raises ``LockUnavailable`` and ``LockLost``."""
-        keys = list(states)
-        for start in range(0, len(keys), MOST_WRITES):
-            self._save({key: states[key] for key in keys[start : start + MOST_WRITES]})
-
-    def _save(self, states: Mapping[str, EntryState | None]) -> None:
-        """With as many confirmations as fit into the same transaction."""
-        confirmed = dict(list(self._confirmations.items())[: max(0, MOST_WRITES - len(states))])
-        both: dict[str, EntryState | None] = {**confirmed, **states}
+    def save(self, states: Mapping[str, EntryState | None]) -> None:
+        """Write states (``None``: delete) and what is to be confirmed. Raises ``LockUnavailable`` and ``LockLost``."""
+        both: dict[str, EntryState | None] = {**self._confirmations, **states}
+        if not both:
+            return
         self.saved_states.save({key: None if state is None else encode_state(state) for key, state in both.items()})
+        self._confirmations.clear()
         for key, state in both.items():
-            self._confirmations.pop(key, None)
             if state is None:
                 self.states.pop(key, None)
             else:
                 self.states[key] = state
         self._away_said = False
-        if self._confirmations and not states:
-            self._save({})
 
     @contextmanager
     def troubles_noted(self) -> Iterator[None]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -23,7 +23,7 @@ class SafePoints:
     def __init__(self) -> None:
         self._before: dict[int, Any] = {}
         self.is_held = False
-        self._pending: Callable[[], None] | None = None
+        self._pending: int | None = None
 
     def install(self) -> None:
         """Call it in the thread that ticks, once Celery has set its handlers. A second call changes nothing."""
@@ -31,9 +31,8 @@ class SafePoints:
             return
         for number in (signal.SIGTERM, signal.SIGINT):
             handler = signal.getsignal(number)
-            if handler == self._handle or (handler == signal.SIG_DFL and number != signal.SIGTERM):
-                continue
-            if callable(handler) or handler == signal.SIG_DFL:
+            ends = callable(handler) or (handler == signal.SIG_DFL and number == signal.SIGTERM)
+            if ends and handler != self._handle:
                 self._before[number] = handler
                 signal.signal(number, self._handle)
 
@@ -46,7 +45,7 @@ class SafePoints:
             self.is_held = False
             pending, self._pending = self._pending, None
             if pending is not None:
-                pending()
+                self._end(pending, None)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if not self.is_held or self._pending is not None:
@@ -54,9 +53,8 @@ class SafePoints:
             self._pending = None
             self._end(number, frame)
             return
-        self._pending = lambda: self._end(number, None)
-        ident = threading.get_ident()
-        again = threading.Timer(PATIENCE_SECONDS, self._insist, (ident, number))
+        self._pending = number
+        again = threading.Timer(PATIENCE_SECONDS, self._insist, (threading.get_ident(), number))
         again.daemon = True
         again.start()
 

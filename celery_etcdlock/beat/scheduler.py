@@ -41,6 +41,8 @@ TASK = "celery beat"
 #: Seconds that an idle tick lasts at most, so that Celery sees soon that it should stop.
 LONGEST_WAIT_SECONDS = 1.0
 
+AWAY = "standing by: etcd is unreachable, nothing is scheduled"
+
 #: Seconds that a beat that couldn't take over leaves the lock to others.
 PAUSE_SECONDS = 15.0
 
@@ -68,13 +70,12 @@ class EtcdScheduler(Scheduler):
         self._alarm = Alarm()
         self._safe_points = SafePoints()
         self._election: LeaderElection | None = None
-        self._manager: LockManager | None = None
         self._inner: Guard | None = None
         self._next_at = 0.0
         #: Ids of ticks that were sent, and couldn't be confirmed while this was the beat.
         self._to_mark: list[str] = []
+        #: What was logged last of standing by.
         self._said = ""
-        self._away_said = False
         # Lazily: the schedule is the inner scheduler's.
         super().__init__(app, max_interval=kwargs.get("max_interval"), lazy=True)
 
@@ -88,19 +89,15 @@ class EtcdScheduler(Scheduler):
 
     def tick(self, *args: Any, **kwargs: Any) -> float:
         """Stand by, take over or work; returns within a second or a tick, and sleeps by itself."""
-        if self._election is None:
-            self._stand()
-        assert self._election is not None
-        lock = self._election.lock
+        election = self._election or self._stand()
+        lock = election.lock
         if lock is None:
             self._mark_what_was_sent()
             self._alarm.wait(LONGEST_WAIT_SECONDS)
             return 0.0
         try:
             with self._safe_points.held():
-                if self._inner is None:
-                    self._take_over(lock)
-                inner = self._inner
+                inner = self._take_over(election, lock) if self._inner is None else self._inner
                 if inner is None:
                     return 0.0
                 now = time.monotonic()
@@ -131,15 +128,14 @@ class EtcdScheduler(Scheduler):
             return  # in a signal's handler, amid a tick: Celery closes again when that is over
         inner, self._inner = self._inner, None
         election, self._election = self._election, None
-        manager, self._manager = self._manager, None
         try:
             if inner is not None:
                 self._close_inner(inner)
         finally:
             if election is not None:
                 election.stop()
-            if manager is not None and manager.pid == os.getpid():
-                logger.info("celery-etcdlock: this beat has ended")
+                if election.manager.pid == os.getpid():
+                    logger.info("celery-etcdlock: this beat has ended")
 
     def _close_inner(self, inner: Guard) -> None:
         try:
@@ -152,14 +148,13 @@ class EtcdScheduler(Scheduler):
         inner.close()
         inner.term.over = True
 
-    def _stand(self) -> None:
+    def _stand(self) -> LeaderElection:
         self._safe_points.install()
         store, renewal_store = open_stores(self._settings)
         timeout = self._settings.timeout
         listener = Listeners([send_signal, *self._listeners, self._hear])
-        self._manager = LockManager(store, renewal_store, timeout_seconds=timeout, listener=listener)
         self._election = LeaderElection(
-            self._manager,
+            LockManager(store, renewal_store, timeout_seconds=timeout, listener=listener),
             self._name,
             self._record,
             self._settings.beat_ttl or self._settings.ttl,
@@ -168,12 +163,12 @@ class EtcdScheduler(Scheduler):
             on_away=self._on_away,
         )
         self._election.start()
+        return self._election
 
     def _record(self) -> Record:
         return self._locks.record(Delivery(f"{STANDALONE_PREFIX}beat of {self.app.main or 'an app'}"), TASK)
 
     def _hear(self, event: LockEvent) -> None:
-        self._away_said = False
         if not isinstance(event, LockWaiting):
             return
         holder = event.holder
@@ -190,19 +185,16 @@ class EtcdScheduler(Scheduler):
             )
 
     def _on_away(self, error: LockUnavailable) -> None:
-        if not self._away_said:
-            self._away_said = True
-            self._said = ""
-            logger.warning("celery-etcdlock: standing by: etcd is unreachable, nothing is scheduled: %s", error)
+        if self._said != AWAY:
+            self._said = AWAY
+            logger.warning("celery-etcdlock: %s: %s", AWAY, error)
 
-    def _take_over(self, lock: Lock) -> None:
-        assert self._manager is not None
-        assert self._election is not None
-        settings = self._settings
+    def _take_over(self, election: LeaderElection, lock: Lock) -> Guard | None:
+        settings, manager = self._settings, election.manager
         term = Term(
             lock,
-            self._manager.saved_states(self._name, lock),
-            self._manager.done,
+            manager.saved_states(self._name, lock),
+            manager.done,
             at_least_once=settings.beat_delivery == "at_least_once",
             catch_up_seconds=settings.beat_catch_up,
             on_sent=self._on_sent,
@@ -212,17 +204,18 @@ class EtcdScheduler(Scheduler):
             lock.check()
             work = WorkState(host_name(), os.getpid(), time.time(), lock.fencing_token, app=self.app.main or "")
             work = term.begin(work)
-            self._manager.tell(BeatTookOver(self._name, lock.record, lock.fencing_token, work.takeovers))
+            manager.tell(BeatTookOver(self._name, lock.record, lock.fencing_token, work.takeovers))
             inner = self._make_inner(term)
             term.note_absent(segment_of(name) for name in inner.schedule)
             self._inner = inner
             self._said = ""
         except StateTooNew as error:
             logger.error("celery-etcdlock: standing by: %s", error)
-            self._election.leave(PAUSE_SECONDS)
+            election.leave(PAUSE_SECONDS)
         except LockUnavailable as error:
             logger.warning("celery-etcdlock: standing by: can't read the last beat's state: %s", error)
-            self._election.leave(LONGEST_WAIT_SECONDS)
+            election.leave(LONGEST_WAIT_SECONDS)
+        return self._inner
 
     def _make_inner(self, term: Term) -> Guard:
         scheduler_class = guarded(cast("Any", self._inner_class))
@@ -250,9 +243,9 @@ class EtcdScheduler(Scheduler):
 
     def _mark_what_was_sent(self) -> None:
         """Mark what the next beat would send again, because etcd was unreachable when it was to be confirmed."""
-        while self._to_mark and self._manager is not None:
+        while self._to_mark and self._election is not None:
             try:
-                self._manager.done.put(mark_of(self._to_mark[0]))
+                self._election.manager.done.put(mark_of(self._to_mark[0]))
             except LockUnavailable as error:
                 logger.debug("celery-etcdlock: what was sent can't be marked for the next beat yet: %s", error)
                 return
@@ -264,9 +257,9 @@ class EtcdScheduler(Scheduler):
             inner.term.interrupt(lock.lost_reason or "lost")
 
     def _on_sent(self, state: EntryState, late_seconds: float) -> None:
-        if self._manager is not None:
+        if self._election is not None:
             record = replace(self._record(), task=state.task, delivery=Delivery(state.task_id or ""))
-            self._manager.tell(TickSent(self._name, record, state.name, late_seconds))
+            self._election.manager.tell(TickSent(self._name, record, state.name, late_seconds))
 
 
 def _scheduler_class(named: str | type) -> type[Scheduler]:

@@ -183,7 +183,7 @@ class Guard(TickSender):
 
     def _state_of(self, entry: ScheduleEntry, **facts: Any) -> EntryState:
         schedule = described(entry.schedule)
-        return EntryState(str(entry.name), str(entry.task), schedule, fence=self.term.fence, **facts)
+        return EntryState(str(entry.name), str(entry.task), schedule, fence=self.term.lock.fencing_token, **facts)
 
     def _introduce(self, entries: list[ScheduleEntry]) -> None:
         """Write down when an entry was first seen, so that its first run doesn't start anew with each beat."""
@@ -200,7 +200,7 @@ class Guard(TickSender):
                     next_at=due_at(entry.schedule, last_run, now),
                 )
         with self.term.troubles_noted():
-            self.term.write(states)
+            self.term.save(states)
 
     def _align(self, entry: ScheduleEntry) -> bool:
         """Give the entry the last run that the store knows, if that is later. Returns whether it was."""

@@ -49,11 +49,9 @@ class TickSender(Scheduler):
                 return
             entry = next((each for each in self.schedule.values() if segment_of(each.name) == segment), tick.entry)
             if entry is None:
-                logger.warning(
-                    "celery-etcdlock: a tick of %r was claimed and maybe not sent; its entry was removed since",
-                    tick.state.name,
-                )
-                self.term.drop(segment)
+                text = "celery-etcdlock: a tick of %r was claimed and maybe not sent; its entry was removed since"
+                logger.warning(text, tick.state.name)
+                self.term.drop(tick)
                 continue
             self.term.unsent.pop(segment, None)
             try:
@@ -71,7 +69,6 @@ class TickSender(Scheduler):
         send = super().apply_async
         stamped = _stamped(entry, tick)
         try:
-            self.term.check()
             result = self.term.interruptible(lambda: send(stamped, producer=producer, advance=advance))
         except LockLost:
             self.term.claimed.pop(tick.segment, None)

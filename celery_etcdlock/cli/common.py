@@ -6,7 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from typing import Any, NoReturn
 
 import click
@@ -26,6 +26,8 @@ UNAVAILABLE = 3
 
 CHECK_PLACE = "check the app (-A), etcdlock_prefix and etcdlock_endpoints."
 
+PORT = click.IntRange(0, 65535)
+
 json_option = click.option("--json", "as_json", is_flag=True, help="JSON on standard output, for scripts.")
 
 
@@ -40,31 +42,25 @@ def settings_for(context: click.Context) -> Settings:
 
 
 @contextmanager
-def inspecting(context: click.Context) -> Iterator[Inspector]:
-    """The operator's view, during a command. Ends the command with a message and code when etcd is unreachable."""
+def inspecting(context: click.Context) -> Iterator[tuple[Inspector, str]]:
+    """The operator's view, during a command, and where it looks. Ends the command when etcd is unreachable."""
     settings = settings_for(context)
+    # Said, so that an empty list of the wrong place isn't taken for "all is free".
+    place = f"{settings.where}, prefix {settings.prefix}"
     try:
-        inspector = open_inspector(settings)
+        with closing(open_inspector(settings)) as inspector:
+            yield inspector, place
     except InvalidSetting as error:
         fail(str(error), WRONG_USAGE)
-    try:
-        yield inspector
     except LockUnavailable as error:
-        fail(f"{error}\nNobody knows which locks are held: {place_of(settings)} can't be asked.", UNAVAILABLE)
+        fail(f"{error}\nNobody knows which locks are held: {place} can't be asked.", UNAVAILABLE)
     except KeyboardInterrupt:
         sys.exit(0)
-    finally:
-        inspector.close()
 
 
-def place_of(settings: Settings) -> str:
-    """What a command looks at, so that an empty list of the wrong place isn't taken for "all is free"."""
-    return f"{settings.where}, prefix {settings.prefix}"
-
-
-def nothing_held(inspector: Inspector, settings: Settings) -> str:
+def nothing_held(inspector: Inspector, place: str) -> str:
     """What to say where no lock is held: good news only where locks are taken at all."""
-    text = f"no locks held ({place_of(settings)})"
+    text = f"no locks held ({place})"
     traces = inspector.traces()
     if not traces.used:
         text += f"\nNo worker was ever started with this prefix, and nothing is stored there: {CHECK_PLACE}"
@@ -73,10 +69,10 @@ def nothing_held(inspector: Inspector, settings: Settings) -> str:
     return text
 
 
-def fail_not_found(context: click.Context, inspector: Inspector, name_or_task_id: str) -> NoReturn:
-    settings, asked = settings_for(context), printable(name_or_task_id)
-    text = f"no lock of this name is held, and no task of this id holds or awaits one: {asked} ({place_of(settings)})"
-    fail(text if inspector.traces().used else f"{text}\n{nothing_held(inspector, settings)}", NOT_DONE)
+def fail_not_found(inspector: Inspector, place: str, name_or_task_id: str) -> NoReturn:
+    asked = printable(name_or_task_id)
+    text = f"no lock of this name is held, and no task of this id holds or awaits one: {asked} ({place})"
+    fail(text if inspector.traces().used else f"{text}\n{nothing_held(inspector, place)}", NOT_DONE)
 
 
 def lock_table_of(inspector: Inspector) -> LockTable:

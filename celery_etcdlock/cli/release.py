@@ -28,8 +28,6 @@ from celery_etcdlock.core.printable import printable
 from celery_etcdlock.locking.inspector import Inspector
 
 POLL_SECONDS = 0.2
-#: TTLs are asked for this often, in seconds.
-TTL_SECONDS = 1.0
 
 
 def _seconds(_context: click.Context, _option: click.Parameter, value: float) -> float:
@@ -59,10 +57,10 @@ def command(context: click.Context, name_or_task_id: str, force: bool, yes: bool
     LockLost (or only told, with on_lock_lost="flag"); a holder without a task is only told. The lock is free once its
     holder has released it. --force doesn't wait for that.
     """
-    with inspecting(context) as inspector:
+    with inspecting(context) as (inspector, place):
         entries = _entries(lock_table_of(inspector), name_or_task_id)
         if not entries:
-            fail_not_found(context, inspector, name_or_task_id)
+            fail_not_found(inspector, place, name_or_task_id)
         if not yes:
             for entry in entries:
                 click.echo(f"lock {printable(entry.name)} is held by {described_owner(entry)}")
@@ -147,28 +145,22 @@ class _Renewals:
     def __init__(self, inspector: Inspector, entry: KeyEntry) -> None:
         self._inspector = inspector
         self._entry = entry
-        self._looked_at = -math.inf
-        self._began = time.monotonic()
+        self._began = self._looked_at = time.monotonic()
         self._ttl: float | None = None
         self._renewed = False
 
     def wait_until_gone(self, timeout_seconds: float) -> bool:
-        self._look()
-        while self._inspector.is_there(self._entry):
-            if time.monotonic() >= self._began + timeout_seconds:
+        lease = self._entry.key.lease
+        while True:
+            now, ttl = time.monotonic(), self._inspector.ttls([lease]).get(lease)
+            if ttl is not None:
+                self._renewed = self._renewed or (self._ttl is not None and ttl > self._ttl)
+                self._ttl, self._looked_at = ttl, now
+            if not self._inspector.is_there(self._entry):
+                return True
+            if now >= self._began + timeout_seconds:
                 return False
             time.sleep(POLL_SECONDS)
-            self._look()
-        return True
-
-    def _look(self) -> None:
-        now = time.monotonic()
-        if now - self._looked_at < TTL_SECONDS:
-            return
-        ttl = self._inspector.ttls([self._entry.lease]).get(self._entry.lease)
-        if ttl is not None:
-            self._renewed = self._renewed or (self._ttl is not None and ttl > self._ttl)
-            self._ttl, self._looked_at = ttl, now
 
     @property
     def ran_out(self) -> bool:

@@ -13,7 +13,7 @@ from rich.cells import cell_len, set_cell_size
 from rich.console import Group
 from rich.text import Text
 
-from celery_etcdlock.cli.table import HEADINGS, WAITS, rows_of, waits_in_words, without_empty
+from celery_etcdlock.cli.table import WAITS, table_of, waits_in_words
 from celery_etcdlock.core.lock_table import LockEntry, contended_first, number_held
 from celery_etcdlock.core.waiting_counts import NONE, WaitingCount
 
@@ -48,9 +48,8 @@ def screen(
     """``where`` says what is looked at. ``others`` wait for locks that aren't among ``locks``. ``now`` is Unix time."""
     held = number_held(locks)
     head = f"{held} {'lock' if held == 1 else 'locks'} held, {waits_in_words(locks, others)} · ctrl-c ends"
-    fit = rows_that_fit(height)
     total = sum(len(lock.owners) or 1 for lock in locks)
-    headings, rows = without_empty(HEADINGS, rows_of(contended_first(locks)[:fit], ttls, now)[:fit])
+    headings, rows = table_of(contended_first(locks), ttls, now=now, most=rows_that_fit(height))
     names = [name for name in headings if width >= FROM_WIDTH.get(name, 0)]
     cells = [[row[headings.index(name)] for name in names] for row in rows]
     widths = _widths(names, cells, width)

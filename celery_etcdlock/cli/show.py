@@ -7,10 +7,9 @@ import time
 import click
 
 from celery_etcdlock.cli.common import fail_not_found, inspecting, json_option, lock_table_of, print_json
-from celery_etcdlock.cli.ls import lock_as_json
 from celery_etcdlock.cli.table import duration
 from celery_etcdlock.core.description import in_words
-from celery_etcdlock.core.lock_table import KeyEntry, LockEntry
+from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, lock_as_json
 from celery_etcdlock.core.printable import printable
 
 
@@ -20,12 +19,12 @@ from celery_etcdlock.core.printable import printable
 @click.pass_context
 def command(context: click.Context, name_or_task_id: str, as_json: bool) -> None:
     """Show a lock with its owners and all that wait, by its name or the id of a task in its queue."""
-    with inspecting(context) as inspector:
+    with inspecting(context) as (inspector, place):
         table = lock_table_of(inspector)
         locks = table.named(name_or_task_id) or table.of_task(name_or_task_id)
         if not locks:
-            fail_not_found(context, inspector, name_or_task_id)
-        ttls = inspector.ttls(entry.lease for lock in locks for entry in lock.owners + lock.waiters)
+            fail_not_found(inspector, place, name_or_task_id)
+        ttls = inspector.ttls(entry.key.lease for lock in locks for entry in lock.owners + lock.waiters)
         if as_json:
             print_json([lock_as_json(lock, ttls) for lock in locks])
             return
@@ -35,15 +34,15 @@ def command(context: click.Context, name_or_task_id: str, as_json: bool) -> None
 
 def _lines(lock: LockEntry, ttls: dict[int, float]) -> list[str]:
     lines = [printable(lock.name)]
-    records = [entry.key.record for entry in lock.owners + lock.waiters]
-    if abouts := [record.about for record in records if record is not None and record.about]:
+    if abouts := [record.about for record in lock.records if record.about]:
         lines.append(f"  about       {printable(abouts[0])}")
     if not lock.owners:
         lines.append("  held by     nobody")
     for owner in lock.owners:
         lines.append(f"  held by     {described_owner(owner)}")
-        lines.append(f"  lease       {owner.lease:x}, {duration(ttls.get(owner.lease))} left if it isn't renewed")
-        lines.append(f"  fencing     {owner.key.mod_revision}")
+        key, left = owner.key, duration(ttls.get(owner.key.lease))
+        lines.append(f"  lease       {key.lease:x}, {left} left if it isn't renewed")
+        lines.append(f"  fencing     {key.mod_revision}")
     for number, waiter in enumerate(lock.waiters, 1):
         lines.append(f"  waiting {number:<3} {described_owner(waiter)}")
     if lock.others.retrying:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import islice
 
 from celery_etcdlock.core.description import holder_kind
 from celery_etcdlock.core.lock_table import KeyEntry, LockEntry
@@ -19,17 +20,24 @@ RARE = ("ABOUT", "RETRY", "JOIN")
 NOBODY = "nobody"
 
 
-def rows_of(locks: Iterable[LockEntry], ttls: Mapping[int, float], now: float | None = None) -> list[tuple[str, ...]]:
-    """A row for each owner, and one for a lock that is only waited for. ``now`` is Unix time in seconds."""
+def table_of(
+    locks: Iterable[LockEntry], ttls: Mapping[int, float], *, now: float | None = None, most: int | None = None
+) -> tuple[list[str], list[list[str]]]:
+    """The headings, and ``most`` rows: one for each owner, and for a lock that is only waited for. ``now``: Unix time.
+
+    Without the ``RARE`` columns where no row has anything to say.
+    """
     now = time.time() if now is None else now
-    return [_row(lock, owner, ttls, now) for lock in locks for owner in lock.owners or (None,)]
+    rows = list(islice((_row(lock, owner, ttls, now) for lock in locks for owner in lock.owners or (None,)), most))
+    kept = [at for at, name in enumerate(HEADINGS) if name not in RARE or any(row[at] != "-" for row in rows)]
+    return [HEADINGS[at] for at in kept], [[row[at] for at in kept] for row in rows]
 
 
 def _row(lock: LockEntry, owner: KeyEntry | None, ttls: Mapping[int, float], now: float) -> tuple[str, ...]:
     waits = tuple(str(number or "-") for number in (len(lock.waiters), lock.others.retrying, lock.others.joining))
     if owner is None:
         return printable(lock.name), "-", NOBODY, "-", "-", "-", "-", *waits
-    record, ttl_seconds = owner.key.record, ttls.get(owner.lease)
+    record, ttl_seconds = owner.key.record, ttls.get(owner.key.lease)
     if record is None:
         return printable(lock.name), "-", "unreadable", "-", "-", "-", duration(ttl_seconds), *waits
     by_process = holder_kind(record) == "process"
@@ -76,18 +84,6 @@ def cells(text: str) -> int:
         return len(text)
     visible = (each for each in text if not unicodedata.combining(each))
     return sum(2 if unicodedata.east_asian_width(each) in "WF" else 1 for each in visible)
-
-
-def without_empty(
-    headings: Sequence[str], rows: Sequence[tuple[str, ...]]
-) -> tuple[tuple[str, ...], list[tuple[str, ...]]]:
-    """Without the ``RARE`` columns where no row has anything to say."""
-    kept = [
-        column
-        for column, heading in enumerate(headings)
-        if heading not in RARE or any(row[column] != "-" for row in rows)
-    ]
-    return tuple(headings[column] for column in kept), [tuple(row[column] for column in kept) for row in rows]
 
 
 def text_table(headings: Sequence[str], rows: Sequence[Sequence[str]]) -> str:

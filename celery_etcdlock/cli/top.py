@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from celery_etcdlock.cli.common import WRONG_USAGE, fail, inspecting, place_of, settings_for
+from celery_etcdlock.cli.common import WRONG_USAGE, fail, inspecting
 from celery_etcdlock.core.lock_table import LockTable, SnapshotOutdated, contended_first
 from celery_etcdlock.core.waiting_counts import NONE
 from celery_etcdlock.locking.inspector import Inspector, waiting_counts
@@ -40,17 +40,15 @@ def command(context: click.Context, pattern: str | None) -> None:
         fail("`top` needs rich: pip install 'celery-etcdlock[cli]' (`ls` and `watch` work without)", WRONG_USAGE)
     if not sys.stdout.isatty():
         fail("`top` draws on a terminal: use `ls` or `watch --json` in scripts", WRONG_USAGE)
-    settings = settings_for(context)
-    where = place_of(settings)
-    with inspecting(context) as inspector, Live(screen=True, auto_refresh=False) as live:
+    with inspecting(context) as (inspector, place), Live(screen=True, auto_refresh=False) as live:
         while True:
             try:
-                _follow(inspector, live, pattern, where)
+                _follow(inspector, live, pattern, place)
             except SnapshotOutdated:
                 continue
 
 
-def _follow(inspector: Inspector, live: Live, pattern: str | None, where: str) -> None:
+def _follow(inspector: Inspector, live: Live, pattern: str | None, place: str) -> None:
     from celery_etcdlock.cli.screen import rows_that_fit, screen
 
     entries, revision = inspector.snapshot()
@@ -69,9 +67,9 @@ def _follow(inspector: Inspector, live: Live, pattern: str | None, where: str) -
         locks = contended_first(table.locks(pattern))
         if now - ttls_at >= TTL_SECONDS:
             shown = locks[: rows_that_fit(live.console.height)]
-            ttls = inspector.ttls(owner.lease for lock in shown for owner in lock.owners)
+            ttls = inspector.ttls(owner.key.lease for lock in shown for owner in lock.owners)
             ttls_at = now
         others = table.counts.others if pattern is None else NONE
-        drawing = screen(locks, ttls, live.console.width, live.console.height, where=where, others=others)
+        drawing = screen(locks, ttls, live.console.width, live.console.height, where=place, others=others)
         live.update(drawing, refresh=True)
         drawn_at = time.monotonic()

@@ -23,17 +23,16 @@ def command(context: click.Context, pattern: str | None, as_json: bool) -> None:
     With --json, one JSON object a line. Reads etcd alone: a task that was skipped leaves no trace there, see Celery's
     events for those.
     """
-    with inspecting(context) as inspector:
+    with inspecting(context) as (inspector, _):
         while True:
             entries, revision = inspector.snapshot()
             table = LockTable(entries)
             try:
                 for changes in inspector.changes(revision):
-                    for change in changes or ():
-                        for happening in table.apply(change):
-                            lock = LockEntry(happening.entry.name, (happening.entry,), ())
-                            if pattern is None or matching(lock, pattern):
-                                click.echo(_line(happening, as_json=as_json))
+                    for happening in map(table.apply, changes or ()):
+                        lock = LockEntry(happening.entry.name, (happening.entry,), ())
+                        if pattern is None or matching(lock, pattern):
+                            click.echo(_line(happening, as_json=as_json))
             except SnapshotOutdated:
                 click.echo("some changes were missed: etcd had compacted them", err=True)
 

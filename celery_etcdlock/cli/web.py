@@ -8,7 +8,7 @@ from typing import Any
 
 import click
 
-from celery_etcdlock.cli.common import WRONG_USAGE, fail, inspecting, place_of, settings_for
+from celery_etcdlock.cli.common import PORT, WRONG_USAGE, fail, inspecting, settings_for
 
 TOKEN_VARIABLE = "ETCDLOCK_WEB_TOKEN"  # noqa: S105 - a name, not a token
 #: Seconds that the workers have to answer with their figures.
@@ -17,7 +17,7 @@ ANSWER_SECONDS = 1.0
 
 @click.command(name="web")
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
-@click.option("--port", default=8228, show_default=True, help="Port to listen on; 0 takes a free one.")
+@click.option("--port", type=PORT, default=8228, show_default=True, help="Port to listen on; 0 takes a free one.")
 @click.pass_context
 def command(context: click.Context, host: str, port: int) -> None:
     """Serve a page with the locks, live, to look at and to release. Needs: pip install 'celery-etcdlock[web]'.
@@ -41,13 +41,13 @@ def command(context: click.Context, host: str, port: int) -> None:
         answers: dict[str, Any] = app.control.inspect(timeout=ANSWER_SECONDS).stats() or {}
         return {worker: stats["etcdlock"] for worker, stats in answers.items() if "etcdlock" in stats}
 
-    with inspecting(context) as inspector:
+    with inspecting(context) as (inspector, place):
         follower = Follower(inspector, figures, about)
         follower.start()
 
         def ready(bound_port: int) -> None:
             query = "" if token is None else f"?token={token}"
-            whose = f"{app.main or 'the app'}, {place_of(settings)}"
+            whose = f"{app.main or 'the app'}, {place}"
             click.echo(f"locks of {whose}: http://{host}:{bound_port}/{query}   (ctrl-c ends)")
 
         try:

@@ -12,7 +12,6 @@ import click
 from celery.bin.worker import worker as worker_command
 from celery.signals import worker_init
 
-OPTION = "--etcdlock-dedup"
 HELP = (
     "Lock tasks that have no lock of their own. 'task_id' (the default): no message runs twice. Task name patterns, "
     "separated by commas: matching tasks don't run twice at once with the same arguments. Overrides etcdlock_dedup."
@@ -21,10 +20,8 @@ HELP = (
 
 def extend_worker_command() -> None:
     """Once in a process."""
-    if any(OPTION in parameter.opts for parameter in worker_command.params):
-        return
     option = click.Option(
-        [OPTION],
+        ["--etcdlock-dedup"],
         is_flag=False,
         flag_value="task_id",
         metavar="[task_id|PATTERN,...]",

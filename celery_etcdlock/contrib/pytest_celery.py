@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import time
-import urllib.request
 from collections.abc import Iterator
 from typing import Any, TypeVar
 
@@ -20,6 +19,7 @@ from pytest_celery import CeleryTestCluster, CeleryTestContainer, CeleryTestNode
 from pytest_celery.vendors.worker.container import CeleryWorkerContainer
 from pytest_docker_tools import container
 
+from celery_etcdlock.testing.etcd_server import is_healthy
 from celery_etcdlock.testing.locks import use_locks
 
 #: Another one: the variable ``ETCD_IMAGE``, or a fixture ``default_etcd_image`` of your own.
@@ -56,9 +56,8 @@ class EtcdContainer(CeleryTestContainer):  # type: ignore[misc]  # pytest-celery
     @classmethod
     def command(cls, name: str = "etcd", members: tuple[str, ...] = (), **_: Any) -> list[str]:
         """etcd as the member ``name`` of a cluster whose ``members`` are host names of the network."""
-        members = members or (name,)
-        here = name if len(members) > 1 else "127.0.0.1"
-        peers = [f"{member}=http://{member if len(members) > 1 else here}:2380" for member in members]
+        here = name if members else "127.0.0.1"
+        peers = [f"{member}=http://{member}:2380" for member in members] or [f"{name}=http://{here}:2380"]
         return [
             "etcd",
             f"--name={name}",
@@ -79,11 +78,9 @@ class EtcdContainer(CeleryTestContainer):  # type: ignore[misc]  # pytest-celery
 
     def healthy(self) -> bool:
         """Whether this member serves requests, for which it needs a quorum of its cluster."""
-        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
         try:
-            with opener.open(f"http://{self.host_url}/health", timeout=2) as answer:
-                return b'"true"' in answer.read()
-        except (OSError, IndexError):  # no answer; no port yet
+            return is_healthy(f"http://{self.host_url}")
+        except IndexError:  # no port yet
             return False
 
 

@@ -20,9 +20,10 @@ sent.
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from enum import Enum
 from functools import partial
+from operator import attrgetter
 from typing import Any
 
 from celery_etcdlock.core.json_fields import count, number, optional, text
@@ -41,6 +42,11 @@ FUTURE_SECONDS = 60.0
 
 #: Checks a time: no later than what a ``datetime`` can say.
 _time = partial(number, most=1e11)
+
+
+#: What isn't stored under the name that it has here.
+_STORED_AS = {"last_run_at": "last", "due_at": "due", "next_at": "next", "task_id": "id", "absent_since": "absent"}
+_FOR_PEOPLE = ("host", "app", "name", "task", "schedule")
 
 
 class Phase(Enum):
@@ -93,18 +99,10 @@ class Unreadable(Enum):
 def encode_state(state: EntryState | WorkState) -> bytes:
     """The state as it is stored. Long texts are cut: they are for people."""
     fields: dict[str, Any] = {"v": STATE_VERSION}
-    if isinstance(state, WorkState):
-        fields |= {"host": state.host[:MAX_TEXT_LENGTH], "pid": state.pid, "since": state.since}
-        fields |= {"fence": state.fence, "takeovers": state.takeovers, "app": state.app[:MAX_TEXT_LENGTH]}
-    else:
-        fields |= {"name": state.name[:MAX_TEXT_LENGTH], "task": state.task[:MAX_TEXT_LENGTH]}
-        fields |= {"schedule": state.schedule[:MAX_TEXT_LENGTH], "last": state.last_run_at, "count": state.count}
-        fields["phase"] = state.phase.value
-        facts = {"due": state.due_at, "next": state.next_at, "id": state.task_id, "absent": state.absent_since}
-        fields |= {name: value for name, value in facts.items() if value is not None}
-        if state.fence:
-            fields["fence"] = state.fence
-    return json.dumps(fields, separators=(",", ":")).encode()
+    for name, value in asdict(state).items():
+        if value is not None:
+            fields[_STORED_AS.get(name, name)] = value[:MAX_TEXT_LENGTH] if name in _FOR_PEOPLE else value
+    return json.dumps(fields, separators=(",", ":"), default=attrgetter("value")).encode()
 
 
 def decode_state(value: bytes) -> EntryState | WorkState | Unreadable | None:

@@ -11,7 +11,7 @@ A deletion looks the same whether the holder released, its lease ended or an adm
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
 from fnmatch import fnmatchcase
@@ -22,12 +22,13 @@ from celery_etcdlock.core.expiry import seems_expired
 from celery_etcdlock.core.name_escaping import escape_name, unescape_name
 from celery_etcdlock.core.ownership import Key, owners
 from celery_etcdlock.core.printable import printable
+from celery_etcdlock.core.record import Record
 from celery_etcdlock.core.waiting_counts import NONE, WaitingCount, WaitingCounts
 
 
 @dataclass(frozen=True, slots=True)
 class KeyEntry:
-    """One key under a lock's name, and its lease (0: none).
+    """One key under a lock's name.
 
     ``segment`` is the name as it is in the store, where a long one is cut; then ``name`` is what is left of it.
     """
@@ -35,7 +36,6 @@ class KeyEntry:
     name: str
     segment: str
     key: Key
-    lease: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +52,11 @@ class LockEntry:
     others: WaitingCount = NONE
 
     @property
+    def records(self) -> list[Record]:
+        """Of all who own it or wait for it, where they can be read."""
+        return [entry.key.record for entry in self.owners + self.waiters if entry.key.record is not None]
+
+    @property
     def waiting(self) -> int:
         """How many wait, in whichever way."""
         return len(self.waiters) + self.others.total
@@ -63,7 +68,6 @@ class Change:
 
     entry: KeyEntry
     gone: bool
-    revision: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,21 +133,21 @@ class LockTable:
 
     def of_task(self, task_id: str) -> list[LockEntry]:
         """The locks that a task of this id holds or waits for."""
-        return [lock for lock in self.locks() if task_id in map(_task_id, lock.owners + lock.waiters)]
+        return [lock for lock in self.locks() if task_id in {record.delivery.task_id for record in lock.records}]
 
-    def apply(self, change: Change) -> list[Transition]:
+    def apply(self, change: Change) -> Transition:
         """Take ``change`` in, and say what it means. A waiter counts as owner once its own key was rewritten."""
         segment, token = change.entry.segment, change.entry.key.token
         entries = self._names.setdefault(segment, {})
         if not change.gone:
             entries[token] = change.entry
             owns = change.entry in self._lock(segment).owners
-            return [Transition(Kind.ACQUIRED if owns else Kind.WAITING, change.entry)]
+            return Transition(Kind.ACQUIRED if owns else Kind.WAITING, change.entry)
         owned = entries.get(token) in self._lock(segment).owners
         before = entries.pop(token, change.entry)
         if not entries:
             del self._names[segment]
-        return [Transition(Kind.RELEASED if owned else Kind.GAVE_UP, before)]
+        return Transition(Kind.RELEASED if owned else Kind.GAVE_UP, before)
 
     def _lock(self, segment: str) -> LockEntry:
         entries = sorted(self._names.get(segment, {}).values(), key=lambda entry: entry.key.create_revision)
@@ -182,7 +186,7 @@ def described(entry: KeyEntry, ttl_seconds: float | None = None) -> dict[str, An
     facts: dict[str, Any] = {
         "token": entry.key.token,
         "fencing_token": entry.key.mod_revision,
-        "lease": f"{entry.lease:x}",
+        "lease": f"{entry.key.lease:x}",
         "ttl_seconds": ttl_seconds,
     }
     if record is None:
@@ -200,5 +204,12 @@ def described(entry: KeyEntry, ttl_seconds: float | None = None) -> dict[str, An
     }
 
 
-def _task_id(entry: KeyEntry) -> str | None:
-    return None if entry.key.record is None else entry.key.record.delivery.task_id
+def lock_as_json(lock: LockEntry, ttls: Mapping[int, float]) -> dict[str, Any]:
+    """A lock for ``--json`` and the web page."""
+    return {
+        "lock": lock.name,
+        "owners": [described(entry, ttls.get(entry.key.lease)) for entry in lock.owners],
+        "waiters": [described(entry, ttls.get(entry.key.lease)) for entry in lock.waiters],
+        "retrying": lock.others.retrying,
+        "joining": lock.others.joining,
+    }

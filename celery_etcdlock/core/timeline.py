@@ -8,6 +8,8 @@ from typing import Any
 
 from celery_etcdlock.core.lock_table import KeyEntry, Kind, Transition
 
+MOST_ENDED = 2000
+
 
 @dataclass
 class _Hold:
@@ -17,12 +19,12 @@ class _Hold:
 
 
 class Timeline:
-    """The holds of the last ``seconds``, at most ``most`` of those that ended."""
+    """The holds of the last ``seconds``, at most ``MOST_ENDED`` of those that ended."""
 
-    def __init__(self, seconds: float = 600.0, most: int = 2000) -> None:
+    def __init__(self, seconds: float = 600.0) -> None:
         self.seconds = seconds
         self._going_on: dict[tuple[str, str], _Hold] = {}
-        self._ended: deque[_Hold] = deque(maxlen=most)
+        self._ended: deque[_Hold] = deque(maxlen=MOST_ENDED)
 
     def apply(self, happening: Transition, now: float) -> None:
         entry = happening.entry

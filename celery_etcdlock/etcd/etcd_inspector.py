@@ -191,13 +191,13 @@ class EtcdInspector:
         if not slash:
             return None
         key = Key(token, kv.create_revision, kv.mod_revision, decode_record(kv.value), kv.lease)
-        return KeyEntry(unescape_name(segment), segment, key, kv.lease)
+        return KeyEntry(unescape_name(segment), segment, key)
 
     def _change(self, event: Any) -> Change | None:
         gone = event.type == messages.Event.DELETE
         kv = event.prev_kv if gone and event.prev_kv.key else event.kv
         entry = self._key_entry(kv)
-        return None if entry is None else Change(entry, gone, event.kv.mod_revision)
+        return None if entry is None else Change(entry, gone)
 
     def _read(self, **fields: Any) -> Any:
         return self._ask(messages.RangeRequest(**fields))

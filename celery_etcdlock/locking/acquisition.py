@@ -70,8 +70,10 @@ class Acquirer:
     async def acquire(self, asking: StoreAccess, request: AcquireRequest) -> list[Lock] | Conflict:
         """Own all locks of ``request``, or none and say who holds one of them, wherever ``asking`` waits.
 
-        Raises ``LockUnavailable``.
+        Raises ``LockUnavailable``, and ``ValueError`` where ``request`` names none.
         """
+        if not request.names:
+            raise ValueError("an acquire needs the name of at least one lock")
         started_at = self._clock()
         wait_until = started_at + request.wait_seconds if request.wait_seconds > 0 else None
         deadline = started_at + self._timeout_seconds

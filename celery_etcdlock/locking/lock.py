@@ -19,7 +19,27 @@ from celery_etcdlock.locking.forked_copies import NOT_HELD, SharedDeadline
 from celery_etcdlock.locking.session import PendingDelete, Session
 
 
-class Lock:
+class Held:
+    """What is held by the process that acquired it: it shows whether it can be trusted, and can't be copied."""
+
+    @property
+    def lost(self: Any) -> bool:
+        """Whether the lock can't be trusted any more: lost, or released, or this process is a fork of its holder."""
+        return self.lost_reason is not None
+
+    def __reduce__(self: Any) -> Any:
+        raise TypeError(
+            f"lock {self.name!r} can't be pickled or copied: it belongs to the process that holds it. Pass its name, "
+            "or its fencing_token"
+        )
+
+    def __repr__(self: Any) -> str:
+        reason = self.lost_reason
+        state = f"{self.remaining:.1f} s left" if reason is None else f"not held: {reason}"
+        return f"<{type(self).__name__} {self.name!r} fencing_token={self.fencing_token} {state}>"
+
+
+class Lock(Held):
     """One holding of a lock by this process. See the module.
 
     ``name`` is the lock's name. ``fencing_token`` strictly rises with every new ownership of that name: hand it to the
@@ -76,11 +96,6 @@ class Lock:
         return self.session.remaining()
 
     @property
-    def lost(self) -> bool:
-        """Whether the lock can't be trusted any more: lost, released, or copied into a forked process."""
-        return self.lost_reason is not None
-
-    @property
     def lost_reason(self) -> str | None:
         """Why the lock can't be trusted; ``None`` while it can."""
         if self._lost_reason is not None:
@@ -134,14 +149,3 @@ class Lock:
         """Its holder releases it now: whoever kept a reference must not rely on it any more."""
         self._ended = True
         self.tell_copies(NOT_HELD)
-
-    def __reduce__(self) -> Any:
-        raise TypeError(
-            f"lock {self.name!r} can't be pickled or copied: it belongs to the process that holds it. Pass its name, "
-            "or its fencing_token"
-        )
-
-    def __repr__(self) -> str:
-        reason = self.lost_reason
-        state = f"{self.remaining:.1f} s left" if reason is None else f"not held: {reason}"
-        return f"<Lock {self.name!r} fencing_token={self.fencing_token} {state}>"

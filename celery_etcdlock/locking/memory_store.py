@@ -7,7 +7,6 @@ server. Locks are seen by this process alone, so it protects nothing across work
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,11 +33,10 @@ class _Lease:
 
 
 class MemoryStore:
-    """See the module. ``clock`` may be a test's own; ``sleep`` is called while a change is awaited."""
+    """See the module. ``clock`` may be a test's own."""
 
-    def __init__(self, clock: Clock = boot_time, sleep: Callable[[float], object] = time.sleep) -> None:
+    def __init__(self, clock: Clock = boot_time) -> None:
         self._clock = clock
-        self._sleep = sleep
         self._mutex = allocate_mutex()
         self._revision = 1
         self._names: dict[str, dict[str, Key]] = {}
@@ -259,4 +257,4 @@ class MemoryStore:
             stopped = operation.stop is not None and operation.stop.stopped
             if changed or stopped or self._clock() >= ends_at:
                 return replies.Changed()
-            self._sleep(POLL_SECONDS)
+            time.sleep(POLL_SECONDS)

@@ -9,6 +9,8 @@ import secrets
 from collections.abc import Iterator
 from typing import Any
 
+from redis import exceptions
+
 from celery_etcdlock.core.check_results import CheckResult, broken, ok, warning
 from celery_etcdlock.core.operations import GrantLease, RevokeLease
 from celery_etcdlock.core.settings import Settings
@@ -22,8 +24,6 @@ PROBE_TTL_SECONDS = 10
 
 def diagnose_redis(client: Any, store: RedisStore, settings: Settings) -> Iterator[CheckResult]:
     """Findings, one by one. ``client`` is a ``redis.Redis`` with a time-out. Doesn't raise for what it can report."""
-    from redis import exceptions
-
     where = settings.endpoints[0]
     subject = f"endpoint {where}"
     try:
@@ -81,8 +81,6 @@ def _memory(facts: dict[str, Any]) -> Iterator[CheckResult]:
 
 
 def _disk(client: Any) -> Iterator[CheckResult]:
-    from redis import exceptions
-
     try:
         keeps = client.config_get("appendonly").get("appendonly")
         syncs = client.config_get("appendfsync").get("appendfsync")

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any
+
+from redis import exceptions
 
 from celery_etcdlock.core.lock_table import Change, KeyEntry, Traces
 from celery_etcdlock.core.name_escaping import escape_name
@@ -30,11 +32,10 @@ _glob_special = re.compile(r"([*?\[\]\\^-])")
 
 
 class RedisInspector:
-    """See ``locking.inspector.Inspector``. ``connect`` makes a ``redis.Redis`` whose calls have a time-out."""
+    """See ``locking.inspector.Inspector``. ``client`` is a ``redis.Redis`` whose calls have a time-out."""
 
-    def __init__(self, connect: Callable[[], Any], store: RedisStore, prefix: str, timeout_seconds: float) -> None:
-        self._connect = connect
-        self._client: Any = None
+    def __init__(self, client: Any, store: RedisStore, prefix: str, timeout_seconds: float) -> None:
+        self._client = client
         self._store = store
         self._prefix = prefix
         self._timeout_seconds = timeout_seconds
@@ -43,23 +44,21 @@ class RedisInspector:
 
     def snapshot(self) -> tuple[list[KeyEntry], int]:
         revision = self.revision()
-        entries = self._entries(self._names("v1/"))
+        entries = self._entries()
         self._last_seen = {(entry.name, entry.key.token): entry for entry in entries}
         return entries, revision
 
     def ttls(self, leases: Iterable[int]) -> dict[int, float]:
-        wanted = sorted({lease for lease in leases if lease})
-        left = self._each("pttl", [f"lease/{lease}" for lease in wanted])
-        return {lease: ms / 1000 for lease, ms in zip(wanted, left, strict=True) if ms > 0}
+        left = self._each("pttl", "lease/", {str(lease) for lease in leases})
+        return {int(lease): ms / 1000 for lease, ms in left.items() if ms > 0}
 
     def changes(self, after_revision: int) -> Iterator[list[Change] | None]:
         while True:
             before = self._last_seen
-            _, revision = self.snapshot()
+            self.snapshot()
             now = self._last_seen
-            gone = [Change(entry, True, revision) for key, entry in before.items() if key not in now]
-            written = [entry for key, entry in now.items() if before.get(key) != entry]
-            changes = gone + [Change(entry, False, entry.key.mod_revision) for entry in written]
+            changes = [Change(entry, True) for key, entry in before.items() if key not in now]
+            changes += [Change(entry, False) for key, entry in now.items() if before.get(key) != entry]
             yield changes or None
             time.sleep(POLL_SECONDS)
 
@@ -77,18 +76,16 @@ class RedisInspector:
 
     def is_there(self, entry: KeyEntry) -> bool:
         token, revision = entry.key.token, entry.key.mod_revision
-        return any((one.key.token, one.key.mod_revision) == (token, revision) for one in self._entries([entry.name]))
+        return any((one.key.token, one.key.mod_revision) == (token, revision) for one in self._entries({entry.name}))
 
     def delete(self, entry: KeyEntry) -> bool:
         release = Release(entry.name, entry.key.token, entry.key.mod_revision)
         return isinstance(self._store.perform(release, self._timeout_seconds), Released)
 
     def notes(self, kind: NoteKind) -> dict[str, str]:
-        workers = self._names(f"{kind.value}/")
-        texts = self._each("get", [f"{kind.value}/{worker}" for worker in workers])
         return {
             worker: text.decode("utf-8", "replace")
-            for worker, text in zip(workers, texts, strict=True)
+            for worker, text in self._each("get", f"{kind.value}/").items()
             if text is not None and len(text) <= MOST_NOTE_BYTES
         }
 
@@ -102,10 +99,9 @@ class RedisInspector:
             client.delete(f"{self._prefix}{kind.value}/{worker}")
 
     def saved_states(self) -> dict[str, dict[str, bytes]]:
-        names = self._names("beat/")
         return {
             name: {key.decode("utf-8", "replace"): value.partition(b":")[2] for key, value in states.items()}
-            for name, states in zip(names, self._each("hgetall", [f"beat/{name}" for name in names]), strict=True)
+            for name, states in self._each("hgetall", "beat/").items()
         }
 
     def traces(self) -> Traces:
@@ -113,55 +109,46 @@ class RedisInspector:
             return Traces(used=bool(client.exists(f"{self._prefix}revision", f"{self._prefix}used")))
 
     def close(self) -> None:
-        client, self._client = self._client, None
-        if client is not None:
-            client.close()
+        self._client.connection_pool.disconnect()
         self._store.close()
 
     @contextmanager
     def _asking(self) -> Iterator[Any]:
         """A client. Raises ``LockUnavailable`` for whatever it raises."""
-        from redis import exceptions
-
         try:
-            if self._client is None:
-                self._client = self._connect()
             yield self._client
         except (exceptions.RedisError, OSError) as error:
             raise unavailable(error) from error
 
-    def _names(self, kind: str) -> list[str]:
-        """What the keys of one kind are called, without prefix and kind."""
+    def _each(self, command: str, kind: str, names: Iterable[str] | None = None) -> dict[str, Any]:
+        """What ``command`` tells of these keys of one kind, by their names; without ``names``, of all there are."""
         start = f"{self._prefix}{kind}"
-        pattern = _glob_special.sub(r"\\\1", start) + "*"
         with self._asking() as client:
-            keys = {bytes(key) for key in client.scan_iter(match=pattern, count=KEYS_PER_SCAN)}
-        return sorted(key.decode("utf-8", "surrogateescape")[len(start) :] for key in keys)
-
-    def _each(self, command: str, keys: Sequence[str]) -> list[Any]:
-        """What ``command`` tells of each key."""
-        with self._asking() as client:
+            if names is None:
+                pattern = _glob_special.sub(r"\\\1", start) + "*"
+                keys = client.scan_iter(match=pattern, count=KEYS_PER_SCAN)
+                names = {bytes(key).decode("utf-8", "surrogateescape")[len(start) :] for key in keys}
+            in_order = sorted(names)
             pipeline = client.pipeline(transaction=False)
-            for key in keys:
-                getattr(pipeline, command)((self._prefix + key).encode("utf-8", "surrogateescape"))
-            return list(pipeline.execute()) if keys else []
+            for name in in_order:
+                getattr(pipeline, command)((start + name).encode("utf-8", "surrogateescape"))
+            return dict(zip(in_order, pipeline.execute(), strict=True))
 
-    def _entries(self, names: Sequence[str]) -> list[KeyEntry]:
+    def _entries(self, names: Iterable[str] | None = None) -> list[KeyEntry]:
         """Those whose lease hasn't run out; the store itself deletes the others when it comes across them."""
-        stored = self._each("hgetall", [f"v1/{name}" for name in names])
         entries = [
             entry
-            for name, tokens in zip(names, stored, strict=True)
+            for name, tokens in self._each("hgetall", "v1/", names).items()
             for token, value in tokens.items()
             if (entry := _key_entry(name, token, value)) is not None
         ]
-        alive = self.ttls(entry.lease for entry in entries)
-        return [entry for entry in entries if entry.lease in alive]
+        alive = self.ttls(entry.key.lease for entry in entries)
+        return [entry for entry in entries if entry.key.lease in alive]
 
 
 def _key_entry(name: str, token: bytes, value: bytes) -> KeyEntry | None:
     match value.split(b":", 3):
         case [create, mod, lease, record] if create.isdigit() and mod.isdigit() and lease.isdigit() and name:
             key = Key(token.decode("utf-8", "replace"), int(create), int(mod), decode_record(record), int(lease))
-            return KeyEntry(name, escape_name(name), key, int(lease))
+            return KeyEntry(name, escape_name(name), key)
     return None

@@ -57,9 +57,7 @@ local function find(found, token)
 end
 
 local function present(found)
-  local keys = {}
-  for i, place in ipairs(found) do keys[i] = {place[1], place[2], place[3], place[4], place[5]} end
-  return {'present', keys, now_revision()}
+  return {'present', found, now_revision()}
 end
 
 local function put(name, token, lease, record, create, revision)
@@ -137,7 +135,7 @@ elseif operation == 'load' then
   return {'states', states}
 elseif operation == 'grant' then
   call('SET', P .. 'lease/' .. ARGV[3], ARGV[4] .. ':0', 'PX', ARGV[4], 'NX')
-  return {'granted'}
+  return {'granted', ARGV[4] / 1000}
 elseif operation == 'revoke' then
   call('DEL', P .. 'lease/' .. ARGV[3], P .. 'let-go/' .. ARGV[3])
   -- Those who wait for its keys look again by themselves, at the latest when it would have run out.
@@ -178,8 +176,8 @@ elseif operation == 'ask' then
   call('HSET', P .. 'let-go/' .. mine[5], ARGV[4], next_revision() .. ':' .. ARGV[6])
   call('PEXPIRE', P .. 'let-go/' .. mine[5], 3600000)
   return {'asked'}
-elseif operation == 'seen' then
-  return {seen(ARGV[3])}
+elseif operation == 'replaced' or operation == 'ended' then
+  return {operation, seen(ARGV[3])}
 elseif operation == 'unmark' then
   call('DEL', P .. ARGV[3])
   return {'done'}
@@ -206,26 +204,23 @@ if operation == 'check' then
   for i = 4, #ARGV, 3 do
     local value = call('HGET', P .. 'v1/' .. ARGV[i], ARGV[i + 1])
     local mod = value and string.match(value, '^%d+:(%d+):')
-    if mod ~= ARGV[i + 2] then missing[#missing + 1] = (i - 4) / 3 end
+    if mod ~= ARGV[i + 2] then missing[#missing + 1] = {ARGV[i], ARGV[i + 1], ARGV[i + 2]} end
   end
   return {'seen', missing, call('HGETALL', P .. 'let-go/' .. lease)}
 end
 
 local epoch = tonumber(ARGV[4])
+local name, token, record = ARGV[5], ARGV[6], ARGV[7]
 if operation == 'try' then
-  local name, token, record, after = ARGV[5], ARGV[6], ARGV[7], tonumber(ARGV[8])
   if state.epoch ~= epoch and not find(places(name), token) then return {'moved', state.epoch} end
-  return with_seen(try(name, token, lease, record, after), ARGV[9])
+  return with_seen(try(name, token, lease, record, tonumber(ARGV[8])), ARGV[9])
 elseif operation == 'enqueue' then
-  local name, token, record = ARGV[5], ARGV[6], ARGV[7]
   local found = places(name)
   if find(found, token) then return present(found) end
   if state.epoch ~= epoch then return {'moved', state.epoch} end
   local revision = put(name, token, lease, record)
-  local reply = present(places(name))
-  return {'queued', reply[2], revision}
+  return {'queued', places(name), revision}
 elseif operation == 'promote' then
-  local name, token, record = ARGV[5], ARGV[6], ARGV[7]
   local mod, alone, replaces = tonumber(ARGV[8]), ARGV[9] == '1', ARGV[10]
   local found = places(name)
   local mine = find(found, token)
@@ -234,9 +229,7 @@ elseif operation == 'promote' then
   if alone and found[1][1] ~= token then return present(found) end
   local revision = put(name, token, lease, record, mine[2])
   call('PUBLISH', P .. 'changed/' .. name, revision)
-  if replaces ~= '' then
-    call('SET', P .. 'replaced/' .. replaces, lease, 'PX', math.max(1, call('PTTL', P .. 'lease/' .. lease)))
-  end
+  if replaces ~= '' then put_mark('replaced/' .. replaces, lease) end
   return with_seen({'owned', revision}, ARGV[11])
 end
 

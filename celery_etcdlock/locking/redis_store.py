@@ -17,10 +17,12 @@ import inspect
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import astuple, fields
-from functools import cache
+from functools import partial
 from importlib.resources import files
 from itertools import chain
 from typing import Any
+
+from redis import ConnectionPool, Redis, exceptions
 
 from celery_etcdlock.core import operations as ops
 from celery_etcdlock.core import replies
@@ -35,31 +37,32 @@ STOP_SECONDS = 0.25
 
 
 class RedisStore:
-    """See the module. ``connect`` makes a ``redis.ConnectionPool``; safe for use from many threads."""
+    """See the module. ``pool`` is a ``redis.ConnectionPool``; safe for use from many threads."""
 
-    def __init__(self, connect: Callable[[], Any], prefix: str) -> None:
-        self._connect = connect
-        self._pool: Any = None
+    def __init__(self, pool: ConnectionPool, prefix: str) -> None:
+        self._pool = pool
         self._prefix = prefix
         self._script = (files("celery_etcdlock.locking") / "redis_store.lua").read_text()
         self._digest: str | None = None
+        # redis-py below 5.3 wants a command's name, which it doesn't use; later ones warn of it.
+        name = inspect.signature(pool.get_connection).parameters["command_name"]
+        names = ["EVALSHA"] if name.default is inspect.Parameter.empty else []
+        self._get_connection: Callable[[], Any] = partial(pool.get_connection, *names)
 
     def perform(self, operation: ops.StoreOperation, timeout_seconds: float) -> replies.StoreReply:
         if isinstance(operation, ops.AwaitChange):
             return self._await_change(operation, timeout_seconds)
-        return _reply(operation, self._run(_arguments(operation), timeout_seconds))
+        kind, *parts = self._run(_arguments(operation), timeout_seconds)
+        reply: replies.StoreReply = _REPLIES[kind](*parts)
+        return reply
 
     def close(self) -> None:
-        pool, self._pool = self._pool, None
-        if pool is not None:
-            pool.disconnect()
+        self._pool.disconnect()
 
     def _await_change(self, operation: ops.AwaitChange, timeout_seconds: float) -> replies.Changed:
-        from redis import Redis, exceptions
-
         ends_at = time.monotonic() + timeout_seconds
         look_seconds = LOOK_SECONDS if operation.stop is None else STOP_SECONDS
-        client: Any = Redis(connection_pool=self._connections())
+        client: Any = Redis(connection_pool=self._pool)
         subscription: Any = None
         try:
             subscription = client.pubsub(ignore_subscribe_messages=True)
@@ -79,21 +82,13 @@ class RedisStore:
             if subscription is not None:
                 subscription.close()
 
-    def _connections(self) -> Any:
-        if self._pool is None:
-            self._pool = self._connect()
-        return self._pool
-
     def _run(self, arguments: Sequence[Any], timeout_seconds: float) -> list[Any]:
         """Run the script once. Only what surely wasn't sent is said not to have been applied."""
-        from redis import exceptions
-
         ends_at = time.monotonic() + timeout_seconds
         sent = False
         connection: Any = None
-        pool = self._connections()
         try:
-            connection = _connection_of(pool)
+            connection = self._get_connection()
             if self._digest is None:
                 self._digest = self._call(connection, ends_at, "SCRIPT", "LOAD", self._script).decode()
             while True:
@@ -106,17 +101,15 @@ class RedisStore:
                 except exceptions.NoScriptError:  # a restarted Redis
                     sent = False
                     self._call(connection, ends_at, "SCRIPT", "LOAD", self._script)
-        except (exceptions.RedisError, OSError) as error:
+        except BaseException as error:
             if connection is not None:
                 connection.disconnect()  # a late answer must not be taken for the next call's
-            raise unavailable(error, maybe_applied=sent) from error
-        except BaseException:
-            if connection is not None:
-                connection.disconnect()
+            if isinstance(error, exceptions.RedisError | OSError):
+                raise unavailable(error, maybe_applied=sent) from error
             raise
         finally:
             if connection is not None:
-                pool.release(connection)
+                self._pool.release(connection)
 
     @staticmethod
     def _call(connection: Any, ends_at: float, *command: Any) -> Any:
@@ -127,8 +120,6 @@ class RedisStore:
 
 
 def unavailable(error: Exception, *, maybe_applied: bool = False) -> LockUnavailable:
-    from redis import exceptions
-
     permanent = isinstance(error, exceptions.AuthenticationError | exceptions.NoPermissionError)
     # A script's own error comes before it has written anything, but who knows: doubt costs one look.
     return LockUnavailable(f"Redis: {error}", maybe_applied=maybe_applied, permanent=permanent)
@@ -151,11 +142,11 @@ def _arguments(operation: ops.StoreOperation) -> list[Any]:
             parts = [(one.key, one.seen_revision, int(one.value is not None), one.value or b"") for one in writes]
             return ["save", name, *astuple(guard), *chain(*parts)]
         case ops.LookForMark(task_id=task_id):
-            return ["seen", f"replaced/{task_id}"]
+            return ["replaced", f"replaced/{task_id}"]
         case ops.Unmark(task_id=task_id):
             return ["unmark", f"replaced/{task_id}"]
         case ops.LookForDone(delivery=delivery):
-            return ["seen", _done(delivery)]
+            return ["ended", _done(delivery)]
         case ops.MarkDone(lease=lease, delivery=delivery):
             return ["mark", lease, _done(delivery)]
         case ops.TryAcquire() as each:
@@ -204,32 +195,27 @@ def _done(delivery: Delivery) -> str:
     return f"done/{delivery.task_id}/{counts}" + ("" if delivery.call is None else f"/{delivery.call}")
 
 
-def _reply(operation: ops.StoreOperation, reply: list[Any]) -> replies.StoreReply:
-    kind, *parts = reply
-    match operation:
-        case ops.LookForMark():
-            return replies.MarkSeen(bool(kind))
-        case ops.LookForDone():
-            return replies.DoneSeen(bool(kind))
-        case ops.GrantLease() if kind == b"granted":
-            return replies.LeaseGranted(operation.ttl_seconds)
-        case ops.CheckKeys() if kind == b"seen":
-            missing, asked = parts
-            asks = zip(asked[::2], asked[1::2], strict=True)
-            return replies.KeysSeen(
-                1,
-                frozenset(operation.keys[number] for number in missing),
-                tuple(replies.ReleaseAsked(token.decode(), *_ask(text)) for token, text in asks),
-            )
-    return _outcome(reply) if kind in (b"owned", b"present") else _REPLIES[kind](*parts)
+def _keys_seen(missing: list[list[bytes]], asked: list[bytes]) -> replies.KeysSeen:
+    gone = frozenset(ops.HeldKey(name.decode(), token.decode(), int(mod)) for name, token, mod in missing)
+    texts = (text.decode("utf-8", "replace") for text in asked)
+    asks = ((token, *text.partition(":")) for token, text in zip(texts, texts, strict=True))
+    return replies.KeysSeen(1, gone, tuple(replies.ReleaseAsked(token, by, int(at)) for token, at, _, by in asks))
 
 
-_REPLIES: dict[bytes, Callable[..., replies.StoreReply]] = {
+#: What the script answers. ``has_run`` is -1 where it wasn't asked.
+_REPLIES: dict[bytes, Callable[..., Any]] = {
+    b"granted": replies.LeaseGranted,
+    b"replaced": lambda seen: replies.MarkSeen(bool(seen)),
+    b"ended": lambda seen: replies.DoneSeen(bool(seen)),
+    b"owned": lambda revision, has_run=-1: replies.Owned(revision, _known(has_run)),
+    b"present": lambda keys, revision, has_run=-1: replies.Present(_keys(keys), revision, _known(has_run)),
+    b"seen": _keys_seen,
     b"fenced": lambda revision: replies.SessionFenced(revision, term=1),
-    b"age": lambda ms: replies.LeaseAge(ms / 1000, term=1),
+    # Both times are whole milliseconds, so the difference may be one too many.
+    b"age": lambda ms: replies.LeaseAge((ms - 1) / 1000, term=1),
     b"kept": lambda ttl_seconds: replies.KeptAlive(ttl_seconds, term=1),
     b"queued": lambda keys, revision: replies.Queued(_keys(keys), revision),
-    b"each": lambda each, has_run: replies.EachTried(tuple(_outcome(one, has_run) for one in each)),
+    b"each": lambda each, has_run: replies.EachTried(tuple(_REPLIES[kind](*parts, has_run) for kind, *parts in each)),
     b"saved": replies.StatesSaved,
     b"refused": lambda states: replies.StatesRefused(_states(states)),
     b"states": lambda states: replies.StatesSeen(_states(states)),
@@ -243,20 +229,6 @@ _REPLIES: dict[bytes, Callable[..., replies.StoreReply]] = {
 }
 
 
-def _ask(text: bytes) -> tuple[str, int]:
-    revision, _, by = text.decode("utf-8", "replace").partition(":")
-    return by, int(revision)
-
-
-def _outcome(reply: list[Any], has_run: int = -1) -> replies.Owned | replies.Present:
-    """``has_run``, or the last part of ``reply``, is -1 where it wasn't asked."""
-    if reply[0] == b"owned":
-        revision, *asked = reply[1:]
-        return replies.Owned(revision, _known(*asked or [has_run]))
-    keys, revision, *asked = reply[1:]
-    return replies.Present(_keys(keys), revision, _known(*asked or [has_run]))
-
-
 def _known(has_run: int) -> bool | None:
     return None if has_run < 0 else bool(has_run)
 
@@ -266,15 +238,3 @@ def _keys(stored: list[list[Any]]) -> tuple[Key, ...]:
         Key(token.decode(), create, mod, decode_record(record), int(lease))
         for token, create, mod, record, lease in stored
     )
-
-
-def _connection_of(pool: Any) -> Any:
-    pool_class: Any = type(pool)
-    return pool.get_connection("EVALSHA") if _wants_command_name(pool_class) else pool.get_connection()
-
-
-@cache
-def _wants_command_name(pool_class: Any) -> bool:
-    """redis-py below 5.3 wants a command's name, which it doesn't use; later ones warn of it."""
-    parameter = inspect.signature(pool_class.get_connection).parameters["command_name"]
-    return parameter.default is inspect.Parameter.empty

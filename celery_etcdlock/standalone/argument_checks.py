@@ -6,11 +6,9 @@ import inspect
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from celery_etcdlock.core.value_checks import shown, whole_number, whole_seconds
+from celery_etcdlock.core.value_checks import shown
 
 FOREVER = float("inf")
-
-at_least_one = whole_number(1)
 
 
 def names_in(name: str | Sequence[str]) -> tuple[str, ...]:
@@ -50,15 +48,7 @@ def seconds_to_wait(blocking: bool, timeout: float | None, default: float) -> fl
     return seconds
 
 
-def check_ttl(lock_ttl: object) -> int | None:
-    return None if lock_ttl is None else _checked("lock_ttl", whole_seconds, lock_ttl)
-
-
-def check_limit(limit: object) -> int:
-    return _checked("limit", at_least_one, limit)
-
-
-def _checked(argument: str, check: Callable[[Any], int], value: object) -> int:
+def checked(argument: str, check: Callable[[Any], int], value: object) -> int:
     """As for a task's options. ``check`` says what is wrong, without the name."""
     try:
         return check(value)

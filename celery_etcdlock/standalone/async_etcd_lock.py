@@ -18,10 +18,10 @@ from collections.abc import Coroutine
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.errors import LockLost, NotLocked
-from celery_etcdlock.locking.lock_holder import LockHolder, conflict_error, holder_of
+from celery_etcdlock.errors import NotLocked
+from celery_etcdlock.locking.lock_holder import LockHolder, holder_of
 from celery_etcdlock.locking.outcomes import Conflict
+from celery_etcdlock.locking.store_access import StoreAccess
 from celery_etcdlock.standalone import argument_checks
 from celery_etcdlock.standalone.held_lock import HeldLock
 from celery_etcdlock.standalone.holdings import Holding, Holdings, Place
@@ -32,13 +32,8 @@ from celery_etcdlock.standalone.process_access import ProcessAccess
 class AsyncEtcdLock(NamedLock):
     """A lock without a Celery task, for asyncio. By ``EtcdLocks.alock``.
 
-    Any number of tasks of any event loop may share one object. Each acquire is its own: ``owned``, ``lost``,
-    ``remaining``, ``fencing_token``, ``check`` and ``release`` are about what the calling task holds. Waiters of one
-    process are served in order. It isn't reentrant.
-
-    ``async with lock as held:`` acquires, waiting for ``wait_timeout``. It raises ``LockConflict`` when somebody else
-    keeps the lock, and ``LockUnavailable`` when the store can't be asked. A block that lost its lock ends with
-    ``LockLost``. ``asyncio.timeout`` and ``wait_for`` may end the wait at any time.
+    As ``EtcdLock``, with tasks of event loops in the place of threads, and ``async with lock as held:``. Any number of
+    tasks of any event loop may share one object. ``asyncio.timeout`` and ``wait_for`` may end the wait at any time.
     """
 
     caller_kind = "task"
@@ -69,18 +64,13 @@ class AsyncEtcdLock(NamedLock):
     async def release(self) -> None:
         """Release what this task holds. Otherwise as ``EtcdLock.release``."""
         holding = self._to_release()
-        lost = await (await self._access()).in_loop().finish(holding.release)
-        if lost is not None:
-            raise LockLost(self.name, lost)
+        self._end_with(await (await self._access()).in_loop().finish(holding.release))
 
     def __aenter__(self) -> Coroutine[Any, Any, HeldLock]:
         return self._enter(sys._getframe(1))
 
     async def _enter(self, frame: FrameType) -> HeldLock:
-        outcome = await self._acquire_for(self._caller(), self._wait_seconds, frame, place_of(frame))
-        if isinstance(outcome, Conflict):
-            raise conflict_error(outcome)
-        return HeldLock(outcome, self._etcd_key)
+        return self._entered(await self._acquire_for(self._caller(), self._wait_seconds, frame, place_of(frame)))
 
     def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
@@ -90,21 +80,22 @@ class AsyncEtcdLock(NamedLock):
     async def _leave(self, frame: FrameType, error: BaseException | None) -> None:
         holding = self._to_leave(self._caller(), frame, error)
         if holding is not None:
-            lost = await (await self._access()).in_loop().finish(holding.release)
-            if lost is not None:
-                self._end_with(LockLost(self.name, lost), error)
+            self._end_with(await (await self._access()).in_loop().finish(holding.release), error)
 
     async def _acquire_for(
         self, caller: Any, seconds: float, block: FrameType | None, where: Place
     ) -> Holding | Conflict:
         if caller is None:
             raise NotLocked(f"lock {self.name!r} can only be acquired in an event loop: call it in a coroutine")
-        access = await self._access()
-        outcome = await self._acquire(access.in_loop(), access, caller, seconds, block, where)
-        if isinstance(outcome, Holding) and block is None and caller not in self._followed:
+        return await self._acquire(await self._access(), caller, seconds, block, where)
+
+    def _asking(self, access: ProcessAccess) -> StoreAccess:
+        return access.in_loop()
+
+    def _acquired_by_call(self, holding: Holding, caller: Any) -> None:
+        if caller not in self._followed:
             self._followed.add(caller)
             caller.add_done_callback(functools.partial(_task_ended, weakref.ref(self._holdings)))
-        return outcome
 
     async def _access(self) -> ProcessAccess:
         """Opening it may import much, which the loop must not wait for."""
@@ -126,19 +117,16 @@ class AsyncEtcdLock(NamedLock):
 
     async def locked(self) -> bool:
         """Whether anybody holds the lock; of several names, any of them. Raises ``LockUnavailable``."""
-        return any([await self._keys(name) for name in self._names])
+        return await self.holder() is not None
 
     async def holder(self) -> LockHolder | None:
         """Who holds the lock now, since when and for what; ``None`` if nobody does. Raises ``LockUnavailable``."""
+        access = await self._access()
         for name in self._names:
-            keys = await self._keys(name)
+            keys = await access.in_loop().call(access.manager.claims.look, name)
             if keys:
                 return holder_of(keys)
         return None
-
-    async def _keys(self, name: str) -> tuple[Key, ...]:
-        access = await self._access()
-        return await access.in_loop().call(access.manager.claims.look, name)
 
 
 def _task_ended(its: weakref.ref[Holdings], task: asyncio.Task[Any]) -> None:

@@ -8,15 +8,14 @@ from functools import cache
 from types import FrameType, TracebackType
 from typing import Any, NoReturn
 
-from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.errors import LockLost
-from celery_etcdlock.locking.lock_holder import LockHolder, conflict_error, holder_of
+from celery_etcdlock.locking.lock_holder import LockHolder, holder_of
 from celery_etcdlock.locking.outcomes import Conflict
-from celery_etcdlock.locking.store_access import run_at_once
+from celery_etcdlock.locking.store_access import StoreAccess, run_at_once
 from celery_etcdlock.standalone import argument_checks
 from celery_etcdlock.standalone.held_lock import HeldLock
 from celery_etcdlock.standalone.holdings import Holding
 from celery_etcdlock.standalone.named_lock import NamedLock, place_of, warn_of_dropped
+from celery_etcdlock.standalone.process_access import ProcessAccess
 
 
 class _Here:
@@ -76,33 +75,27 @@ class EtcdLock(NamedLock):
         Raises ``NotLocked`` if it holds nothing, and ``LockLost`` if it was lost: then others may have run beside it.
         An unreachable store raises nothing: a release that can't be confirmed is repeated until it is.
         """
-        lost = self._to_release().release()
-        if lost is not None:
-            raise LockLost(self.name, lost)
+        self._end_with(self._to_release().release())
 
     def __enter__(self) -> HeldLock:
         frame = sys._getframe(1)
-        outcome = self._acquire_here(self._wait_seconds, frame, frame)
-        if isinstance(outcome, Conflict):
-            raise conflict_error(outcome)
-        return HeldLock(outcome, self._etcd_key)
+        return self._entered(self._acquire_here(self._wait_seconds, frame, frame))
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         holding = self._to_leave(self._caller(), sys._getframe(1), error)
         if holding is not None:
-            lost = holding.release()
-            if lost is not None:
-                self._end_with(LockLost(self.name, lost), error)
+            self._end_with(holding.release(), error)
 
     def _acquire_here(self, seconds: float, block: FrameType | None, frame: FrameType) -> Holding | Conflict:
-        access = self._home.access()
-        here = self._caller()
-        outcome = run_at_once(self._acquire(access.blocking, access, here, seconds, block, place_of(frame)))
-        if isinstance(outcome, Holding) and block is None:
-            here.acquired = [*(holding for holding in here.acquired if not holding.ended), outcome]
-        return outcome
+        return run_at_once(self._acquire(self._home.access(), self._caller(), seconds, block, place_of(frame)))
+
+    def _asking(self, access: ProcessAccess) -> StoreAccess:
+        return access.blocking
+
+    def _acquired_by_call(self, holding: Holding, caller: _Here) -> None:
+        caller.acquired = [*(other for other in caller.acquired if not other.ended), holding]
 
     def _interrupted(self, holding: Holding) -> None:
         holding.release()
@@ -117,12 +110,10 @@ class EtcdLock(NamedLock):
 
     def locked(self) -> bool:
         """Whether anybody holds the lock; of several names, any of them. Raises ``LockUnavailable``."""
-        return any(self._keys(name) for name in self._names)
+        return self.holder is not None
 
     @property
     def holder(self) -> LockHolder | None:
         """Who holds the lock now, since when and for what; ``None`` if nobody does. Raises ``LockUnavailable``."""
-        return next((holder_of(keys) for name in self._names if (keys := self._keys(name))), None)
-
-    def _keys(self, name: str) -> tuple[Key, ...]:
-        return self._home.access().manager.claims.look(name)
+        look = self._home.access().manager.claims.look
+        return next((holder_of(keys) for name in self._names if (keys := look(name))), None)

@@ -3,23 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any
 
 from celery_etcdlock.errors import LockLost
-from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.locking.lock import Held, Lock
 
 
-class TakenLocks:
+class TakenLocks(Held):
     """What one acquire got: one lock, or several that were taken together."""
 
     def __init__(self, name: str, locks: list[Lock]) -> None:
-        self._name = name
+        #: The lock's name; of several, all of them.
+        self.name = name
         self.locks = locks
-
-    @property
-    def name(self) -> str:
-        """The lock's name; of several, all of them."""
-        return self._name
 
     @property
     def fencing_token(self) -> int:
@@ -30,11 +25,6 @@ class TakenLocks:
     def remaining(self) -> float:
         """Seconds for which the lock may be trusted if it weren't renewed any more; 0 once it can't be."""
         return min(lock.remaining for lock in self.locks)
-
-    @property
-    def lost(self) -> bool:
-        """Whether the lock can't be trusted any more: lost, or released, or this process is a fork of its holder."""
-        return self.lost_reason is not None
 
     @property
     def lost_reason(self) -> str | None:
@@ -67,14 +57,3 @@ class HeldLock(TakenLocks):
         the locks aren't in an etcd.
         """
         return self._etcd_key(self)
-
-    def __reduce__(self) -> Any:
-        raise TypeError(
-            f"lock {self.name!r} can't be pickled or copied: it belongs to the process that holds it. Pass its name, "
-            "or its fencing_token"
-        )
-
-    def __repr__(self) -> str:
-        reason = self.lost_reason
-        state = f"{self.remaining:.1f} s left" if reason is None else f"not held: {reason}"
-        return f"<HeldLock {self.name!r} fencing_token={self.fencing_token} {state}>"

@@ -22,6 +22,7 @@ import weakref
 from types import FrameType
 from typing import Any
 
+from celery_etcdlock.errors import LockLost
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.locking.manager import LockManager
 from celery_etcdlock.standalone.held_lock import TakenLocks
@@ -50,8 +51,8 @@ class Holding(TakenLocks):
         """Held by the process that this one was forked from."""
         return self.pid != os.getpid()
 
-    def release(self) -> str | None:
-        """Release all locks, even if interrupted. Returns why it wasn't ours any more, or ``None``."""
+    def release(self) -> LockLost | None:
+        """Release all locks, even if interrupted. Returns the error that says why it wasn't ours any more, if so."""
         self.ended = True
         lost: list[Lock] = []
         struck: BaseException | None = None
@@ -64,7 +65,7 @@ class Holding(TakenLocks):
                 struck = struck or error
         if struck is not None:
             raise struck
-        return (lost[0].lost_reason or "lost") if lost else None
+        return LockLost(self.name, lost[0].lost_reason or "lost") if lost else None
 
     def abandon(self) -> None:
         """Release it in the background. Returns at once."""
@@ -104,17 +105,11 @@ class Holdings:
         if holding in self._all:
             self._all.remove(holding)
 
-    def mine(self, caller: Any) -> Holding | None:
-        """What this caller holds, or has lost and not released yet."""
-        for holding in reversed(list(self._all) if caller is not None else []):
-            if holding.caller() is caller and not holding.ended and not holding.is_inherited:
-                return holding
-        return None
-
-    def inherited(self, caller: Any) -> Holding | None:
-        """What this caller held before its process was forked."""
-        found = [one for one in list(self._all) if one.is_inherited and one.caller() is caller and not one.ended]
-        return found[-1] if found else None
+    def of(self, caller: Any, *, inherited: bool = False) -> Holding | None:
+        """What this caller holds, or has lost and not released yet; ``inherited``: before its process was forked."""
+        found = [one for one in list(self._all) if one.caller() is caller and not one.ended]
+        found = [one for one in found if one.is_inherited is inherited]
+        return found[-1] if found and caller is not None else None
 
     def all(self) -> list[Holding]:
         return list(self._all)

@@ -15,10 +15,12 @@ from collections.abc import Callable, Sequence
 from types import FrameType
 from typing import Any
 
+from celery_etcdlock.core.value_checks import whole_number, whole_seconds
 from celery_etcdlock.errors import EtcdLockError, LockLost, NotLocked
 from celery_etcdlock.locking.acquisition import AcquireRequest
 from celery_etcdlock.locking.cancel_wait import WaitCancellation
 from celery_etcdlock.locking.lock import Lock
+from celery_etcdlock.locking.lock_holder import conflict_error
 from celery_etcdlock.locking.outcomes import Conflict
 from celery_etcdlock.locking.store_access import StoreAccess
 from celery_etcdlock.standalone import argument_checks
@@ -52,19 +54,15 @@ class NamedLock(ABC):
         self._holdings = Holdings()
         self._home = home
         self._names = argument_checks.names_in(name)
-        self._name = ", ".join(self._names)
+        #: The lock's name; of several, all of them.
+        self.name = ", ".join(self._names)
         self._wait_seconds = argument_checks.wait_seconds(wait_timeout)
-        self._lock_ttl = argument_checks.check_ttl(lock_ttl)
-        self._limit = argument_checks.check_limit(limit)
+        self._lock_ttl = None if lock_ttl is None else argument_checks.checked("lock_ttl", whole_seconds, lock_ttl)
+        self._limit = argument_checks.checked("limit", whole_number(1), limit)
         self._note = argument_checks.check_note(note)
         self._on_lost = argument_checks.check_on_lost(on_lost)
         #: Those who wait, and how to stop them.
         self._waiting: list[tuple[Any, WaitCancellation]] = []
-
-    @property
-    def name(self) -> str:
-        """The lock's name; of several, all of them."""
-        return self._name
 
     @abstractmethod
     def _caller(self) -> Any:
@@ -114,17 +112,17 @@ class NamedLock(ABC):
             stop.stop()
 
     def _mine(self) -> Holding | None:
-        return self._holdings.mine(self._caller())
+        return self._holdings.of(self._caller())
 
     def _needed(self) -> Holding:
         caller = self._caller()
-        mine = self._holdings.mine(caller)
+        mine = self._holdings.of(caller)
         if mine is None:
             raise self._not_locked(caller)
         return mine
 
     def _not_locked(self, caller: Any) -> NotLocked:
-        if self._holdings.inherited(caller) is not None:
+        if self._holdings.of(caller, inherited=True) is not None:
             why = "is held by the process that this one was forked from, and can't be used or released here"
         elif self._holdings.all():
             why = f"isn't held by this {self.caller_kind}, but by another one of this object: only its holder may"
@@ -139,34 +137,30 @@ class NamedLock(ABC):
         return self._home.etcd_key(lock.name, lock.token)
 
     async def _acquire(
-        self,
-        asking: StoreAccess,
-        access: ProcessAccess,
-        caller: Any,
-        wait: float,
-        block: FrameType | None,
-        where: Place,
+        self, access: ProcessAccess, caller: Any, wait: float, block: FrameType | None, where: Place
     ) -> Holding | Conflict:
         """One acquire for ``caller``. If interrupted, it leaves nothing behind."""
         self._check_free(caller)
-        holding = Holding(self._name, caller, block, where, access.manager)
+        holding = Holding(self.name, caller, block, where, access.manager)
         stop = WaitCancellation()
         entry = (caller, stop)
         try:
             self._waiting.append(entry)
             request = AcquireRequest(
                 self._names,
-                self._home.record(access.owner, self._note or self._name, self._limit),
+                self._home.record(access.owner, self._note or self.name, self._limit),
                 self._lock_ttl or self._home.settings.ttl,
                 wait,
                 on_held=holding.locks.append,
                 on_lost=None if self._on_lost is None else self._tells_of_loss(holding),
                 stop=stop,
             )
-            outcome = await access.local_waiters.acquire(asking, request)
+            outcome = await access.local_waiters.acquire(self._asking(access), request)
             if isinstance(outcome, Conflict):
                 return outcome
             self._holdings.add(holding)
+            if block is None:
+                self._acquired_by_call(holding, caller)
             return holding
         except BaseException:
             self._holdings.remove(holding)
@@ -175,6 +169,20 @@ class NamedLock(ABC):
         finally:
             if entry in self._waiting:
                 self._waiting.remove(entry)
+
+    def _entered(self, outcome: Holding | Conflict) -> HeldLock:
+        """What a ``with`` block gets. Raises ``LockConflict``."""
+        if isinstance(outcome, Conflict):
+            raise conflict_error(outcome)
+        return HeldLock(outcome, self._etcd_key)
+
+    @abstractmethod
+    def _asking(self, access: ProcessAccess) -> StoreAccess:
+        """How the caller waits for the store."""
+
+    @abstractmethod
+    def _acquired_by_call(self, holding: Holding, caller: Any) -> None:
+        """Have it released, with a warning, when the caller ends and hasn't done so: no block does."""
 
     def _interrupted(self, holding: Holding) -> None:
         """Release what an interrupted acquire got; by default without making the caller wait."""
@@ -185,7 +193,7 @@ class NamedLock(ABC):
 
         What it lost doesn't count, but may still be there: an operator asked for it.
         """
-        mine = self._holdings.mine(caller)
+        mine = self._holdings.of(caller)
         if mine is not None and mine.lost_reason is None:
             file, line = mine.place
             raise EtcdLockError(
@@ -227,24 +235,26 @@ class NamedLock(ABC):
     def _to_leave(self, caller: Any, block: FrameType, error: BaseException | None) -> Holding | None:
         """The holding whose block ends with ``error``; ``None`` when there is nothing to release."""
         holding = self._holdings.to_leave(caller, block)
+        problem: EtcdLockError
         if holding is None:
-            self._end_with(self._not_locked(caller), error)
-            return None
-        self._holdings.remove(holding)
-        if holding.is_inherited:
-            self._end_with(LockLost(self.name, holding.lost_reason or "this process is a fork of its holder"), error)
-            return None
-        if holding.ended:
-            self._end_with(NotLocked(f"lock {self.name!r} was released inside of its block already"), error)
-            return None
-        return holding
+            problem = self._not_locked(caller)
+        else:
+            self._holdings.remove(holding)
+            if holding.is_inherited:
+                problem = LockLost(self.name, holding.lost_reason or "this process is a fork of its holder")
+            elif holding.ended:
+                problem = NotLocked(f"lock {self.name!r} was released inside of its block already")
+            else:
+                return holding
+        self._end_with(problem, error)
+        return None
 
-    def _end_with(self, problem: EtcdLockError, error: BaseException | None) -> None:
-        """End a block with ``problem``. An exception that is under way goes on, with the problem as a note."""
+    def _end_with(self, problem: EtcdLockError | None, error: BaseException | None = None) -> None:
+        """End with ``problem``, if any. An exception that is under way goes on, with the problem as a note."""
+        if problem is None or isinstance(error, LockLost):
+            return  # or it says so already
         if error is None:
             raise problem
-        if isinstance(error, LockLost):
-            return  # it says so already
         note = f"celery-etcdlock: and {problem}"
         if hasattr(error, "add_note"):  # from Python 3.11 on
             error.add_note(note)

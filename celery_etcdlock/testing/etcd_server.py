@@ -14,15 +14,18 @@ import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from http.client import HTTPException
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 START_SECONDS = 30.0
 ATTEMPTS = 3
+
+#: What is on this machine isn't asked for at a proxy that the environment names.
+_directly = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 
 def etcd_binary() -> str:
@@ -48,6 +51,20 @@ def free_ports(count: int) -> list[int]:
         return [sock.getsockname()[1] for sock in socks]
 
 
+def answer_of(url: str) -> bytes:
+    """What a server on this machine answers, or its beginning. Raises ``OSError`` and ``HTTPException``."""
+    with _directly.open(url, timeout=2) as answer:
+        return bytes(answer.read(10_000))
+
+
+def is_healthy(url: str) -> bool:
+    """Whether the etcd that is there serves requests, for which it needs a quorum of its cluster."""
+    try:
+        return b'"true"' in answer_of(f"{url}/health")
+    except (OSError, HTTPException):
+        return False
+
+
 @dataclass(frozen=True)
 class ServerTls:
     """PEM files for etcd's client port; ``client_ca`` makes it ask for client certificates."""
@@ -57,6 +74,7 @@ class ServerTls:
     client_ca: str | None = None
 
 
+@dataclass(kw_only=True, eq=False)
 class EtcdServer:
     """One etcd process. ``endpoint`` is host:port; ``url`` has the scheme.
 
@@ -64,32 +82,28 @@ class EtcdServer:
     without an etcd and ``RuntimeError`` with the end of its log when it doesn't start.
     """
 
-    host = "127.0.0.1"
+    host: ClassVar[str] = "127.0.0.1"
+    tls: ServerTls | None = None
+    extra_args: Sequence[str] = ()
+    fsync: bool = True
+    binary: str = field(default_factory=etcd_binary)
+    name: str = "test"
+    #: For clients, peers and metrics.
+    ports: Sequence[int] = field(default_factory=lambda: free_ports(3))
+    #: All members, as etcd wants them; ``None``: this one alone.
+    cluster: str | None = None
+    #: Empty: one of its own, which ``stop`` removes.
+    data_dir: str = ""
+    process: subprocess.Popen[bytes] | None = field(default=None, init=False)
 
-    def __init__(
-        self,
-        *,
-        tls: ServerTls | None = None,
-        extra_args: Sequence[str] = (),
-        fsync: bool = True,
-        binary: str | None = None,
-        name: str = "test",
-        ports: Sequence[int] | None = None,
-        cluster: str | None = None,
-        data_dir: str | None = None,
-    ) -> None:
-        self.binary = binary or etcd_binary()
-        self._tls, self._extra, self._fsync = tls, list(extra_args), fsync
-        self.name, self._cluster = name, cluster
-        self._own_data_dir = data_dir is None
-        self.data_dir = data_dir or tempfile.mkdtemp(prefix="etcd-test-")
+    def __post_init__(self) -> None:
+        self._own_data_dir = not self.data_dir
+        self.data_dir = self.data_dir or tempfile.mkdtemp(prefix="etcd-test-")
         self.log_path = Path(self.data_dir, "etcd.log")
-        self._ports = ports or free_ports(3)
-        self.process: subprocess.Popen[bytes] | None = None
 
     @property
     def port(self) -> int:
-        return self._ports[0]
+        return self.ports[0]
 
     @property
     def endpoint(self) -> str:
@@ -97,15 +111,15 @@ class EtcdServer:
 
     @property
     def url(self) -> str:
-        return f"{'https' if self._tls else 'http'}://{self.endpoint}"
+        return f"{'https' if self.tls else 'http'}://{self.endpoint}"
 
     @property
     def peer_url(self) -> str:
-        return f"http://{self.host}:{self._ports[1]}"
+        return f"http://{self.host}:{self.ports[1]}"
 
     @property
     def metrics_url(self) -> str:
-        return f"http://{self.host}:{self._ports[2]}"
+        return f"http://{self.host}:{self.ports[2]}"
 
     @property
     def pid(self) -> int:
@@ -121,18 +135,18 @@ class EtcdServer:
             f"--advertise-client-urls={self.url}",
             f"--listen-peer-urls={self.peer_url}",
             f"--initial-advertise-peer-urls={self.peer_url}",
-            f"--initial-cluster={self._cluster or f'{self.name}={self.peer_url}'}",
+            f"--initial-cluster={self.cluster or f'{self.name}={self.peer_url}'}",
             f"--listen-metrics-urls={self.metrics_url}",
             "--auto-compaction-mode=periodic",
             "--auto-compaction-retention=5m",
         ]
-        if self._tls is not None:
-            command += [f"--cert-file={self._tls.cert}", f"--key-file={self._tls.key}"]
-            if self._tls.client_ca:
-                command += [f"--trusted-ca-file={self._tls.client_ca}", "--client-cert-auth"]
-        if not self._fsync:
+        if self.tls is not None:
+            command += [f"--cert-file={self.tls.cert}", f"--key-file={self.tls.key}"]
+            if self.tls.client_ca:
+                command += [f"--trusted-ca-file={self.tls.client_ca}", "--client-cert-auth"]
+        if not self.fsync:
             command.append("--unsafe-no-fsync")
-        return command + self._extra
+        return [*command, *self.extra_args]
 
     def spawn(self, **options: Any) -> EtcdServer:
         """Start without waiting. ``options`` are those of ``subprocess.Popen``."""
@@ -153,17 +167,13 @@ class EtcdServer:
                 return self.wait_healthy()
             except RuntimeError:
                 taken = b"address already in use" in self.log_path.read_bytes()
-                if self._cluster or not taken or attempt == ATTEMPTS - 1:
+                if self.cluster or not taken or attempt == ATTEMPTS - 1:
                     raise
-                self._ports = free_ports(3)
+                self.ports = free_ports(3)
         raise AssertionError
 
     def healthy(self) -> bool:
-        try:
-            with urllib.request.urlopen(f"{self.metrics_url}/health", timeout=2) as answer:  # noqa: S310
-                return b'"true"' in answer.read()
-        except (OSError, urllib.error.URLError):
-            return False
+        return is_healthy(self.metrics_url)
 
     def wait_healthy(self, seconds: float = START_SECONDS) -> EtcdServer:
         deadline = time.monotonic() + seconds

@@ -22,7 +22,7 @@ from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, LockTable, Snap
 from celery_etcdlock.core.timeline import Timeline
 from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.locking.inspector import Inspector, waiting_counts
-from celery_etcdlock.web.view import View, lock_as_json, page_of, timeline_of
+from celery_etcdlock.web.view import View, bounded_json, page_of, timeline_of
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -37,8 +37,8 @@ FORGET_SECONDS = 1.0
 #: Leases whose TTL is asked for at once: those of the pages that somebody looked at lately.
 MOST_LEASES = 500
 FIGURES_SECONDS = 10.0
-#: Conflicts per minute are counted over so many seconds.
-WINDOW_SECONDS = 60.0
+#: Conflicts per minute are counted over so many of them: a minute.
+SAMPLES = 7
 
 Figures = dict[str, dict[str, int]]
 
@@ -67,7 +67,7 @@ class Follower:
         self._seen_at: float | None = None
         self._used: bool | None = None
         self._workers: int | None = None
-        self._conflicts: deque[tuple[float, Figures]] = deque()
+        self._conflicts: deque[tuple[float, Figures]] = deque(maxlen=SAMPLES)
         self._stopped = False
 
     def start(self) -> None:
@@ -93,7 +93,7 @@ class Follower:
             ttls, seen_at, error = self._ttls, self._seen_at, self._error
             conflicts = self._conflicts_per_minute()
         shown, matching, page = page_of(locks, view)
-        leases = {owner.lease for lock in shown for owner in lock.owners if owner.lease}
+        leases = {owner.key.lease for lock in shown for owner in lock.owners if owner.key.lease}
         with self._changed:
             if len(self._looked_at) < MOST_LEASES:
                 self._looked_at |= leases
@@ -116,7 +116,7 @@ class Follower:
             "matching": matching if known else None,
             "page": page,
             "size": view.size,
-            "locks": [lock_as_json(lock, ttls) for lock in shown],
+            "locks": [bounded_json(lock, ttls) for lock in shown],
             "beats": self._beats,
             "timeline_seconds": self._timeline.seconds,
             "timeline": timeline,
@@ -173,8 +173,7 @@ class Follower:
                 with self._changed:
                     self._locks = None
                     for change in changes:
-                        for happening in self._board.apply(change):
-                            self._timeline.apply(happening, time.time())
+                        self._timeline.apply(self._board.apply(change), time.time())
             now = time.monotonic()
             wanted = self._ttls_wanted(now - ttls_at > TTL_SECONDS)
             if wanted:
@@ -221,11 +220,7 @@ class Follower:
                 figures = {}
             with self._changed:
                 self._workers = len(figures)
-                now = time.monotonic()
-                self._conflicts.append((now, figures))
-                # One sample older than the window is kept, to count from.
-                while len(self._conflicts) > 2 and now - self._conflicts[1][0] >= WINDOW_SECONDS:
-                    self._conflicts.popleft()
+                self._conflicts.append((time.monotonic(), figures))
             time.sleep(FIGURES_SECONDS)
 
     def _conflicts_per_minute(self) -> float | None:

@@ -36,9 +36,7 @@ HEARTBEAT_SECONDS = 10.0
 LOCAL_NAMES = frozenset({"localhost", "127.0.0.1", "[::1]"})
 
 _TYPES = {"html": "text/html", "js": "text/javascript", "css": "text/css"}
-_FILES = frozenset(
-    {"index.html", "style.css", "app.js", "beats.js", "locks.js", "release.js", "text.js", "timeline.js"}
-)
+_PAGE = resources.files("celery_etcdlock.web") / "page"
 _SAFETY = {
     "Content-Security-Policy": "default-src 'self'; frame-ancestors 'none'; base-uri 'none'; form-action 'none'",
     "X-Content-Type-Options": "nosniff",
@@ -94,7 +92,7 @@ def make_app(follower: Follower, inspector: Inspector, token: str | None) -> bot
         return _events(follower, looked_at)
 
     def file(name: str) -> Any:
-        return _file(name) if name in _FILES else _refused(404, "no such file")
+        return _file(name) if _PAGE.joinpath(name).is_file() else _refused(404, "no such file")
 
     def release() -> dict[str, Any]:
         if not bottle.request.get_header(RELEASE_HEADER):
@@ -142,7 +140,7 @@ class _Handler(WSGIRequestHandler):
 
 def _file(name: str) -> bytes:
     bottle.response.content_type = f"{_TYPES[name.rpartition('.')[2]]}; charset=utf-8"
-    return resources.files("celery_etcdlock.web").joinpath("page").joinpath(name).read_bytes()
+    return _PAGE.joinpath(name).read_bytes()
 
 
 def _events(follower: Follower, view: View) -> Iterator[bytes]:

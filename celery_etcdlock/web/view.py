@@ -7,10 +7,10 @@ a lock on any page. The timeline uses the same filter and shows the most contend
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
-from celery_etcdlock.core.lock_table import LockEntry, contended_first, described, held_since
+from celery_etcdlock.core.lock_table import LockEntry, contended_first, held_since, lock_as_json
 
 #: Locks on one page, at most and unless the browser says.
 MOST_ON_A_PAGE = 100
@@ -69,22 +69,15 @@ def page_of(locks: Sequence[LockEntry], view: View) -> tuple[list[LockEntry], in
 
 def _matches(lock: LockEntry, text: str) -> bool:
     texts = [lock.name]
-    for entry in lock.owners + lock.waiters:
-        if record := entry.key.record:
-            texts += record.task, record.delivery.task_id, record.host, record.about or ""
+    for record in lock.records:
+        texts += record.task, record.delivery.task_id, record.host, record.about or ""
     return any(text in each.casefold() for each in texts)
 
 
-def lock_as_json(lock: LockEntry, ttls: Mapping[int, float]) -> dict[str, Any]:
-    return {
-        "lock": lock.name,
-        "owners": [described(entry, ttls.get(entry.lease)) for entry in lock.owners[:MOST_OWNERS]],
-        "owning": len(lock.owners),
-        "waiters": [described(entry) for entry in lock.waiters[:MOST_WAITERS]],
-        "waiting": len(lock.waiters),
-        "retrying": lock.others.retrying,
-        "joining": lock.others.joining,
-    }
+def bounded_json(lock: LockEntry, ttls: Mapping[int, float]) -> dict[str, Any]:
+    """The lock with the first of its owners and waiters, and how many there are."""
+    listed = replace(lock, owners=lock.owners[:MOST_OWNERS], waiters=lock.waiters[:MOST_WAITERS])
+    return lock_as_json(listed, ttls) | {"owning": len(lock.owners), "waiting": len(lock.waiters)}
 
 
 def timeline_of(

@@ -12,7 +12,6 @@ from celery_etcdlock.etcd.etcd_store import EtcdStore
 from celery_etcdlock.locking.group_commit import GroupCommit
 from celery_etcdlock.locking.lock_store import LockStore
 from celery_etcdlock.locking.memory_store import MemoryStore
-from celery_etcdlock.locking.redis_store import RedisStore
 
 _prefixes = itertools.count()
 
@@ -45,10 +44,12 @@ def new_store(request: pytest.FixtureRequest) -> Iterator[Callable[[], LockStore
 def _redis(url: str) -> Iterator[Callable[[], LockStore]]:
     redis = pytest.importorskip("redis")
     prefix = f"/contract-{next(_prefixes)}/"
-    opened: list[RedisStore] = []
+    from celery_etcdlock.locking.redis_store import RedisStore
+
+    opened: list[LockStore] = []
 
     def open_store() -> LockStore:
-        opened.append(RedisStore(lambda: redis.ConnectionPool.from_url(url), prefix))
+        opened.append(RedisStore(redis.ConnectionPool.from_url(url), prefix))
         return opened[-1]
 
     yield open_store

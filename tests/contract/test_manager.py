@@ -463,6 +463,11 @@ def test_a_body_is_entered_with_at_least_half_of_the_time(new_store: NewStore, n
     assert lock.remaining > 15
 
 
+def test_an_acquire_without_a_name_says_so(new_manager: NewManager) -> None:
+    with pytest.raises(ValueError, match="name of at least one lock"):
+        new_manager().acquire_all(AcquireRequest((), record(), 30))
+
+
 def test_several_locks_that_are_lost_at_once_are_taken_anew(new_store: NewStore, new_manager: NewManager) -> None:
     """None of them may be left behind, for the next try would take it for somebody else's."""
     now = [1000.0]

@@ -4,7 +4,7 @@
 import { drawBeats, drawBeatTimes } from "./beats.js";
 import { drawAges, drawLocks } from "./locks.js";
 import { ask, readyForReleases } from "./release.js";
-import { atTime, byId, count, duration, figure, name, setText, visible } from "./text.js";
+import { atTime, byId, count, figure, setText, visible } from "./text.js";
 import { drawTimeline } from "./timeline.js";
 
 const FILTER_PAUSE = 250; // milliseconds after the last key

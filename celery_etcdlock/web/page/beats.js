@@ -1,7 +1,8 @@
 // The beats, who is at work, and each entry's last and next tick.
 
-import { byId, count, duration, element, setText, visible } from "./text.js";
 import { whereOf } from "./locks.js";
+import { cell, part } from "./table.js";
+import { byId, count, duration, element, name, setText, visible } from "./text.js";
 
 let drawnOf = null;
 
@@ -25,24 +26,15 @@ export function drawBeatTimes(now) {
   }
 }
 
-function cell(row, label, text, className) {
-  const made = element("td", className, text);
-  made.setAttribute("role", "cell");
-  if (label) made.dataset.label = label;
-  row.append(made);
-  return made;
-}
-
 function drawEntry(entry) {
-  const row = element("tr");
-  row.setAttribute("role", "row");
-  cell(row, "", undefined, "entry").append(element("bdi", "", visible(entry.entry)));
-  cell(row, "task", visible(entry.task));
-  cell(row, "", visible(entry.schedule));
-  const last = cell(row, "last", "–", "number"), next = cell(row, "next", "–", "number");
+  const row = part("tr", "row");
+  cell(row, "", "entry").append(name(entry.entry));
+  cell(row, "task", "", visible(entry.task));
+  cell(row, "", "", visible(entry.schedule));
+  const last = cell(row, "last", "number", "–"), next = cell(row, "next", "number", "–");
   if (entry.last !== null) last.dataset.ago = entry.last;
   if (entry.next !== null) next.dataset.due = entry.next;
-  cell(row, "runs", count(entry.count), "number");
+  cell(row, "runs", "number", count(entry.count));
   return row;
 }
 
@@ -59,15 +51,11 @@ function drawBeat(beat) {
   } else line.append("no beat is at work, nothing is scheduled");
   const standby = beat.standing_by.length ? `standing by: ${beat.standing_by.map(where).join(", ")}` : "nobody stands by";
   line.append(`; ${standby}; ${count(beat.takeovers, "takeover", "takeovers")} before`);
-  const table = element("table"), top = element("thead"), head = element("tr"), body = element("tbody");
-  table.setAttribute("role", "table");
+  const table = part("table", "table"), top = part("thead", "rowgroup"), head = part("tr", "row"), body = part("tbody", "rowgroup");
   table.setAttribute("aria-label", `Entries of ${visible(beat.name)}`);
-  for (const part of [top, body]) part.setAttribute("role", "rowgroup");
-  head.setAttribute("role", "row");
   for (const title of ["Entry", "Task", "Schedule", "Last", "Next", "Runs"]) {
-    const heading = element("th", ["Last", "Next", "Runs"].includes(title) ? "number" : "", title);
+    const heading = part("th", "columnheader", ["Last", "Next", "Runs"].includes(title) ? "number" : "", title);
     heading.scope = "col";
-    heading.setAttribute("role", "columnheader");
     head.append(heading);
   }
   top.append(head);

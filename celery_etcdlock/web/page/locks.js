@@ -1,6 +1,7 @@
 // The table of locks. A holding keeps its rows for as long as it is shown, so that the focus, a selection and opened
 // details outlive the updates that come several times a second.
 
+import { cell, part } from "./table.js";
 import { atTime, byId, count, duration, element, name, setText, visible } from "./text.js";
 
 const KINDS = {
@@ -15,19 +16,8 @@ const NOBODY = { readable: false, nobody: true, token: "", fencing_token: 0, ttl
 
 const shown = new Map(); // key of a holding -> its tbody and what changes in it
 
-function cell(row, label, className) {
-  const made = element("td", className);
-  made.setAttribute("role", "cell");
-  if (label) made.dataset.label = label;
-  row.append(made);
-  return made;
-}
-
 function make(lock, owner, number, ask) {
-  const body = element("tbody"), row = element("tr"), detail = element("tr", "detail");
-  body.setAttribute("role", "rowgroup");
-  row.setAttribute("role", "row");
-  detail.setAttribute("role", "row");
+  const body = part("tbody", "rowgroup"), row = part("tr", "row"), detail = part("tr", "row", "detail");
   detail.id = `detail-${number}`;
   detail.hidden = true;
   const opener = element("button", "opener");
@@ -53,7 +43,7 @@ function make(lock, owner, number, ask) {
   button.type = "button";
   button.hidden = owner === NOBODY;
   cell(row, "", "button").append(button);
-  const all = cell(detail, "", "");
+  const all = cell(detail);
   all.colSpan = 7;
   parts.facts = element("dl");
   parts.line = element("div", "line");
@@ -72,7 +62,7 @@ export function whereOf(one) {
   return one.readable ? `${visible(one.host)}:${one.pid}` : "–";
 }
 
-export function idOf(one) {
+function idOf(one) {
   if (!one.readable) return "–";
   if (one.task_id === null) return "none: held by a process, not by a task";
   const retry = one.retries ? `, retry ${one.retries}` : "";

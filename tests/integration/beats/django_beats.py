@@ -78,8 +78,8 @@ first.tick()  # which confirms them
 ran = PeriodicTask.objects.get(name="once")
 unsynced = (ran.total_run_count, ran.enabled)
 # It dies: nothing is written to the database any more.
-assert first._manager is not None
-first._manager.give_up()
+assert first._election is not None
+first._election.manager.give_up()
 
 later = EtcdScheduler(app)
 before = count("often")

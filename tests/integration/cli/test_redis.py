@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
 
 import pytest
 from celery import Celery, _state
+from celery.exceptions import ImproperlyConfigured
 
 from celery_etcdlock import EtcdLocks, LockLost
 from celery_etcdlock.core.lock_table import LockTable
@@ -102,6 +104,19 @@ def test_doctor_finds_what_a_redis_lacks(app: Celery, new_app: Callable[..., Cel
     assert (refused.code, "refused the login" in refused.out) == (1, True)
     assert "body" not in refused.out
     assert run_on(new_app(etcdlock_endpoints="redis://127.0.0.1:1/0"), "ls").code == 3
+
+
+def test_without_redis_py_everybody_says_what_to_install(
+    new_app: Callable[..., Celery], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    app = new_app(etcdlock_endpoints="redis://127.0.0.1:1/0")
+    monkeypatch.setitem(sys.modules, "redis", None)
+    remedy = "pip install celery-etcdlock[redis]"
+    listed, checked = run_on(app, "ls"), run_on(app, "doctor")
+    assert (listed.code, remedy in listed.err) == (2, True)
+    assert (checked.code, remedy in checked.out) == (1, True)
+    with pytest.raises(ImproperlyConfigured, match="redis-py isn't installed"):
+        EtcdLocks.from_app(app).lock("name").acquire()
 
 
 def test_a_workers_start_line_names_the_redis(

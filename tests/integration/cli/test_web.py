@@ -27,6 +27,7 @@ from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.wiring import open_inspector
 from tests.conftest import missing
 from tests.etcd_server import free_ports, running_etcd
+from tests.integration.cli.conftest import run_on
 from tests.waiting import wait_for
 
 bottle = pytest.importorskip("bottle")
@@ -145,6 +146,11 @@ def test_answers_keep_other_sites_out(start_page: Callable[..., Page]) -> None:
 )
 def test_loopback(host: str, local: bool) -> None:
     assert is_loopback(host) is local
+
+
+@pytest.mark.parametrize("port", ["-1", "65536"])
+def test_a_port_that_is_none_is_a_usage_error(app: Celery, port: str) -> None:
+    assert run_on(app, "web", "--port", port).code == 2
 
 
 # --- in a browser -----------------------------------------------------------------------------------------------

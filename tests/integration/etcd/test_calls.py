@@ -137,7 +137,7 @@ def test_watch_from_a_compacted_revision(make_api: Any) -> None:
 
 def test_watch_is_cancelled_at_the_server(client: EtcdClient, etcd: Any, until: Any) -> None:
     def watchers() -> float:
-        with urllib.request.urlopen(f"http://127.0.0.1:{etcd._ports[2]}/metrics", timeout=5) as answer:
+        with urllib.request.urlopen(f"http://127.0.0.1:{etcd.ports[2]}/metrics", timeout=5) as answer:
             for line in answer.read().decode().splitlines():
                 if line.startswith("etcd_debugging_mvcc_watcher_total"):
                     return float(line.split()[1])

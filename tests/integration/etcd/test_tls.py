@@ -67,7 +67,7 @@ def test_tls_server_behind_plain_settings(tls_etcd: EtcdServer, make_api: Any) -
 
 def test_http1_server_on_the_port(etcd: EtcdServer, make_api: Any) -> None:
     with pytest.raises(NotEtcd, match="is this etcd's client port") as caught:
-        make_api(EtcdClient(f"127.0.0.1:{etcd._ports[2]}"), 5).put(b"k")
+        make_api(EtcdClient(f"127.0.0.1:{etcd.ports[2]}"), 5).put(b"k")
     assert caught.value.permanent
 
 

@@ -170,7 +170,7 @@ def test_a_server_with_another_certificate(authority: Any) -> None:
         with locks_at(url, etcdlock_ca_cert=authority.ca_cert) as locks:
             with locks.lock("certificate") as lock:
                 server.kill()
-                server._tls = ServerTls(*second)
+                server.tls = ServerTls(*second)
                 server.spawn().wait_healthy()
                 stays_trusted(lock, TTL_SECONDS * 1.2)
             with locks.lock("certificate") as again:

@@ -69,6 +69,15 @@ def test_a_cluster_goes_on_without_one_member_and_nothing_is_left_running(
         assert not Path(f"/proc/{pid}").exists()
 
 
+def test_a_proxy_of_this_machine_is_not_asked_for_a_server_on_it(
+    etcd: EtcdServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:1")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.setattr("urllib.request._opener", None)  # made with the first request, for all others
+    assert etcd.healthy()
+
+
 def test_without_an_etcd_the_fixture_says_what_to_install(
     project: pytest.Pytester, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -192,8 +192,8 @@ class World:
 
     def die(self, scheduler: EtcdScheduler) -> None:
         """No last word: only its lease ends."""
-        assert scheduler._manager is not None
-        scheduler._manager.give_up()
+        assert scheduler._election is not None
+        scheduler._election.manager.give_up()
         self.opened.remove(scheduler)
 
 

@@ -24,7 +24,7 @@ NOW = 100_000.0
 
 def entry(name: str, revision: int, since: float) -> KeyEntry:
     record = Record(Delivery(f"id-{revision}"), "proj.sync", "worker-7.example.com", 4711, since)
-    return KeyEntry(name, escape_name(name), Key(str(revision), revision, revision, record), 7)
+    return KeyEntry(name, escape_name(name), Key(str(revision), revision, revision, record, 7))
 
 
 def three_hundred() -> list[LockEntry]:

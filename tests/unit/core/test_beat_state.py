@@ -105,7 +105,7 @@ class TestWhatOperatorsSee:
     RECORD = Record(Delivery("no task, beat"), "celery beat", "here", 12, NOW - 60)
 
     def place(self, token: str) -> KeyEntry:
-        return KeyEntry("beat:app", "beat:app", Key(token, 1, 1, self.RECORD), 5)
+        return KeyEntry("beat:app", "beat:app", Key(token, 1, 1, self.RECORD, 5))
 
     def saved(self, *states: EntryState | WorkState) -> dict[str, dict[str, bytes]]:
         return {"beat:app": {str(number): encode_state(state) for number, state in enumerate(states)}}

@@ -48,7 +48,7 @@ def test_nothing_unseen_reaches_a_terminal_and_letters_stay(text: str) -> None:
 
 
 def place(name: str, token: str) -> KeyEntry:
-    return KeyEntry(unescape_name(escape_name(name)), escape_name(name), Key(token, 1, 1, RECORD), 1)
+    return KeyEntry(unescape_name(escape_name(name)), escape_name(name), Key(token, 1, 1, RECORD, 1))
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=[]), min_size=1).map(lambda text: text * 9), unique=True))

@@ -9,7 +9,7 @@ from celery_etcdlock.core.timeline import Timeline
 
 
 def entry(name: str, token: str = "t", since: float = 100.0) -> KeyEntry:
-    return KeyEntry(name, name, Key(token, 1, 1, Record(Delivery(f"id-{name}"), "p.t", "host", 7, since)), 99)
+    return KeyEntry(name, name, Key(token, 1, 1, Record(Delivery(f"id-{name}"), "p.t", "host", 7, since), 99))
 
 
 def bars(timeline: Timeline, now: float) -> list[tuple[str, float, float | None]]:

@@ -74,7 +74,7 @@ def test_what_a_newer_version_writes_is_passed_over(text: str) -> None:
 
 def entry(name: str, revision: int) -> KeyEntry:
     record = Record(Delivery(f"id-{revision}"), "p.t", "host", 7, float(revision))
-    return KeyEntry(name, escape_name(name), Key(str(revision), revision, revision, record), 99)
+    return KeyEntry(name, escape_name(name), Key(str(revision), revision, revision, record, 99))
 
 
 class TestInATable:

@@ -10,12 +10,12 @@ from celery_etcdlock.core.lock_table import KeyEntry, LockEntry, LockTable
 from celery_etcdlock.core.name_escaping import escape_name
 from celery_etcdlock.core.ownership import Key
 from celery_etcdlock.core.record import Delivery, Record
-from celery_etcdlock.web.view import MOST_BARS, MOST_ROWS, View, lock_as_json, page_of, timeline_of
+from celery_etcdlock.web.view import MOST_BARS, MOST_ROWS, View, bounded_json, page_of, timeline_of
 
 
 def entry(name: str, revision: int, since: float = 0.0, *, limit: int = 1, host: str = "box") -> KeyEntry:
     record = Record(Delivery(f"id-{revision}"), "proj.Sync", host, 7, since, limit)
-    return KeyEntry(name, escape_name(name), Key(str(revision), revision, revision, record), 9)
+    return KeyEntry(name, escape_name(name), Key(str(revision), revision, revision, record, 9))
 
 
 def table(*more: KeyEntry) -> list[LockEntry]:
@@ -45,7 +45,7 @@ def test_a_page_beyond_the_last_is_the_last() -> None:
 def test_a_filter_finds_names_tasks_ids_and_hosts_on_any_page(text: str) -> None:
     locks = [
         *LockTable([entry("Straße", 9001, host="elsewhere")]).locks(),
-        *LockTable([KeyEntry("x", "x", BROKEN, 0)]).locks(),
+        *LockTable([KeyEntry("x", "x", BROKEN)]).locks(),
     ]
     assert names(page_of(locks, View.from_query({"filter": text}))[0]) == ["Straße"]
 
@@ -62,7 +62,7 @@ def test_a_wrong_query_is_refused(query: dict[str, str]) -> None:
 def test_what_a_browser_gets_is_bounded() -> None:
     crowd = [entry("crowd", n, limit=300) for n in range(1, 1001)]
     (lock,) = LockTable(crowd).locks()
-    told = lock_as_json(lock, {})
+    told = bounded_json(lock, {})
     assert (told["owning"], told["waiting"]) == (300, 700)
     assert len(json.dumps(told)) < 40_000
     assert View.from_query({"size": "100000"}).size == 100
