@@ -22,6 +22,11 @@ from tests.simulation.scheduler import Process, Scheduler, Thread
 __all__ = ["Broker", "Message", "Producer"]
 
 
+#: Messages that are pushed twice in one play: copies that wait are published again and again, and each of these may be
+#: pushed twice as well, until there are more of them than can ever run.
+MOST_DUPLICATES = 40
+
+
 @dataclass(eq=False)
 class Message:
     """One message on its way. ``number`` is that of its publication: copies share it."""
@@ -73,6 +78,7 @@ class Broker:
         self.down = False
         self.lose_confirm = 0.0
         self.duplicate = 0.0
+        self._duplicates = 0
         self.delay = 0.0
         self._numbers = 0
         self._tags = 0
@@ -106,7 +112,8 @@ class Broker:
         )
         self.on_publish(message)
         self.put(message)
-        if scheduler.chance.random() < self.duplicate:
+        if scheduler.chance.random() < self.duplicate and self._duplicates < MOST_DUPLICATES:
+            self._duplicates += 1
             # Pushed twice, as a broker does that fails over: the second is marked as redelivered.
             self.put(message.again(), 30.0 * scheduler.chance.random() ** 2)
         if scheduler.chance.random() < self.lose_confirm:

@@ -196,8 +196,6 @@ class World:
         self.director.start()
         scheduler.run_until(began + BUSY_SECONDS, stop)
         scheduler.run_until(began + BUSY_SECONDS + 30, stop)
-        # One that pushes each fifth message twice for ever makes more copies of one that waits than can ever end.
-        self.broker.duplicate = 0.0
         ends_at = began + BUSY_SECONDS + ENOUGH_SECONDS + max(self.plan.config.offsets) - min(self.plan.config.offsets)
         while self.violation is None and not properties.quiet() and scheduler.now < ends_at:
             scheduler.run_until(scheduler.now + 5.0, stop)
