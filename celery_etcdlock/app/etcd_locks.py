@@ -13,7 +13,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
-from weakref import WeakKeyDictionary
+from weakref import WeakSet
 
 from celery import Celery
 from celery.exceptions import ImproperlyConfigured
@@ -45,7 +45,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger("celery_etcdlock")
 
-_locks_of_apps: WeakKeyDictionary[Celery, EtcdLocks] = WeakKeyDictionary()
+#: Where an app keeps them, so that both are forgotten together; and all that there are.
+_ATTRIBUTE = "_etcdlock_locks"
+_known: WeakSet[EtcdLocks] = WeakSet()
+#: Those with connections to be closed before the process ends.
+_in_use: set[EtcdLocks] = set()
 #: Where all locks of this process are during ``locks_at``, in tests.
 _elsewhere: tuple[str, ...] | None = None
 
@@ -69,9 +73,10 @@ class EtcdLocks:
     def from_app(cls, app: Celery) -> EtcdLocks:
         """The app's locks, always the same object."""
         app = getattr(app, "_get_current_object", lambda: app)()
-        locks = _locks_of_apps.get(app)
+        locks: EtcdLocks | None = vars(app).get(_ATTRIBUTE)
         if locks is None:
-            locks = _locks_of_apps.setdefault(app, cls(app))
+            locks = vars(app).setdefault(_ATTRIBUTE, cls(app))
+            _known.add(locks)
         return locks
 
     @property
@@ -105,6 +110,7 @@ class EtcdLocks:
             page=self._page,
         )
         pid = os.getpid()
+        _in_use.add(self)
         access = self._accesses.setdefault(pid, ProcessAccess(manager, lambda: open_deletions(self.settings)))
         for other in [other for other in self._accesses if other != pid]:
             self._accesses.pop(other, None)  # the parent's, which it had before the fork
@@ -204,6 +210,7 @@ class EtcdLocks:
         if access is not None:
             access.close()
             access.manager.close()
+            _in_use.discard(self)
 
 
 def warn_of_another_broker(conflict: Conflict, mine: Record) -> None:
@@ -234,12 +241,12 @@ def locks_at(endpoints: tuple[str, ...]) -> Iterator[None]:
 
 def _open_anew() -> None:
     _close_all()
-    for locks in list(_locks_of_apps.values()):
+    for locks in list(_known):
         locks._settings = None
 
 
 def _close_all(**_: object) -> None:
-    for locks in list(_locks_of_apps.values()):
+    for locks in list(_in_use):
         locks.close()
 
 

@@ -9,8 +9,7 @@ Pure decisions, from how the task was called and whose the lock is. Who holds it
 * a *stranger* holds it: a conflict, and the policy decides.
 
 A task that was called as a plain function raises. It can't be skipped, for the exception by which Celery skips a task
-would end the task around it; and it has no message that could come back. In a chord's header a skipped member would
-fail the body, so there the policy is ``retry`` unless the user chose one for the task.
+would end the task around it; and it has no message that could come back.
 """
 
 from __future__ import annotations
@@ -19,8 +18,8 @@ import random
 from dataclasses import dataclass
 from enum import Enum
 
-from celery_etcdlock.core.policies import POLICIES
-from celery_etcdlock.core.record import MessageRelation
+from celery_etcdlock.core.policies import POLICIES, Facts
+from celery_etcdlock.core.record import Delivery
 
 #: Seconds that a retry waits in its slot for the release of the run before it.
 PREDECESSOR_SECONDS = 1.0
@@ -45,100 +44,75 @@ class Place(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Situation:
-    """What a decision depends on. Times in seconds; ``waited`` counts from the first time that the task came back."""
+    """What a decision depends on. Times in seconds; ``waited`` counts from the first time that the task came back.
+
+    ``related``: the delivery that holds the lock, if it is one of the same message.
+    """
 
     place: Place
     policy: str
-    policy_is_own: bool = False
-    message_relation: MessageRelation = MessageRelation.STRANGER
+    delivery: Delivery
+    related: Delivery | None = None
     waited_for_predecessor: bool = False
-    in_chord_header: bool = False
-    comebacks: int = 0
     waited: float = 0.0
     wait_timeout: float = 300.0
 
 
-@dataclass(frozen=True, slots=True)
-class Skip:
-    """Don't run; the result says why."""
+class Verdict(Enum):
+    """What is decided of a run whose message doesn't go back to its queue."""
 
-
-@dataclass(frozen=True, slots=True)
-class Fail:
-    """Raise the conflict or the outage."""
+    SKIP = "don't run; the result says why"
+    FAIL = "raise the conflict or the outage"
+    WAIT_FOR_PREDECESSOR = "keep the pool slot, wait for PREDECESSOR_SECONDS, and try again"
+    RUN_UNPROTECTED = "run without a lock, as the user chose"
 
 
 @dataclass(frozen=True, slots=True)
 class Reschedule:
     """Send the message back to its queue, to come again after so many seconds; ``comebacks`` goes along.
 
-    ``with_position``: it has a queue position meanwhile. ``replaces``: after the holder was asked to release the lock.
+    ``facts``, of the policy, say what it does besides: joins, keeps a queue position, has the holder release the lock.
     """
 
     seconds: float
     comebacks: int
-    with_position: bool = False
-    replaces: bool = False
+    facts: Facts = POLICIES["retry"]
 
 
-@dataclass(frozen=True, slots=True)
-class Join:
-    """Take on the holder's result; until there is one, come back as in ``Reschedule``."""
-
-    seconds: float
-    comebacks: int
-
-
-@dataclass(frozen=True, slots=True)
-class WaitForPredecessor:
-    """Keep the pool slot, and wait as a waiter for so many seconds."""
-
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class RunUnprotected:
-    """Run without a lock, as the user chose."""
-
-
-def on_conflict(situation: Situation, jitter: random.Random) -> Skip | Fail | Reschedule | Join | WaitForPredecessor:
+def on_conflict(situation: Situation, jitter: random.Random) -> Verdict | Reschedule:
     """What a task does whose lock somebody else holds."""
     if situation.place is Place.DIRECT:
-        return Fail()
-    if situation.place is Place.WORKER and situation.message_relation is not MessageRelation.STRANGER:
-        if situation.message_relation is MessageRelation.COPY:
+        return Verdict.FAIL
+    comebacks = situation.delivery.comebacks
+    if situation.place is Place.WORKER and situation.related is not None:
+        if situation.related == situation.delivery:
             # Its counter stays, so that it is still known as a copy; its delays grow with the time that it has waited.
             seconds = min(max(FIRST_CONFLICT_SECONDS, situation.waited * COPY_PART), LONGEST_WAIT_SECONDS)
-            return Reschedule(seconds * jitter.uniform(0.5, 1.0), situation.comebacks)
+            return Reschedule(seconds * jitter.uniform(0.5, 1.0), comebacks)
         if not situation.waited_for_predecessor:
-            return WaitForPredecessor(PREDECESSOR_SECONDS)
-        return Reschedule(_conflict_seconds(situation, jitter), situation.comebacks + 1)
-    policy = "retry" if situation.in_chord_header and not situation.policy_is_own else situation.policy
-    if policy == "skip":
-        return Skip()
-    facts = POLICIES[policy]
+            return Verdict.WAIT_FOR_PREDECESSOR
+        return Reschedule(_conflict_seconds(situation, jitter), comebacks + 1)
+    if situation.policy == "skip":
+        return Verdict.SKIP
+    facts = POLICIES[situation.policy]
     if facts.waits and situation.place is Place.WORKER and situation.waited < situation.wait_timeout:
         seconds = min(_conflict_seconds(situation, jitter), situation.wait_timeout - situation.waited)
-        if facts.needs_result:
-            return Join(seconds, situation.comebacks + 1)
-        return Reschedule(seconds, situation.comebacks + 1, with_position=facts.in_order, replaces=facts.replaces)
-    return Fail()
+        return Reschedule(seconds, comebacks + 1, facts)
+    return Verdict.FAIL
 
 
-def on_unavailable(
-    place: Place, policy: str, comebacks: int, jitter: random.Random
-) -> Fail | Reschedule | RunUnprotected:
+def on_unavailable(place: Place, policy: str, comebacks: int, jitter: random.Random) -> Verdict | Reschedule:
     """What a task does when nobody can tell who holds its lock (``etcdlock_on_unavailable``)."""
     if policy == "run":
-        return RunUnprotected()
+        return Verdict.RUN_UNPROTECTED
     if policy == "retry" and place is Place.WORKER:
         return Reschedule(_backoff(FIRST_OUTAGE_SECONDS, LONGEST_OUTAGE_SECONDS, comebacks, jitter), comebacks + 1)
-    return Fail()
+    return Verdict.FAIL
 
 
 def _conflict_seconds(situation: Situation, jitter: random.Random) -> float:
     longest = LONGEST_CONFLICT_SECONDS if situation.policy == "retry" else LONGEST_WAIT_SECONDS
-    return _backoff(FIRST_CONFLICT_SECONDS, longest, situation.comebacks, jitter)
+    return _backoff(FIRST_CONFLICT_SECONDS, longest, situation.delivery.comebacks, jitter)
 
 
 def _backoff(first: float, longest: float, number: int, jitter: random.Random) -> float:

@@ -55,8 +55,8 @@ class LockNaming:
     """How one task's lock is named.
 
     ``signature`` is that of the task's ``run`` without ``self``; ``checked`` is what Celery checks a call against: a
-    decorator's wrapper may hide ``signature``. Digests are keyed by `with_hash_key`, once the settings are known.
-    Raises `InvalidOption` when the options don't fit the signature.
+    decorator's wrapper may hide ``signature``, else it counts. Digests are keyed by `with_hash_key`, once the settings
+    are known. Raises `InvalidOption` when the options don't fit the signature.
     """
 
     def __init__(
@@ -68,13 +68,17 @@ class LockNaming:
         lock_key: tuple[str, ...] | str | Callable[..., object] | None = None,
         checked: Signature | None = None,
     ) -> None:
+        decorated: Decorated | None = None
+        if checked is not None and hides(checked, signature):
+            decorated = Decorated(checked, signature)
+        else:
+            signature = checked or signature
         self.task_name = task_name
         self.signature = signature
         self._hash_key: bytes | None = None
         parameters = signature.parameters.values()
         self._open_ended = any(each.kind is Parameter.VAR_KEYWORD for each in parameters)
         self._defaults = {each.name: each.default for each in parameters if each.default is not Parameter.empty}
-        decorated = Decorated(checked, signature) if checked is not None and hides(checked, signature) else None
         self._arguments = decorated or CallArguments(signature)
         templates = (lock_key,) if isinstance(lock_key, str) else lock_key if isinstance(lock_key, tuple) else ()
         self._callable = lock_key if callable(lock_key) and not templates else None

@@ -1,4 +1,7 @@
-"""Which policy a conflict meets: the task's own for that place, else the setting where that makes sense."""
+"""Which policy a conflict meets: the task's own for that place, else the setting where that makes sense.
+
+In a chord's header a skipped member would fail the body, so there it is ``retry`` unless the task's own.
+"""
 
 from __future__ import annotations
 
@@ -9,24 +12,21 @@ from celery_etcdlock.errors import InvalidOption, LockConflict
 
 
 def policy_of(
-    options: TaskOptions, settings: Settings, conflict: LockConflict, *, at_enqueue: bool
-) -> tuple[str, bool]:
-    """The policy's name, and whether the task itself says so.
-
-    Raises ``InvalidOption`` when a task's callable returns something else than a policy's name.
-    """
+    options: TaskOptions, settings: Settings, conflict: LockConflict, *, at_enqueue: bool, in_chord_header: bool
+) -> str:
+    """The policy's name. Raises ``InvalidOption`` when a task's callable returns something else."""
     chosen = options.policies.enqueue if at_enqueue else options.policies.run
     if chosen is None:
-        return _default(options, settings, at_enqueue=at_enqueue), False
+        return "retry" if in_chord_header else _default(options, settings, at_enqueue=at_enqueue)
     if isinstance(chosen, str):
-        return chosen, True
+        return chosen
     name = chosen(conflict)
     if not isinstance(name, str) or name not in POLICIES:
         raise InvalidOption(
             f"on_conflict {getattr(chosen, '__qualname__', chosen)!r} returned {name!r}: it is called with the "
             f"LockConflict and must return one of {', '.join(map(repr, POLICIES))}"
         )
-    return name, True
+    return name
 
 
 def _default(options: TaskOptions, settings: Settings, *, at_enqueue: bool) -> str:

@@ -41,14 +41,6 @@ DIRECT_PREFIX = "direct-"
 STANDALONE_PREFIX = "no task, "
 
 
-class MessageRelation(Enum):
-    """How a delivery that asks for a lock is related to the one that holds it."""
-
-    STRANGER = "stranger"
-    COPY = "copy"
-    SUCCESSOR = "successor"
-
-
 class KeyKind(Enum):
     """What a key under a lock's name is; ``key_kinds`` has the table of who may do what with it."""
 
@@ -114,12 +106,6 @@ class Delivery:
     def follows(self, step: Step) -> bool:
         """Whether this is a later run of the message than ``step``: a replacement counts its retries anew."""
         return (self.replacements, self.retries) > (step[1], step[0])
-
-    def message_relation(self, holder: Delivery | None) -> MessageRelation:
-        """What this delivery is to ``holder``: its copy, its successor, or a stranger."""
-        if holder is None or holder.task_id != self.task_id:
-            return MessageRelation.STRANGER
-        return MessageRelation.COPY if holder == self else MessageRelation.SUCCESSOR
 
 
 @dataclass(frozen=True, slots=True)

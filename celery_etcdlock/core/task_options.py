@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -151,15 +151,7 @@ OPTIONS = declared_in(TaskOptions)
 OPTION_NAMES = tuple(option.name for option in OPTIONS)
 
 
-def check_option_names(
-    names: Iterable[str], known_celery_names: Collection[str], *, task_name: str | None = None
-) -> None:
-    """Raise `InvalidOption` for a keyword that neither we nor Celery know: Celery would take it in silence."""
-    known = {*OPTION_NAMES, *known_celery_names}
-    for name in names:
-        if name not in known:
-            task = f"task {task_name!r}: " if task_name else ""
-            raise InvalidOption(
-                f"{task}unknown option {name!r}{checks.did_you_mean(name, known)}; "
-                f"celery-etcdlock's options are {', '.join(OPTION_NAMES)}"
-            )
+def unknown_option(name: str, known_elsewhere: Iterable[str] = ()) -> str:
+    """What to say of a keyword that neither we nor Celery know: Celery would take it in silence."""
+    hint = checks.did_you_mean(name, {*OPTION_NAMES, *known_elsewhere})
+    return f"unknown option {name!r}{hint}; celery-etcdlock's options are {', '.join(OPTION_NAMES)}"

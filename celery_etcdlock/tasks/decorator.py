@@ -7,9 +7,8 @@ from typing import Any, Concatenate, Literal, ParamSpec, TypeVar, overload
 
 from celery import Celery, Task, shared_task
 
-from celery_etcdlock.core.task_options import OPTION_NAMES, check_option_names
-from celery_etcdlock.errors import InvalidOption
-from celery_etcdlock.tasks.definition.checks import known_options, refuse_batches, why_not
+from celery_etcdlock.core.task_options import OPTION_NAMES
+from celery_etcdlock.tasks.definition.checks import known_options, refuse_batches, refuse_unknown
 from celery_etcdlock.tasks.definition.lock_plan import plan_from_function
 from celery_etcdlock.tasks.singleton_task import SingletonTask
 from celery_etcdlock.tasks.task_classes import OfTheApp, in_front_of, known_class_of
@@ -56,7 +55,9 @@ def singleton_task(
     def decorate(function: Callable[..., Any]) -> Any:
         name = options.get("name") or f"{function.__module__}.{function.__qualname__}"
         own = base or known_class_of(app)
-        _check_names(name, own, options)
+        # Celery would take them in silence. What may be the app's own class's is left to when that is known.
+        known = known_options([Task, SingletonTask, *([] if own is None else [own])])
+        refuse_unknown(f"task {name!r}", options, known, all_known=own is not None)
         if own is not None:
             refuse_batches(own, name)
         inherited = {option: getattr(own, option) for option in OPTION_NAMES if hasattr(own, option)}
@@ -67,14 +68,3 @@ def singleton_task(
         return shared_task(base=task_base, bind=bind, **options)(function)
 
     return decorate if fun is None else decorate(fun)
-
-
-def _check_names(task_name: str, base: type[Any] | None, options: dict[str, Any]) -> None:
-    """Refuse what Celery would take in silence; what may be the app's own class's is left to when that is known."""
-    known = known_options([Task, SingletonTask, *([] if base is None else [base])])
-    for option in options:
-        why = None if option in known else why_not(option)
-        if why is not None:
-            raise InvalidOption(f"task {task_name!r}: {why}")
-    if base is not None:
-        check_option_names(options, known, task_name=task_name)

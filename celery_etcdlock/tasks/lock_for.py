@@ -25,8 +25,7 @@ def lock_for(task: Task[Any, Any], /, *args: Any, **kwargs: Any) -> TaskLock:
         return task.lock_for(*args, **kwargs)
     if not isinstance(task, Task):
         raise TypeError(f"lock_for takes a task, not {task!r}")
-    locks = EtcdLocks.from_app(task.app)
-    rule = rule_for(locks.settings.dedup or (), task.name)
+    rule = rule_for(EtcdLocks.from_app(task.app).settings.dedup or (), task.name)
     if rule is None:
         raise TypeError(
             f"{task.name} takes no lock: it isn't a SingletonTask (@singleton_task or base=SingletonTask), and no "
@@ -35,6 +34,8 @@ def lock_for(task: Task[Any, Any], /, *args: Any, **kwargs: Any) -> TaskLock:
     if rule.options is None:
         raise by_message(task.name)
     # As a worker makes it (``worker.apply_dedup``), without changing the task.
-    plan = plan_of(in_front_of(type(task), **rule.options))
-    names = plan.key.with_hash_key(locks.settings.hash_key).names_for(args, kwargs)
-    return TaskLock(locks, names, plan.options)
+    locked = in_front_of(type(task), **rule.options)
+    locked._lock_plan = plan_of(locked)
+    copy = locked.__new__(locked)
+    vars(copy).update(vars(task))
+    return copy.lock_for(*args, **kwargs)

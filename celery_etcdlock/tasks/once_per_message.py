@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NoReturn, ParamSpec, TypeVar
 
-from celery_etcdlock.tasks.entry.caller import entering_request
 from celery_etcdlock.tasks.execution.context import MESSAGE_PREFIX
 from celery_etcdlock.tasks.execution.run_under_lock import run_under_lock
 from celery_etcdlock.tasks.singleton_task import SingletonTask
@@ -27,8 +26,7 @@ class OncePerMessage(SingletonTask[P, R]):
     def lock_for(self, *args: P.args, **kwargs: P.kwargs) -> NoReturn:
         raise by_message(str(self.name))
 
-    def _etcdlock_run(self, names: Callable[[], tuple[str, ...]], body: Callable[[], Any]) -> Any:
-        request = entering_request(self)
+    def _etcdlock_run(self, request: Any, names: Callable[[], tuple[str, ...]], body: Callable[[], Any]) -> Any:
         if request is None or request.is_eager:
             return body()
-        return run_under_lock(self, lambda: (f"{MESSAGE_PREFIX}{request.id}",), body, once=True)
+        return run_under_lock(self, request, lambda: (f"{MESSAGE_PREFIX}{request.id}",), body, once=True)

@@ -19,7 +19,7 @@ from celery_etcdlock.tasks.definition.checks import check_definition, expected_e
 from celery_etcdlock.tasks.definition.lock_plan import LockPlan, is_built_in, plan_of
 from celery_etcdlock.tasks.definition.scope import scoped
 from celery_etcdlock.tasks.entry.caller import request_here
-from celery_etcdlock.tasks.entry.seam import enter, guard, is_async_task, make_ready, ours
+from celery_etcdlock.tasks.entry.seam import CALLS_NEXT, enter, guard, is_async_task, make_ready
 from celery_etcdlock.tasks.execution.ended_before_lock import free_at_the_end
 from celery_etcdlock.tasks.execution.release_or_hand_over import REPLACEMENT
 from celery_etcdlock.tasks.execution.run_under_lock import run_under_lock
@@ -34,7 +34,6 @@ P = ParamSpec("P")
 R = TypeVar("R", covariant=True)
 
 if TYPE_CHECKING:
-    from celery.result import AsyncResult
 
     class _TypedTask(Task[P, R], Generic[P, R]):
         # Said here too, so that they are known where celery-types isn't installed.
@@ -142,10 +141,9 @@ class SingletonTask(_TypedTask[P, R]):
         settings = EtcdLocks.from_app(self.app).settings
         return self._lock_plan.key.with_hash_key(settings.hash_key).names_for
 
-    def _etcdlock_run(self, names: Callable[[], tuple[str, ...]], body: Callable[[], Any]) -> Any:
-        if is_built_in(type(self)):
-            return body()
-        return run_under_lock(self, names, body)
+    def _etcdlock_run(self, request: Any, names: Callable[[], tuple[str, ...]], body: Callable[[], Any]) -> Any:
+        """``request``: of the delivery that enters, ``None`` where it is called as a function."""
+        return body() if is_built_in(type(self)) else run_under_lock(self, request, names, body)
 
     def lock_for(self, *args: P.args, **kwargs: P.kwargs) -> TaskLock:
         """The lock that a call with these arguments takes: who holds it, release it, hold it yourself.
@@ -154,10 +152,11 @@ class SingletonTask(_TypedTask[P, R]):
         """
         return TaskLock(EtcdLocks.from_app(self.app), self._lock_names(args, kwargs), self._lock_plan.options)
 
-    @ours
     def __call__(self, *args: P.args, **kwargs: P.kwargs) -> R:
         result: R = enter(self, args, kwargs, functools.partial(super().__call__, *args, **kwargs))
         return result
+
+    setattr(__call__, CALLS_NEXT, None)
 
     @property
     def backend(self) -> Any:

@@ -15,7 +15,7 @@ from celery.exceptions import ImproperlyConfigured
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.core.dedup_rules import BUILT_IN, DedupRule, rule_for
-from celery_etcdlock.core.task_options import check_option_names
+from celery_etcdlock.core.task_options import OPTION_NAMES, unknown_option
 from celery_etcdlock.errors import InvalidOption
 from celery_etcdlock.tasks.definition.checks import NotLockable
 from celery_etcdlock.tasks.entry.seam import guard_instance
@@ -66,7 +66,9 @@ def _give_lock(task: Task[Any, Any], rule: DedupRule) -> None:
     options = dict(rule.options or {})
     own = type(task)
     try:
-        check_option_names(options, (), task_name=task.name)
+        for option in options:
+            if option not in OPTION_NAMES:
+                raise InvalidOption(f"task {task.name!r}: {unknown_option(option)}")
         attributes = {"__qualname__": own.__qualname__, "abstract": own.abstract, "_etcdlock_base_was_chosen": True}
         locked: Any = in_front_of(own, ours, **attributes | options)
         locked.__name__ = own.__name__

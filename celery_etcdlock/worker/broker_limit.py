@@ -61,12 +61,12 @@ def waits_that_do_not_fit(
     tasks: Iterable[SingletonTask[Any, Any]], settings: Settings, limit: BrokerLimit
 ) -> str | None:
     """A warning that names the tasks that may wait for longer than the broker lets the worker keep their message."""
-    too_long: dict[str, float] = {}
-    for task in tasks:
-        options = task._lock_plan.options
-        waits = having(policy_names(options, settings), lambda facts: facts.waits)
-        if waits and options.wait_timeout > limit.longest_wait_seconds:
-            too_long[task.name] = options.wait_timeout
+    waits = {
+        task.name: task._lock_plan.options.wait_timeout
+        for task in tasks
+        if having(policy_names(task._lock_plan.options, settings), lambda facts: facts.waits)
+    }
+    too_long = {name: seconds for name, seconds in waits.items() if seconds > limit.longest_wait_seconds}
     if not too_long:
         return None
     return (

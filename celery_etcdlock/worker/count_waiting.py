@@ -22,7 +22,6 @@ import weakref
 from collections.abc import Callable
 from typing import Any
 
-from celery import bootsteps
 from celery.signals import task_received
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
@@ -34,7 +33,7 @@ from celery_etcdlock.locking.inspector import Inspector
 from celery_etcdlock.tasks.message import headers as message_headers
 from celery_etcdlock.tasks.singleton_task import locked_tasks
 from celery_etcdlock.wiring import check_inspectable, open_inspector
-from celery_etcdlock.worker.signal_receivers import SignalReceivers
+from celery_etcdlock.worker.listening_step import ListeningStep
 
 logger = logging.getLogger("celery_etcdlock")
 
@@ -51,7 +50,7 @@ MOST_MESSAGES = 100_000
 LAST_SECONDS = 2.0
 
 
-class CountWaiting(bootsteps.StartStopStep):
+class CountWaiting(ListeningStep):
     def __init__(self, consumer: Any, **options: Any) -> None:
         super().__init__(consumer, **options)
         self._consumer = consumer
@@ -59,13 +58,12 @@ class CountWaiting(bootsteps.StartStopStep):
         # With the process: at a restart, the one that ends mustn't take along the note of the one that begins.
         worker = f"{consumer.hostname}:{os.getpid()}"
         self._waiting = WaitingMessages(lambda: open_inspector(settings), worker)
-        self._receivers = SignalReceivers()
         try:
             check_inspectable(settings)
         except InvalidSetting:
             return
         if locked_tasks(consumer.app):
-            self._receivers.connect(task_received, self._on_received)
+            self.connect(task_received, self._on_received)
 
     def _on_received(self, sender: Any = None, request: Any = None, **_: Any) -> None:
         if sender is not self._consumer:
@@ -80,7 +78,7 @@ class CountWaiting(bootsteps.StartStopStep):
         self._waiting.clear()
 
     def shutdown(self, consumer: Any) -> None:
-        self._receivers.disconnect()
+        super().shutdown(consumer)
         self._waiting.close()
 
     def info(self, consumer: Any) -> dict[str, Any]:  # type: ignore[override]  # typed as empty
@@ -111,19 +109,17 @@ class WaitingMessages:
         self._mutex = threading.Lock()
         #: Requests aren't kept: one that is gone, waits no more.
         self._messages: list[tuple[weakref.ref[Any], str, WaitingCount]] = []
-        self._runs = False
+        self._thread: threading.Thread | None = None
         self._closing = threading.Event()
-        self._closed = threading.Event()
 
     def add(self, request: Any, name: str, how: WaitingCount) -> None:
         with self._mutex:
             if len(self._messages) >= MOST_MESSAGES or self._closing.is_set():
                 return
             self._messages.append((weakref.ref(request), name, how))
-            if self._runs:
-                return
-            self._runs = True
-        threading.Thread(target=self._tell, name="celery-etcdlock-count", daemon=True).start()
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._tell, name="celery-etcdlock-count", daemon=True)
+                self._thread.start()
 
     def clear(self) -> None:
         with self._mutex:
@@ -133,9 +129,9 @@ class WaitingMessages:
         with self._mutex:
             self._closing.set()
             self._messages.clear()
-            runs = self._runs
-        if runs:
-            self._closed.wait(LAST_SECONDS)
+            thread = self._thread
+        if thread is not None:
+            thread.join(LAST_SECONDS)
 
     def counts(self) -> WaitingCounts:
         with self._mutex:
@@ -158,13 +154,11 @@ class WaitingMessages:
             if now - waited_at > IDLE_SECONDS and not note.text:
                 with self._mutex:
                     if not self._messages:
-                        self._runs = False
+                        self._thread = None
                         break
             self._closing.wait(EVERY_SECONDS)
         note.update("")
         note.close()
-        if self._closing.is_set():
-            self._closed.set()
 
 
 class _Note:

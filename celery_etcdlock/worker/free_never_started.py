@@ -17,7 +17,6 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from celery import bootsteps
 from celery.signals import task_rejected, task_revoked, task_unknown
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
@@ -26,8 +25,8 @@ from celery_etcdlock.errors import LockUnavailable
 from celery_etcdlock.tasks.entry.caller import delivery_of
 from celery_etcdlock.tasks.execution.ended_before_lock import names_by_arguments, names_in_headers
 from celery_etcdlock.tasks.message.headers import header
+from celery_etcdlock.worker.listening_step import ListeningStep
 from celery_etcdlock.worker.revoke_signal import revoked, tell_of_revokes
-from celery_etcdlock.worker.signal_receivers import SignalReceivers
 from celery_etcdlock.worker.timer_entries import waiting_requests
 
 logger = logging.getLogger("celery_etcdlock")
@@ -50,7 +49,7 @@ class _Ended:
     looks: int = 0
 
 
-class FreeNeverStarted(bootsteps.StartStopStep):
+class FreeNeverStarted(ListeningStep):
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)
         self._worker = worker
@@ -60,17 +59,16 @@ class FreeNeverStarted(bootsteps.StartStopStep):
         self._starting = threading.Lock()
         self._runs = False
         self._stopped = False
-        self._receivers = SignalReceivers()
         worker.etcdlock_never_started = self
-        self._receivers.connect(task_revoked, self._on_revoked)
-        self._receivers.connect(task_rejected, self._on_message)
-        self._receivers.connect(task_unknown, self._on_message)
+        self.connect(task_revoked, self._on_revoked)
+        self.connect(task_rejected, self._on_message)
+        self.connect(task_unknown, self._on_message)
         tell_of_revokes()
-        self._receivers.connect(revoked, self._on_revokes)
+        self.connect(revoked, self._on_revokes)
 
     def stop(self, worker: Any) -> None:
         """No more messages come. The thread ends once it has freed what there is."""
-        self._receivers.disconnect()
+        self.disconnect()
         self._stopped = True
         self._messages.put(None)
 

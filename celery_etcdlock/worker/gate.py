@@ -24,7 +24,6 @@ import time
 from dataclasses import dataclass, field
 from typing import Any
 
-from celery import bootsteps
 from celery.signals import task_received
 from celery.worker import state as worker_state
 
@@ -35,9 +34,9 @@ from celery_etcdlock.tasks.message.broker_delay import has_quorum_queues
 from celery_etcdlock.tasks.singleton_task import locked_tasks
 from celery_etcdlock.wiring import open_inspector
 from celery_etcdlock.worker.broker_limit import broker_limit, waits_that_do_not_fit
+from celery_etcdlock.worker.listening_step import ListeningStep
 from celery_etcdlock.worker.lock_watcher import LockWatcher, Waiter
 from celery_etcdlock.worker.revoke_signal import revoked, tell_of_revokes
-from celery_etcdlock.worker.signal_receivers import SignalReceivers
 from celery_etcdlock.worker.timer_entries import HUB_IS_WOKEN, cancel, timer_entry
 
 logger = logging.getLogger("celery_etcdlock")
@@ -65,7 +64,7 @@ class _Parked(Waiter):
         return None if self.waited_before is None else self.waited_before + time.monotonic() - self.since
 
 
-class Gate(bootsteps.StartStopStep):
+class Gate(ListeningStep):
     """See the module. All of it happens on the hub, but for the lock watcher's own threads."""
 
     requires = ("celery.worker.consumer.tasks:Tasks",)
@@ -84,13 +83,12 @@ class Gate(bootsteps.StartStopStep):
             functools.partial(open_inspector, settings), lambda: self._locks.manager, self._on_turn
         )
         self._pass_on = consumer.on_task_request
-        self._receivers = SignalReceivers()
         if self._is_of_use(consumer.app):
             consumer.on_task_request = self.admit
             # Celery itself parks those that came back with a delay; they are woken too.
-            self._receivers.connect(task_received, self._on_received)
+            self.connect(task_received, self._on_received)
             tell_of_revokes()
-            self._receivers.connect(revoked, self._discard_revoked)
+            self.connect(revoked, self._discard_revoked)
             limit = broker_limit(consumer.app)
             self._longest_seconds = limit.longest_wait_seconds
             warning = waits_that_do_not_fit(locked_tasks(consumer.app), settings, limit)
@@ -114,9 +112,6 @@ class Gate(bootsteps.StartStopStep):
         self._slot_timer = self._wake_timer = None
         for each in parked.values():
             cancel(consumer, each.request)
-
-    def shutdown(self, consumer: Any) -> None:
-        self._receivers.disconnect()
 
     def info(self, consumer: Any) -> dict[str, Any]:  # type: ignore[override]  # typed as empty
         return {"etcdlock_gate": {"parked": len(self._parked)}}
@@ -244,8 +239,7 @@ class Gate(bootsteps.StartStopStep):
             if self._free_slots() > 0 and timer_entry(self._consumer, parked.request) is not None:
                 self._go(parked)
             else:
-                if parked.no_slot_since is None:
-                    parked.no_slot_since = time.monotonic()
+                parked.no_slot_since = parked.no_slot_since or time.monotonic()
                 self._wait_for_slot()
 
     def _go(self, parked: _Parked) -> None:
@@ -301,6 +295,6 @@ def _set_headers(request: Any, parked: _Parked) -> None:
         if isinstance(each, dict):
             each.pop(message_headers.POSITION_HEADER, None)
             if position is not None:
-                each[message_headers.POSITION_HEADER] = [position.name, position.token, position.revision]
+                each[message_headers.POSITION_HEADER] = message_headers.written_claim(position)
             if waited is not None:
                 each[message_headers.WAITED_HEADER] = [round(waited, 3), 0.0]

@@ -146,16 +146,13 @@ class LockWatcher:
     def _follow(self, inspector: Inspector) -> None:
         is_first = True
         for segments in inspector.deletions(inspector.revision()):
-            names = self._all_names()
+            with self._mutex:
+                names = list(self._waiters)
             # What happened before the watch began is found by a look.
             self.look_at(name for name in names if is_first or escape_name(name) in segments)
             is_first = False
             if not segments and not names:
                 return
-
-    def _all_names(self) -> list[str]:
-        with self._mutex:
-            return list(self._waiters)
 
     # --- the looks ------------------------------------------------------------------------------------------
 

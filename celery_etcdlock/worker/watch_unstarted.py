@@ -14,17 +14,16 @@ from collections.abc import Callable
 from typing import Any
 
 from billiard.exceptions import TimeLimitExceeded, WorkerLostError
-from celery import bootsteps
 from celery.signals import task_failure, task_received
 
 from celery_etcdlock.tasks.message.headers import CALL_HEADER
-from celery_etcdlock.worker.signal_receivers import SignalReceivers
+from celery_etcdlock.worker.listening_step import ListeningStep
 
 #: Where a watched message knows its request.
 REQUEST = "_etcdlock_request"
 
 
-class WatchUnstarted(bootsteps.StartStopStep):
+class WatchUnstarted(ListeningStep):
     """See the module. It prepares a message before the consumer's own handler gets it."""
 
     def __init__(self, consumer: Any, **options: Any) -> None:
@@ -33,13 +32,8 @@ class WatchUnstarted(bootsteps.StartStopStep):
         self._create = consumer.create_task_handler
         self._requests: weakref.WeakValueDictionary[str, Any] = weakref.WeakValueDictionary()
         consumer.create_task_handler = self._create_task_handler
-        self._receivers = SignalReceivers()
-        self._receivers.connect(task_received, self._on_received)
-        self._receivers.connect(task_failure, self._on_failure)
-
-    def shutdown(self, consumer: Any) -> None:
-        """The worker stops; ``stop`` also comes when a connection is lost."""
-        self._receivers.disconnect()
+        self.connect(task_received, self._on_received)
+        self.connect(task_failure, self._on_failure)
 
     def _create_task_handler(self, *args: Any, **options: Any) -> Callable[[Any], Any]:
         handle = self._create(*args, **options)

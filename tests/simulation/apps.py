@@ -104,7 +104,7 @@ class SimApp:
 
     def begin(self, settings: dict[str, Any], producer: Producer, results: Results) -> None:
         app: Any = self.celery
-        etcd_locks._locks_of_apps.pop(app, None)
+        vars(app).pop(etcd_locks._ATTRIBUTE, None)
         app.conf.update(settings)
         app.backend.results = results
         app.producer_or_acquire = producer.acquired

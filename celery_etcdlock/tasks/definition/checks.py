@@ -17,8 +17,7 @@ from weakref import WeakKeyDictionary
 from celery import Celery, Task
 from celery.app.annotations import resolve_all
 
-from celery_etcdlock.core.task_options import OPTION_NAMES
-from celery_etcdlock.core.value_checks import did_you_mean
+from celery_etcdlock.core.task_options import OPTION_NAMES, unknown_option
 from celery_etcdlock.errors import InvalidOption, LockConflict
 from celery_etcdlock.tasks.entry.coroutines import may_be_awaited
 from celery_etcdlock.tasks.entry.seam import has_own_call, is_async_task, written_run
@@ -79,23 +78,15 @@ def why_not(name: str) -> str | None:
         package, instead = FOREIGN[name]
         return f"{name!r} is an option of {package} and does nothing here: write {instead}"
     near = difflib.get_close_matches(name, OPTION_NAMES, n=1, cutoff=0.8)
-    if near and near[0] != name:
-        return (
-            f"unknown option {name!r}{did_you_mean(name, OPTION_NAMES)}; "
-            f"celery-etcdlock's options are {', '.join(OPTION_NAMES)}"
-        )
-    return None
+    return unknown_option(name) if near and near[0] != name else None
 
 
 def refuse_foreign_options(task: Any, options: Mapping[str, Any]) -> None:
     """Of one call, ``apply_async(...)``. Raises ``InvalidOption``."""
     for name in options:
-        if name not in FOREIGN and name not in OPTION_NAMES:
-            continue
-        if name in (options.get("stamped_headers") or ()):
-            continue
-        why = why_not(name) or f"{name!r} is an option of the task, not of a call: write it on the task"
-        raise InvalidOption(f"task {task.name!r}, apply_async: {why}")
+        if name in (*FOREIGN, *OPTION_NAMES) and name not in (options.get("stamped_headers") or ()):
+            why = why_not(name) or f"{name!r} is an option of the task, not of a call: write it on the task"
+            raise InvalidOption(f"task {task.name!r}, apply_async: {why}")
 
 
 def known_options(bases: Iterable[type]) -> frozenset[str]:
@@ -103,29 +94,31 @@ def known_options(bases: Iterable[type]) -> frozenset[str]:
     return frozenset(CELERY_KEYWORDS.union(OPTION_NAMES, *(dir(base) for base in bases)))
 
 
-def _refuse_unknown(task: type[Any], app: Celery) -> None:
-    known = known_options(task.__mro__[1:])
-    annotated = {name for each in resolve_all(app.annotations, task) for name in each}
-    by_decorator = "_decorated" in vars(task)
-    for name in vars(task):
-        if name.startswith("_") or name in known or name == "app":
-            continue
-        why = why_not(name)
-        if why is None and by_decorator and name not in annotated and name != "run":
-            why = (
-                f"unknown option {name!r}; celery-etcdlock's options are {', '.join(OPTION_NAMES)}; "
-                "an attribute of your own goes on a base class"
-            )
-        if why is not None:
-            raise InvalidOption(f"task {task.name!r}: {why}")
-    for each in task.__mro__[1:]:
-        if not hasattr(each, "_etcdlock_run") or each.__module__.startswith("celery_etcdlock."):
-            continue
-        elsewhere = known_options(each.__mro__[1:])
-        for name in vars(each):
+def refuse_unknown(where: str, names: Iterable[str], known: frozenset[str], *, all_known: bool) -> None:
+    """Refuse what somebody takes for a lock's option; if ``all_known``, whatever isn't. Raises ``InvalidOption``."""
+    for name in names:
+        if name not in known:
             why = why_not(name)
-            if why is not None and not name.startswith("_") and name not in elsewhere:
-                raise InvalidOption(f"task {task.name!r}, its base {each.__name__}: {why}")
+            if why is None and all_known:
+                why = f"{unknown_option(name, known)}; an attribute of your own goes on a base class"
+            if why is not None:
+                raise InvalidOption(f"{where}: {why}")
+
+
+def _refuse_unknown(task: type[Any], app: Celery) -> None:
+    where, known = f"task {task.name!r}", known_options(task.__mro__[1:]) | {"app"}
+    refuse_unknown(where, _public(task), known, all_known=False)
+    if "_decorated" in vars(task):
+        annotated = {name for each in resolve_all(app.annotations, task) for name in each}
+        refuse_unknown(where, _public(task), known | annotated, all_known=True)
+    for each in task.__mro__[1:]:
+        if hasattr(each, "_etcdlock_run") and not each.__module__.startswith("celery_etcdlock."):
+            known = known_options(each.__mro__[1:])
+            refuse_unknown(f"{where}, its base {each.__name__}", _public(each), known, all_known=False)
+
+
+def _public(made: type[Any]) -> list[str]:
+    return [name for name in vars(made) if not name.startswith("_")]
 
 
 def _refuse_what_runs_later(task: type[Any]) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 from celery import Task
 
-from celery_etcdlock.core.decorated_signature import hides
 from celery_etcdlock.core.lock_names import LockNaming
 from celery_etcdlock.core.policies import having
 from celery_etcdlock.core.task_options import OPTIONS, TaskOptions
@@ -44,25 +43,18 @@ def plan_from_function(
 
     ``bind``: its first argument is the task.
     """
-    _check_join(task_name, attributes.get("on_conflict"), ignore_result=bool(attributes.get("ignore_result")))
     options = TaskOptions.from_attributes(task_name, attributes)
+    joins = having(options.policies.names, lambda facts: facts.needs_result)
+    if joins and attributes.get("ignore_result"):
+        raise InvalidOption(
+            f"task {task_name!r}: on_conflict={joins[0]!r} needs the holder's result, but ignore_result is set: "
+            "leave one out"
+        )
     signature = _signature(inspect.signature(function), leave_out_self=bind)
     # Celery doesn't look through a decorator.
     checked = _signature(inspect.signature(function, follow_wrapped=False), leave_out_self=bind)
-    if not hides(checked, signature):
-        signature = checked
     key = LockNaming(task_name, signature, unique_on=options.unique_on, lock_key=options.lock_key, checked=checked)
     return LockPlan(options, key)
-
-
-def _check_join(task_name: str, on_conflict: object, *, ignore_result: bool) -> None:
-    chosen = on_conflict.values() if isinstance(on_conflict, dict) else [on_conflict]
-    names = having([name for name in chosen if isinstance(name, str)], lambda facts: facts.needs_result)
-    if names and ignore_result:
-        raise InvalidOption(
-            f"task {task_name!r}: on_conflict={names[0]!r} needs the holder's result, but ignore_result is set: "
-            "leave one out"
-        )
 
 
 def _signature(signature: inspect.Signature, *, leave_out_self: bool) -> inspect.Signature:

@@ -64,7 +64,8 @@ class CallPath:
 class InBody:
     """Around the body of a call."""
 
-    def __init__(self, call_path: CallPath) -> None:
+    def __init__(self, call_path: CallPath | None) -> None:
+        assert call_path is not None, "no call has its lock here"
         self._call_path = call_path
 
     def __enter__(self) -> None:

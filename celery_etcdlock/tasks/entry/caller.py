@@ -14,7 +14,7 @@ from __future__ import annotations
 import secrets
 import time
 from contextvars import ContextVar
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 from celery import Task
@@ -31,9 +31,14 @@ _MARK = "_etcdlock_entered"
 _IN_CHARGE = "_etcdlock_in_charge"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class Call:
-    """One call of a locked task. ``request`` is Celery's, where there is one for this very call."""
+    """One call of a locked task. ``request`` is Celery's, where there is one for this very call.
+
+    What its message has now, and takes along if it goes back to its queue: ``claims``, the locks that were taken for it
+    when it was published, as long as they aren't taken over or released; ``position``, in the queue; ``joins``, whose
+    result it waits for.
+    """
 
     place: Place
     delivery: Delivery
@@ -41,12 +46,11 @@ class Call:
     #: When the message was first rescheduled, by that worker's wall clock; and how long it waited, as measured.
     waiting_since: float | None = None
     measured: float | None = None
-    #: Locks that were taken for this message when it was published, and its queue position.
     claims: tuple[Claim, ...] = ()
     position: Claim | None = None
-    #: What was found out about it when it was published; whose result it waits for.
-    duplicate: message_headers.Duplicate | None = None
     joins: message_headers.Duplicate | None = None
+    #: What was found out about it when it was published.
+    duplicate: message_headers.Duplicate | None = None
     #: Whether it came back as a copy with an end that is ours to keep: no worker has looked at ``request.expires``.
     keeps_own_end: bool = False
 
@@ -125,29 +129,24 @@ def is_taken_charge_of(request: Any) -> bool:
     return bool(getattr(request, _IN_CHARGE, False))
 
 
-def current_call(task: Task[Any, Any]) -> Call:
-    """The call that enters ``task`` now."""
-    request = entering_request(task)
+def call_of(request: Any) -> Call:
+    """The call that enters its task with this request; ``None``: as a function."""
     if request is None:
         return Call(Place.DIRECT, Delivery(f"{DIRECT_PREFIX}{secrets.token_hex(8)}"))
     setattr(request, _MARK, True)
     waited = message_headers.waited_in(request)
-    call = Call(
+    message = {} if request.is_eager else request
+    return Call(
         Place.EAGER if request.is_eager else Place.WORKER,
         delivery_of(request, message_headers.count_in(request, message_headers.RESCHEDULES_HEADER)),
         request,
         waiting_since=message_headers.number_in(request, message_headers.WAITING_SINCE_HEADER),
         measured=None if waited is None else sum(waited),
-    )
-    if request.is_eager:
-        return call
-    return replace(
-        call,
-        claims=message_headers.claims_in(request),
-        position=message_headers.position_in(request),
-        duplicate=message_headers.duplicate_in(request, message_headers.DUPLICATE_HEADER),
-        joins=message_headers.duplicate_in(request, message_headers.JOIN_HEADER),
-        keeps_own_end=_take_back_end(request),
+        claims=message_headers.claims_in(message),
+        position=message_headers.position_in(message),
+        joins=message_headers.duplicate_in(message, message_headers.JOIN_HEADER),
+        duplicate=message_headers.duplicate_in(message, message_headers.DUPLICATE_HEADER),
+        keeps_own_end=not request.is_eager and _take_back_end(request),
     )
 
 

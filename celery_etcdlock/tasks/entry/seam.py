@@ -20,7 +20,7 @@ import contextlib
 import functools
 import inspect
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any
 
 from celery import Task
 
@@ -29,7 +29,8 @@ from celery_etcdlock.tasks.entry.call_path import CallPath, InBody, innermost
 from celery_etcdlock.tasks.entry.caller import entering_request
 from celery_etcdlock.tasks.entry.coroutines import awaited_in_body, finished, locked_coroutine
 
-Function = TypeVar("Function", bound=Callable[..., Any])
+#: What a body is run in.
+Way = contextlib.AbstractContextManager[None]
 
 #: On a guarded ``__call__``: the user's own that it calls next; ``None`` for ours.
 CALLS_NEXT = "_etcdlock_calls_next"
@@ -53,7 +54,7 @@ def reach_body(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], body: C
     """``task.run``: go on to the body, through the lock where nobody took it. ``outer``: not called by ``super()``."""
     way = _way_to_body(task, args, kwargs, outer)
     if way is None:
-        go_on = functools.partial(finished, task, functools.partial(_in_body, body))
+        go_on = functools.partial(finished, task, functools.partial(_run, None, body))
         return _lock(task, entering_request(task), args, kwargs, go_on)
     return _run(way, body)
 
@@ -65,14 +66,11 @@ async def reach_async_body(
     way = _way_to_body(task, args, kwargs, outer)
     if way is None:
         lock = functools.partial(_lock, task, entering_request(task), args, kwargs)
-        return await locked_coroutine(lock, functools.partial(_in_async_body, body))
-    with way:
-        return await body()
+        return await locked_coroutine(lock, functools.partial(_run_async, None, body))
+    return await _run_async(way, body)
 
 
-def _way_to_body(
-    task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outer: bool
-) -> contextlib.AbstractContextManager[None] | None:
+def _way_to_body(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outer: bool) -> Way | None:
     """What the body is run in, where this very call holds the lock; ``None`` where the lock must be taken first."""
     make_ready(task)
     call_path = innermost()
@@ -102,7 +100,7 @@ def _lock(task: Any, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
 
     try:
         try:
-            return task._etcdlock_run(names, through)
+            return task._etcdlock_run(request, names, through)
         except (LockConflict, LockUnavailable) as error:
             if call_path.began or "_orig_run" not in vars(task):
                 raise
@@ -114,22 +112,15 @@ def _lock(task: Any, request: Any, args: tuple[Any, ...], kwargs: dict[str, Any]
         call_path.is_over = True
 
 
-def _in_body(body: Callable[[], Any]) -> Any:
-    call_path = innermost()
-    assert call_path is not None
-    return _run(InBody(call_path), body)
-
-
-def _run(way: contextlib.AbstractContextManager[None], body: Callable[[], Any]) -> Any:
-    with way:
+def _run(way: Way | None, body: Callable[[], Any]) -> Any:
+    """``way``: ``None`` where the lock was taken only now."""
+    with way or InBody(innermost()):
         result = body()
     return awaited_in_body(result)
 
 
-async def _in_async_body(body: Callable[[], Any]) -> Any:
-    call_path = innermost()
-    assert call_path is not None
-    with InBody(call_path):
+async def _run_async(way: Way | None, body: Callable[[], Any]) -> Any:
+    with way or InBody(innermost()):
         return await body()
 
 
@@ -160,26 +151,19 @@ class GuardedRun:
         return self.guarded(lambda args: (args[0] if args else None, args[1:]), run)
 
     def guarded(self, split: Callable[[tuple[Any, ...]], tuple[Any, tuple[Any, ...]]], run: Any) -> Any:
-        guard: Any
-        if is_async(run):
+        reach = reach_async_body if is_async(run) else reach_body
 
-            async def guard(*args: Any, **kwargs: Any) -> Any:
-                task, rest = split(args)
-                if not hasattr(task, "_etcdlock_run"):
-                    return await run(*args, **kwargs)
-                outer = run_of(type(task)) is self
-                return await reach_async_body(task, rest, kwargs, functools.partial(run, *args, **kwargs), outer)
+        def guard(*args: Any, **kwargs: Any) -> Any:
+            task, rest = split(args)
+            if not hasattr(task, "_etcdlock_run"):
+                return run(*args, **kwargs)
+            outer = run_of(type(task)) is self
+            return reach(task, rest, kwargs, functools.partial(run, *args, **kwargs), outer)
 
-        else:
+        async def async_guard(*args: Any, **kwargs: Any) -> Any:
+            return await guard(*args, **kwargs)
 
-            def guard(*args: Any, **kwargs: Any) -> Any:
-                task, rest = split(args)
-                if not hasattr(task, "_etcdlock_run"):
-                    return run(*args, **kwargs)
-                outer = run_of(type(task)) is self
-                return reach_body(task, rest, kwargs, functools.partial(run, *args, **kwargs), outer)
-
-        return _looks_like(guard, run)
+        return _looks_like(async_guard if is_async(run) else guard, run)
 
 
 def _looks_like(guarded: Any, original: Any) -> Any:
@@ -212,22 +196,14 @@ def written_run(task: type) -> tuple[Any, bool]:
     return (defined.__func__ if isinstance(defined, classmethod) else defined), True
 
 
-def call_of(calls_next: Any) -> Any:
+def guarded_call(calls_next: Any) -> Any:
     """A guarded ``__call__``, which goes on to a user's own."""
 
     def __call__(self: Any, /, *args: Any, **kwargs: Any) -> Any:  # noqa: N807
         return enter(self, args, kwargs, functools.partial(calls_next, self, *args, **kwargs))
 
-    functools.update_wrapper(__call__, calls_next, updated=())
-    del __call__.__wrapped__  # type: ignore[attr-defined]
     setattr(__call__, CALLS_NEXT, calls_next)
-    return __call__
-
-
-def ours(call: Function) -> Function:
-    """Mark a ``__call__`` that takes the lock itself."""
-    setattr(call, CALLS_NEXT, None)
-    return call
+    return _looks_like(__call__, calls_next)
 
 
 def has_own_call(task: type) -> bool:
@@ -249,7 +225,7 @@ def guard(task: type) -> None:
         task.run = GuardedRun(run)  # type: ignore[attr-defined]
     call = inspect.getattr_static(task, "__call__")
     if not hasattr(call, CALLS_NEXT):
-        task.__call__ = call_of(call)  # type: ignore[method-assign]
+        task.__call__ = guarded_call(call)  # type: ignore[method-assign]
 
 
 def guard_instance(task: Any) -> None:

@@ -12,7 +12,7 @@ from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.core.key_kinds import is_position
 from celery_etcdlock.core.lifetimes import Lifetime
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.record import MessageRelation, Record
+from celery_etcdlock.core.record import Delivery, Record
 from celery_etcdlock.core.task_options import TaskOptions
 from celery_etcdlock.errors import EtcdLockError
 from celery_etcdlock.locking.manager import LockManager
@@ -55,17 +55,10 @@ class ExecutionContext:
             about = None  # where it matters, the names are asked for
         return self.locks.record(self.call.delivery, self.task.name, self.options.lock_limit, about)
 
-    @property
-    def ttl_seconds(self) -> int:
-        return self.options.lock_ttl or self.locks.settings.ttl
-
-    def message_relation(self, key: Key) -> MessageRelation:
-        return self.call.delivery.message_relation(key.record.delivery if key.record is not None else None)
-
-    def related_key(self, conflict: Conflict) -> tuple[MessageRelation, Key | None]:
-        """The key that is of this message and precedes it, if there is one: not its own queue position."""
+    def related_key(self, conflict: Conflict) -> tuple[Key, Delivery] | None:
+        """The key that is of this message and precedes it, and whose it is: not its own queue position."""
         for key in conflict.keys:
-            message_relation = self.message_relation(key)
-            if message_relation is not MessageRelation.STRANGER and not is_position(key):
-                return message_relation, key
-        return MessageRelation.STRANGER, None
+            holder = None if key.record is None or is_position(key) else key.record.delivery
+            if holder is not None and holder.task_id == self.call.delivery.task_id:
+                return key, holder
+        return None

@@ -43,8 +43,7 @@ def _free(task: Any = None, state: str | None = None, retval: Any = None, **_: A
 
 def names_in_headers(carrier: Any) -> set[str]:
     """The locks that a message's headers say it holds or waits for."""
-    position = position_in(carrier)
-    return {claim.name for claim in (*claims_in(carrier), *([] if position is None else [position]))}
+    return {claim.name for claim in (*claims_in(carrier), position_in(carrier)) if claim is not None}
 
 
 def names_by_arguments(task: Any, args: Any, kwargs: Any, headers: Any) -> set[str]:

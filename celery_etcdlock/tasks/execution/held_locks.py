@@ -49,8 +49,9 @@ class HeldLocks:
     def acquire(self, names: Sequence[str], claim: Claim | None = None) -> Conflict | None:
         """Take all of these locks, or none and say who has one."""
         context = self._context
+        ttl_seconds = context.options.lock_ttl or context.locks.settings.ttl
         request = AcquireRequest(
-            tuple(names), context.record, context.ttl_seconds, on_held=self._hold, on_lost=self._lost, claim=claim
+            tuple(names), context.record, ttl_seconds, on_held=self._hold, on_lost=self._lost, claim=claim
         )
         outcome = context.manager.acquire_all(request)
         return outcome if isinstance(outcome, Conflict) else None

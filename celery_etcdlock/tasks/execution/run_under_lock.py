@@ -20,18 +20,18 @@ from celery.exceptions import Reject, Retry
 from celery_etcdlock.app.etcd_locks import EtcdLocks
 from celery_etcdlock.core.conflict_decision import Place
 from celery_etcdlock.core.key_kinds import Relation, find
-from celery_etcdlock.core.record import KeyKind, MessageRelation
+from celery_etcdlock.core.record import KeyKind
 from celery_etcdlock.errors import EtcdLockError, LockUnavailable
 from celery_etcdlock.locking.outcomes import Claim, Conflict
-from celery_etcdlock.tasks.entry.caller import current_call, take_charge
+from celery_etcdlock.tasks.entry.caller import call_of, take_charge
 from celery_etcdlock.tasks.execution.context import MESSAGE_PREFIX, ExecutionContext
 from celery_etcdlock.tasks.execution.current_lock import CurrentLock, UnprotectedLock, holding
 from celery_etcdlock.tasks.execution.held_locks import HeldLocks
 from celery_etcdlock.tasks.execution.interruption import Interruption, running_here
 from celery_etcdlock.tasks.execution.join import Joined, await_result, take_result
-from celery_etcdlock.tasks.execution.meet_conflict import ConflictHandling
-from celery_etcdlock.tasks.execution.message_claims import MOST_LOOKS, MessageClaims
-from celery_etcdlock.tasks.execution.queue_position import QueuePosition
+from celery_etcdlock.tasks.execution.meet_conflict import end_duplicate, meet_conflict, meet_outage, still_runs
+from celery_etcdlock.tasks.execution.message_claims import MOST_LOOKS, check_claims, release_claims, take_over_claims
+from celery_etcdlock.tasks.execution.queue_position import leave_queue, take_up, try_turn
 from celery_etcdlock.tasks.execution.redelivery import HasRun, Redelivery, StillRuns, is_requeued
 from celery_etcdlock.tasks.execution.release_or_hand_over import release_or_hand_over
 from celery_etcdlock.tasks.execution.retry_state import has_result, retry_is_stored, store_retry
@@ -44,16 +44,17 @@ Result = TypeVar("Result")
 
 
 def run_under_lock(
-    task: Any, names: Callable[[], tuple[str, ...]], body: Callable[[], Result], *, once: bool = False
+    task: Any, request: Any, names: Callable[[], tuple[str, ...]], body: Callable[[], Result], *, once: bool = False
 ) -> Result:
     """Run ``body`` under the locks ``names``; with ``once``, only if no message of this id came to its end before.
 
+    ``request`` is that of the delivery or the eager call; ``None``: ``task`` is called as a function.
     Otherwise raises what ends the call: ``LockConflict``, ``LockUnavailable``, or for a worker Celery's ``Retry`` and
     ``Ignore``, after the message was sent back or its result stored.
     """
-    call = current_call(task)
+    call = call_of(request)
     if once:
-        call = replace(call, delivery=replace(call.delivery, call=None))  # each call of it is the same
+        call.delivery = replace(call.delivery, call=None)  # each call of it is the same
     options = task._lock_plan.options
     execution = _Execution(ExecutionContext(task, options, call, EtcdLocks.from_app(task.app), names, once))
     try:
@@ -76,10 +77,7 @@ class _Execution:
         may_interrupt = context.options.on_lock_lost == "raise" and (self._in_worker or running_here())
         self._interruption = Interruption() if may_interrupt else None
         self._held = HeldLocks(context, self._interruption)
-        self._position = QueuePosition(context, self._held)
-        self._claims = MessageClaims(context, self._held)
         self._redelivery = Redelivery(context)
-        self._conflicts = ConflictHandling(context, self._claims, self._position, self._redelivery)
         self._ended_by: BaseException | None = None
         self._had_lock = False
         self._has_ended = False
@@ -115,42 +113,42 @@ class _Execution:
 
     def _take(self) -> CurrentLock | None:
         """The lock under which the body runs; ``None`` where its lifetime has ended by now."""
-        call, lifetime = self._context.call, self._context.lifetime
+        context, call, lifetime = self._context, self._context.call, self._context.lifetime
         try:
             if call.duplicate is not None:
-                self._conflicts.end_duplicate(call.duplicate)
-            self._context.locks.circuit_breaker.check()
+                end_duplicate(context, call.duplicate)
+            context.locks.circuit_breaker.check()
             if call.joins is not None:
-                take_result(self._context, call.joins)
+                take_result(context, call.joins)
             if call.delivery.comebacks:
-                self._claims.check()
+                check_claims(context)
             if lifetime.name == "until_expired":
-                if not self._claims.claims:
+                if not call.claims:
                     # First, for a copy of what has run must not open another window.
                     self._redelivery.check_has_run(None)
                     self._claim_window()
             elif lifetime.while_running and not (
-                lifetime.hand_over and self._claims.claims and self._claims.take_over()
+                lifetime.hand_over and call.claims and take_over_claims(context, self._held)
             ):
                 if call.joins is None:
-                    self._acquire(self._context.names())
+                    self._acquire(context.names())
                 else:
                     self._acquire_without_result(call.joins)
             self._had_lock = True
             if not lifetime.hand_over and lifetime.name != "until_expired":
                 # Only now, so that what is queued stays one until it runs.
-                self._claims.release()
+                release_claims(context)
             if not lifetime.while_running and self._in_worker:
                 # A lock that only a copy of the message asks for.
                 self._acquire((f"{MESSAGE_PREFIX}{call.delivery.task_id}",))
         except LockUnavailable as error:
             return self._run_unprotected(error)
-        self._context.locks.circuit_breaker.over()
+        context.locks.circuit_breaker.over()
         return self._held.current if lifetime.while_running else None
 
     def _run_unprotected(self, error: LockUnavailable) -> CurrentLock:
         self._held.release()
-        self._conflicts.unavailable(error)
+        meet_outage(self._context, self._redelivery, error)
         name = self._context.names()[0]
         logger.warning(
             "Task %s runs WITHOUT its lock %r, because etcdlock_on_unavailable is 'run': %s",
@@ -171,33 +169,32 @@ class _Execution:
             conflicts = [outcome for outcome in outcomes if isinstance(outcome, Conflict) and outcome.keys]
             if not conflicts:
                 return
-            message_relation, _ = context.related_key(conflicts[0])
-            if message_relation is not MessageRelation.STRANGER:
+            if context.related_key(conflicts[0]) is not None:
                 return  # its own window: a retry, or a copy
-            self._conflicts.meet(conflicts[0], waited_for_predecessor=True)
+            meet_conflict(context, self._redelivery, conflicts[0], waited_for_predecessor=True)
 
     def _acquire(self, names: tuple[str, ...]) -> None:
+        context, call = self._context, self._context.call
         waited_for_predecessor = False
         looks = 0
         while True:
-            position = self._position.claim
-            if position is not None and names == (position.name,):
-                conflict = self._position.try_turn(position)
+            if call.position is not None and names == (call.position.name,):
+                conflict = try_turn(context, self._held, call.position.name)
             else:
                 conflict = self._held.acquire(names)
             if conflict is None:
                 break
-            if find(conflict.keys, self._context.call.delivery, Relation.OURS) is not None:
-                if self._claims.take_over():
+            if find(conflict.keys, call.delivery, Relation.OURS) is not None:
+                if take_over_claims(context, self._held):
                     break
                 looks += 1
                 if looks < MOST_LOOKS:
                     continue  # deleted by its producer in this moment, or with a copy of the message now
             if self._acquires_again(conflict, names):
                 continue
-            self._conflicts.meet(conflict, waited_for_predecessor)
+            meet_conflict(context, self._redelivery, conflict, waited_for_predecessor=waited_for_predecessor)
             waited_for_predecessor = True
-        self._position.leave()
+        leave_queue(context)
 
     def _acquire_without_result(self, joins: Duplicate) -> None:
         """Acquire the lock only once there is neither a result of the joined run nor anything left of it.
@@ -205,23 +202,20 @@ class _Execution:
         Its result is stored just after its release, or never if its worker died. It is awaited without the lock: who
         joins isn't to be seen as a holder.
         """
-        context = self._context
-        still_ran = self._conflicts.still_runs(joins)
-        if not still_ran:
-            await_result(context, joins)
-        self._acquire(context.names())
-        if still_ran:
+        names = self._context.names()
+        if still_runs(self._context, joins):
+            self._acquire(names)
             # It released the lock between the two.
             self._held.release()
-            await_result(context, joins)
-            self._acquire(context.names())
+        await_result(self._context, joins)
+        self._acquire(names)
 
     def _acquires_again(self, conflict: Conflict, names: tuple[str, ...]) -> bool:
         """Whether to acquire again: with a queue position that was found, or without what was left behind."""
-        context = self._context
-        if len(names) == 1 and self._position.claim is None and self._position.take_up(conflict.name, conflict.keys):
+        context, call = self._context, self._context.call
+        if len(names) == 1 and call.position is None and take_up(context, conflict.name, conflict.keys) is not None:
             return True
-        left = find(conflict.keys, context.call.delivery, Relation.LEFT_BEHIND)
+        left = find(conflict.keys, call.delivery, Relation.LEFT_BEHIND)
         return left is not None and context.manager.claims.drop(Claim(conflict.name, left.token, left.mod_revision))
 
     def _check_not_done(self) -> None:
@@ -231,7 +225,7 @@ class _Execution:
         except LockUnavailable as error:
             if self._context.locks.settings.on_unavailable != "run":
                 self._held.release()
-            self._conflicts.unavailable(error)
+            meet_outage(self._context, self._redelivery, error)
             # The lock is held and stays so; what isn't known is whether a copy has run.
             logger.warning(
                 "Task %s runs although it may have run before, because etcdlock_on_unavailable is 'run' and the store "
@@ -256,19 +250,18 @@ class _Execution:
 
     def _drop_leftovers(self) -> None:
         """Drop what the message held before it started and nobody will take over."""
-        error = self._ended_by
+        context, call, error = self._context, self._context.call, self._ended_by
         if isinstance(error, HasRun):
             # Only what this copy waited with: the claim and what waits for a retry are the first's.
-            self._position.leave()
+            leave_queue(context)
         comes_again = is_requeued(error) if isinstance(error, Reject) else isinstance(error, Retry | StillRuns | HasRun)
         if comes_again or (error is not None and not isinstance(error, Exception)):
             return  # the message comes again, with what it holds
-        context, position = self._context, self._position.claim
-        leftovers = () if context.lifetime.name == "until_expired" else self._claims.claims
-        names = {claim.name for claim in (*leftovers, *([] if position is None else [position]))}
+        leftovers = () if context.lifetime.name == "until_expired" else call.claims
+        names = {claim.name for claim in (*leftovers, call.position) if claim is not None}
         if context.lifetime.hand_over and not self._had_lock and self._in_worker:
             # It ended without its lock: nobody takes over what its predecessor leaves for it.
             with suppress(EtcdLockError):
                 names.update(context.names())
         for name in sorted(names):
-            context.manager.drop_ended(name, context.call.delivery)
+            context.manager.drop_ended(name, call.delivery)

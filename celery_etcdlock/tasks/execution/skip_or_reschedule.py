@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
 from typing import Any, NoReturn
 
 from celery import states
 from celery.exceptions import Ignore, Reject, Retry, TaskRevokedError
 
-from celery_etcdlock.core.conflict_decision import Join, Place, Reschedule
+from celery_etcdlock.core.conflict_decision import Place, Reschedule
 from celery_etcdlock.core.events import TaskDeduplicated
 from celery_etcdlock.errors import EtcdLockError, LockConflict
 from celery_etcdlock.interruptions import interrupts
-from celery_etcdlock.locking.outcomes import Claim
 from celery_etcdlock.tasks.execution.context import ExecutionContext
 from celery_etcdlock.tasks.execution.redelivery import StillRuns
 from celery_etcdlock.tasks.execution.retry_state import has_result, retry_is_stored, store_retry
@@ -62,20 +60,17 @@ def skip(context: ExecutionContext, name: str, reason: str) -> NoReturn:
 
 def reschedule(
     context: ExecutionContext,
-    decision: Reschedule | Join,
+    decision: Reschedule,
     why: EtcdLockError,
     *,
     is_copy: bool = False,
     may_be_copy: bool = False,
-    claims: Sequence[Claim] = (),
-    position: Claim | None = None,
-    joins: message_headers.Duplicate | None = None,
 ) -> NoReturn:
     """Publish the message again, under its own id and with its own retries, with a delay; then end this run.
 
     The new message is published before the old one is acknowledged. If we die in between there are two copies, which
-    the lock keeps apart, and never none. The message takes along what this delivery holds: ``claims``, and its queue
-    position ``position``. A redelivered copy leaves the result alone: it is the first's.
+    the lock keeps apart, and never none. The message takes along what it has. A redelivered copy leaves the result
+    alone: it is the first's.
 
     A message that would expire before its delay is over ends here: its worker would discard it, and this run's result
     would overwrite its own. Not a copy, for the first may be dead and have no result: it comes back without Celery's
@@ -99,19 +94,18 @@ def reschedule(
     }
     if is_copy:
         headers[message_headers.COPY_HEADER] = True
-    for name, written in (
-        (message_headers.CLAIMS_HEADER, message_headers.written_claims(claims)),
-        (
-            message_headers.POSITION_HEADER,
-            message_headers.written_claims([position])[0] if position is not None else None,
-        ),
-        (message_headers.WAITS_FOR_HEADER, why.name if isinstance(why, LockConflict) else None),
-        (message_headers.JOIN_HEADER, joins.written() if joins is not None else None),
-        (message_headers.EXPIRES_HEADER, in_iso_format(request.expires, left or 0.0) if keeps_own_end else None),
-    ):
+    position = call.position
+    what_it_has = {
+        message_headers.CLAIMS_HEADER: [message_headers.written_claim(claim) for claim in call.claims],
+        message_headers.POSITION_HEADER: None if position is None else message_headers.written_claim(position),
+        message_headers.WAITS_FOR_HEADER: why.name if isinstance(why, LockConflict) else None,
+        message_headers.JOIN_HEADER: None if call.joins is None else call.joins.written(),
+        message_headers.EXPIRES_HEADER: in_iso_format(request.expires, left or 0.0) if keeps_own_end else None,
+    }
+    for name, value in what_it_has.items():
         headers.pop(name, None)
-        if written:
-            headers[name] = written
+        if value:
+            headers[name] = value
     signature = task.signature_from_request(
         request,
         request.args,

@@ -11,7 +11,7 @@ in etcd only tells where to look: the key itself decides (``core.key_kinds``).
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -183,8 +183,8 @@ def arguments_shown_in(carrier: Any) -> IsShown | None:
     return lambda text, value: text.strip("'\"") in seen or repr(value) in seen
 
 
-def written_claims(claims: Sequence[Claim]) -> list[list[Any]]:
-    return [[claim.name, claim.token, claim.revision] for claim in claims]
+def written_claim(claim: Claim) -> list[Any]:
+    return [claim.name, claim.token, claim.revision]
 
 
 def _claim(written: object) -> Claim | None:

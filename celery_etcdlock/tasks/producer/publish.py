@@ -123,7 +123,7 @@ class Enqueued:
 
     def hold(self, claim: Claim) -> None:
         self._claims.append(claim)
-        self.headers[message_headers.CLAIMS_HEADER] = message_headers.written_claims(self._claims)
+        self.headers[message_headers.CLAIMS_HEADER] = [message_headers.written_claim(each) for each in self._claims]
 
     def drop_claims(self) -> None:
         """Delete the claims of a message that won't be published: now, or when the store answers again.
@@ -137,9 +137,9 @@ class Enqueued:
     def _on_conflict(self, conflict: Conflict) -> AsyncResult[Any] | None:
         warn_of_another_broker(conflict, self.record)
         error = conflict_error(conflict)
-        policy, is_own = policy_of(self.plan.options, self.locks.settings, error, at_enqueue=True)
-        if self.in_chord_header and not is_own:
-            policy = "retry"
+        policy = policy_of(
+            self.plan.options, self.locks.settings, error, at_enqueue=True, in_chord_header=self.in_chord_header
+        )
         facts = POLICIES[policy]
         if (facts.replaces and self._replace(conflict)) or (facts.waits and not facts.needs_result):
             return None  # it is published, in another's place or to meet the conflict again when it runs

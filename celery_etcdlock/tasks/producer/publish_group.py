@@ -18,6 +18,7 @@ from typing import Any
 from celery import group
 
 from celery_etcdlock.app.etcd_locks import EtcdLocks
+from celery_etcdlock.core.record import Record
 from celery_etcdlock.errors import EtcdLockError, LockUnavailable
 from celery_etcdlock.locking.outcomes import Claim
 from celery_etcdlock.tasks.message.headers import CLAIMS_HEADER
@@ -56,18 +57,21 @@ def _claim(calls: Any, members: list[Any], options: dict[str, Any], held: dict[s
         wanted = _wanted(calls.app, members, options)
     except (EtcdLockError, TypeError):
         return  # a member's arguments make no key: its own call raises that
-    for seconds, by_name in wanted.items():
 
-        def hold(claim: Claim, by_name: dict[str, tuple[Any, Enqueued]] = by_name) -> None:
-            signature, call = by_name[claim.name]
-            held[call.task_id] = call
-            call.hold(claim)
-            signature.options["headers"] = call.headers
+    def hold(claim: Claim) -> None:
+        signature, call = wanted[claim.name]
+        held[call.task_id] = call
+        call.hold(claim)
+        signature.options["headers"] = call.headers
 
-        locks = EtcdLocks.from_app(calls.app)
+    by_seconds: dict[float, list[tuple[str, Record]]] = defaultdict(list)
+    for name, (_, call) in wanted.items():
+        # Rounded to a second, so that members whose times hardly differ go together.
+        by_seconds[float(int(call.seconds) + 1)].append((name, call.record))
+    locks = EtcdLocks.from_app(calls.app)
+    for seconds, each in by_seconds.items():
         try:
             locks.circuit_breaker.check()
-            each = [(name, call.record) for name, (_, call) in by_name.items()]
             locks.manager.claims.claim_each(each, seconds, hold)
             locks.circuit_breaker.over()
         except LockUnavailable as error:
@@ -75,15 +79,14 @@ def _claim(calls: Any, members: list[Any], options: dict[str, Any], held: dict[s
             if locks.settings.on_unavailable == "raise":
                 raise
             # Without a time-out for each of them: they are published without, and their workers take the locks.
-            for signature, call in by_name.values():
+            for signature, call in (wanted[name] for name, _ in each):
                 if call.task_id not in held:
                     signature.options["headers"] = {**call.headers, CLAIMS_HEADER: []}
 
 
-def _wanted(app: Any, members: list[Any], options: dict[str, Any]) -> dict[float, dict[str, tuple[Any, Enqueued]]]:
-    """The members that take one lock when they are called, by how long they keep it and its name; each name once."""
-    wanted: dict[float, dict[str, tuple[Any, Enqueued]]] = defaultdict(dict)
-    names = set()
+def _wanted(app: Any, members: list[Any], options: dict[str, Any]) -> dict[str, tuple[Any, Enqueued]]:
+    """The members that take one lock when they are called, by its name: of several the first."""
+    wanted: dict[str, tuple[Any, Enqueued]] = {}
     for signature, *_ in members:
         task = app.tasks.get(signature.task)
         plan = getattr(task, "_lock_plan", None)
@@ -92,8 +95,6 @@ def _wanted(app: Any, members: list[Any], options: dict[str, Any]) -> dict[float
         args, kwargs, merged = signature._merge(options.get("args"), options.get("kwargs"), {})
         call = Enqueued(task, merged.get("task_id"), task._get_exec_options() | merged)
         found = call.names(tuple(args), kwargs)
-        if len(found) == 1 and found[0] not in names and not call.is_successor():
-            names.add(found[0])
-            # Rounded to a second, so that members whose times hardly differ go together.
-            wanted[float(int(call.seconds) + 1)][found[0]] = (signature, call)
-    return wanted if len(names) > 1 else {}
+        if len(found) == 1 and found[0] not in wanted and not call.is_successor():
+            wanted[found[0]] = (signature, call)
+    return wanted if len(wanted) > 1 else {}

@@ -47,7 +47,7 @@ from celery_etcdlock.tasks.message.headers import (
     WAITING_SINCE_HEADER,
     WAITS_FOR_HEADER,
     header,
-    written_claims,
+    written_claim,
 )
 from tests.unit.tasks.worker_in_memory import Worker
 from tests.waiting import wait_for
@@ -758,7 +758,7 @@ def test_a_copy_of_what_has_run_leaves_no_queue_position_behind(worker: Worker) 
         assert place.record is not None
         taken: list[Claim] = []
         worker.locks.manager.claims.take_position("name", place.record, 60, taken.append)
-        message.headers[POSITION_HEADER] = written_claims(taken[-1:])[0]
+        message.headers[POSITION_HEADER] = written_claim(taken[-1])
         worker.run(message)
         assert worker.ran == [None]
         assert worker.messages() == []

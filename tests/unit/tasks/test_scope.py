@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from celery.exceptions import ImproperlyConfigured
 
-from celery_etcdlock import InvalidKey, singleton_task
+from celery_etcdlock import InvalidKey, LockConflict, lock_for, singleton_task
 from celery_etcdlock.errors import InvalidSetting
 from celery_etcdlock.testing import hold
+from celery_etcdlock.worker.apply_dedup import deduplicate
 from tests.unit.tasks.lab import Lab, messages, run_message
 
 tenant_here: ContextVar[str | None] = ContextVar("tenant_here", default=None)
@@ -99,3 +100,17 @@ def test_what_is_wrong(lab: Lab, setting: Any, error: type[Exception], message: 
     with pytest.raises(error, match=message):
         task()
     names(lab)
+
+
+def test_a_task_that_is_locked_by_the_setting_has_its_lock_in_the_scope(lab: Lab) -> None:
+    """In any process: here nobody has given the task its lock yet, as in a producer."""
+    lab.app.conf.etcdlock_dedup = {"plain": {"lock_key": "name", "on_conflict": "raise"}}
+    plain = lab.app.task(name="plain", shared=False)(lab.body)
+    token = tenant_here.set("one")
+    in_producer = lock_for(plain)
+    assert in_producer.name == "one:name"
+    deduplicate(lab.app, lab.locks.settings.dedup or ())
+    assert lock_for(plain).name == in_producer.name
+    with in_producer.hold(), pytest.raises(LockConflict):
+        plain()
+    tenant_here.reset(token)

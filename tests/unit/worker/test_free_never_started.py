@@ -17,7 +17,7 @@ from celery_etcdlock.core.record import Delivery, KeyKind
 from celery_etcdlock.locking.lock import Lock
 from celery_etcdlock.tasks.message.headers import CLAIMS_HEADER
 from celery_etcdlock.worker.free_never_started import FreeNeverStarted
-from celery_etcdlock.worker.signal_receivers import SignalReceivers
+from celery_etcdlock.worker.listening_step import ListeningStep
 from tests.unit.tasks.worker_in_memory import Worker
 from tests.waiting import wait_for
 
@@ -97,16 +97,15 @@ def test_two_workers_in_one_process_both_hear_of_it() -> None:
     """Celery before 5.7 takes their methods for one receiver."""
     signal, heard = Signal(), []
 
-    class Step:
+    class Step(ListeningStep):
         def on_message(self, **_: Any) -> None:
             heard.append(self)
 
-    steps = [Step(), Step()]
-    receivers = [SignalReceivers(), SignalReceivers()]
-    for step, of_step in zip(steps, receivers, strict=True):
-        of_step.connect(signal, step.on_message)
+    steps = [Step(None), Step(None)]
+    for step in steps:
+        step.connect(signal, step.on_message)
     signal.send(sender=None)
-    receivers[0].disconnect()
+    steps[0].disconnect()
     signal.send(sender=None)
     assert heard == [*steps, steps[1]]
 
