@@ -51,15 +51,8 @@ function drawBeat(beat) {
   } else line.append("no beat is at work, nothing is scheduled");
   const standby = beat.standing_by.length ? `standing by: ${beat.standing_by.map(where).join(", ")}` : "nobody stands by";
   line.append(`; ${standby}; ${count(beat.takeovers, "takeover", "takeovers")} before`);
-  const table = part("table", "table"), top = part("thead", "rowgroup"), head = part("tr", "row"), body = part("tbody", "rowgroup");
+  const table = byId("beat-table").content.firstElementChild.cloneNode(true);
   table.setAttribute("aria-label", `Entries of ${visible(beat.name)}`);
-  for (const title of ["Entry", "Task", "Schedule", "Last", "Next", "Runs"]) {
-    const heading = part("th", "columnheader", ["Last", "Next", "Runs"].includes(title) ? "number" : "", title);
-    heading.scope = "col";
-    head.append(heading);
-  }
-  top.append(head);
-  body.append(...beat.entries.map(drawEntry));
-  table.append(top, body);
+  table.tBodies[0].append(...beat.entries.map(drawEntry));
   return [line, table];
 }
