@@ -10,7 +10,9 @@ from __future__ import annotations
 
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -58,7 +60,7 @@ class Releases:
     lease = 0
 
     def __init__(self) -> None:
-        self._pending_deletes: dict[PendingDelete | EndedRun, None] = {}
+        self._pending_deletes: OrderedDict[PendingDelete | EndedRun, None] = OrderedDict()
 
     def schedule_delete(self, pending: PendingDelete | EndedRun) -> None:
         """A ``PendingDelete`` names the revision that it releases."""
@@ -70,6 +72,10 @@ class Releases:
 
     def settle(self, pending: PendingDelete | EndedRun) -> None:
         self._pending_deletes.pop(pending, None)
+
+    def put_last(self, pending: PendingDelete | EndedRun) -> None:
+        with suppress(KeyError):  # settled meanwhile
+            self._pending_deletes.move_to_end(pending)
 
     def observe(self, reply: StoreReply) -> None:
         """Nothing to learn without a session."""
@@ -117,13 +123,15 @@ class PendingCleanup:
     def flush_at_the_end(self, store: LockStore, seconds: float) -> None:
         """Do what can be done in so many seconds. The rest stands until its time is over."""
         deadline = self._clock() + seconds
-        while self._clock() < deadline:
-            due = self.due()
-            if not due or not all(flush(source, store, self._clock, deadline) for source in due):
+        # Each once: what an earlier run of its message is in the way of stays so.
+        for _ in range(0, self._keys_left(), DELETES_AT_A_TIME):
+            if not all(flush(source, store, self._clock, deadline) for source in self.due()):
                 break
-        keys_left = sum(len(source.pending_deletes()) for source in self.due())
-        if keys_left:
+        if keys_left := self._keys_left():
             logger.warning("celery-etcdlock: %d keys of this process stay in etcd until their time is over", keys_left)
+
+    def _keys_left(self) -> int:
+        return sum(len(source.pending_deletes()) for source in self.due())
 
 
 def flush(
@@ -139,7 +147,10 @@ def flush(
             outcome = drive(machine, store, clock, observe=source.observe, sleep=sleep)
             if isinstance(outcome, Unavailable):
                 return False
-        if not (isinstance(outcome, Ended) and outcome.look_again):
+        if isinstance(outcome, Ended) and outcome.look_again:
+            assert isinstance(source, Releases)
+            source.put_last(pending)  # so that those behind it have their turn
+        else:
             source.settle(pending)
     return True
 
