@@ -50,9 +50,11 @@ def enter(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], go_on: Calla
     return _lock(task, request, args, kwargs, functools.partial(finished, task, go_on))
 
 
-def reach_body(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], body: Callable[[], Any], outer: bool) -> Any:
-    """``task.run``: go on to the body, through the lock where nobody took it. ``outer``: not called by ``super()``."""
-    way = _way_to_body(task, args, kwargs, outer)
+def reach_body(
+    task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], body: Callable[[], Any], run: GuardedRun
+) -> Any:
+    """``task.run``: go on to the body, through the lock where nobody took it."""
+    way = _way_to_body(task, args, kwargs, run)
     if way is None:
         go_on = functools.partial(finished, task, functools.partial(_run, None, body))
         return _lock(task, entering_request(task), args, kwargs, go_on)
@@ -60,17 +62,17 @@ def reach_body(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], body: C
 
 
 async def reach_async_body(
-    task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], body: Callable[[], Any], outer: bool
+    task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], body: Callable[[], Any], run: GuardedRun
 ) -> Any:
     """The same for an ``async def``, where it is awaited."""
-    way = _way_to_body(task, args, kwargs, outer)
+    way = _way_to_body(task, args, kwargs, run)
     if way is None:
         lock = functools.partial(_lock, task, entering_request(task), args, kwargs)
         return await locked_coroutine(lock, functools.partial(_run_async, None, body))
     return await _run_async(way, body)
 
 
-def _way_to_body(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outer: bool) -> Way | None:
+def _way_to_body(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], run: GuardedRun) -> Way | None:
     """What the body is run in, where this very call holds the lock; ``None`` where the lock must be taken first."""
     make_ready(task)
     call_path = innermost()
@@ -80,7 +82,8 @@ def _way_to_body(task: Any, args: tuple[Any, ...], kwargs: dict[str, Any], outer
         if call_path.refusal is not None:
             raise call_path.refusal
         return InBody(call_path)
-    same_lock = not outer or call_path.names() == task._lock_names(args, kwargs)
+    by_super = run is not run_of(type(task))
+    same_lock = by_super or call_path.names() == task._lock_names(args, kwargs)
     return contextlib.nullcontext() if same_lock else None
 
 
@@ -157,8 +160,7 @@ class GuardedRun:
             task, rest = split(args)
             if not hasattr(task, "_etcdlock_run"):
                 return run(*args, **kwargs)
-            outer = run_of(type(task)) is self
-            return reach(task, rest, kwargs, functools.partial(run, *args, **kwargs), outer)
+            return reach(task, rest, kwargs, functools.partial(run, *args, **kwargs), self)
 
         async def async_guard(*args: Any, **kwargs: Any) -> Any:
             return await guard(*args, **kwargs)
