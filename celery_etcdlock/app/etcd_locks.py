@@ -23,7 +23,7 @@ from celery_etcdlock.app.celery_settings import broker_fingerprint, host_name, s
 from celery_etcdlock.app.circuit_breaker import CircuitBreaker
 from celery_etcdlock.core.events import Listener
 from celery_etcdlock.core.ownership import Key
-from celery_etcdlock.core.record import Delivery, Record
+from celery_etcdlock.core.record import Delivery, KeyKind, Record
 from celery_etcdlock.core.settings import Settings
 from celery_etcdlock.errors import InvalidSetting
 from celery_etcdlock.listeners import Listeners, find_listener
@@ -178,12 +178,19 @@ class EtcdLocks:
         """Where a place lies in etcd. Raises ``EtcdLockError`` where the locks aren't in an etcd."""
         return etcd_key(self.settings, name, token)
 
-    def record(self, delivery: Delivery, task: str, limit: int = 1, about: str | None = None) -> Record:
+    def record(
+        self,
+        delivery: Delivery,
+        task: str,
+        limit: int = 1,
+        about: str | None = None,
+        kind: KeyKind = KeyKind.HELD,
+    ) -> Record:
         """What is stored under a lock that this process takes now."""
         if self._broker is None:
             self._broker = broker_fingerprint(self._app)
         since = round(time.time(), 3)
-        return Record(delivery, task, host_name(), os.getpid(), since, limit, self._broker, about=about)
+        return Record(delivery, task, host_name(), os.getpid(), since, limit, self._broker, kind=kind, about=about)
 
     def holders(self, name: str) -> tuple[Key, ...]:
         """Who holds the lock ``name`` now, then who waits, in order. Raises ``LockUnavailable``."""

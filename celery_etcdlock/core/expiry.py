@@ -48,13 +48,15 @@ def seems_expired(key: Key, wall_time: float) -> bool:
     return wall_time >= _until(key) + SKEW_SECONDS
 
 
-def ending(record: Record, seconds: float, *, now: float, wall_offset: float, opened_at: float, term: int) -> Record:
+def ending(
+    record: Record, attempt: str | None, seconds: float, *, now: float, wall_offset: float, opened_at: float, term: int
+) -> Record:
     """The record of a key that expires ``seconds`` after ``now``, on a lease that is granted once and never renewed.
 
     ``opened_at`` is a time before the grant was sent, ``term`` the leader's once it was granted.
     """
     until = round(now + wall_offset + seconds, 3)
-    return replace(record, until=until, by_lease=EndByLease(ceil(now - opened_at + seconds), term))
+    return replace(record, attempt=attempt, until=until, by_lease=EndByLease(ceil(now - opened_at + seconds), term))
 
 
 @dataclass(frozen=True, slots=True)

@@ -106,7 +106,7 @@ class Claims:
         def attempt(session: Session, give_up_at: float, deadline: float) -> machines.AcquireEach:
             tries = []
             for pending, (name, record) in zip(pending_deletes, wanted, strict=True):
-                put = self._ending(replace(record, attempt=pending.attempt), seconds, session)
+                put = self._ending(record, pending, seconds, session)
                 tries.append(TryAcquire(session.lease, session.epoch, name, pending.token, put))
             offset = self.wall_offset
             return kind(tuple(tries), epoch=session.epoch, give_up_at=give_up_at, deadline=deadline, wall_offset=offset)
@@ -118,7 +118,7 @@ class Claims:
     ) -> tuple[Claim, tuple[Key, ...]]:
         """A queue position that stands for ``seconds``, and the keys under the name, as ``Queued`` has them."""
         pending = PendingDelete(name, secrets.token_hex(12), attempt=secrets.token_hex(6))
-        position = replace(record, kind=KeyKind.POSITION, attempt=pending.attempt)
+        position = replace(record, kind=KeyKind.POSITION)
         taken, [claim] = self._on_lease(
             seconds,
             lambda session, give_up_at, deadline: machines.TakePosition(
@@ -126,7 +126,7 @@ class Claims:
                 epoch=session.epoch,
                 name=name,
                 token=pending.token,
-                record=self._ending(position, seconds, session),
+                record=self._ending(position, pending, seconds, session),
                 give_up_at=give_up_at,
                 deadline=deadline,
             ),
@@ -151,7 +151,6 @@ class Claims:
         isn't as it was known.
         """
         pending = PendingDelete(claim.name, claim.token, attempt=secrets.token_hex(6), replaces=replaces)
-        kept = replace(record, attempt=pending.attempt)
         _, [outcome] = self._on_lease(
             seconds,
             lambda session, give_up_at, deadline: machines.TakeOver(
@@ -159,7 +158,7 @@ class Claims:
                 epoch=session.epoch,
                 name=claim.name,
                 token=claim.token,
-                record=self._ending(kept, seconds, session),
+                record=self._ending(record, pending, seconds, session),
                 mod_revision=claim.revision,
                 give_up_at=give_up_at,
                 deadline=deadline,
@@ -200,10 +199,11 @@ class Claims:
             raise outcome.error
         return outcome
 
-    def _ending(self, record: Record, seconds: float, session: Session) -> Record:
+    def _ending(self, record: Record, pending: PendingDelete, seconds: float, session: Session) -> Record:
         """The record of a key on the session's lease that stands for ``seconds`` from now."""
         now, opened_at, term = self._clock(), session.opened_at, session.term
-        return ending(record, seconds, now=now, wall_offset=self.wall_offset, opened_at=opened_at, term=term)
+        offset = self.wall_offset
+        return ending(record, pending.attempt, seconds, now=now, wall_offset=offset, opened_at=opened_at, term=term)
 
     def _on_lease(
         self,

@@ -136,7 +136,8 @@ class WithoutRenewal:
         assert client.shared is not None
         kind = KeyKind.POSITION if in_line else KeyKind.WINDOW
         return ending(
-            replace(self.record(index), kind=kind, attempt=client.mark),
+            replace(self.record(index), kind=kind),
+            client.mark,
             seconds,
             now=self._now(world, index),
             wall_offset=plan.wall or 0.0,

@@ -14,10 +14,10 @@ starts, as for a message that was published without us.
 
 from __future__ import annotations
 
+import functools
 import logging
 import secrets
 from collections.abc import Callable, Mapping
-from dataclasses import replace
 from typing import Any, cast
 
 from celery import Task
@@ -68,12 +68,12 @@ class Enqueued:
         self._about: str | None = None
         self.seconds = claim_seconds(task, self.plan, options)
 
-    @property
+    @functools.cached_property
     def record(self) -> Record:
-        """What the key of this call holds."""
+        """What the key of this call holds. Ask for it once its names are known."""
         delivery = Delivery(self.task_id, call=message_headers.call_in(self.headers))
-        record = self.locks.record(delivery, self.task.name, self.plan.options.lock_limit, self._about)
-        return replace(record, kind=KeyKind.WINDOW if self.lifetime.name == "until_expired" else KeyKind.CLAIM)
+        kind = KeyKind.WINDOW if self.lifetime.name == "until_expired" else KeyKind.CLAIM
+        return self.locks.record(delivery, self.task.name, self.plan.options.lock_limit, self._about, kind)
 
     def is_successor(self) -> bool:
         """A retry or replacement of the task that runs here, or a message that goes through once more."""
