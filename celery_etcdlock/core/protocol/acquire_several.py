@@ -70,7 +70,8 @@ class AcquireEach(Machine["EachAcquired | SessionLost | Unavailable"]):
                 return ops.Release(name, key.token, key.mod_revision)
             self._asked_at = now
             return self._ends.question(name, key)
-        return self._try(tuple(replace(each, epoch=self.epoch) for each in self._open))
+        epoch = self.epoch
+        return self._try(tuple(one if one.epoch == epoch else replace(one, epoch=epoch) for one in self._open))
 
     def on(self, reply: store_replies.Reply, now: float) -> ops.Operation | EachAcquired | SessionLost | Unavailable:
         match reply:
