@@ -189,7 +189,7 @@ class Explorer:
         """A message holds the lock."""
         record = replace(record_of(0, self.scenario.limit), kind=KeyKind.CLAIM, until=1e6)
         if (seconds := self.scenario.claim_stands_for) is not None:
-            record = ending(record, seconds, now=0.0, wall_offset=0.0, opened_at=0.0, term=INITIAL.term)
+            record = ending(record, record.attempt, seconds, now=0.0, wall_offset=0.0, opened_at=0.0, term=INITIAL.term)
         epoch, revision = 0, 0
         for step in (0, 1, 2):
             operation = (
