@@ -79,10 +79,11 @@ class EtcdClient:
         logins = 0
         untried = len(pool.healths)
         in_doubt = False
+        failure: EtcdError | None = None
         while True:
             token = self._login.token(deadline) if login else NO_LOGIN_NEEDED
             try:
-                connection = pool.borrow(monotonic(), deadline)
+                connection = pool.borrow(monotonic(), deadline, failure)
             except EtcdError as error:
                 error.maybe_applied = error.maybe_applied or in_doubt
                 raise
@@ -105,6 +106,7 @@ class EtcdClient:
                     health.failed(monotonic())
                     harmless = repeatable or not error.maybe_applied
                     if harmless and not error.permanent and monotonic() < deadline:
+                        failure = error
                         continue
                 error.maybe_applied = in_doubt
                 raise

@@ -17,7 +17,7 @@ from collections import deque
 from collections.abc import Iterable
 from time import monotonic
 
-from celery_etcdlock.etcd.endpoints import Endpoint, EndpointHealth, next_endpoint
+from celery_etcdlock.etcd.endpoints import FIRST_REST_SECONDS, Endpoint, EndpointHealth, next_endpoint
 from celery_etcdlock.etcd.errors import ConnectFailed, DeadlinePassed, EtcdError, NotEtcd, TlsFailed
 from celery_etcdlock.etcd.grpc_connection import GrpcConnection
 from celery_etcdlock.etcd.sockets import Channel, Sockets, connect_tcp
@@ -43,13 +43,16 @@ class Pool:
         self._pid = os.getpid()
         _pools.add(self)
 
-    def borrow(self, now: float, deadline: float) -> GrpcConnection:
-        """A connection that nobody else uses, made anew if there is none; raises EtcdError."""
+    def borrow(self, now: float, deadline: float, failure: EtcdError | None = None) -> GrpcConnection:
+        """A connection that nobody else uses, made anew if there is none; ``failure`` is what ended the try before.
+
+        Raises EtcdError.
+        """
         while True:
             try:
                 connection = self.idle.pop()
             except IndexError:
-                return self.connect(deadline)
+                return self.connect(deadline, failure)
             fresh = now - connection.idle_since < IDLE_SECONDS and connection.health.rests_until <= now
             if fresh and connection.still_alive():
                 return connection
@@ -91,17 +94,22 @@ class Pool:
 
     # ---- new connections
 
-    def connect(self, deadline: float) -> GrpcConnection:
-        """A new connection to any endpoint, trying until the deadline; ConnectFailed says what each one said."""
-        problems: dict[str, EtcdError] = {}
+    def connect(self, deadline: float, failure: EtcdError | None = None) -> GrpcConnection:
+        """A new connection to any endpoint, trying until the deadline; the error says what each one said last.
+
+        Whoever has failed once waits for the endpoint's rest to end, or for half of the time left if that is less.
+        """
+        problems = {failure.endpoint: failure} if failure else {}
         while True:
             now = monotonic()
             health = next_endpoint(self.healths, now)
             remaining = deadline - now
             pause = health.rests_until - now
-            if remaining <= 0 or (pause >= remaining and problems):
+            if remaining <= 0 or (pause > 0 and problems and remaining < 4 * FIRST_REST_SECONDS):
                 raise _unreachable(problems)
-            if 0 < pause < remaining:
+            if pause >= remaining / 2:
+                pause = remaining / 2 if problems else 0.0
+            if pause > 0:
                 self._sockets.sleep(pause)
                 remaining -= pause
             untried = len(self.healths) - len(problems)
@@ -110,7 +118,9 @@ class Pool:
                 return self._connect_to(health, share)
             except EtcdError as error:
                 health.failed(monotonic())
-                problems[str(health.endpoint)] = error
+                name = str(health.endpoint)
+                if not (isinstance(error.__cause__, TimeoutError) and name in problems):  # which says less
+                    problems[name] = error
                 if len(problems) == len(self.healths) and all(one.permanent for one in problems.values()):
                     raise _unreachable(problems) from error
 

@@ -87,9 +87,10 @@ class EtcdStream:
     def _open(self) -> None:
         pool, deadline = self._pool, self._deadline
         pool.after_fork()
+        failure: EtcdError | None = None
         while self._connection is None:
             token = self._login.token(deadline)
-            connection = pool.borrow(monotonic(), deadline)
+            connection = pool.borrow(monotonic(), deadline, failure)
             try:
                 seconds = deadline - monotonic()
                 headers = request_headers(pool.scheme, connection.endpoint, self._path, seconds, token)
@@ -97,6 +98,7 @@ class EtcdStream:
                 self._token, self._connection = token, connection
             except EtcdError as error:
                 connection.health.failed(monotonic())
+                failure = error
                 if error.maybe_applied or error.permanent or monotonic() >= deadline:
                     raise
             finally:

@@ -4,15 +4,18 @@ from __future__ import annotations
 
 import os
 import pickle
+import re
 import socket
 import threading
 import time
+from collections.abc import Callable
 
 import pytest
 
 from celery_etcdlock.etcd import connection_pool
 from celery_etcdlock.etcd.client import EtcdClient
-from celery_etcdlock.etcd.errors import ConnectFailed, EtcdStatusError, TokenRejected
+from celery_etcdlock.etcd.errors import ConnectFailed, EtcdError, EtcdStatusError, NotProcessed, TokenRejected
+from tests.unit.etcd.recorded import settings
 from tests.unit.etcd.scripted_server import ScriptedServer, Session, echo, unused_port
 
 PATH = "/etcdserverpb.KV/Txn"
@@ -111,6 +114,59 @@ def test_no_leader_is_repeated_elsewhere_even_for_writes() -> None:
         client = EtcdClient([bad.endpoint, good.endpoint])
         order(client, bad.endpoint, good.endpoint)
         assert client.call(PATH, b"x", 5) == b"x"
+
+
+def refused(session: Session) -> None:
+    session.h2.reset_stream(session.request(), error_code=7)
+    session.flush()
+    session.until_closed()
+
+
+def going_away(session: Session) -> None:
+    session.request()
+    session.goaway(0, b"moving")
+    session.until_closed()
+
+
+def allows_no_calls(session: Session) -> None:
+    session.sock.sendall(settings(streams=0))
+    session.until_closed()
+
+
+@pytest.mark.parametrize(
+    ("script", "reason"),
+    [
+        (no_leader, "etcdserver: no leader"),
+        (refused, "the server refused the stream"),
+        (going_away, "the server is going away (moving)"),
+        (allows_no_calls, "the server allows no calls at present"),
+    ],
+)
+@pytest.mark.parametrize("timeout_seconds", [1.0, 2.0])
+def test_tries_after_a_harmless_failure_have_pauses_and_the_error_says_the_reason(
+    script: Callable[[Session], None], reason: str, timeout_seconds: float
+) -> None:
+    with ScriptedServer(script, raw=script is allows_no_calls) as server:
+        client = EtcdClient(server.endpoint)
+        started = time.monotonic()
+        with pytest.raises(EtcdError, match=re.escape(reason)) as caught:
+            client.call(PATH, b"x", timeout_seconds)
+        assert timeout_seconds / 2 <= time.monotonic() - started < timeout_seconds + 1
+        assert not caught.value.maybe_applied
+        # Rests of 25 ms at least that double to half a second, and what is left then is halved: a dozen tries.
+        tries = server.connections
+        assert 2 <= tries <= 12
+        with pytest.raises(EtcdError):
+            client.call(PATH, b"x", 0.2)
+        assert server.connections > tries, "an endpoint that rests for longer than a call may last is tried at once"
+
+
+def test_a_stream_waits_between_its_tries_too() -> None:
+    with ScriptedServer(allows_no_calls, raw=True) as server:
+        stream = EtcdClient(server.endpoint).stream(PATH, b"", 1.0)
+        with pytest.raises(NotProcessed, match="allows no calls at present"), stream:
+            pass
+        assert 2 <= server.connections <= 10
 
 
 def test_many_threads_at_once_each_have_a_connection() -> None:
