@@ -40,10 +40,11 @@ class Outgoing:
     def more_on_connection(self, increment: int) -> None:
         self._connection = _widened(self._connection, increment)
 
-    def set_initial(self, size: int) -> None:
+    def set_initial(self, size: int, *, stream_is_open: bool) -> None:
         if size > LARGEST_WINDOW:
             raise Http2Error("FLOW_CONTROL_ERROR", f"a setting of {size} bytes as window")
-        self._stream = _widened(self._stream, size - self._initial)
+        if stream_is_open:
+            self._stream = _widened(self._stream, size - self._initial)
         self._initial = size
 
 

@@ -234,13 +234,19 @@ class GrpcConnection:
     # ---- bytes
 
     def _read(self, deadline: float) -> None:
-        """Receive once and digest. What we owe the peer is sent first only if the peer may be waiting for it."""
+        """Receive once and digest, or wake to answer pings. What we owe is sent first only if the peer may wait for it."""
         protocol = self._protocol
-        if protocol.pongs:
-            self._answer_pings()
+        wake = deadline
+        if protocol.pongs and not self._answer_pings():
+            wake = min(deadline, self._pongs_at)
         if protocol.must_send:
             self._channel.send(protocol.take_owed(), deadline)
-        data = self._channel.receive(deadline)
+        try:
+            data = self._channel.receive(wake)
+        except TimeoutError as error:
+            if wake == deadline or error.errno is not None:
+                raise
+            return
         if not data:
             raise ConnectionResetError("closed by the server")
         protocol.receive(data)
@@ -254,11 +260,14 @@ class GrpcConnection:
                 raise NotProcessed("the server refused the stream", endpoint=self.endpoint)
             raise self._lost(f"the server reset the stream ({error_name(reply.reset_code)})")
 
-    def _answer_pings(self) -> None:
+    def _answer_pings(self) -> bool:
+        """Answer them if the last answers were a while ago."""
         now = self._monotonic()
-        if now >= self._pongs_at:
-            self._pongs_at = now + PONGS_APART_SECONDS
-            self._protocol.answer_pings()
+        if now < self._pongs_at:
+            return False
+        self._pongs_at = now + PONGS_APART_SECONDS
+        self._protocol.answer_pings()
+        return True
 
     # ---- errors
 

@@ -250,7 +250,7 @@ class Http2Protocol:
             return
         for setting, value in frames.SETTING.iter_unpack(payload):
             if setting == frames.INITIAL_WINDOW_SIZE:
-                self._outgoing.set_initial(value)
+                self._outgoing.set_initial(value, stream_is_open=not self.reply.ended)
             elif setting == frames.MAX_FRAME_SIZE:
                 if not frames.LEAST_FRAME_SIZE <= value <= frames.LARGEST_FRAME_SIZE:
                     raise frames.Http2Error("PROTOCOL_ERROR", f"a setting of {value} bytes as frame size")
@@ -268,6 +268,8 @@ class Http2Protocol:
     def _on_ping(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.7
         if not flags & frames.ACK:
             self.pongs.append(_PONG + payload)
+            if len(self.pongs) > MOST_TALK:  # these wait, whatever comes between them
+                raise frames.Http2Error("ENHANCE_YOUR_CALM", "a flood of PINGs")
 
     def _on_goaway(self, flags: int, stream_id: int, payload: bytes) -> None:  # 6.8
         last, code = (int.from_bytes(payload[start : start + 4], "big") for start in (0, 4))
@@ -282,7 +284,7 @@ class Http2Protocol:
         if not stream_id:
             return self._outgoing.more_on_connection(increment)
         self._check_opened(stream_id, "WINDOW_UPDATE")
-        if stream_id == self.stream_id:  # else of a closed stream, which is fine
+        if stream_id == self.stream_id and not self.reply.ended:  # else of a closed stream, which is fine
             self._outgoing.more_on_stream(increment)
         return None
 

@@ -547,6 +547,27 @@ def test_pings_are_answered_once_a_second_and_all_of_them(monkeypatch: pytest.Mo
     assert pongs[4] >= 4
 
 
+def test_a_ping_soon_after_an_answered_one_is_answered_while_the_call_still_waits() -> None:
+    answered_after: list[float] = []
+
+    def pinging(session: Session) -> None:
+        stream_id = session.request()
+        for number in (1, 2):
+            asked = time.monotonic()
+            session.h2.ping(b"%08d" % number)
+            session.flush()
+            while session.pongs < number:
+                session.pump()
+            answered_after.append(time.monotonic() - asked)
+        session.answer(stream_id, b"")
+
+    with ScriptedServer(pinging) as server:
+        assert EtcdClient(server.endpoint).call(PATH, b"", 5) == b""
+    first, second = answered_after
+    assert first < 0.5
+    assert 0.5 < second < 2.5, "once a second"
+
+
 def until_reset(session: Session, stream_id: int) -> None:
     while stream_id not in session.reset:
         session.pump()

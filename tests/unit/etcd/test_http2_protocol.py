@@ -250,6 +250,12 @@ def test_a_flood_of_continuations(size: int) -> None:
     grows_no_more(protocol, lambda i: frame(CONTINUATION, 0, 1, bytes(size)))
 
 
+def test_pings_that_nothing_has_answered_are_bounded_whatever_comes_between_them() -> None:
+    protocol = talking()
+    protocol.receive(BEGINNING)
+    grows_no_more(protocol, lambda i: frame(PING, 0, 0, number(i) * 2) * 9 + frame(DATA, 0, 1, b"x"))
+
+
 def test_a_flood_of_interim_replies() -> None:
     grows_no_more(talking(), lambda i: headers((":status", "103")))
 
@@ -331,6 +337,19 @@ def test_a_request_of_any_size_passes_windows_that_change(
         to_server(part)
     assert ended
     assert bytes(body) == grpc(message)
+
+
+@pytest.mark.parametrize("end", [plain_reply(), b""], ids=["ended", "cancelled"])
+def test_the_window_of_a_stream_that_is_over_moves_no_more(end: bytes) -> None:
+    protocol = talking()
+    nearly_all = frame(WINDOW_UPDATE, 0, 1, number(2**31 - 65_531))
+    protocol.receive(nearly_all + end)
+    protocol.cancel()
+    protocol.receive(settings(window=65_536) + nearly_all)
+    protocol.begin(BLOCK, b"", end=True)
+    protocol.receive(frame(WINDOW_UPDATE, 0, 3, number(2**31 - 1 - 65_536)))
+    with pytest.raises(Http2Error, match="FLOW_CONTROL_ERROR"):
+        protocol.receive(frame(WINDOW_UPDATE, 0, 3, number(6)))
 
 
 def test_a_token_that_is_longer_than_a_frame() -> None:
