@@ -89,11 +89,13 @@ def check_shape(kind: int, stream_id: int, length: int) -> None:
 
 def check_greeting(data: bytes, endpoint: str) -> None:
     """Raise NotEtcd when what a server says first isn't HTTP/2, whose first frame is SETTINGS (3.4)."""
-    if data[:5] == b"HTTP/":
-        raise not_http2(endpoint, "speaks HTTP/1")
-    if data[:1] == b"\x15" and data[1:2] in (b"\x03", b""):
+    is_http1 = data[:5] == b"HTTP/"
+    if (data[:1] == b"\x15" and data[1:2] in (b"\x03", b"")) or (is_http1 and b"HTTPS" in data):
         wants = "the server wants TLS: write https:// in etcdlock_endpoints, or set etcdlock_ca_cert"
         raise NotEtcd(wants, endpoint=endpoint, permanent=True)
+    if is_http1:
+        line = data[:100].splitlines()[0].decode("ascii", "replace")
+        raise not_http2(endpoint, f"speaks HTTP/1 ({line})" + (", or wants TLS (https://)" if " 400 " in line else ""))
     if len(data) >= HEADER_BYTES and data[3] not in (SETTINGS, GOAWAY):
         raise not_http2(endpoint, "doesn't speak HTTP/2")
 

@@ -279,7 +279,8 @@ class GrpcConnection:
         if isinstance(error, ssl.SSLError):
             return explain_tls_error(error, self.endpoint, sent=self._sent_whole)
         if isinstance(error, TimeoutError) and error.errno is None:
-            return DeadlinePassed("no answer in time", endpoint=self.endpoint, maybe_applied=self._sent_whole)
+            text = f"no answer in time{self._protocol.reply.late()}"
+            return DeadlinePassed(text, endpoint=self.endpoint, maybe_applied=self._sent_whole)
         if isinstance(error, Http2Error):
             return self._lost(f"the server broke the HTTP/2 protocol: {error}")
         return self._lost(getattr(error, "strerror", None) or str(error) or type(error).__name__)

@@ -358,17 +358,26 @@ def test_http2_server_that_is_not_etcd() -> None:
     assert not caught.value.maybe_applied
 
 
-def test_http1_server() -> None:
+@pytest.mark.parametrize(
+    ("said", "message"),
+    [
+        (b"400 Bad Request\r\n\r\n", r"speaks HTTP/1 \(HTTP/1.1 400 Bad Request\), or wants TLS \(https://\): is this"),
+        (b"400 Bad Request\r\n\r\nThe plain HTTP request was sent to HTTPS port", "the server wants TLS: write https://"),
+        (b"502 Bad Gateway\r\n\r\n<html>", r"speaks HTTP/1 \(HTTP/1.1 502 Bad Gateway\): is this etcd's client port"),
+        (b"503 Service Unavailable\r\n\r\n<html>", r"HTTP/1 \(HTTP/1.1 503 Service Unavailable\): is this etcd's"),
+        (b"", r"speaks HTTP/1 \(HTTP/1.1 \): is this etcd's client port"),
+    ],
+)
+def test_http1_server(said: bytes, message: str) -> None:
     def web(session: Session) -> None:
         session.sock.recv(100)
-        session.sock.sendall(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
+        session.sock.sendall(b"HTTP/1.1 " + said)
         session.until_closed()
 
-    with (
-        ScriptedServer(web, raw=True) as server,
-        pytest.raises(NotEtcd, match=r"HTTP/1: is this etcd's client port") as caught,
-    ):
+    started = time.monotonic()
+    with ScriptedServer(web, raw=True) as server, pytest.raises(NotEtcd, match=message) as caught:
         EtcdClient(server.endpoint).call(PATH, b"x", 5)
+    assert time.monotonic() - started < 4, "nothing is waited for"
     assert caught.value.permanent
     assert not caught.value.maybe_applied
 
@@ -699,6 +708,21 @@ def test_a_load_balancer_that_answers_with_a_page(status: str) -> None:
         EtcdClient(server.endpoint).call(PATH, b"x", 5)
     assert caught.value.code is StatusCode.UNAVAILABLE
     assert caught.value.maybe_applied
+
+
+def test_a_page_that_does_not_end_is_named_at_the_deadline() -> None:
+    def balancer(session: Session) -> None:
+        stream_id = session.request()
+        session.h2.send_headers(stream_id, [(":status", "502"), ("content-type", "text/html")])
+        while True:
+            session.h2.send_data(stream_id, b"<html>")
+            session.flush()
+            time.sleep(0.01)
+
+    started = time.monotonic()
+    with ScriptedServer(balancer) as server, pytest.raises(DeadlinePassed, match="half a page with HTTP status 502"):
+        EtcdClient(server.endpoint).call(PATH, b"x", 0.5)
+    assert 0.4 < time.monotonic() - started < 2
 
 
 def test_a_proxy_that_drops_trailers_is_named() -> None:
