@@ -82,10 +82,14 @@ class Played:
     def __init__(self, pieces: Iterable[bytes], *, then_end: bool = True) -> None:
         self._pieces = [piece for piece in pieces if piece][::-1]
         self._then_end = then_end
-        self.sent = b""
+        self.sends: list[bytes] = []
+
+    @property
+    def sent(self) -> bytes:
+        return b"".join(self.sends)
 
     def send(self, data: bytes, deadline: float) -> None:
-        self.sent += data
+        self.sends.append(data)
 
     def receive(self, deadline: float) -> bytes:
         if self._pieces:

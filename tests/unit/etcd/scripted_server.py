@@ -10,7 +10,16 @@ from typing import Any
 
 from h2.config import H2Configuration
 from h2.connection import H2Connection
-from h2.events import DataReceived, PingAckReceived, RequestReceived, StreamEnded, StreamReset, WindowUpdated
+from h2.events import (
+    DataReceived,
+    PingAckReceived,
+    RequestReceived,
+    SettingsAcknowledged,
+    StreamEnded,
+    StreamReset,
+    WindowUpdated,
+)
+from h2.settings import SettingCodes, Settings
 
 
 class Session:
@@ -21,11 +30,15 @@ class Session:
         self.h2 = H2Connection(H2Configuration(client_side=False, header_encoding=None))
         self.bodies: dict[int, bytearray] = {}
         self.headers: dict[int, dict[bytes, bytes]] = {}
-        self.pongs = 0
+        self.pongs = self.settings_answered = 0
         self.reset: set[int] = set()
         self._ended: list[int] = []
 
     def begin(self) -> None:
+        if self.server.settings:
+            self.h2.local_settings = Settings(client=False, initial_values=self.server.settings)
+            if SettingCodes.HEADER_TABLE_SIZE in self.server.settings:  # which h2 applies to changes alone
+                self.h2.decoder.max_allowed_table_size = self.server.settings[SettingCodes.HEADER_TABLE_SIZE]
         self.h2.initiate_connection()
         self.flush()
 
@@ -51,6 +64,8 @@ class Session:
                 self.reset.add(event.stream_id)
             elif isinstance(event, PingAckReceived):
                 self.pongs += 1
+            elif isinstance(event, SettingsAcknowledged):
+                self.settings_answered += 1
             elif isinstance(event, WindowUpdated):
                 self.server.window_updates += 1
         self.flush()
@@ -110,10 +125,12 @@ class Session:
 
 
 class ScriptedServer:
-    """``script(session)`` runs once for each connection, after the HTTP/2 settings were sent."""
+    """``script(session)`` runs once for each connection, after the HTTP/2 settings were sent, h2's or these."""
 
-    def __init__(self, *scripts: Callable[[Session], Any], raw: bool = False) -> None:
-        self._scripts, self._raw = scripts, raw
+    def __init__(
+        self, *scripts: Callable[[Session], Any], raw: bool = False, settings: dict[SettingCodes, int] | None = None
+    ) -> None:
+        self._scripts, self._raw, self.settings = scripts, raw, settings
         self.requests = self.connections = self.window_updates = 0
         self.problems: list[BaseException] = []
         self._socks: list[socket.socket] = []

@@ -362,7 +362,10 @@ def test_http2_server_that_is_not_etcd() -> None:
     ("said", "message"),
     [
         (b"400 Bad Request\r\n\r\n", r"speaks HTTP/1 \(HTTP/1.1 400 Bad Request\), or wants TLS \(https://\): is this"),
-        (b"400 Bad Request\r\n\r\nThe plain HTTP request was sent to HTTPS port", "the server wants TLS: write https://"),
+        (
+            b"400 Bad Request\r\n\r\nThe plain HTTP request was sent to HTTPS port",
+            "the server wants TLS: write https://",
+        ),
         (b"502 Bad Gateway\r\n\r\n<html>", r"speaks HTTP/1 \(HTTP/1.1 502 Bad Gateway\): is this etcd's client port"),
         (b"503 Service Unavailable\r\n\r\n<html>", r"HTTP/1 \(HTTP/1.1 503 Service Unavailable\): is this etcd's"),
         (b"", r"speaks HTTP/1 \(HTTP/1.1 \): is this etcd's client port"),
@@ -403,11 +406,13 @@ def test_garbage(garbage: bytes) -> None:
 
 
 def test_server_that_says_nothing_at_all() -> None:
+    started = time.monotonic()
     with (
         ScriptedServer(Session.until_closed, raw=True) as server,
         pytest.raises(ConnectFailed, match="no HTTP/2 settings came in time") as caught,
     ):
         EtcdClient(server.endpoint).call(PATH, b"x", 0.2)
+    assert 0.1 < time.monotonic() - started < 2
     assert not caught.value.maybe_applied
 
 
@@ -757,8 +762,10 @@ def test_half_a_frame_and_then_silence() -> None:
         session.sock.sendall(b"\0\0\x10\1\4\0\0\0\1\x88")
         session.until_closed()
 
+    started = time.monotonic()
     with ScriptedServer(silent) as server, pytest.raises(DeadlinePassed) as caught:
         EtcdClient(server.endpoint).call(PATH, b"x", 0.3)
+    assert 0.2 < time.monotonic() - started < 2
     assert caught.value.maybe_applied
 
 

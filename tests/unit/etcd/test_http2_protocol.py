@@ -12,6 +12,7 @@ from h2.config import H2Configuration
 from h2.connection import H2Connection
 from h2.events import DataReceived, StreamEnded
 from h2.settings import SettingCodes, Settings
+from hpack import Encoder
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -183,6 +184,33 @@ def test_what_comes_late_on_a_cancelled_stream_is_ignored_and_counted() -> None:
     assert protocol.reply.only_message() == b"mine"
 
 
+def test_late_trailers_change_the_table_that_the_next_reply_uses() -> None:
+    server = Encoder()
+    protocol = talking()
+    server.encode([(":status", "200")])
+    protocol.receive(BEGINNING)
+    protocol.cancel()
+    protocol.begin(BLOCK, b"", end=True)
+    late = server.encode([("grpc-status", "0"), ("x", "late")])
+    head = server.encode([(":status", "200"), ("content-type", "application/grpc")])
+    trailers = server.encode([("grpc-status", "0")])
+    assert len(trailers) == 1, "an index into the table"
+    protocol.receive(frame(HEADERS, 5, 1, late) + frame(HEADERS, 4, 3, head))
+    protocol.receive(frame(DATA, 0, 3, grpc(b"mine")) + frame(HEADERS, 5, 3, trailers))
+    assert protocol.reply.only_message() == b"mine"
+
+
+def test_trailers_that_are_continued() -> None:
+    block = Encoder().encode([("grpc-status", "0"), ("grpc-message", "")])
+    trailers = frame(HEADERS, 1, 1, block[:3]) + frame(CONTINUATION, 0, 1, b"") + frame(CONTINUATION, 4, 1, block[3:])
+    protocol = talking()
+    protocol.receive(BEGINNING + frame(DATA, 0, 1, grpc(MESSAGE)) + trailers[:-1])
+    assert not protocol.reply.ended
+    protocol.receive(trailers[-1:])
+    assert protocol.reply.ended
+    assert protocol.reply.only_message() == MESSAGE
+
+
 def test_a_stream_that_both_sides_have_ended_is_not_reset() -> None:
     protocol = talking()
     protocol.receive(plain_reply())
@@ -350,6 +378,19 @@ def test_the_window_of_a_stream_that_is_over_moves_no_more(end: bytes) -> None:
     protocol.receive(frame(WINDOW_UPDATE, 0, 3, number(2**31 - 1 - 65_536)))
     with pytest.raises(Http2Error, match="FLOW_CONTROL_ERROR"):
         protocol.receive(frame(WINDOW_UPDATE, 0, 3, number(6)))
+
+
+def test_padding_takes_its_share_of_both_windows() -> None:
+    protocol = talking()
+    protocol.take_owed()
+    protocol.receive(BEGINNING)
+    one = frame(DATA, 8, 1, b"\xff" + bytes(256))
+    for _ in range(OUR_WINDOW // 2 // 257 + 1):
+        protocol.receive(one)
+    owed = protocol.take_owed()
+    for stream_id in (0, 1):
+        (given,) = [owed[at + 9 : at + 13] for at in (0, 13) if owed[at + 5 : at + 9] == number(stream_id)]
+        assert int.from_bytes(given, "big") >= OUR_WINDOW // 2
 
 
 def test_a_token_that_is_longer_than_a_frame() -> None:
