@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable
+from contextlib import suppress
 
 import pytest
 from h2.settings import SettingCodes
@@ -122,14 +123,16 @@ def kill(thread: threading.Thread) -> None:
 
 
 def dies_of(work: Callable[[], object]) -> threading.Thread:
+    begun = threading.Event()
+
     def body() -> None:
-        try:
+        with suppress(Died):
+            begun.set()
             work()
-        except Died:
-            pass
 
     thread = threading.Thread(target=body)
     thread.start()
+    assert begun.wait(10)
     return thread
 
 
@@ -276,6 +279,6 @@ def test_a_reply_that_is_too_large_is_not_kept(monkeypatch: pytest.MonkeyPatch) 
 def test_headers_and_message_are_one_send() -> None:
     channel = Played([settings(), plain_reply()])
     call(channel)
-    preface, *others = channel.sends
+    _, *others = channel.sends
     assert [b"request" in data for data in others] == [True]
     assert b"\x83" in others[0]
