@@ -234,7 +234,7 @@ class GrpcConnection:
     # ---- bytes
 
     def _read(self, deadline: float) -> None:
-        """Receive once and digest, or wake to answer pings. What we owe goes first if the peer may be waiting for it."""
+        """Receive once and digest, or wake to answer pings. What we owe goes first if the peer may wait for it."""
         protocol = self._protocol
         wake = deadline
         if protocol.pongs and not self._answer_pings():
