@@ -82,6 +82,8 @@ class Reply:
         """After the end: raise the error that the server reported, if it did."""
         verdict, http_status = self._trailers.grpc_status, self._head.http_status
         if verdict == b"0":
+            if not self._is_grpc:  # its messages weren't kept
+                raise self._malformed("answered OK with another content type than gRPC's")
             return
         if verdict:
             details = unquote_to_bytes(self._trailers.grpc_message).decode("utf-8", "replace")

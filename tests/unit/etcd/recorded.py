@@ -76,13 +76,36 @@ def odd_reply() -> bytes:
     )
 
 
-class Played:
-    """A channel whose peer says these pieces, one a ``receive``, and then nothing more, or the end."""
+ETCD_GREETS = bytes.fromhex("00000c0400000000000005000040000003ffffffff000000040100000000")
+#: What etcd 3.5.1 said to a watch: it is created, a key is put, another, the first again, and that one is deleted.
+#: Settings answered, room, a PING, five messages.
+WATCH_OF_ETCD = bytes.fromhex(
+    "0000040800000000000000000f00000806000000000002041010090e070700001001040000000120880f108b1d75d0620d263d4c4d656400"
+    "0023000000000001000000001e0a1a08e9c8baef8fdce884f10110a5bef386e3fcf389cb01180120021801"
+    "000034000000000001000000002f0a1a08e9c8baef8fdce884f10110a5bef386e3fcf389cb01180220025a11120f0a026b31100218022001"
+    "2a036f6e65"
+    "000034000000000001000000002f0a1a08e9c8baef8fdce884f10110a5bef386e3fcf389cb01180320025a11120f0a026b32100318032001"
+    "2a0374776f"
+    "00004700000000000100000000420a1a08e9c8baef8fdce884f10110a5bef386e3fcf389cb01180420025a2412110a026b31100218042002"
+    "2a0574687265651a0f0a026b311002180220012a036f6e65"
+    "000040000000000001000000003b0a1a08e9c8baef8fdce884f10110a5bef386e3fcf389cb01180520025a1d080112060a026b3118051a11"
+    "0a026b311002180420022a057468726565"
+)
+WATCHED = [(0, b"k1", b"one"), (0, b"k2", b"two"), (0, b"k1", b"three"), (1, b"k1", b"")]
 
-    def __init__(self, pieces: Iterable[bytes], *, then_end: bool = True) -> None:
+
+class Played:
+    """A channel whose peer says these pieces, one a ``receive``, and then nothing more, or the end.
+
+    It keeps its own time, ``now``: waiting in vain takes until the deadline, all else takes none, but for ``tick``.
+    """
+
+    def __init__(self, pieces: Iterable[bytes], *, then_end: bool = True, tick: float = 0.0) -> None:
         self._pieces = [piece for piece in pieces if piece][::-1]
         self._then_end = then_end
         self.sends: list[bytes] = []
+        self.now = 0.0
+        self._tick = tick
 
     @property
     def sent(self) -> bytes:
@@ -92,10 +115,13 @@ class Played:
         self.sends.append(data)
 
     def receive(self, deadline: float) -> bytes:
-        if self._pieces:
-            return self._pieces.pop()
-        if self._then_end:
-            return b""
+        self.now += self._tick
+        if self.now < deadline:
+            if self._pieces:
+                return self._pieces.pop()
+            if self._then_end:
+                return b""
+            self.now = deadline
         raise TimeoutError("deadline passed")
 
     def receive_now(self) -> bytes | None:
@@ -108,6 +134,17 @@ class Played:
 
 def call(channel: Played, request: bytes = REQUEST) -> bytes:
     """One whole call on a new connection; raises EtcdError."""
-    connection = GrpcConnection(channel, EndpointHealth(Endpoint("played", 1)), lambda: 0.0)
-    connection.open(1.0)
-    return connection.call(b"\x83", request, 1.0)
+    return opened(channel).call(b"\x83", request, 1.0)
+
+
+def opened(channel: Played, deadline: float = 1.0) -> GrpcConnection:
+    connection = GrpcConnection(channel, EndpointHealth(Endpoint("played", 1)), lambda: channel.now)
+    connection.open(deadline)
+    return connection
+
+
+def watched(channel: Played, messages: int = 5) -> list[bytes | None]:
+    """So many messages of a watch on a new connection."""
+    connection = opened(channel)
+    connection.start_stream(b"\x83", REQUEST, 1.0, half_close=False)
+    return [connection.receive(1.0) for _ in range(messages)]

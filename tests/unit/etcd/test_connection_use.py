@@ -14,12 +14,25 @@ from h2.settings import SettingCodes
 
 from celery_etcdlock.etcd import grpc_connection, grpc_reply
 from celery_etcdlock.etcd.client import EtcdClient
-from celery_etcdlock.etcd.endpoints import Endpoint, EndpointHealth
 from celery_etcdlock.etcd.errors import ConnectionLost, EtcdError, EtcdStatusError, NotProcessed
 from celery_etcdlock.etcd.frames import frame
-from celery_etcdlock.etcd.grpc_connection import GrpcConnection
 from celery_etcdlock.etcd.messages import KEEP_ALIVE
-from tests.unit.etcd.recorded import BEGINNING, DATA, GOAWAY, PING, Played, call, grpc, number, plain_reply, settings
+from tests.unit.etcd.recorded import (
+    BEGINNING,
+    DATA,
+    GOAWAY,
+    PING,
+    TRAILERS,
+    Played,
+    call,
+    grpc,
+    headers,
+    number,
+    opened,
+    plain_reply,
+    settings,
+    watched,
+)
 from tests.unit.etcd.scripted_server import ScriptedServer, Session, echo
 
 PATH = "/etcdserverpb.KV/Txn"
@@ -242,18 +255,17 @@ def test_a_stream_that_ends_in_the_middle_of_a_message() -> None:
             next(stream)
 
 
+def test_a_stream_that_is_not_grpc_does_not_end_well() -> None:
+    page = headers((":status", "200"), ("content-type", "text/html")) + frame(DATA, 0, 1, grpc(b"event")) + TRAILERS
+    with pytest.raises(EtcdError, match="answered OK with another content type") as caught:
+        watched(Played([settings(), page]))
+    assert caught.value.maybe_applied
+
+
 def test_a_watch_that_hears_pings_alone_is_no_flood_however_long_it_lasts() -> None:
-    clock = [0.0]
-
-    class Patient(Played):
-        def receive(self, deadline: float) -> bytes:
-            clock[0] += 1.0
-            return super().receive(deadline)
-
     pings = [frame(PING, 0, 0, number(i) * 2) for i in range(3000)]
-    channel = Patient([settings(), *pings], then_end=False)
-    connection = GrpcConnection(channel, EndpointHealth(Endpoint("played", 1)), lambda: clock[0])
-    connection.open(1e6)
+    channel = Played([settings(), *pings], tick=1.0)
+    connection = opened(channel, 1e6)
     connection.start_stream(b"\x83", b"", 1e6, half_close=False)
     for _ in pings:
         connection._wait(1e6)
@@ -266,14 +278,8 @@ def test_a_reply_that_is_too_large_is_not_kept(monkeypatch: pytest.MonkeyPatch) 
     endless = frame(DATA, 0, 1, b"\0" + number(100) + bytes(101))
     with pytest.raises(EtcdError, match="sent more than 100 bytes"):
         call(Played([settings(), BEGINNING + endless], then_end=False))
-    connection = GrpcConnection(
-        Played([settings(), BEGINNING + frame(DATA, 0, 1, b"\0" + number(101))]), EndpointHealth(Endpoint("played", 1))
-    )
-    deadline = time.monotonic() + 5
-    connection.open(deadline)
-    connection.start_stream(b"\x83", b"", deadline, half_close=True)
     with pytest.raises(EtcdError, match="announced a message of 101 bytes"):
-        connection.receive(deadline)
+        watched(Played([settings(), BEGINNING + frame(DATA, 0, 1, b"\0" + number(101))]))
 
 
 def test_headers_and_message_are_one_send() -> None:

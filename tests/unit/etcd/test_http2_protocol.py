@@ -21,10 +21,12 @@ from celery_etcdlock.etcd.flow_control import OUR_WINDOW
 from celery_etcdlock.etcd.frames import Http2Error, frame
 from celery_etcdlock.etcd.header_blocks import LARGEST_LIST_BYTES, header_block
 from celery_etcdlock.etcd.http2_protocol import PREFACE, Http2Protocol
+from celery_etcdlock.etcd.messages import WatchResponse
 from tests.unit.etcd.recorded import (
     BEGINNING,
     CONTINUATION,
     DATA,
+    ETCD_GREETS,
     GOAWAY,
     HEADERS,
     MESSAGE,
@@ -34,6 +36,8 @@ from tests.unit.etcd.recorded import (
     RST_STREAM,
     SETTINGS,
     TRAILERS,
+    WATCH_OF_ETCD,
+    WATCHED,
     WINDOW_UPDATE,
     Played,
     call,
@@ -43,6 +47,7 @@ from tests.unit.etcd.recorded import (
     odd_reply,
     plain_reply,
     settings,
+    watched,
 )
 
 BLOCK = header_block([(b":method", b"POST"), (b":scheme", b"http"), (b":path", b"/x"), (b":authority", b"a")])
@@ -80,6 +85,43 @@ def test_a_reply_byte_by_byte() -> None:
 def test_a_reply_in_any_pieces(cuts: list[int]) -> None:
     edges = [0, *sorted(cuts), len(REPLY)]
     assert call(Played([GREETING, *(REPLY[a:b] for a, b in pairwise(edges))])) == MESSAGE
+
+
+def events_of(messages: list[bytes | None]) -> list[tuple[int, bytes, bytes]]:
+    answers = [WatchResponse.FromString(message) for message in messages]
+    return [(event.type, event.kv.key, event.kv.value) for answer in answers for event in answer.events]
+
+
+def test_a_watch_of_etcd_in_two_pieces_cut_anywhere_and_byte_by_byte() -> None:
+    said = WATCH_OF_ETCD
+    for cut in range(len(said) + 1):
+        channel = Played([ETCD_GREETS, said[:cut], said[cut:]])
+        assert events_of(watched(channel)) == WATCHED
+    for size in (1, 2, 3, 5, 7, 11, 50):
+        channel = Played([ETCD_GREETS, *(said[i : i + size] for i in range(0, len(said), size))])
+        assert events_of(watched(channel)) == WATCHED
+        assert frame(PING, 1, 0, bytes.fromhex("02041010090e0707")) in channel.sent
+
+
+def test_a_watch_of_etcd_that_breaks_off_anywhere_has_whole_messages_alone() -> None:
+    whole = watched(Played([ETCD_GREETS, WATCH_OF_ETCD]))
+    for cut in range(len(WATCH_OF_ETCD)):
+        channel = Played([ETCD_GREETS, WATCH_OF_ETCD[:cut]], then_end=False)
+        messages = watched(channel)
+        got = [message for message in messages if message is not None]
+        assert got == whole[: len(got)]
+        assert messages[len(got) :] == [None] * (5 - len(got)), "none after one that isn't there yet"
+        assert len(got) < 5
+        assert channel.now == 1.0
+
+
+def test_messages_that_frames_cut_anywhere() -> None:
+    sent = [MESSAGE[:size] for size in (30, 0, 1, 200)]
+    body = b"".join(map(grpc, sent))
+    for size in range(1, 60):
+        cut = [frame(DATA, 0, 1, body[start : start + size]) for start in range(0, len(body), size)]
+        assert watched(Played([ETCD_GREETS, BEGINNING, *cut]), len(sent)) == sent
+        assert watched(Played([ETCD_GREETS, BEGINNING + b"".join(cut)]), len(sent)) == sent
 
 
 def test_a_reply_cut_short_anywhere_is_never_accepted() -> None:
