@@ -8,15 +8,20 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.fuzz.server_says import SEEDS, mutated, play, whole_reply
-from tests.unit.etcd.recorded import MESSAGE, odd_reply, plain_reply
+from tests.fuzz.server_says import FAILED, SEEDS, are_whole, mutated, play
+from tests.unit.etcd.recorded import ETCD_GREETS, MESSAGE, WATCH_OF_ETCD, Played, odd_reply, plain_reply, watched
 
 
 def test_the_judge_knows_a_whole_reply() -> None:
     for said in (plain_reply(), odd_reply()):
-        assert whole_reply(said, MESSAGE)
-        assert not whole_reply(said[:-1], MESSAGE)
-        assert not whole_reply(said, MESSAGE[:-1])
+        assert are_whole(said, [MESSAGE], ended=True)
+        assert not are_whole(said[:-1], [MESSAGE], ended=True)
+        assert not are_whole(said, [MESSAGE[:-1]], ended=True)
+        assert not are_whole(said, [MESSAGE[:-1]], ended=False)
+        assert not are_whole(said, [], ended=True)
+        assert are_whole(said[:-1], [MESSAGE], ended=False)
+    assert not are_whole(FAILED, [MESSAGE], ended=True)
+    assert len(watched(Played([ETCD_GREETS, WATCH_OF_ETCD]))) == 5
 
 
 @pytest.mark.parametrize("seed", range(4))
