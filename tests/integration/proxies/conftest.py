@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -15,10 +16,17 @@ from tests.etcd_server import EtcdServer, ServerTls
 from tests.integration.etcd.conftest import Authority
 from tests.integration.proxies.proxies import Proxy
 
+#: Those that have time-outs of their own for calls and connections on which nothing is said.
+IMPATIENT = ("nginx", "haproxy", "grpcio")
 KINDS = ("nginx", "haproxy", "grpc-proxy", "gateway", "grpcio")
 _numbers = itertools.count()
 
 StartProxy = Callable[..., Proxy]
+
+
+def name_of(kind_and_tls: tuple[str, bool]) -> str:
+    kind, tls = kind_and_tls
+    return f"{kind}-{'tls' if tls else 'plain'}"
 
 
 @pytest.fixture(scope="session")
@@ -41,8 +49,8 @@ def start_proxy(
     started: list[Proxy] = []
 
     def start(kind: str, *, tls: bool = False, idle_seconds: int = 600, before: str = etcd.endpoint) -> Proxy:
-        if kind == "grpcio":
-            pytest.importorskip("grpc")
+        if kind == "grpcio" and importlib.util.find_spec("grpc") is None:
+            missing("grpcio (pip install grpcio)")
         certificate = authority.issue(kind) if tls else None
         if kind == "gateway" and tls:
             before = request.getfixturevalue("tls_etcd").endpoint
@@ -58,18 +66,23 @@ def start_proxy(
         proxy.kill()
 
 
-@pytest.fixture(scope="module", params=KINDS)
-def proxy(request: pytest.FixtureRequest, start_proxy: StartProxy) -> Proxy:
-    return start_proxy(request.param)
+@pytest.fixture(scope="module", params=[(kind, tls) for kind in KINDS for tls in (False, True)], ids=name_of)
+def proxied(request: pytest.FixtureRequest, start_proxy: StartProxy, authority: Authority) -> Callable[[], EtcdClient]:
+    """Makes clients of an etcd behind one proxy."""
+    kind, tls = request.param
+    proxy = start_proxy(kind, tls=tls)
+    if tls:
+        return lambda: EtcdClient(f"https://{proxy.endpoint}", ca_cert=authority.ca_cert)
+    return lambda: EtcdClient(proxy.endpoint)
 
 
 @pytest.fixture
-def new_store(proxy: Proxy) -> Iterator[Callable[[], LockStore]]:
+def new_store(proxied: Callable[[], EtcdClient]) -> Iterator[Callable[[], LockStore]]:
     prefix = f"/proxied-{next(_numbers)}/"
     opened: list[LockStore] = []
 
     def open_store() -> LockStore:
-        opened.append(EtcdStore(EtcdClient(proxy.endpoint), prefix))
+        opened.append(EtcdStore(proxied(), prefix))
         return opened[-1]
 
     yield open_store

@@ -1,6 +1,7 @@
-"""A plain grpc server in Python that asks etcd: ``python -m tests.integration.proxies.grpcio_forwarder LISTEN ETCD``.
+"""A plain grpc server in Python that asks etcd.
 
-With a certificate and a key as third and fourth argument it speaks TLS.
+``python -m tests.integration.proxies.grpcio_forwarder LISTEN ETCD IDLE_SECONDS``; with a certificate and a key as
+fourth and fifth argument it speaks TLS. It ends a connection that is idle for so long, and any that is twice as old.
 """
 
 from __future__ import annotations
@@ -37,8 +38,9 @@ class Forwarder(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 def main() -> None:
-    listen, etcd, *certificate = sys.argv[1:]
-    server = grpc.server(ThreadPoolExecutor(100))
+    listen, etcd, idle_seconds, *certificate = sys.argv[1:]
+    limits = ("grpc.max_connection_idle_ms", "grpc.max_connection_age_ms", "grpc.max_connection_age_grace_ms")
+    server = grpc.server(ThreadPoolExecutor(100), options=[(limit, int(idle_seconds) * 1000) for limit in limits])
     server.add_generic_rpc_handlers((Forwarder(grpc.insecure_channel(etcd)),))
     if certificate:
         chain, key = (Path(path).read_bytes() for path in certificate)

@@ -1,6 +1,7 @@
 """What people put in front of etcd: processes on free ports of the loopback, ended by their own handles.
 
-Each has the settings that ``docs/operating.md`` recommends, but for its idle time-outs, which are an argument. With a
+Each has the settings that ``docs/operating.md`` recommends, but for its idle time-outs, which are an argument; the
+gateway and the grpc-proxy of etcd have none. With a
 certificate it speaks TLS to clients; etcd behind it speaks plain, but for the gateway, which passes through what etcd
 speaks.
 """
@@ -91,7 +92,7 @@ class Proxy:
         if self.kind == "gateway":
             return [etcd_binary(), "gateway", "start", f"--endpoints={self._etcd}", f"--listen-addr={self.endpoint}"]
         command = [sys.executable, "-m", "tests.integration.proxies.grpcio_forwarder", self.endpoint, self._etcd]
-        return command + list(certificate or ())
+        return [*command, str(self._idle_seconds), *(certificate or ())]
 
     def start(self) -> Proxy:
         environment = {name: value for name, value in os.environ.items() if not name.startswith("ETCD_")}

@@ -10,10 +10,12 @@ import pytest
 
 from celery_etcdlock import EtcdLocks
 from celery_etcdlock.etcd.client import EtcdClient
+from celery_etcdlock.etcd.errors import DeadlinePassed, EtcdError
+from celery_etcdlock.etcd.streaming_call import EtcdStream
 from tests.etcd_server import running_etcd
 from tests.integration.etcd.conftest import Api
-from tests.integration.etcd.test_trouble import locks_at, stays_held
-from tests.integration.proxies.conftest import KINDS, StartProxy
+from tests.integration.etcd.test_trouble import locks_at, stays_held, stays_trusted
+from tests.integration.proxies.conftest import IMPATIENT, KINDS, StartProxy
 from tests.waiting import wait_for
 
 TTL_SECONDS = 4
@@ -31,16 +33,40 @@ def locks_through(authority: Any) -> Callable[..., Any]:
     return through
 
 
+@pytest.fixture
+def ends_of_watches(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Why the watches of this process ended before their time."""
+    ends: list[str] = []
+    receive = EtcdStream.receive
+
+    def noted(self: EtcdStream, timeout_seconds: float) -> bytes | None:
+        try:
+            message = receive(self, timeout_seconds)
+        except DeadlinePassed:
+            raise
+        except EtcdError as error:
+            ends.append(str(error))
+            raise
+        if self.ended:
+            ends.append("ended")
+        return message
+
+    monkeypatch.setattr(EtcdStream, "receive", noted)
+    return ends
+
+
 @pytest.mark.parametrize("tls", [False, True], ids=["plain", "tls"])
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_lock_outlives_its_proxy(
-    kind: str, tls: bool, start_proxy: StartProxy, locks_through: Callable[..., Any]
+    kind: str, tls: bool, start_proxy: StartProxy, locks_through: Callable[..., Any], ends_of_watches: list[str]
 ) -> None:
     proxy = start_proxy(kind, tls=tls, idle_seconds=IDLE_SECONDS)
     with locks_through(proxy.endpoint, tls=tls) as locks, locks_through(proxy.endpoint, tls=tls) as others:
         with locks.lock("held") as lock:
             waiter = Waiter(others, "held")
             wait_for(lambda: len(locks.manager.keys("held")) == 2, "the waiter is in line")
+            stays_trusted(lock, IDLE_SECONDS * 3)
+            assert bool(ends_of_watches) is (kind in IMPATIENT), "its patience ends in mid-call, if it has any"
             proxy.terminate()
             proxy.start()
             stays_held(lock, others, TTL_SECONDS * 0.6)
@@ -70,7 +96,7 @@ class Waiter:
             self.problems.append(problem)
 
 
-@pytest.mark.parametrize("kind", ["nginx", "haproxy"])
+@pytest.mark.parametrize("kind", IMPATIENT)
 def test_a_connection_that_the_proxy_gave_up_is_not_used_again(kind: str, start_proxy: StartProxy) -> None:
     proxy = start_proxy(kind, idle_seconds=IDLE_SECONDS)
     client = EtcdClient(proxy.endpoint)
