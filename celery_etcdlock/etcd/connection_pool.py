@@ -44,10 +44,7 @@ class Pool:
         _pools.add(self)
 
     def borrow(self, now: float, deadline: float, failure: EtcdError | None = None) -> GrpcConnection:
-        """A connection that nobody else uses, made anew if there is none; ``failure`` is what ended the try before.
-
-        Raises EtcdError.
-        """
+        """A connection that nobody else uses, made anew if there is none (see ``connect``); raises EtcdError."""
         while True:
             try:
                 connection = self.idle.pop()
@@ -97,7 +94,7 @@ class Pool:
     def connect(self, deadline: float, failure: EtcdError | None = None) -> GrpcConnection:
         """A new connection to any endpoint, trying until the deadline; the error says what each one said last.
 
-        Whoever has failed once waits for the endpoint's rest to end, or for half of the time left if that is less.
+        After a ``failure``, of a try before or here, it waits while all rest, but at most for half of the time left.
         """
         problems = {failure.endpoint: failure} if failure else {}
         while True:

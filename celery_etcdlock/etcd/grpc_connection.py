@@ -236,11 +236,11 @@ class GrpcConnection:
     def _read(self, deadline: float) -> None:
         """Receive once and digest, or wake to answer pings. What we owe goes first if the peer may wait for it."""
         protocol = self._protocol
-        wake = deadline
-        if protocol.pongs and not self._answer_pings():
-            wake = min(deadline, self._pongs_at)
+        if protocol.pongs:
+            self._answer_pings()
         if protocol.must_send:
             self._channel.send(protocol.take_owed(), deadline)
+        wake = min(deadline, self._pongs_at) if protocol.pongs else deadline
         try:
             data = self._channel.receive(wake)
         except TimeoutError as error:
@@ -260,14 +260,11 @@ class GrpcConnection:
                 raise NotProcessed("the server refused the stream", endpoint=self.endpoint)
             raise self._lost(f"the server reset the stream ({error_name(reply.reset_code)})")
 
-    def _answer_pings(self) -> bool:
-        """Answer them if the last answers were a while ago."""
+    def _answer_pings(self) -> None:
         now = self._monotonic()
-        if now < self._pongs_at:
-            return False
-        self._pongs_at = now + PONGS_APART_SECONDS
-        self._protocol.answer_pings()
-        return True
+        if now >= self._pongs_at:
+            self._pongs_at = now + PONGS_APART_SECONDS
+            self._protocol.answer_pings()
 
     # ---- errors
 

@@ -59,7 +59,8 @@ class Reply:
 
     def late(self) -> str:
         """For a time-out: that something else than a gRPC server has begun to answer."""
-        return f" but half a page with HTTP status {self._shown()}" if self.begun and not self._is_grpc else ""
+        begun = self.begun and not self._is_grpc
+        return f" but half a page with HTTP status {self._head.http_status.decode()}" if begun else ""
 
     def next_message(self) -> bytes | None:
         """Take the next whole message; None when there is none yet."""
@@ -89,7 +90,7 @@ class Reply:
             details = unquote_to_bytes(self._trailers.grpc_message).decode("utf-8", "replace")
             code = int(verdict) if verdict.isdigit() and len(verdict) < 5 else StatusCode.UNKNOWN
             raise status_error(code, details, self._endpoint)
-        shown = self._shown()
+        shown = http_status.decode()
         if http_status in _HTTP_STATUS:
             raise status_error(_HTTP_STATUS[http_status], f"HTTP status {shown}", self._endpoint)
         if not self._is_grpc:
@@ -110,9 +111,6 @@ class Reply:
         """After the last message: raise if there is more, or half of one."""
         if self._body:
             raise self._malformed("sent more than whole messages")
-
-    def _shown(self) -> str:
-        return self._head.http_status.decode("ascii", "replace") or "none"
 
     def _malformed(self, what: str) -> EtcdError:
         return EtcdError(f"the server {what}", endpoint=self._endpoint, maybe_applied=True)
