@@ -10,7 +10,7 @@ import pytest
 
 from celery_etcdlock import EtcdLocks
 from celery_etcdlock.etcd.client import EtcdClient
-from celery_etcdlock.etcd.errors import DeadlinePassed, EtcdError
+from celery_etcdlock.etcd.errors import ConnectFailed, DeadlinePassed, EtcdError
 from celery_etcdlock.etcd.streaming_call import EtcdStream
 from tests.etcd_server import running_etcd
 from tests.integration.etcd.conftest import Api
@@ -135,3 +135,11 @@ def test_a_user_logs_in_through_it(kind: str, guarded: str, start_proxy: StartPr
         assert waiter.entered.wait(20)
         waiter.thread.join(20)
         assert not waiter.problems
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_tls_that_was_forgotten_is_named(kind: str, start_proxy: StartProxy) -> None:
+    client = EtcdClient(start_proxy(kind, tls=True).endpoint)
+    with pytest.raises(ConnectFailed, match=r"wants? TLS") as caught:
+        client.call("/etcdserverpb.KV/Range", b"\x0a\x01k", 3)
+    assert not caught.value.maybe_applied
