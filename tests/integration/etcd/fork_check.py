@@ -48,7 +48,7 @@ def main() -> None:
         except BaseException as problem:
             problems.append(problem)
 
-    threads = [threading.Thread(target=busy) for _ in range(3)]
+    threads = [threading.Thread(target=busy, daemon=True) for _ in range(3)]  # a failure below ends the process
     for thread in threads:
         thread.start()
     request = m.WatchRequest(create_request=m.WatchCreateRequest(key=b"parent"))
