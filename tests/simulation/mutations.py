@@ -210,7 +210,7 @@ MUTATIONS = (
             retries=0.0,
         ),
         debt_names_no_attempt,
-        first_seed=8,
+        first_seed=100,
     ),
     Mutation(
         "a producer's doubt is never paid",

@@ -31,6 +31,7 @@ FOUND = {
     780001792: "a lease was revoked while the mark of its run was just being put, on a slow network: ran again",
     780005545: "an outage longer than the TTL, for a lifetime whose body holds no lock (the oracle's fault)",
     780003721: "a time limit in a frozen worker whose child dies (the model pool's fault)",
+    880001662: "copies of copies that wait, more than can ever run (the model broker's fault)",
 }
 
 
