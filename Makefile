@@ -57,8 +57,9 @@ chaos-peers:  ## the same, side by side with what others use (an hour; Go's Mute
 	@$(SET_UP) test
 	$(BIN)/python -m tests.chaos --peers $(ARGS)
 
-fuzz:  ## what a server may say to us, mutated, for two minutes (ARGS=SECONDS; by coverage if atheris is installed)
+fuzz:  ## what a server may say to us, mutated, for two minutes (ARGS=SECONDS; led by coverage where atheris has a wheel)
 	@$(SET_UP) test
+	@$(BIN)/python -c "import atheris" 2> /dev/null || $(BIN)/python -m pip install -q --only-binary :all: atheris==3.0.0 || true
 	$(BIN)/python -m tests.fuzz $(ARGS)
 
 chaos-beats:  ## real beats under faults, and what became of each tick (4 minutes; ARGS=--short: half a minute)
