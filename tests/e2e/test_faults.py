@@ -16,6 +16,7 @@ from pytest_celery import CeleryTestSetup, CeleryTestWorker
 from celery_etcdlock import LockConflict, LockLost
 from celery_etcdlock.contrib.pytest_celery import EtcdCluster, EtcdTestNode
 from tests.e2e.evidence import Event, Evidence
+from tests.e2e.results import outcome
 from tests.e2e.tasks import per_key, strict
 
 
@@ -61,14 +62,14 @@ class TestEtcd:
             # Longer than the TTL: the lock outlives the leader only if renewals go on with another one.
             while time.monotonic() < failed_at + 12:
                 with pytest.raises(LockConflict, match=result.id):
-                    strict.delay().get(timeout=60)
+                    outcome(strict.delay(), 60)
         finally:
             if fault == "paused":
                 node.resume()
         evidence.end_all()
-        assert result.get(timeout=30) == token
+        assert outcome(result, 30) == token
         assert evidence.wait_exited(token)["lost"] is False
-        assert strict.delay().get(timeout=30) > token
+        assert outcome(strict.delay(), 30) > token
         assert evidence.overlaps() == []
 
 
@@ -80,7 +81,7 @@ def test_a_killed_worker(celery_setup: CeleryTestSetup, evidence: Evidence) -> N
     waiting = per_key.delay("a")
     second = evidence.wait_entered(2)
     assert second["host"] != entered["host"]
-    assert isinstance(waiting.get(timeout=30), int)
+    assert isinstance(outcome(waiting, 30), int)
     assert evidence.overlaps() == []
 
 
@@ -97,9 +98,9 @@ def test_a_paused_worker(celery_setup: CeleryTestSetup, evidence: Evidence) -> N
         holder.unpause()
     # It wakes up in the middle of its body, and must know.
     with pytest.raises(LockLost):
-        result.get(timeout=30)
+        outcome(result, 30)
     assert evidence.wait_exited(entered["token"])["lost"] is True
-    assert all(isinstance(each.get(timeout=30), int) for each in waiting)
+    assert all(isinstance(outcome(each, 30), int) for each in waiting)
     assert evidence.overlaps() == []
 
 
@@ -125,4 +126,4 @@ def test_a_worker_that_is_cut_off_and_comes_back(
     # Back on the network it is a worker like any other.
     evidence.end_all()
     results = [*waiting, *(per_key.delay(f"k{number}", 0.1) for number in range(6))]
-    assert all(isinstance(result.get(timeout=60), int) for result in results)
+    assert all(isinstance(outcome(result, 60), int) for result in results)

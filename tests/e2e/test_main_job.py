@@ -8,6 +8,7 @@ from pytest_celery import CeleryTestSetup
 
 from celery_etcdlock.testing import assert_free, assert_locked
 from tests.e2e.evidence import Evidence
+from tests.e2e.results import outcome
 from tests.e2e.tasks import per_key, single
 
 
@@ -28,9 +29,9 @@ def test_duplicates_are_skipped_and_retried_ones_all_run(
         assert f"is held by task {first.id}" in str(why)
     assert [other.state for other in others] == ["REVOKED"] * 4
     retried = [per_key.delay(f"k{number % 2}", 0.05) for number in range(8)]
-    assert all(isinstance(result.get(timeout=60), int) for result in retried)
+    assert all(isinstance(outcome(result, 60), int) for result in retried)
     evidence.end_all()
-    assert isinstance(first.get(timeout=30), int)
+    assert isinstance(outcome(first, 30), int)
     assert_free(single)
     assert len(evidence.events("enter")) == 9
     assert evidence.overlaps() == []
