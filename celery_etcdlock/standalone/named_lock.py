@@ -32,6 +32,9 @@ logger = logging.getLogger("celery_etcdlock")
 
 OnLost = Callable[[HeldLock], object]
 
+#: Made once, since a lock object is made for each acquire.
+at_least_one = whole_number(1)
+
 
 class NamedLock(ABC):
     """See the module. Raises ``ValueError`` for an argument that is wrong."""
@@ -58,7 +61,7 @@ class NamedLock(ABC):
         self.name = ", ".join(self._names)
         self._wait_seconds = argument_checks.wait_seconds(wait_timeout)
         self._lock_ttl = None if lock_ttl is None else argument_checks.checked("lock_ttl", whole_seconds, lock_ttl)
-        self._limit = argument_checks.checked("limit", whole_number(1), limit)
+        self._limit = argument_checks.checked("limit", at_least_one, limit)
         self._note = argument_checks.check_note(note)
         self._on_lost = argument_checks.check_on_lost(on_lost)
         #: Those who wait, and how to stop them.
