@@ -31,7 +31,8 @@ COMPARED = ("lock", "unique_on", "lock_key", "lock_limit", "unique_for")
 
 
 class CompareOptions(bootsteps.StartStopStep):
-    requires = ("celery_etcdlock.worker.apply_dedup:ApplyDedup",)
+    #: A thread that runs while the pool forks may leave a lock that is held for ever in a child.
+    requires = ("celery_etcdlock.worker.apply_dedup:ApplyDedup", "celery.worker.components:Pool")
 
     def __init__(self, worker: Any, **options: Any) -> None:
         super().__init__(worker, **options)

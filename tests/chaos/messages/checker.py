@@ -204,8 +204,7 @@ def _stands(record: HistoryRecord, call: CallRecord) -> tuple[float, float]:
     bounds = []
     if kind.ghosts:
         bounds.append(call.began + GHOST_PENDING_SECONDS)
-    if call.revoked_at is not None:
-        bounds.append(call.revoked_at)
+    bounds += [at for at in (call.revoked_at, call.lost_at) if at is not None]
     if call.call.expires is not None:
         bounds.append(call.began + call.call.countdown + call.call.expires)
     if kind.lifetime == "until_executed":

@@ -21,6 +21,8 @@ END_SECONDS = 75.0
 SETTLE_SECONDS = 2.0
 #: So long after whatever happened last, a message that nobody met has been dropped.
 DROPPED_SECONDS = 3.0
+#: Redis hands a message to a worker at once; so near to it, a cut connection may have been the one that it went to.
+HANDED_SECONDS = 2.0
 READY = ("SUCCESS", "FAILURE", "REVOKED")
 
 
@@ -43,6 +45,8 @@ class CallRecord:
     revoked_at: float | None = None
     terminated: bool = False
     dropped: bool = False
+    #: When it was seen that its broker had lost it. Its lock was released by hand then.
+    lost_at: float | None = None
     events: list[Event] = field(default_factory=list)
 
 
@@ -173,6 +177,10 @@ class _Run:
                 done.add((record.task_id, number))
                 self._lane.deliver_again(message, marked=marked)
                 self._count(f"copy: {moment}")
+        if record.lost_at is None and _is_lost(self._lane, events):
+            record.lost_at = self._lane.now()
+            self._lane.release(record.task_id)
+            self._count("lost by Redis")
         revoked = record.call.revoked
         if revoked is not None and record.revoked_at is None and _message_at(revoked[0], events) is not None:
             record.revoked_at = self._lane.now()
@@ -189,7 +197,7 @@ class _Run:
         states: dict[str, Any] = {}
         while time.monotonic() < ends_at:
             states = self._lane.producers[0].ask("states", ids=ids)["said"]
-            if all(states[each.task_id][0] in READY or _is_dropped(self._lane, each) for each in waits):
+            if all(states[each.task_id][0] in READY or _never_comes(self._lane, each) for each in waits):
                 break
             time.sleep(0.3)
         note_states(self._lane, self._record)
@@ -210,6 +218,20 @@ def _is_dropped(lane: MessageLane, record: CallRecord) -> bool:
     return events[-1]["event"] == "published" or any(record.began < at for at in lane.hurt_at)
 
 
+def _is_lost(lane: MessageLane, events: list[Event]) -> bool:
+    """Whether Redis lost the message: kombu pops it before its worker has it, whose connection was cut (kombu 1733)."""
+    if lane.drops_expired or not events or events[-1]["event"] != "published":
+        return False
+    published = events[-1]["at"]
+    if lane.now() < published + DROPPED_SECONDS or not any(abs(at - published) < HANDED_SECONDS for at in lane.cut_at):
+        return False
+    return not lane.redis_has(events[-1]["id"])
+
+
+def _never_comes(lane: MessageLane, record: CallRecord) -> bool:
+    return record.lost_at is not None or _is_dropped(lane, record)
+
+
 def note_states(lane: MessageLane, record: HistoryRecord) -> None:
     """What each message came to, by now."""
     ids = [each.task_id for each in record.calls if each.task_id is not None]
@@ -220,7 +242,7 @@ def note_states(lane: MessageLane, record: HistoryRecord) -> None:
         if each.task_id is not None:
             each.state, each.result = states[each.task_id]
             each.events = lane.log.of(each.task_id)
-            each.dropped = _is_dropped(lane, each)
+            each.dropped = _never_comes(lane, each)
 
 
 def run_history(lane: MessageLane, history: History) -> HistoryRecord:

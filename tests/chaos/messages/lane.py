@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from kombu import Connection
+from redis import Redis
 
 from tests.chaos.contenders import ROOT
 from tests.chaos.messages.lossy import LossyProxy
@@ -28,7 +29,7 @@ from tests.chaos.messages.record import Event, EventLog
 from tests.fault_proxy import FaultProxy
 from tests.waiting import wait_for
 
-__all__ = ["Clocks", "MessageLane", "faketime_library"]
+__all__ = ["Clocks", "MessageLane"]
 
 START_SECONDS = 90.0
 ANSWER_SECONDS = 60.0
@@ -38,23 +39,8 @@ Clocks = tuple[int, int, int, int]
 OFF_CLOCK = ROOT / "tests" / "chaos" / "messages" / "off_clock"
 
 
-def faketime_library() -> str | None:
-    found = [*Path("/usr/lib").glob("*/faketime/libfaketimeMT.so.1")]
-    return str(found[0]) if found else None
-
-
 def _clock(seconds: int) -> dict[str, str]:
-    if not seconds:
-        return {}
-    library = faketime_library()
-    assert library is not None
-    return {
-        "LD_PRELOAD": library,
-        "FAKETIME": f"{seconds:+d}s",
-        "DONT_FAKE_MONOTONIC": "1",
-        "FAKETIME_DONT_FAKE_MONOTONIC": "1",
-        "PYTHONPATH": f"{OFF_CLOCK}{os.pathsep}{ROOT}",
-    }
+    return {"CHAOS_CLOCK": str(seconds), "PYTHONPATH": f"{OFF_CLOCK}{os.pathsep}{ROOT}"} if seconds else {}
 
 
 class Worker:
@@ -217,6 +203,8 @@ class MessageLane:
         self.drops_expired = not marks_copies
         #: When a worker lost its broker, or was ended: what it hadn't acknowledged is back in its queue.
         self.hurt_at: list[float] = []
+        #: When its connections were cut.
+        self.cut_at: list[float] = []
         self.clocks_differ = any(clocks)
         directory.mkdir(parents=True)
         self.log = EventLog(directory / "events")
@@ -286,10 +274,30 @@ class MessageLane:
         self.hurt_at.append(self.now())
         worker = self.workers[number]
         if what == "broker cut":
+            self.cut_at.append(self.now())
             worker.broker.cut()
         else:
             worker.end()
             worker.start()
+
+    def redis_has(self, task_id: str) -> bool:
+        """Whether a message of this id is in a queue, or with a worker that hasn't acknowledged it."""
+        with Redis.from_url(self.broker_url(self.broker_port)) as redis:
+            messages = [*redis.hvals("unacked")]
+            for key in redis.scan_iter(_type="list"):
+                messages += redis.lrange(key, 0, -1)
+        return any(task_id.encode() in message for message in messages)
+
+    def release(self, task_id: str) -> None:
+        """What docs/troubleshooting.md tells people to do about the lock of a message that was lost."""
+        command = [sys.executable, "-m", "celery", "-A", "tests.chaos.messages.app"]
+        command += ["etcdlock", "release", task_id, "--force", "--yes"]
+        environment = {**self._environment, "CHAOS_STORE": f"127.0.0.1:{self.etcd_port}"}
+        with (self.directory / "release.log").open("ab") as log:
+            # Of one that had no lock, none is found.
+            subprocess.run(
+                command, cwd=ROOT, env=environment, stdout=log, stderr=log, timeout=ANSWER_SECONDS, check=False
+            )
 
     @staticmethod
     def now() -> float:

@@ -6,10 +6,12 @@ import ctypes
 import functools
 import json
 import os
+import threading
 import time
 from typing import Any
 
 from celery import Celery, Task
+from celery.signals import worker_before_create_process
 
 from celery_etcdlock import LockConflict, LockLost, SingletonTask, current_lock, singleton_task
 
@@ -34,6 +36,14 @@ def note(**what: Any) -> None:
         os.write(descriptor, line.encode())
     finally:
         os.close(descriptor)
+
+
+def note_threads(**_: Any) -> None:
+    note(event="fork", threads=[thread.name for thread in threading.enumerate()])
+
+
+if os.environ.get("TEST_NOTE_THREADS"):
+    worker_before_create_process.connect(note_threads, weak=False)
 
 
 def body(seconds: float) -> int:

@@ -115,3 +115,11 @@ def test_nodes_of_celery_multi(project: Project, admin: Admin, tmp_path: Path) -
         for pid in {*started, *pids()}:
             with suppress(ProcessLookupError):
                 os.kill(pid, signal.SIGKILL)
+
+
+def test_no_thread_of_ours_runs_when_the_first_children_are_forked(project: Project) -> None:
+    """What a thread has locked at that moment, in a library that knows nothing of forks, stays locked in the child."""
+    project.start_worker("-c", "3", environment={"TEST_NOTE_THREADS": "yes"})
+    forks = [event["threads"] for event in project.bodies.events() if event["event"] == "fork"]
+    assert len(forks) == 3
+    assert not [name for names in forks for name in names if name.startswith("celery-etcdlock")]
